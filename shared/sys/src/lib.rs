@@ -1,0 +1,19 @@
+//! The only unsafe code of the workspace: system calls and options that no safe crate offers, each behind a safe function.
+
+#[cfg(feature = "bus")]
+mod bus;
+mod options;
+mod receive;
+mod send;
+
+#[cfg(feature = "bus")]
+pub use bus::set_xpub_nodrop;
+pub use options::{FanoutMode, force_receive_buffer, join_fanout, set_udp_gro};
+pub use receive::{ReceiveBuffers, Received, receive_batch};
+pub use send::{MAX_MESSAGES, MAX_SEGMENTED_BYTES, MAX_SEGMENTS, Outgoing, send_batch};
+
+/// Room for a socket address of either family.
+pub(crate) union AddressStorage {
+    pub(crate) v4: libc::sockaddr_in,
+    pub(crate) v6: libc::sockaddr_in6,
+}
