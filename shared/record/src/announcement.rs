@@ -15,7 +15,7 @@ use serde::{
 
 use crate::{
     DecodeError, Name, PROTOCOL_VERSION, Topic,
-    header::{at_end, malformed, next},
+    header::{at_end, malformed, next, stream_name},
 };
 
 /// Where a stream stands on one topic.
@@ -64,20 +64,20 @@ impl Announcement {
     /// Reads the frame. Topics that this version does not know are skipped.
     ///
     /// # Errors
-    /// Anything that is not of the announced shape, another protocol version, or bytes after the array.
+    /// Anything that is not of the announced shape, a stream name that is no [`Name`], another protocol version, or bytes after the array.
     pub fn decode(frame: &[u8]) -> Result<Announcement, DecodeError> {
         let mut reader = rmp_serde::Deserializer::from_read_ref(frame);
-        let announcement = Wire::deserialize(&mut reader).map_err(|error| malformed("announcement", &error))?;
-        if announcement.version != PROTOCOL_VERSION {
-            return Err(DecodeError::Version(announcement.version));
+        let versioned = Versioned::deserialize(&mut reader).map_err(|error| malformed("announcement", &error))?;
+        match versioned {
+            Versioned::Other(version) => Err(DecodeError::Version(version)),
+            Versioned::Known(announcement) => at_end(&mut reader, "announcement").map(|()| announcement),
         }
-        at_end(&mut reader, "announcement").map(|()| announcement.inner)
     }
 }
 
-struct Wire {
-    version: u64,
-    inner: Announcement,
+enum Versioned {
+    Known(Announcement),
+    Other(u64),
 }
 
 struct Position(Option<TopicPosition>);
@@ -129,24 +129,28 @@ impl<'de> Deserialize<'de> for Positions {
     }
 }
 
-impl<'de> Deserialize<'de> for Wire {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Wire, D::Error> {
+impl<'de> Deserialize<'de> for Versioned {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Versioned, D::Error> {
         struct Fields;
         impl<'de> Visitor<'de> for Fields {
-            type Value = Wire;
+            type Value = Versioned;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an array of at least 5 elements")
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Wire, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Versioned, A::Error> {
                 let version = next(&mut array, 0)?;
-                let inner = Announcement {
-                    stream_name: next::<_, &str>(&mut array, 1)?.to_owned(),
+                if version != PROTOCOL_VERSION {
+                    while array.next_element::<IgnoredAny>()?.is_some() {}
+                    return Ok(Versioned::Other(version));
+                }
+                let announcement = Announcement {
+                    stream_name: stream_name(&mut array, 1)?.to_owned(),
                     stream_epoch: next(&mut array, 2)?,
                     ended: next(&mut array, 3)?,
                     positions: next::<_, Positions>(&mut array, 4)?.0,
                 };
                 while array.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Wire { version, inner })
+                Ok(Versioned::Known(announcement))
             }
         }
         deserializer.deserialize_seq(Fields)

@@ -2,12 +2,7 @@
 
 use std::net::IpAddr;
 
-use serde::Deserialize;
-
-use crate::{
-    DecodeError, Flags, Format, Header, Record, Vlans,
-    header::{at_end, malformed},
-};
+use crate::{DecodeError, Flags, Format, Header, Record, Vlans, header::malformed, record::RECORD_OVERHEAD};
 
 /// A batch is closed when its body would grow over this many bytes. One larger record travels alone.
 pub const MAX_BATCH_BYTES: usize = 16 * 1024;
@@ -17,9 +12,6 @@ pub const MAX_BATCH_RECORDS: usize = u16::MAX as usize;
 
 /// msgpack array16: the marker and room for a 16-bit count, patched when the batch is closed.
 const ARRAY16: [u8; 3] = [0xdc, 0, 0];
-
-/// The most bytes that a record takes beside its payload: markers, two IPv6 addresses, eight VLAN tags.
-const RECORD_OVERHEAD: usize = 128;
 
 /// The open body of one batch. Records go in one after the other; nothing is allocated for each.
 #[derive(Debug)]
@@ -60,7 +52,7 @@ impl BatchBuilder {
 
     /// Appends a record. The caller asks [`BatchBuilder::has_room_for`] first.
     pub fn push(&mut self, record: &Record<'_>) {
-        rmp_serde::encode::write(&mut self.body, record).expect("a record always has a msgpack form");
+        record.write(&mut self.body).expect("a Vec takes whatever is written to it");
         self.count += 1;
         self.first_captured_at_ns = self.first_captured_at_ns.min(record.captured_at_ns);
         self.last_captured_at_ns = self.last_captured_at_ns.max(record.captured_at_ns);
@@ -121,9 +113,8 @@ impl<B: AsRef<[u8]>> Batch<B> {
         }
         // A record takes more than FIELDS bytes, so a count that lies cannot make this allocation large.
         let mut entries = Vec::with_capacity((count as usize).min(rest.len() / 16));
-        let mut reader = rmp_serde::Deserializer::from_read_ref(rest);
         for _ in 0..count {
-            let record = Record::deserialize(&mut reader).map_err(|error| malformed("body", &error))?;
+            let record = Record::read(&mut rest).map_err(|error| malformed("body", &error))?;
             let payload_start = (record.payload.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
             entries.push(Entry {
                 captured_at_ns: record.captured_at_ns,
@@ -139,8 +130,12 @@ impl<B: AsRef<[u8]>> Batch<B> {
                 vlans: record.vlans,
             });
         }
-        at_end(&mut reader, "body")?;
-        Ok(Batch { body, entries })
+        if rest.is_empty() { Ok(Batch { body, entries }) } else { Err(DecodeError::Trailing("body")) }
+    }
+
+    /// Leaves out the first `count` records: they have come before.
+    pub fn drop_first(&mut self, count: usize) {
+        self.entries.drain(..count.min(self.entries.len()));
     }
 
     /// How many records it holds.

@@ -8,7 +8,7 @@ use serde::{
     ser::SerializeTuple,
 };
 
-use crate::DecodeError;
+use crate::{DecodeError, Name};
 
 /// The version of the wire format that this crate writes. Appending fields to an array does not change it.
 pub const PROTOCOL_VERSION: u64 = 1;
@@ -40,7 +40,8 @@ impl<'a> Header<'a> {
         rmp_serde::encode::write(out, self).expect("a header always has a msgpack form");
     }
 
-    /// Reads a header frame. Fields that a later version appended are skipped; bytes after the array are an error.
+    /// Reads a header frame. Fields that a later version appended are skipped; bytes after the array are an error, and so is a stream
+    /// name that is no [`Name`](crate::Name).
     pub fn decode(frame: &'a [u8]) -> Result<Header<'a>, DecodeError> {
         let mut reader = rmp_serde::Deserializer::from_read_ref(frame);
         let versioned = Versioned::deserialize(&mut reader).map_err(|error| malformed("header", &error))?;
@@ -109,7 +110,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Versioned<'a> {
                     return Ok(Versioned::Other(version));
                 }
                 let header = Header {
-                    stream_name: next(&mut array, 1)?,
+                    stream_name: stream_name(&mut array, 1)?,
                     stream_epoch: next(&mut array, 2)?,
                     first_sequence: next(&mut array, 3)?,
                     count: next(&mut array, 4)?,
@@ -127,4 +128,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Versioned<'a> {
 /// The next element of an array, or the error that says how many there were.
 pub(crate) fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(array: &mut A, index: usize) -> Result<T, A::Error> {
     array.next_element()?.ok_or_else(|| serde::de::Error::invalid_length(index, &"more elements"))
+}
+
+/// The next element of an array as the name of a stream. It ends up in logs, metrics and topics, so it has to be a name.
+pub(crate) fn stream_name<'de, A: SeqAccess<'de>>(array: &mut A, index: usize) -> Result<&'de str, A::Error> {
+    let text = next(array, index)?;
+    if Name::allows(text) { Ok(text) } else { Err(serde::de::Error::custom("the stream's name is not allowed")) }
 }

@@ -17,6 +17,7 @@ mod batch;
 mod format;
 mod header;
 mod kind;
+mod msgpack;
 mod record;
 mod topic;
 

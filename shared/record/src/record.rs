@@ -1,18 +1,14 @@
 //! One datagram as it travels in the body of a batch.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error as _, IgnoredAny, SeqAccess, Visitor},
-    ser::SerializeTuple,
-};
+use rmp::encode::{ValueWriteError, write_array_len, write_bin, write_uint};
 
-use crate::{Format, header::next};
+use crate::{
+    Format,
+    msgpack::{Unexpected, read_array, read_bytes, read_number, skip},
+};
 
 /// The longest payload that a record may carry, bytes: what a UDP length field can say, less the UDP header.
 pub const MAX_PAYLOAD: usize = 65_527;
@@ -85,107 +81,82 @@ pub struct Record<'a> {
     pub dscp_ttl: u16,
 }
 
-const FIELDS: usize = 10;
+const FIELDS: u32 = 10;
+
+/// The most bytes that a record takes beside its payload: markers, two IPv6 addresses, eight VLAN tags.
+pub(crate) const RECORD_OVERHEAD: usize = 128;
+
+impl Record<'_> {
+    /// Appends the record's msgpack form to `out`. Written directly, for this is the hot path of every publisher.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) -> Result<(), ValueWriteError> {
+        out.reserve(self.payload.len() + RECORD_OVERHEAD);
+        write_array_len(out, FIELDS)?;
+        write_uint(out, self.captured_at_ns)?;
+        write_address(out, self.source)?;
+        write_uint(out, self.source_port.into())?;
+        write_address(out, self.destination)?;
+        write_uint(out, self.destination_port.into())?;
+        write_uint(out, self.format.code().into())?;
+        write_uint(out, self.flags.bits().into())?;
+        write_bin(out, self.payload)?;
+        write_array_len(out, self.vlans.len() as u32)?;
+        for &vlan in &self.vlans {
+            write_uint(out, vlan.into())?;
+        }
+        write_uint(out, self.dscp_ttl.into())?;
+        Ok(())
+    }
+
+    /// Reads the next record from `rest` and moves `rest` behind it. Elements that a later version appended are skipped.
+    pub(crate) fn read<'a>(rest: &mut &'a [u8]) -> Result<Record<'a>, Unexpected> {
+        let elements = read_array(rest, "record")?;
+        let appended = elements.checked_sub(FIELDS).ok_or(Unexpected::new("record of at least 10 elements"))?;
+        let record = Record {
+            captured_at_ns: read_number(rest, "time of capture")?,
+            source: read_address(rest, "source address of 4 or 16 bytes")?,
+            source_port: read_number(rest, "source port")?,
+            destination: read_address(rest, "destination address of 4 or 16 bytes")?,
+            destination_port: read_number(rest, "destination port")?,
+            format: Format::from_code(read_number(rest, "format")?),
+            flags: Flags::from_bits(read_number(rest, "flags")?),
+            payload: read_payload(rest)?,
+            vlans: read_vlans(rest)?,
+            dscp_ttl: read_number(rest, "DSCP and TTL")?,
+        };
+        skip(rest, appended)?;
+        Ok(record)
+    }
+}
 
 /// An address as bin of 4 or 16 bytes.
-struct Address(IpAddr);
-
-impl Serialize for Address {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            IpAddr::V4(v4) => serializer.serialize_bytes(&v4.octets()),
-            IpAddr::V6(v6) => serializer.serialize_bytes(&v6.octets()),
-        }
+fn write_address(out: &mut Vec<u8>, address: IpAddr) -> Result<(), ValueWriteError> {
+    match address {
+        IpAddr::V4(v4) => write_bin(out, &v4.octets()),
+        IpAddr::V6(v6) => write_bin(out, &v6.octets()),
     }
 }
 
-impl<'de> Deserialize<'de> for Address {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
-        let bytes: &[u8] = serde_bytes::deserialize(deserializer)?;
-        if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
-            Ok(Address(IpAddr::V4(Ipv4Addr::from(octets))))
-        } else if let Ok(octets) = <[u8; 16]>::try_from(bytes) {
-            Ok(Address(IpAddr::V6(Ipv6Addr::from(octets))))
-        } else {
-            Err(D::Error::invalid_length(bytes.len(), &"an address of 4 or 16 bytes"))
-        }
+fn read_address(rest: &mut &[u8], element: &'static str) -> Result<IpAddr, Unexpected> {
+    let bytes = read_bytes(rest, element)?;
+    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+        Ok(IpAddr::from(octets))
+    } else if let Ok(octets) = <[u8; 16]>::try_from(bytes) {
+        Ok(IpAddr::from(octets))
+    } else {
+        Err(Unexpected::new(element))
     }
 }
 
-/// VLAN identifiers as an array; what a later version might put beyond [`MAX_VLANS`] is skipped.
-struct VlanList(Vlans);
-
-impl<'de> Deserialize<'de> for VlanList {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<VlanList, D::Error> {
-        struct Items;
-        impl<'de> Visitor<'de> for Items {
-            type Value = VlanList;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array of VLAN identifiers")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<VlanList, A::Error> {
-                let mut vlans = Vlans::new();
-                while !vlans.is_full() {
-                    match array.next_element()? {
-                        Some(vlan) => vlans.push(vlan),
-                        None => return Ok(VlanList(vlans)),
-                    }
-                }
-                while array.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(VlanList(vlans))
-            }
-        }
-        deserializer.deserialize_seq(Items)
-    }
+fn read_payload<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Unexpected> {
+    let payload = read_bytes(rest, "payload")?;
+    if payload.len() <= MAX_PAYLOAD { Ok(payload) } else { Err(Unexpected::new("payload that fits a datagram")) }
 }
 
-impl Serialize for Record<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut array = serializer.serialize_tuple(FIELDS)?;
-        array.serialize_element(&self.captured_at_ns)?;
-        array.serialize_element(&Address(self.source))?;
-        array.serialize_element(&self.source_port)?;
-        array.serialize_element(&Address(self.destination))?;
-        array.serialize_element(&self.destination_port)?;
-        array.serialize_element(&self.format.code())?;
-        array.serialize_element(&self.flags.bits())?;
-        array.serialize_element(serde_bytes::Bytes::new(self.payload))?;
-        array.serialize_element(self.vlans.as_slice())?;
-        array.serialize_element(&self.dscp_ttl)?;
-        array.end()
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Record<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Record<'a>, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Record<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "an array of at least {FIELDS} elements")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Record<'de>, A::Error> {
-                let record = Record {
-                    captured_at_ns: next(&mut array, 0)?,
-                    source: next::<_, Address>(&mut array, 1)?.0,
-                    source_port: next(&mut array, 2)?,
-                    destination: next::<_, Address>(&mut array, 3)?.0,
-                    destination_port: next(&mut array, 4)?,
-                    format: Format::from_code(next(&mut array, 5)?),
-                    flags: Flags::from_bits(next(&mut array, 6)?),
-                    payload: next::<_, &'de serde_bytes::Bytes>(&mut array, 7)?,
-                    vlans: next::<_, VlanList>(&mut array, 8)?.0,
-                    dscp_ttl: next(&mut array, 9)?,
-                };
-                if record.payload.len() > MAX_PAYLOAD {
-                    return Err(A::Error::invalid_length(record.payload.len(), &"a payload that fits a datagram"));
-                }
-                while array.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(record)
-            }
-        }
-        deserializer.deserialize_seq(Fields)
-    }
+/// VLAN identifiers; what a later version might put beyond [`MAX_VLANS`] is skipped.
+fn read_vlans(rest: &mut &[u8]) -> Result<Vlans, Unexpected> {
+    let length = read_array(rest, "list of VLAN identifiers")?;
+    let kept = length.min(MAX_VLANS as u32);
+    let vlans = (0..kept).map(|_| read_number(rest, "VLAN identifier")).collect::<Result<Vlans, _>>()?;
+    skip(rest, length - kept)?;
+    Ok(vlans)
 }

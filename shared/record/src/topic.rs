@@ -121,9 +121,13 @@ pub struct NameError;
 impl Name {
     /// Checks a name.
     pub fn new(text: &str) -> Result<Name, NameError> {
-        let fits = (1..=63).contains(&text.len());
-        let allowed = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
-        if fits && allowed { Ok(Name(text.to_owned())) } else { Err(NameError) }
+        if Name::allows(text) { Ok(Name(text.to_owned())) } else { Err(NameError) }
+    }
+
+    /// Whether a text is a name.
+    pub(crate) fn allows(text: &str) -> bool {
+        (1..=63).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
     }
 
     /// The text.

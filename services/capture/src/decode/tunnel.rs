@@ -1,0 +1,204 @@
+//! Headers of the tunnels that mirrors and overlay networks put around packets.
+//!
+//! ```text
+//! GRE        C.KS flags, version 2 | protocol 2 | [checksum, reserved 4] | [key 4] | [sequence 4]       RFC 2784, 2890
+//! ERSPAN I   nothing after GRE, which has no sequence number then
+//! ERSPAN II  version 1, VLAN 2 | COS, session 2 | index 4
+//! ERSPAN III version 2, VLAN 2 | COS, session 2 | timestamp 4 | SGT 2 | P, type, hardware, D, Gra, O 2 | [platform 8]
+//! VXLAN      flags 1 | reserved 3 | VNI 3 | reserved 1                                                  RFC 7348
+//! VXLAN-GPE  flags 1 | reserved 2 | next protocol 1 | VNI 3 | reserved 1
+//! Geneve     version, options length 1 | O, C, reserved 1 | protocol 2 | VNI 3 | reserved 1 | options   RFC 8926
+//! ```
+
+use super::{
+    bytes::{skip, u8_at, u16_at, u32_at},
+    link::{Network, ether_type, ethernet},
+};
+
+/// What a tunnel header says: what is inside, and which tunnel it is.
+pub(super) struct Tunnel<'a> {
+    /// What the tunnel carries.
+    pub(super) inner: Network<'a>,
+    /// GRE key, ERSPAN session, VXLAN or Geneve network identifier. It keeps fragments of different tunnels apart.
+    pub(super) identifier: u32,
+}
+
+/// Why the packet in a tunnel cannot be reached.
+pub(super) enum TunnelError {
+    /// The packet ends inside the tunnel's header.
+    Short,
+    /// A version or variant that is not decoded.
+    Unsupported,
+}
+
+const GRE_CHECKSUM: u16 = 0x8000;
+const GRE_ROUTING: u16 = 0x4000;
+const GRE_KEY: u16 = 0x2000;
+const GRE_SEQUENCE: u16 = 0x1000;
+const GRE_VERSION: u16 = 0x0007;
+
+const ERSPAN_I_II: u16 = 0x88be;
+const ERSPAN_III: u16 = 0x22eb;
+const WCCP: u16 = 0x883e;
+
+/// Reads a GRE header and, if there is one behind it, an ERSPAN header.
+pub(super) fn gre(packet: &[u8]) -> Result<Tunnel<'_>, TunnelError> {
+    let flags = u16_at(packet, 0).ok_or(TunnelError::Short)?;
+    let protocol = u16_at(packet, 2).ok_or(TunnelError::Short)?;
+    // Version 1 is PPTP (RFC 2637); source routing (RFC 1701) was withdrawn.
+    if flags & (GRE_VERSION | GRE_ROUTING) != 0 {
+        return Err(TunnelError::Unsupported);
+    }
+    let mut offset = 4;
+    if flags & GRE_CHECKSUM != 0 {
+        offset += 4;
+    }
+    let mut identifier = 0;
+    if flags & GRE_KEY != 0 {
+        identifier = u32_at(packet, offset).ok_or(TunnelError::Short)?;
+        offset += 4;
+    }
+    let sequenced = flags & GRE_SEQUENCE != 0;
+    if sequenced {
+        offset += 4;
+    }
+    let payload = skip(packet, offset).ok_or(TunnelError::Short)?;
+    match protocol {
+        ERSPAN_I_II if !sequenced => Ok(Tunnel { inner: ethernet(payload).ok_or(TunnelError::Short)?, identifier }),
+        ERSPAN_I_II | ERSPAN_III => erspan(payload),
+        WCCP => Ok(Tunnel { inner: wccp(payload).ok_or(TunnelError::Short)?, identifier }),
+        _ => Ok(Tunnel { inner: Network::EtherType(protocol, payload), identifier }),
+    }
+}
+
+fn erspan(payload: &[u8]) -> Result<Tunnel<'_>, TunnelError> {
+    const IP_FRAME: u16 = 2;
+    let version = u8_at(payload, 0).ok_or(TunnelError::Short)? >> 4;
+    let session = u16_at(payload, 2).ok_or(TunnelError::Short)? & 0x03ff;
+    let inner = match version {
+        1 => skip(payload, 8).and_then(ethernet),
+        2 => {
+            let details = u16_at(payload, 10).ok_or(TunnelError::Short)?;
+            let has_platform_header = details & 1 != 0;
+            let frame_type = (details >> 10) & 0x1f;
+            let frame = skip(payload, if has_platform_header { 20 } else { 12 }).ok_or(TunnelError::Short)?;
+            if frame_type == IP_FRAME { Some(Network::Ip(frame)) } else { ethernet(frame) }
+        }
+        _ => return Err(TunnelError::Unsupported),
+    };
+    Ok(Tunnel { inner: inner.ok_or(TunnelError::Short)?, identifier: u32::from(session) })
+}
+
+/// Redirected packets of WCCP have a header of their own in version 2, which begins with none of IPv4's nibbles.
+fn wccp(payload: &[u8]) -> Option<Network<'_>> {
+    let packet = if u8_at(payload, 0)? >> 4 == 4 { payload } else { skip(payload, 4)? };
+    Some(Network::EtherType(ether_type::IPV4, packet))
+}
+
+/// Reads what a UDP port claims to be a tunnel. `None` when the port is none of a tunnel's, or when the bytes are not what
+/// it promises: then it is a datagram like any other, which happens where an operator chose such a port for syslog.
+pub(super) fn over_udp(port: u16, payload: &[u8]) -> Option<Tunnel<'_>> {
+    match port {
+        VXLAN_PORT | VXLAN_PORT_BEFORE_IANA | VXLAN_GPE_PORT => vxlan(payload),
+        GENEVE_PORT => geneve(payload),
+        MPLS_PORT => mpls(payload),
+        _ => None,
+    }
+}
+
+const VXLAN_PORT: u16 = 4789;
+/// What Linux used before IANA assigned one, and what overlays of that time still use.
+const VXLAN_PORT_BEFORE_IANA: u16 = 8472;
+const VXLAN_GPE_PORT: u16 = 4790;
+const GENEVE_PORT: u16 = 6081;
+const MPLS_PORT: u16 = 6635;
+
+fn vxlan(payload: &[u8]) -> Option<Tunnel<'_>> {
+    const VNI_IS_VALID: u8 = 0x08;
+    const NEXT_PROTOCOL_IS_VALID: u8 = 0x04;
+    /// Version in VXLAN-GPE, reserved in VXLAN. A syslog PRI's `<` has them set.
+    const MUST_BE_ZERO: u8 = 0x30;
+
+    let header: [u8; 8] = *payload.first_chunk()?;
+    let flags = header[0];
+    if flags & (VNI_IS_VALID | MUST_BE_ZERO) != VNI_IS_VALID || header[7] != 0 {
+        return None;
+    }
+    let packet = skip(payload, 8)?;
+    let inner = if flags & NEXT_PROTOCOL_IS_VALID != 0 {
+        match header[3] {
+            1 => Network::EtherType(ether_type::IPV4, packet),
+            2 => Network::EtherType(ether_type::IPV6, packet),
+            3 => ethernet(packet)?,
+            5 => Network::EtherType(ether_type::MPLS, packet),
+            _ => Network::Other,
+        }
+    } else {
+        ethernet(packet)?
+    };
+    Some(Tunnel { inner, identifier: network_identifier(&header) })
+}
+
+fn geneve(payload: &[u8]) -> Option<Tunnel<'_>> {
+    const RESERVED: u8 = 0x3f;
+    const FIRST_ETHER_TYPE: u16 = 0x0600;
+
+    let header: [u8; 8] = *payload.first_chunk()?;
+    let version = header[0] >> 6;
+    let options_bytes = usize::from(header[0] & 0x3f) * 4;
+    let protocol = u16::from_be_bytes([header[2], header[3]]);
+    if version != 0 || header[1] & RESERVED != 0 || header[7] != 0 || protocol < FIRST_ETHER_TYPE {
+        return None;
+    }
+    let packet = skip(payload, 8 + options_bytes)?;
+    Some(Tunnel { inner: Network::EtherType(protocol, packet), identifier: network_identifier(&header) })
+}
+
+/// MPLS in UDP (RFC 7510). The label stack has no mark of its own: there must be IP below it.
+fn mpls(payload: &[u8]) -> Option<Tunnel<'_>> {
+    let packet = below_mpls(payload)?;
+    matches!(u8_at(packet, 0)? >> 4, 4 | 6).then_some(Tunnel { inner: Network::Ip(packet), identifier: 0 })
+}
+
+/// What lies below a stack of MPLS labels (RFC 3032): label 20 bits, traffic class 3, bottom of stack 1, TTL 8.
+pub(super) fn below_mpls(mut stack: &[u8]) -> Option<&[u8]> {
+    const BOTTOM_OF_STACK: u32 = 0x100;
+    loop {
+        let entry = u32_at(stack, 0)?;
+        stack = skip(stack, 4)?;
+        if entry & BOTTOM_OF_STACK != 0 {
+            return Some(stack);
+        }
+    }
+}
+
+fn network_identifier(header: &[u8; 8]) -> u32 {
+    u32::from_be_bytes([0, header[4], header[5], header[6]])
+}
+
+/// What a PPPoE session packet (RFC 2516) carries:
+/// `version, type 1 | code 1 | session 2 | length 2 | PPP protocol 2 | packet`.
+pub(super) fn pppoe_session(packet: &[u8]) -> Result<Network<'_>, TunnelError> {
+    const VERSION_1_TYPE_1: u8 = 0x11;
+    const SESSION_DATA: u8 = 0;
+    const PPP_IPV4: u16 = 0x0021;
+    const PPP_IPV6: u16 = 0x0057;
+    const PPP_MPLS: u16 = 0x0281;
+
+    let version_type = u8_at(packet, 0).ok_or(TunnelError::Short)?;
+    let code = u8_at(packet, 1).ok_or(TunnelError::Short)?;
+    if version_type != VERSION_1_TYPE_1 || code != SESSION_DATA {
+        return Err(TunnelError::Unsupported);
+    }
+    let length = usize::from(u16_at(packet, 4).ok_or(TunnelError::Short)?);
+    let frame = skip(packet, 6).ok_or(TunnelError::Short)?;
+    // What is longer is Ethernet padding; what is shorter shows in the length of the IP packet.
+    let frame = &frame[..length.min(frame.len())];
+    let payload = skip(frame, 2).ok_or(TunnelError::Short)?;
+    Ok(match u16_at(frame, 0) {
+        Some(PPP_IPV4) => Network::EtherType(ether_type::IPV4, payload),
+        Some(PPP_IPV6) => Network::EtherType(ether_type::IPV6, payload),
+        Some(PPP_MPLS) => Network::EtherType(ether_type::MPLS, payload),
+        _ => Network::Other,
+    })
+}

@@ -1,0 +1,1 @@
+//! Re-sends syslog datagrams to one or many destinations.

@@ -1,0 +1,1 @@
+//! Prints live records as JSON lines.

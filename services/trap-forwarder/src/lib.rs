@@ -1,0 +1,1 @@
+//! Re-sends trap datagrams to one or many destinations.

@@ -1,0 +1,1 @@
+//! Re-sends xflow datagrams to one or many destinations.

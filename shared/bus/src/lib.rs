@@ -1,0 +1,28 @@
+//! The bus: publishers, the relay in the middle, and subscribers, on ZeroMQ.
+//!
+//! ```text
+//! capture thread ─▶ Batcher ─▶ Producer ─▶ Publisher thread ─XPUB─▶ Relay (XSUB ⇄ XPUB) ─▶ SUB Subscriber
+//!      sans-I/O ──────┘          bounded      numbers records          counts, never blocks      Tracker: gaps, repeats
+//! ```
+//!
+//! This crate alone opens ZeroMQ sockets. A socket belongs to one thread; threads talk through bounded channels.
+
+mod batcher;
+mod error;
+mod metrics;
+mod publisher;
+mod relay;
+mod settings;
+mod socket;
+mod subscriber;
+mod tracker;
+
+pub use batcher::{Batcher, Outbound};
+pub use error::BusError;
+pub use metrics::names;
+pub use publisher::{Outcome, Overflow, Producer, Publisher, PublisherSettings, SubscriptionWatch};
+pub use relay::{Relay, RelaySettings};
+pub use settings::{Publishing, Subscribing, refuse_keys};
+pub use socket::{Bus, INPROC_PUBLISH, INPROC_SUBSCRIBE, MAX_MESSAGE_BYTES};
+pub use subscriber::{Delivery, Frame, Subscriber};
+pub use tracker::{Observation, Tracker};

@@ -1,0 +1,461 @@
+//! The publisher: one thread that is the one writer of a stream. It numbers records, sends them, and says where it stands.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError, bounded};
+use sekiwake_record::{Announcement, ClosedBatch, Header, Name, Topic, TopicPosition};
+use sekiwake_runtime::{Latch, Metrics, Worker};
+use tracing::{info, warn};
+
+use crate::{
+    BusError,
+    batcher::Outbound,
+    metrics::PublisherMetrics,
+    socket::{Bus, Connections, milliseconds},
+};
+
+/// How often a stream says where it stands.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
+/// How often the state of the connection is looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(200);
+/// How soon a batch that the bus had no room for is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(1);
+/// Hand-overs from capture threads that may wait for the writer. Each is what one tick, or one ring block, gave: 256 KiB.
+const HANDOVERS: usize = 256;
+/// Subscriptions of others that are remembered: one relay passes on each prefix once.
+const MAX_SUBSCRIPTIONS: usize = 100_000;
+
+/// What a producer does when the publisher can take no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// Drop and count: a wire does not wait.
+    Drop,
+    /// Wait: a file does.
+    Wait,
+}
+
+/// Settings of a [`Publisher`].
+#[derive(Clone, Debug)]
+pub struct PublisherSettings {
+    /// The stream's name.
+    pub name: Name,
+    /// The relays to publish to.
+    pub endpoints: Vec<String>,
+    /// The most bytes of batches that wait here while the bus takes no more.
+    pub hold_bytes: usize,
+    /// What happens past that.
+    pub overflow: Overflow,
+}
+
+/// The capture threads' end: batches go in without numbers.
+#[derive(Clone)]
+pub struct Producer {
+    batches: Sender<Vec<Outbound>>,
+    buffers: Receiver<Vec<u8>>,
+    overflow: Overflow,
+    metrics: PublisherMetrics,
+}
+
+impl Producer {
+    /// Hands batches to the writer. Where it does not keep up they are dropped and counted, or waited with, as
+    /// [`Overflow`] says. Gives the number of records that were dropped.
+    pub fn offer(&self, batches: Vec<Outbound>) -> u64 {
+        if batches.is_empty() {
+            return 0;
+        }
+        let refused = match self.overflow {
+            Overflow::Wait => self.batches.send(batches).err().map(|refused| refused.0),
+            Overflow::Drop => match self.batches.try_send(batches) {
+                Ok(()) => None,
+                Err(TrySendError::Full(batches) | TrySendError::Disconnected(batches)) => Some(batches),
+            },
+        };
+        let mut dropped = 0;
+        for (topic, batch) in refused.iter().flatten() {
+            self.metrics.bus_full[topic.kind.index()].inc_by(u64::from(batch.count));
+            dropped += u64::from(batch.count);
+        }
+        dropped
+    }
+
+    /// A buffer that has done its work and may be used for another batch.
+    pub fn recycled(&self) -> Option<Vec<u8>> {
+        self.buffers.try_recv().ok()
+    }
+}
+
+/// Tells those who wait for a subscriber that there is one.
+#[derive(Clone, Default)]
+pub struct SubscriptionWatch {
+    state: Arc<(Mutex<Option<Instant>>, Condvar)>,
+}
+
+impl SubscriptionWatch {
+    /// Waits until somebody has subscribed to data and nobody else has followed for `quiet`, at most `limit`. Says whether
+    /// there is a subscriber. `give_up` is asked now and then.
+    pub fn wait(&self, limit: Duration, quiet: Duration, give_up: impl Fn() -> bool) -> bool {
+        let end = Instant::now() + limit;
+        let (newest, changed) = &*self.state;
+        let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let now = Instant::now();
+            if newest.is_some_and(|newest| now.duration_since(newest) >= quiet) || now >= end || give_up() {
+                return newest.is_some();
+            }
+            let pause = Duration::from_millis(20).min(end - now);
+            newest = changed.wait_timeout(newest, pause).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn subscribed(&self) {
+        let (newest, changed) = &*self.state;
+        *newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        changed.notify_all();
+    }
+}
+
+/// The one writer of a stream. Its thread calls [`Publisher::run`].
+pub struct Publisher {
+    bus: Bus,
+    socket: zmq::Socket,
+    connections: Connections,
+    connected: Latch,
+    in_process: bool,
+    hold_bytes: usize,
+    overflow: Overflow,
+    batches: Receiver<Vec<Outbound>>,
+    buffers: Sender<Vec<u8>>,
+    subscriptions: Subscriptions,
+    watch: SubscriptionWatch,
+    numbers: Numbers,
+    announcement_topic: String,
+    /// Batches that have their numbers and wait for room, oldest first.
+    waiting: VecDeque<Numbered>,
+    waiting_bytes: usize,
+    waiting_records: u64,
+    header: Vec<u8>,
+    outcome: Outcome,
+    metrics: PublisherMetrics,
+}
+
+/// What a publisher has done in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Records that it was given.
+    pub offered: u64,
+    /// Records among them that did not get onto the bus: nobody wanted them, or there was no room.
+    pub unpublished: u64,
+}
+
+struct Numbered {
+    topic: Topic,
+    first_sequence: u64,
+    batch: ClosedBatch,
+}
+
+/// The stream's identity and what its next sequence numbers are.
+struct Numbers {
+    name: Name,
+    epoch: u64,
+    next: Vec<u64>,
+}
+
+impl Publisher {
+    /// A new stream, connected to the relays (which need not be there yet), and the handle that feeds it. `connected` is set
+    /// while a connection stands.
+    ///
+    /// # Errors
+    /// Endpoints that libzmq does not understand, no more sockets, or no random numbers.
+    pub fn new(
+        bus: &Bus,
+        settings: PublisherSettings,
+        metrics: &Metrics,
+        connected: Latch,
+    ) -> Result<(Publisher, Producer), BusError> {
+        let socket = bus.publisher()?;
+        let connections = bus.watch(&socket)?;
+        for endpoint in &settings.endpoints {
+            let connect = socket.connect(endpoint);
+            connect.map_err(|source| BusError::Connect { endpoint: endpoint.clone(), source })?;
+        }
+        let epoch = getrandom::u64().map_err(BusError::Random)?;
+        let metrics = PublisherMetrics::new(metrics);
+        let (batches_in, batches) = bounded(HANDOVERS);
+        let (buffers, buffers_out) = bounded(Topic::COUNT);
+        let producer = Producer {
+            batches: batches_in,
+            buffers: buffers_out,
+            overflow: settings.overflow,
+            metrics: metrics.clone(),
+        };
+        let publisher = Publisher {
+            bus: bus.clone(),
+            socket,
+            connections,
+            connected,
+            in_process: settings.endpoints.iter().any(|endpoint| endpoint.starts_with("inproc:")),
+            hold_bytes: settings.hold_bytes,
+            overflow: settings.overflow,
+            batches,
+            buffers,
+            subscriptions: Subscriptions::default(),
+            watch: SubscriptionWatch::default(),
+            announcement_topic: Announcement::topic(&settings.name),
+            numbers: Numbers { name: settings.name, epoch, next: vec![0; Topic::COUNT] },
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            waiting_records: 0,
+            header: Vec::with_capacity(128),
+            outcome: Outcome::default(),
+            metrics,
+        };
+        Ok((publisher, producer))
+    }
+
+    /// For those who wait for a subscriber before they publish.
+    pub fn subscription_watch(&self) -> SubscriptionWatch {
+        self.watch.clone()
+    }
+
+    /// Publishes until every [`Producer`] is gone; then sends what waits, within the worker's deadline, and says that the
+    /// stream has ended.
+    ///
+    /// # Errors
+    /// The socket failed: the context is gone.
+    pub fn run(mut self, worker: &Worker) -> Result<Outcome, BusError> {
+        let (name, epoch) = (&self.numbers.name, self.numbers.epoch);
+        info!(stream = %name, epoch, "publishing");
+        let (mut announce_at, mut watch_at) = (Instant::now(), Instant::now());
+        loop {
+            worker.beat();
+            let open = self.take(worker)?;
+            let now = Instant::now();
+            self.send_waiting()?;
+            let asked = self.take_subscriptions()?;
+            if asked || now >= announce_at {
+                self.announce(false)?;
+                announce_at = now + ANNOUNCE_EVERY;
+            }
+            if now >= watch_at {
+                self.watch_connection();
+                watch_at = now + WATCH_EVERY;
+            }
+            if !open && (self.waiting.is_empty() || worker.deadline().is_some_and(|end| now >= end)) {
+                return self.close(worker);
+            }
+        }
+    }
+
+    /// Takes what producers hand over, or waits for it a moment. Says whether there are producers left.
+    fn take(&mut self, worker: &Worker) -> Result<bool, BusError> {
+        let pause = if self.waiting.is_empty() { Duration::from_millis(50) } else { RETRY_AFTER };
+        if self.overflow == Overflow::Wait && self.waiting_bytes >= self.hold_bytes {
+            // The producers wait in turn; only when told to stop is the file not read to its end.
+            std::thread::park_timeout(pause);
+            return Ok(!worker.stopping());
+        }
+        match self.batches.recv_timeout(pause) {
+            Ok(batches) => self.publish(batches)?,
+            Err(RecvTimeoutError::Timeout) => return Ok(true),
+            Err(RecvTimeoutError::Disconnected) => return Ok(false),
+        }
+        // What else is there already goes along, but not for ever: subscriptions and announcements want their turn.
+        for _ in 0..HANDOVERS {
+            match self.batches.try_recv() {
+                Ok(batches) => self.publish(batches)?,
+                Err(TryRecvError::Empty) => return Ok(true),
+                Err(TryRecvError::Disconnected) => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    fn publish(&mut self, batches: Vec<Outbound>) -> Result<(), BusError> {
+        for (topic, batch) in batches {
+            let numbered = Numbered { topic, first_sequence: self.numbers.take(topic, batch.count), batch };
+            let (kind, count) = (topic.kind.index(), u64::from(numbered.batch.count));
+            self.outcome.offered += count;
+            if !self.subscriptions.wants(topic) {
+                self.metrics.no_subscriber[kind].inc_by(count);
+                self.outcome.unpublished += count;
+                self.recycle(numbered.batch.body);
+            } else if self.waiting.is_empty() && self.send(&numbered)? {
+                self.recycle(numbered.batch.body);
+            } else if self.waiting_bytes + numbered.batch.body.len() <= self.hold_bytes || self.overflow == Overflow::Wait {
+                self.waiting_bytes += numbered.batch.body.len();
+                self.waiting_records += count;
+                self.waiting.push_back(numbered);
+            } else {
+                self.metrics.bus_full[kind].inc_by(count);
+                self.outcome.unpublished += count;
+                self.recycle(numbered.batch.body);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what waits, as far as there is room.
+    fn send_waiting(&mut self) -> Result<(), BusError> {
+        while let Some(numbered) = self.waiting.pop_front() {
+            if !self.send(&numbered)? {
+                self.waiting.push_front(numbered);
+                break;
+            }
+            self.waiting_bytes -= numbered.batch.body.len();
+            self.waiting_records -= u64::from(numbered.batch.count);
+            self.recycle(numbered.batch.body);
+        }
+        self.metrics.waiting_bytes.set(self.waiting_bytes as i64);
+        self.metrics.waiting_records.set(self.waiting_records as i64);
+        Ok(())
+    }
+
+    /// Sends one batch, unless there is no room: then it says `false` and nothing has been sent.
+    fn send(&mut self, numbered: &Numbered) -> Result<bool, BusError> {
+        let Numbered { topic, first_sequence, batch } = numbered;
+        let header = Header {
+            stream_name: self.numbers.name.as_str(),
+            stream_epoch: self.numbers.epoch,
+            first_sequence: *first_sequence,
+            count: batch.count,
+            first_captured_at_ns: batch.first_captured_at_ns,
+            last_captured_at_ns: batch.last_captured_at_ns,
+        };
+        header.encode(&mut self.header);
+        if !self.send_parts(topic.as_str(), &[&self.header, &batch.body])? {
+            return Ok(false);
+        }
+        let kind = topic.kind.index();
+        self.metrics.records[kind].inc_by(u64::from(batch.count));
+        self.metrics.batches[kind].inc();
+        self.metrics.bytes[kind].inc_by(batch.body.len() as u64);
+        Ok(true)
+    }
+
+    fn send_parts(&self, topic: &str, rest: &[&[u8]]) -> Result<bool, BusError> {
+        match self.socket.send(topic, zmq::DONTWAIT | zmq::SNDMORE) {
+            Ok(()) => {}
+            Err(zmq::Error::EAGAIN) => return Ok(false),
+            Err(source) => return Err(failed(source)),
+        }
+        // libzmq looks for room only when the first part is sent.
+        for (index, part) in rest.iter().enumerate() {
+            let more = if index + 1 < rest.len() { zmq::SNDMORE } else { 0 };
+            self.socket.send(*part, zmq::DONTWAIT | more).map_err(failed)?;
+        }
+        Ok(true)
+    }
+
+    /// Says where the stream stands, behind the data that this speaks of: never while batches wait.
+    fn announce(&mut self, ended: bool) -> Result<(), BusError> {
+        if !self.waiting.is_empty() {
+            return Ok(());
+        }
+        let mut frame = Vec::new();
+        self.numbers.announcement(ended).encode(&mut frame);
+        self.send_parts(&self.announcement_topic, &[&frame])?;
+        Ok(())
+    }
+
+    /// Reads who wants what, and says whether somebody new wants announcements.
+    fn take_subscriptions(&mut self) -> Result<bool, BusError> {
+        let mut asked = false;
+        loop {
+            let message = match self.socket.recv_msg(zmq::DONTWAIT) {
+                Ok(message) => message,
+                Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => return Ok(asked),
+                Err(source) => return Err(failed(source)),
+            };
+            let Some((&added, prefix)) = message.split_first() else { continue };
+            self.subscriptions.change(added == 1, prefix);
+            asked |= added == 1 && prefix.starts_with(b"@");
+            if added == 1 && !prefix.starts_with(b"@") {
+                self.watch.subscribed();
+            }
+        }
+    }
+
+    fn watch_connection(&mut self) {
+        let connected = self.in_process || self.connections.count() > 0;
+        self.connected.set(connected);
+        self.metrics.connected.set(i64::from(connected));
+    }
+
+    fn recycle(&self, buffer: Vec<u8>) {
+        // Full means that there are buffers enough.
+        drop(self.buffers.try_send(buffer));
+    }
+
+    fn close(mut self, worker: &Worker) -> Result<Outcome, BusError> {
+        for numbered in self.waiting.drain(..) {
+            self.metrics.bus_full[numbered.topic.kind.index()].inc_by(u64::from(numbered.batch.count));
+            self.outcome.unpublished += u64::from(numbered.batch.count);
+        }
+        self.announce(true)?;
+        let now = Instant::now();
+        let linger = worker.deadline().map_or(Duration::from_secs(10), |end| end.saturating_duration_since(now));
+        self.socket.set_linger(milliseconds(linger)).map_err(failed)?;
+        let Publisher { bus, socket, connections, numbers, outcome, .. } = self;
+        // The socket goes before the context, whose last clone waits for what lingers.
+        drop((socket, connections, bus));
+        if linger > Duration::ZERO && now.elapsed() >= linger {
+            warn!(stream = %numbers.name, "the bus did not take everything within the drain time");
+        }
+        Ok(outcome)
+    }
+}
+
+impl Numbers {
+    /// The next `count` sequence numbers of a topic: gives the first.
+    fn take(&mut self, topic: Topic, count: u32) -> u64 {
+        let next = &mut self.next[topic.index()];
+        let first = *next;
+        *next += u64::from(count);
+        first
+    }
+
+    fn announcement(&self, ended: bool) -> Announcement {
+        let positions = Topic::all()
+            .zip(&self.next)
+            .filter(|(_, next)| **next > 0)
+            // Nothing is kept for repetition yet, so the oldest record that can be repeated is the one to come.
+            .map(|(topic, &next)| TopicPosition { topic, oldest_sequence: next, next_sequence: next });
+        Announcement {
+            stream_name: self.name.as_str().to_owned(),
+            stream_epoch: self.epoch,
+            ended,
+            positions: positions.collect(),
+        }
+    }
+}
+
+/// Which topics somebody has subscribed to.
+#[derive(Default)]
+struct Subscriptions {
+    prefixes: Vec<Vec<u8>>,
+    wanted: Vec<bool>,
+}
+
+impl Subscriptions {
+    fn change(&mut self, added: bool, prefix: &[u8]) {
+        self.prefixes.retain(|known| known != prefix);
+        if added && self.prefixes.len() < MAX_SUBSCRIPTIONS {
+            self.prefixes.push(prefix.to_vec());
+        }
+        let wanted = |topic: Topic| self.prefixes.iter().any(|prefix| topic.as_str().as_bytes().starts_with(prefix));
+        self.wanted = Topic::all().map(wanted).collect();
+    }
+
+    fn wants(&self, topic: Topic) -> bool {
+        self.wanted.get(topic.index()).copied().unwrap_or(false)
+    }
+}
+
+
+fn failed(source: zmq::Error) -> BusError {
+    BusError::Io { role: "publisher", source }
+}

@@ -1,0 +1,235 @@
+//! The relay in the middle of the bus: XSUB towards publishers, XPUB towards subscribers.
+//!
+//! It is a loop of its own and not `zmq_proxy`, which either drops without a word (the default) or lets one stalled
+//! subscriber freeze all others (`ZMQ_XPUB_NODROP`). Here a send that some queue has no room for is noticed, counted, and
+//! done again so that only that queue misses it. What a subscriber missed it counts itself, by the sequence numbers.
+
+use std::time::{Duration, Instant};
+
+use sekiwake_record::{Header, Topic};
+use sekiwake_runtime::{Metrics, Worker};
+use tracing::{debug, info, warn};
+
+use crate::{BusError, metrics::RelayMetrics, socket::{Bus, SUBSCRIBER_MESSAGES, milliseconds, nodrop}};
+
+/// How long a new relay holds what publishers send, so that subscribers that knew its predecessor have time to come back.
+/// They try every 100 to 200 ms. What waits, waits in the publishers.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// On its way out the relay goes on until publishers have been quiet for this long.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// How many messages are passed on before subscriptions are looked at again.
+const BURST: usize = 256;
+
+/// How many distinct subscriptions are held. A group of ten replicas holds 3 × 64.
+const MAX_SUBSCRIPTIONS: i64 = 100_000;
+
+/// Where a relay binds.
+#[derive(Debug, Clone, Default)]
+pub struct RelaySettings {
+    /// For publishers.
+    pub publish: Vec<String>,
+    /// For subscribers.
+    pub subscribe: Vec<String>,
+}
+
+/// A bound relay. Belongs to one thread.
+pub struct Relay {
+    bus: Bus,
+    publishers: zmq::Socket,
+    subscribers: zmq::Socket,
+    metrics: RelayMetrics,
+    publish_endpoints: Vec<String>,
+    subscribe_endpoints: Vec<String>,
+    last_full: Option<Instant>,
+}
+
+impl Relay {
+    /// Binds both sides.
+    ///
+    /// # Errors
+    /// An address that is taken, or that libzmq does not understand.
+    pub fn bind(bus: &Bus, settings: &RelaySettings, metrics: &Metrics) -> Result<Relay, BusError> {
+        let (publishers, subscribers) = (bus.relay_in()?, bus.relay_out()?);
+        Ok(Relay {
+            bus: bus.clone(),
+            subscribe_endpoints: bind_all(&subscribers, &settings.subscribe)?,
+            publish_endpoints: bind_all(&publishers, &settings.publish)?,
+            publishers,
+            subscribers,
+            metrics: RelayMetrics::new(metrics),
+            last_full: None,
+        })
+    }
+
+    /// The most memory that a subscriber that stalls can take, bytes: full pipes of full batches.
+    pub const fn worst_bytes_per_subscriber() -> u64 {
+        SUBSCRIBER_MESSAGES as u64 * sekiwake_record::MAX_BATCH_BYTES as u64
+    }
+
+    /// Where publishers connect, with the ports that were really bound.
+    pub fn publish_endpoints(&self) -> &[String] {
+        &self.publish_endpoints
+    }
+
+    /// Where subscribers connect, with the ports that were really bound.
+    pub fn subscribe_endpoints(&self) -> &[String] {
+        &self.subscribe_endpoints
+    }
+
+    /// Relays until the worker is told to stop and publishers have fallen silent.
+    ///
+    /// # Errors
+    /// A socket failed: the context is gone.
+    pub fn run(mut self, worker: &Worker) -> Result<(), BusError> {
+        let settled_at = Instant::now() + SETTLE;
+        let mut last_message = Instant::now();
+        loop {
+            worker.beat();
+            let now = Instant::now();
+            if worker.stopping() && (now - last_message > QUIET || worker.deadline().is_some_and(|end| now >= end)) {
+                break;
+            }
+            let settled = now >= settled_at;
+            if self.wait(settled)? {
+                self.take_subscriptions()?;
+            }
+            if settled && self.relay_burst()? {
+                last_message = now;
+            }
+        }
+        let remaining = worker.deadline().map_or(QUIET, |end| end.saturating_duration_since(Instant::now()));
+        self.subscribers.set_linger(milliseconds(remaining)).map_err(failed)?;
+        // The sockets go first; the last clone of the bus waits for what lingers.
+        let Relay { bus, publishers, subscribers, .. } = self;
+        drop((publishers, subscribers, bus));
+        Ok(())
+    }
+
+    /// Waits for something to do and says whether subscriptions wait.
+    fn wait(&self, settled: bool) -> Result<bool, BusError> {
+        let mut items = [self.subscribers.as_poll_item(zmq::POLLIN), self.publishers.as_poll_item(zmq::POLLIN)];
+        let (watched, timeout_ms) = if settled { (&mut items[..], 50) } else { (&mut items[..1], 20) };
+        match zmq::poll(watched, timeout_ms) {
+            Ok(_) | Err(zmq::Error::EINTR) => Ok(items[0].is_readable()),
+            Err(source) => Err(failed(source)),
+        }
+    }
+
+    /// Passes subscriptions on towards the publishers, so that what nobody wants is not sent here.
+    fn take_subscriptions(&mut self) -> Result<(), BusError> {
+        loop {
+            let message = match self.subscribers.recv_msg(zmq::DONTWAIT) {
+                Ok(message) => message,
+                Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => return Ok(()),
+                Err(source) => return Err(failed(source)),
+            };
+            match message.first() {
+                Some(1) if self.metrics.subscriptions.get() < MAX_SUBSCRIPTIONS => self.metrics.subscriptions.inc(),
+                Some(0) => self.metrics.subscriptions.dec(),
+                _ => {
+                    self.metrics.malformed.inc();
+                    continue;
+                }
+            }
+            debug!(subscription = %String::from_utf8_lossy(&message[1..]).escape_debug(), added = message[0] == 1, "subscription");
+            self.publishers.send(message, 0).map_err(failed)?;
+        }
+    }
+
+    /// Passes on what has come, and says whether anything had.
+    fn relay_burst(&mut self) -> Result<bool, BusError> {
+        for passed in 0..BURST {
+            match self.publishers.recv_msg(zmq::DONTWAIT) {
+                Ok(topic) => self.relay(topic)?,
+                Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => return Ok(passed > 0),
+                Err(source) => return Err(failed(source)),
+            }
+        }
+        Ok(true)
+    }
+
+    fn relay(&mut self, topic: zmq::Message) -> Result<(), BusError> {
+        let mut parts = [None, None];
+        let (mut count, mut more) = (0, topic.get_more());
+        while more {
+            // The parts of a message arrive together, so this does not wait.
+            let part = self.publishers.recv_msg(0).map_err(failed)?;
+            more = part.get_more();
+            if let Some(slot) = parts.get_mut(count) {
+                *slot = Some(part);
+            }
+            count += 1;
+        }
+        match (count, parts) {
+            (2, [Some(header), Some(body)]) => self.relay_batch(&topic, header, body),
+            (1, [Some(frame), None]) if topic.first() == Some(&b'@') => self.send(&topic, [frame]),
+            _ => {
+                self.metrics.malformed.inc();
+                Ok(())
+            }
+        }
+    }
+
+    fn relay_batch(&mut self, name: &[u8], header: zmq::Message, body: zmq::Message) -> Result<(), BusError> {
+        let Some(topic) = Topic::parse(name) else {
+            self.metrics.foreign.inc();
+            return Ok(());
+        };
+        // The header alone is enough to count; the body is the subscribers' to check.
+        let Ok(count) = Header::decode(&header).map(|header| u64::from(header.count)) else {
+            self.metrics.malformed.inc();
+            return Ok(());
+        };
+        self.metrics.received[topic.kind.index()].inc_by(count);
+        self.send(name, [header, body])?;
+        self.metrics.passed[topic.kind.index()].inc_by(count);
+        Ok(())
+    }
+
+    /// Sends to all whose queue has room. libzmq looks for room only when the first part is sent.
+    fn send<const N: usize>(&mut self, topic: &[u8], rest: [zmq::Message; N]) -> Result<(), BusError> {
+        let first = zmq::DONTWAIT | zmq::SNDMORE;
+        match self.subscribers.send(topic, first) {
+            Ok(()) => {}
+            Err(zmq::Error::EAGAIN) => {
+                self.queue_is_full();
+                nodrop(&mut self.subscribers, false).map_err(failed)?;
+                let sent = self.subscribers.send(topic, first);
+                nodrop(&mut self.subscribers, true).map_err(failed)?;
+                sent.map_err(failed)?;
+            }
+            Err(source) => return Err(failed(source)),
+        }
+        for (index, part) in rest.into_iter().enumerate() {
+            let flags = if index + 1 < N { first } else { zmq::DONTWAIT };
+            self.subscribers.send(part, flags).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn queue_is_full(&mut self) {
+        self.metrics.queue_full.inc();
+        let now = Instant::now();
+        if self.last_full.is_none_or(|last| now - last > Duration::from_secs(10)) {
+            self.last_full = Some(now);
+            warn!(total = self.metrics.queue_full.get(), "a subscriber does not keep up: its queue is full, it misses records");
+        }
+    }
+}
+
+fn bind_all(socket: &zmq::Socket, endpoints: &[String]) -> Result<Vec<String>, BusError> {
+    let mut bound = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        socket.bind(endpoint).map_err(|source| BusError::Bind { endpoint: endpoint.clone(), source })?;
+        let last = socket.get_last_endpoint().ok().and_then(Result::ok).unwrap_or_else(|| endpoint.clone());
+        info!(endpoint = %last, "bound");
+        bound.push(last);
+    }
+    Ok(bound)
+}
+
+fn failed(source: zmq::Error) -> BusError {
+    BusError::Io { role: "relay", source }
+}

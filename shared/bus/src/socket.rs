@@ -1,0 +1,150 @@
+//! One constructor for each role, so that no socket is left with libzmq's defaults: endless linger, no heartbeat, unlimited
+//! message size.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::BusError;
+
+/// Where the all-in-one's relay takes data from publishers in the same process.
+pub const INPROC_PUBLISH: &str = "inproc://sekiwake-publish";
+/// Where the all-in-one's subscribers find their relay.
+pub const INPROC_SUBSCRIBE: &str = "inproc://sekiwake-subscribe";
+
+/// The largest message part that is accepted from a peer, bytes: a body with one record of the largest payload.
+pub const MAX_MESSAGE_BYTES: i64 = 80 * 1024;
+
+/// The largest subscription that is accepted from a peer, bytes: one byte and the longest topic of the bus.
+const MAX_SUBSCRIPTION_BYTES: i64 = 256;
+
+/// Messages that a publisher's pipe may hold. It is short: what it has no room for waits in the publisher, bounded by bytes.
+const PUBLISHER_MESSAGES: i32 = 1_000;
+/// Messages in the relay's pipe from one publisher.
+const RELAY_IN_MESSAGES: i32 = 1_000;
+/// Messages in the relay's pipe to one subscriber, and in the subscriber's own: what a stall of that subscriber may last.
+/// The worst memory is twice this many batches, of 16 KiB at most, for each subscriber.
+pub(crate) const SUBSCRIBER_MESSAGES: i32 = 10_000;
+
+/// The first try to connect again comes after this time or up to twice as much (libzmq adds a random part).
+const RECONNECT: Duration = Duration::from_millis(100);
+/// A powered-off peer sends no FIN: heartbeats find it out.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The process's ZeroMQ context. Cheap to clone; the last clone to go waits for sockets to send what lingers.
+#[derive(Clone)]
+pub struct Bus {
+    context: zmq::Context,
+}
+
+impl Default for Bus {
+    fn default() -> Bus {
+        #[expect(clippy::disallowed_methods, reason = "this is the one place where a context is made")]
+        let context = zmq::Context::new();
+        Bus { context }
+    }
+}
+
+impl Bus {
+    pub(crate) fn publisher(&self) -> Result<zmq::Socket, BusError> {
+        self.socket("publisher", zmq::XPUB, |socket| {
+            socket.set_sndhwm(PUBLISHER_MESSAGES)?;
+            socket.set_maxmsgsize(MAX_SUBSCRIPTION_BYTES)?;
+            nodrop(socket, true)
+        })
+    }
+
+    pub(crate) fn relay_in(&self) -> Result<zmq::Socket, BusError> {
+        self.socket("relay", zmq::XSUB, |socket| {
+            socket.set_rcvhwm(RELAY_IN_MESSAGES)?;
+            socket.set_backlog(1024)?;
+            socket.set_maxmsgsize(MAX_MESSAGE_BYTES)
+        })
+    }
+
+    pub(crate) fn relay_out(&self) -> Result<zmq::Socket, BusError> {
+        self.socket("relay", zmq::XPUB, |socket| {
+            socket.set_sndhwm(SUBSCRIBER_MESSAGES)?;
+            socket.set_backlog(1024)?;
+            socket.set_maxmsgsize(MAX_SUBSCRIPTION_BYTES)?;
+            nodrop(socket, true)
+        })
+    }
+
+    pub(crate) fn subscriber(&self) -> Result<zmq::Socket, BusError> {
+        self.socket("subscriber", zmq::SUB, |socket| {
+            socket.set_rcvhwm(SUBSCRIBER_MESSAGES)?;
+            socket.set_maxmsgsize(MAX_MESSAGE_BYTES)
+        })
+    }
+
+    fn socket(
+        &self,
+        role: &'static str,
+        kind: zmq::SocketType,
+        options: impl FnOnce(&mut zmq::Socket) -> Result<(), zmq::Error>,
+    ) -> Result<zmq::Socket, BusError> {
+        let make = || {
+            let mut socket = self.context.socket(kind)?;
+            socket.set_linger(0)?;
+            socket.set_ipv6(true)?;
+            socket.set_reconnect_ivl(milliseconds(RECONNECT))?;
+            socket.set_heartbeat_ivl(milliseconds(HEARTBEAT))?;
+            socket.set_heartbeat_timeout(milliseconds(HEARTBEAT_TIMEOUT))?;
+            socket.set_heartbeat_ttl(milliseconds(HEARTBEAT_TIMEOUT))?;
+            socket.set_handshake_ivl(milliseconds(HANDSHAKE_TIMEOUT))?;
+            options(&mut socket)?;
+            Ok(socket)
+        };
+        make().map_err(|source| BusError::Socket { role, source })
+    }
+
+    /// A watch over the connections of `socket`.
+    pub(crate) fn watch(&self, socket: &zmq::Socket) -> Result<Connections, BusError> {
+        let make = || {
+            static NUMBER: AtomicU64 = AtomicU64::new(0);
+            let name = format!("inproc://sekiwake-monitor-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+            let events = i32::from(zmq::SocketEvent::HANDSHAKE_SUCCEEDED.to_raw())
+                | i32::from(zmq::SocketEvent::DISCONNECTED.to_raw());
+            socket.monitor(&name, events)?;
+            let events = self.context.socket(zmq::PAIR)?;
+            events.set_linger(0)?;
+            events.connect(&name)?;
+            Ok(Connections { events, count: 0 })
+        };
+        make().map_err(|source| BusError::Socket { role: "monitor", source })
+    }
+}
+
+pub(crate) fn nodrop(socket: &mut zmq::Socket, enabled: bool) -> Result<(), zmq::Error> {
+    sekiwake_sys::set_xpub_nodrop(socket, enabled)
+        .map_err(|error| error.raw_os_error().map_or(zmq::Error::EINVAL, zmq::Error::from_raw))
+}
+
+pub(crate) fn milliseconds(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}
+
+/// How many connections a socket has. Connections within the process make no handshake and are not seen.
+pub(crate) struct Connections {
+    events: zmq::Socket,
+    count: usize,
+}
+
+impl Connections {
+    /// Reads what has happened and gives the number of connections that stand now.
+    pub(crate) fn count(&mut self) -> usize {
+        while let Ok(parts) = self.events.recv_multipart(zmq::DONTWAIT) {
+            let event = parts.first().and_then(|part| part.first_chunk::<2>()).map(|bytes| u16::from_le_bytes(*bytes));
+            match event.map(zmq::SocketEvent::from_raw) {
+                Some(zmq::SocketEvent::HANDSHAKE_SUCCEEDED) => self.count += 1,
+                Some(zmq::SocketEvent::DISCONNECTED) => self.count = self.count.saturating_sub(1),
+                _ => {}
+            }
+        }
+        self.count
+    }
+}

@@ -1,0 +1,105 @@
+//! Whether a UDP destination is there, as far as UDP lets one know: nobody acknowledges, only refusals are heard.
+
+use std::time::{Duration, Instant};
+
+/// How long after a refusal a destination counts as down. Refusals are rare even when nobody is there: a Linux host answers at
+/// most one closed-port datagram a second.
+const DOWN_FOR: Duration = Duration::from_secs(10);
+
+/// How long datagrams must have left without a refusal before a destination counts as up.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What is known of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Nothing sent yet, or not long enough ago.
+    Unknown,
+    /// Datagrams leave and nobody refuses them.
+    Up,
+    /// Refused, unreachable, or without an address.
+    Down,
+}
+
+impl State {
+    /// The value of the gauge.
+    pub(crate) fn as_gauge(self) -> f64 {
+        match self {
+            State::Unknown => f64::NAN,
+            State::Up => 1.0,
+            State::Down => 0.0,
+        }
+    }
+}
+
+/// Draws the state from what sending saw.
+#[derive(Debug)]
+pub(crate) struct Health {
+    state: State,
+    failed_at: Option<Instant>,
+    /// The first success since the last failure.
+    succeeding_since: Option<Instant>,
+}
+
+impl Health {
+    pub(crate) fn new() -> Health {
+        Health { state: State::Unknown, failed_at: None, succeeding_since: None }
+    }
+
+    /// A datagram was refused, could not leave, or there is no address to send it to. Gives the state if it changed.
+    pub(crate) fn failed(&mut self, now: Instant) -> Option<State> {
+        self.failed_at = Some(now);
+        self.succeeding_since = None;
+        self.change(State::Down)
+    }
+
+    /// The kernel took datagrams.
+    pub(crate) fn sent(&mut self, now: Instant) {
+        self.succeeding_since.get_or_insert(now);
+    }
+
+    /// Gives the state if time has changed it.
+    pub(crate) fn at(&mut self, now: Instant) -> Option<State> {
+        let refused_lately = self.failed_at.is_some_and(|at| now.duration_since(at) < DOWN_FOR);
+        let settled = self.succeeding_since.is_some_and(|since| now.duration_since(since) >= SETTLE);
+        if settled && !refused_lately { self.change(State::Up) } else { None }
+    }
+
+    fn change(&mut self, state: State) -> Option<State> {
+        let changed = self.state != state;
+        self.state = state;
+        changed.then_some(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_is_up_when_datagrams_leave_and_nobody_refuses_for_a_second() {
+        let (mut health, start) = (Health::new(), Instant::now());
+        health.sent(start);
+        assert_eq!(health.at(start), None);
+        assert_eq!(health.at(start + SETTLE), Some(State::Up));
+        assert_eq!(health.at(start + 2 * SETTLE), None, "a state is told once");
+    }
+
+    #[test]
+    fn a_refusal_makes_it_down_until_ten_seconds_pass_without_another() {
+        let (mut health, start) = (Health::new(), Instant::now());
+        assert_eq!(health.failed(start), Some(State::Down));
+        health.sent(start);
+        assert_eq!(health.at(start + DOWN_FOR / 2), None);
+        assert_eq!(health.failed(start + DOWN_FOR / 2), None);
+        health.sent(start + DOWN_FOR / 2);
+        assert_eq!(health.at(start + DOWN_FOR), None, "the second refusal counts anew");
+        assert_eq!(health.at(start + 2 * DOWN_FOR), Some(State::Up));
+    }
+
+    #[test]
+    fn silence_after_a_refusal_proves_nothing() {
+        let (mut health, start) = (Health::new(), Instant::now());
+        health.failed(start);
+        assert_eq!(health.at(start + 100 * DOWN_FOR), None);
+    }
+}

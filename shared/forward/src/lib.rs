@@ -1,0 +1,1 @@
+//! The forwarding engine: destinations, queues, batched sending.

@@ -1,0 +1,196 @@
+//! Which datagrams leave together: the messages of one flush, planned from the sizes of its datagrams.
+//!
+//! With `UDP_SEGMENT` the kernel takes several datagrams as one message and cuts it where they end, if all but the last are of
+//! one size and the last is no larger. So a run is: equal sizes, then perhaps one smaller. Equal sizes make long runs; with
+//! mixed sizes every falling pair is a run of two, which still saves a third of what a datagram costs.
+
+use std::{cmp::Reverse, io::IoSlice, ops::Range};
+
+use sekiwake_record::SHARDS;
+use sekiwake_sys::{MAX_SEGMENTED_BYTES, MAX_SEGMENTS};
+
+/// One datagram of a flush.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Datagram<'a> {
+    pub(crate) payload: &'a [u8],
+    /// When the kernel stamped it, nanoseconds since 1970-01-01T00:00:00Z.
+    pub(crate) captured_at_ns: u64,
+    /// Which of the flush's batches it came in.
+    pub(crate) batch: u32,
+    /// How many datagrams of its shard are before it in this flush.
+    pub(crate) rank: u32,
+}
+
+/// Counts the datagrams of each shard, to give each its rank.
+#[derive(Debug)]
+pub(crate) struct Ranks([u32; SHARDS]);
+
+impl Ranks {
+    pub(crate) fn new() -> Ranks {
+        Ranks([0; SHARDS])
+    }
+
+    /// The rank of the next datagram of this shard.
+    pub(crate) fn next(&mut self, shard: usize) -> u32 {
+        let rank = self.0[shard];
+        self.0[shard] += 1;
+        rank
+    }
+
+    fn shards_in_use(&self) -> usize {
+        self.0.iter().filter(|&&count| count > 0).count()
+    }
+}
+
+/// Puts datagrams of different shards into an order that makes longer runs; within a shard, and so for every source, the order
+/// stays. First come the first datagrams of all shards, the largest first, then the second ones, and so on.
+pub(crate) fn arrange(datagrams: &mut [Datagram<'_>], ranks: &Ranks) {
+    let equal = datagrams.windows(2).all(|pair| pair[0].payload.len() == pair[1].payload.len());
+    if !equal && ranks.shards_in_use() > 1 {
+        datagrams.sort_by_key(|datagram| (datagram.rank, Reverse(datagram.payload.len())));
+    }
+}
+
+/// One message: a range of the flush's datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+    /// Where the kernel cuts, when the message is more than one datagram.
+    pub(crate) segment_bytes: Option<u16>,
+}
+
+impl Message {
+    pub(crate) fn datagrams(&self) -> Range<usize> {
+        self.first as usize..(self.first + self.count) as usize
+    }
+}
+
+/// Plans the messages for the payloads from `start` on, in their order, replacing what `messages` held.
+///
+/// A datagram larger than `max_segment_bytes` travels alone, for the kernel fragments only what it does not segment; so does an
+/// empty one, for the kernel would see no segment in it. 0 switches segmentation off.
+pub(crate) fn plan(payloads: &[IoSlice<'_>], start: usize, max_segment_bytes: usize, messages: &mut Vec<Message>) {
+    messages.clear();
+    let mut first = start;
+    while first < payloads.len() {
+        let segment = payloads[first].len();
+        let count = if segment <= max_segment_bytes { run_length(&payloads[first..]) } else { 1 };
+        let segment_bytes = u16::try_from(segment).ok().filter(|_| count > 1);
+        messages.push(Message { first: first as u32, count: count as u32, segment_bytes });
+        first += count;
+    }
+}
+
+/// How many of the payloads, from the first on, make one run: 1 at least.
+fn run_length(payloads: &[IoSlice<'_>]) -> usize {
+    let segment = payloads[0].len();
+    if segment == 0 {
+        return 1;
+    }
+    let most = MAX_SEGMENTS.min(MAX_SEGMENTED_BYTES / segment).min(payloads.len()).max(1);
+    let equal = payloads[..most].iter().take_while(|payload| payload.len() == segment).count();
+    let shorter_follows = equal < most && (1..segment).contains(&payloads[equal].len());
+    equal + usize::from(shorter_follows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ZEROS: [u8; 65_527] = [0; 65_527];
+
+    fn runs(lengths: &[usize], max_segment_bytes: usize) -> Vec<(u32, Option<u16>)> {
+        let payloads: Vec<IoSlice<'_>> = lengths.iter().map(|&length| IoSlice::new(&ZEROS[..length])).collect();
+        let mut messages = Vec::new();
+        plan(&payloads, 0, max_segment_bytes, &mut messages);
+        messages.iter().map(|message| (message.count, message.segment_bytes)).collect()
+    }
+
+    #[test]
+    fn equal_sizes_and_one_smaller_make_a_run() {
+        assert_eq!(runs(&[200, 200, 200, 80, 80, 90], 1472), [(4, Some(200)), (1, None), (1, None)]);
+    }
+
+    #[test]
+    fn a_larger_datagram_begins_a_new_run() {
+        assert_eq!(runs(&[200, 201, 100], 1472), [(1, None), (2, Some(201))]);
+    }
+
+    #[test]
+    fn an_empty_datagram_travels_alone() {
+        assert_eq!(runs(&[0, 0, 7, 0, 7, 7], 1472), [(1, None), (1, None), (1, None), (1, None), (2, Some(7))]);
+    }
+
+    #[test]
+    fn what_exceeds_the_path_travels_alone() {
+        assert_eq!(runs(&[1473, 1473, 1472, 1472], 1472), [(1, None), (1, None), (2, Some(1472))]);
+        assert_eq!(runs(&[65_507, 65_527], 1472), [(1, None), (1, None)]);
+    }
+
+    #[test]
+    fn a_run_ends_at_64_segments_and_at_the_bytes_of_a_datagram() {
+        assert_eq!(runs(&[100; 65], 1472), [(64, Some(100)), (1, None)]);
+        assert_eq!(runs(&[1472; 45], 1472), [(44, Some(1472)), (1, None)]);
+    }
+
+    #[test]
+    fn without_segmentation_each_datagram_is_a_message() {
+        assert_eq!(runs(&[200, 200], 0), [(1, None), (1, None)]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_datagram_is_sent_once_and_every_run_is_one_the_kernel_cuts_rightly(
+            lengths in prop::collection::vec(prop_oneof![0usize..4, 90usize..100, 1400usize..1500, 60_000usize..65_527], 0..200),
+            max_segment_bytes in prop_oneof![Just(0usize), Just(1452), Just(8972), Just(65_507)],
+        ) {
+            let payloads: Vec<IoSlice<'_>> = lengths.iter().map(|&length| IoSlice::new(&ZEROS[..length])).collect();
+            let mut messages = Vec::new();
+            plan(&payloads, 0, max_segment_bytes, &mut messages);
+            let mut next = 0;
+            for message in &messages {
+                prop_assert_eq!(message.first, next);
+                next += message.count;
+                let run = &lengths[message.datagrams()];
+                if let Some(segment) = message.segment_bytes {
+                    let segment = usize::from(segment);
+                    prop_assert!(run.len() > 1 && run.len() <= MAX_SEGMENTS && segment <= max_segment_bytes);
+                    prop_assert!(run.iter().sum::<usize>() <= MAX_SEGMENTED_BYTES);
+                    let (last, full) = run.split_last().unwrap();
+                    prop_assert!(full.iter().all(|&length| length == segment) && (1..=segment).contains(last));
+                } else {
+                    prop_assert_eq!(run.len(), 1);
+                }
+            }
+            prop_assert_eq!(next as usize, lengths.len());
+        }
+
+        #[test]
+        fn arranging_keeps_the_order_within_each_shard(
+            sources in prop::collection::vec((0usize..5, 1usize..1400), 0..100),
+        ) {
+            let mut ranks = Ranks::new();
+            let mut datagrams: Vec<Datagram<'_>> = sources
+                .iter()
+                .enumerate()
+                .map(|(index, &(shard, length))| Datagram {
+                    payload: &ZEROS[..length],
+                    captured_at_ns: index as u64,
+                    batch: shard as u32,
+                    rank: ranks.next(shard),
+                })
+                .collect();
+            arrange(&mut datagrams, &ranks);
+            prop_assert_eq!(datagrams.len(), sources.len());
+            for shard in 0..5 {
+                let order: Vec<u64> =
+                    datagrams.iter().filter(|d| d.batch == shard).map(|d| d.captured_at_ns).collect();
+                let expected: Vec<u64> =
+                    (0..sources.len()).filter(|&i| sources[i].0 == shard as usize).map(|i| i as u64).collect();
+                prop_assert_eq!(order, expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Formats told from payloads: tables, properties, and the captures of others.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot read its own input has failed")]
+
+mod corpus;
+mod formats;
+mod properties;

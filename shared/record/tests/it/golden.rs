@@ -1,0 +1,93 @@
+//! The bytes on the wire, element by element. They were made with Python's msgpack from the description in the crate's documentation, so a
+//! change here is a change of the protocol.
+
+use sekiwake_record::{Announcement, Header, Topic, TopicPosition};
+
+use crate::{batch_of, decode, header, record};
+
+/// The hex digits of lines whose text after `#` explains them.
+fn bytes(explained: &str) -> Vec<u8> {
+    let digits: String =
+        explained.lines().flat_map(|line| line.split('#').next()).flat_map(str::split_whitespace).collect();
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+}
+
+const RECORD: &str = "
+    9a                                      # array of 10
+    cf 17979cfe3d85cd15                     # captured_at_ns: uint64 1700000000123456789
+    c4 04 c6336407                          # source_ip: bin of 4, 198.51.100.7
+    cd 0202                                 # source_port: uint16 514
+    c4 10 20010db8000000000000000000000001  # destination_ip: bin of 16, 2001:db8::1
+    cc a2                                   # destination_port: uint8 162
+    01                                      # format: rfc3164
+    03                                      # flags: reassembled, decapsulated
+    c4 06 3c31333e6869                      # payload: bin of 6, <13>hi
+    92 64 cd0ffe                            # vlans: 100, 4094
+    cd 2e40                                 # dscp_ttl: uint16 46 << 8 | 64
+";
+
+#[test]
+fn a_record_has_these_bytes() {
+    let expected = [bytes("dc 0001  # array16 of 1, always in this form"), bytes(RECORD)].concat();
+    assert_eq!(batch_of(&[record()]).body, expected);
+    assert_eq!(decode(1, &expected).unwrap().get(0), Some(record()));
+}
+
+#[test]
+fn a_batch_of_two_has_these_bytes() {
+    let expected = [bytes("dc 0002"), bytes(RECORD), bytes(RECORD)].concat();
+    assert_eq!(batch_of(&[record(), record()]).body, expected);
+    let batch = decode(2, &expected).unwrap();
+    assert_eq!(batch.records().collect::<Vec<_>>(), [record(), record()]);
+}
+
+#[test]
+fn a_header_has_these_bytes() {
+    let expected = bytes(
+        "97                          # array of 7
+         01                          # version
+         aa 726f757465722d746170     # stream_name: str of 10, router-tap
+         cf 1122334455667788         # stream_epoch: uint64
+         cd 03e8                     # first_sequence: uint16 1000
+         02                          # count
+         cf 17979cfe3d85cd15         # first_captured_at_ns
+         cf 17979cfe3d85cd16         # last_captured_at_ns",
+    );
+    let mut frame = b"replaced".to_vec();
+    header(2).encode(&mut frame);
+    assert_eq!(frame, expected);
+    assert_eq!(Header::decode(&expected), Ok(header(2)));
+}
+
+#[test]
+fn an_announcement_has_these_bytes() {
+    let expected = bytes(
+        "95                               # array of 5
+         01                               # version
+         aa 726f757465722d746170          # stream_name: router-tap
+         cf 1122334455667788              # stream_epoch
+         c2                               # ended: false
+         92                               # two positions
+         93                               # array of 3
+         a9 7379736c6f672f3030            # topic: syslog/00
+         07                               # oldest_sequence
+         cd 012c                          # next_sequence: 300
+         93 ab 736e6d70747261702f3366     # snmptrap/3f
+         00 01",
+    );
+    let position = |name: &str, oldest_sequence, next_sequence| TopicPosition {
+        topic: Topic::parse(name.as_bytes()).unwrap(),
+        oldest_sequence,
+        next_sequence,
+    };
+    let announcement = Announcement {
+        stream_name: "router-tap".to_owned(),
+        stream_epoch: 0x1122_3344_5566_7788,
+        ended: false,
+        positions: vec![position("syslog/00", 7, 300), position("snmptrap/3f", 0, 1)],
+    };
+    let mut frame = b"replaced".to_vec();
+    announcement.encode(&mut frame);
+    assert_eq!(frame, expected);
+    assert_eq!(Announcement::decode(&expected), Ok(announcement));
+}

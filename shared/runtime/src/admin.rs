@@ -1,0 +1,253 @@
+//! The admin server: `/metrics`, `/healthz`, `/readyz`.
+//!
+//! Its port may be open to a network, so each connection is one request and lives [`CONNECTION_TIME`] at most, however
+//! slowly the other side reads or writes, and there are [`MAX_CONNECTIONS`] at a time; more wait in the kernel's queue.
+
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::{IntGauge, Registry};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Sleep, sleep};
+
+use crate::health::Health;
+use crate::metrics::{self, Metrics};
+
+/// How many connections are served at a time.
+const MAX_CONNECTIONS: usize = 32;
+
+/// How long a connection may live, from being accepted to the last byte of the answer.
+const CONNECTION_TIME: Duration = Duration::from_secs(10);
+
+/// The text format of Prometheus.
+const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// What the admin server answers from.
+#[derive(Debug)]
+pub(crate) struct AdminState {
+    health: Arc<Health>,
+    process: Registry,
+    roles: Vec<(Metrics, IntGauge, &'static str)>,
+}
+
+impl AdminState {
+    pub(crate) fn new<'a>(health: Arc<Health>, roles: impl Iterator<Item = (&'static str, &'a Metrics)>) -> AdminState {
+        let ready = |(service, metrics): (&'static str, &Metrics)| {
+            let ready = metrics.gauge("sekiwake_ready", "Whether the service is ready (1) or not (0).", &[]);
+            (metrics.clone(), ready, service)
+        };
+        let roles: Vec<_> = roles.map(ready).collect();
+        let services: Vec<&str> = roles.iter().map(|(_, _, service)| *service).collect();
+        AdminState { health, process: metrics::process_registry(&services), roles }
+    }
+
+    fn metrics_text(&self) -> String {
+        for (_, ready, service) in &self.roles {
+            ready.set(i64::from(self.health.is_ready(service)));
+        }
+        let of_roles = self.roles.iter().map(|(metrics, _, _)| metrics.gather());
+        metrics::encode(of_roles.chain([self.process.gather()]))
+    }
+}
+
+/// A running admin server. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct AdminServer {
+    address: SocketAddr,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl AdminServer {
+    /// Binds, and serves from a thread of its own.
+    ///
+    /// # Errors
+    /// When the address cannot be bound, or there is no thread to have.
+    pub(crate) fn start(address: SocketAddr, state: AdminState) -> anyhow::Result<AdminServer> {
+        let listener = TcpListener::bind(address).with_context(|| format!("cannot bind {address} (SEKIWAKE_ADMIN)"))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _entered = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
+        let (end, ended) = oneshot::channel();
+        let thread = thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            let listener = BoundedListener { listener, slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
+            runtime.block_on(async move {
+                tokio::select! {
+                    _ = ended => {}
+                    _ = axum::serve(listener, router(state)) => {}
+                }
+            });
+        })?;
+        Ok(AdminServer { address, end: Some(end), thread: Some(thread) })
+    }
+
+    /// Where it listens; with the port that the kernel chose, if it was asked for port 0.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        // Errors: it has ended already.
+        let _ = self.end.take().map(|end| end.send(()));
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn router(state: AdminState) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics_page))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .layer(axum::middleware::map_response(close_after))
+        .with_state(Arc::new(state))
+}
+
+async fn metrics_page(State(state): State<Arc<AdminState>>) -> Response {
+    ([(CONTENT_TYPE, METRICS_TYPE)], state.metrics_text()).into_response()
+}
+
+async fn healthz(State(state): State<Arc<AdminState>>) -> Response {
+    let stuck: Vec<String> = state.health.stuck().iter().map(ToString::to_string).collect();
+    verdict("alive", &stuck)
+}
+
+async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
+    verdict("ready", &state.health.missing())
+}
+
+/// 200 and the good word, or 503 and what is wrong, one a line.
+fn verdict(good: &str, wrong: &[String]) -> Response {
+    match wrong {
+        [] => (StatusCode::OK, format!("{good}\n")).into_response(),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, wrong.join("\n") + "\n").into_response(),
+    }
+}
+
+/// One request a connection: an idle one would hold a slot.
+async fn close_after(mut response: Response) -> Response {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Accepts while there are slots, and gives each connection a limited life.
+struct BoundedListener {
+    listener: tokio::net::TcpListener,
+    slots: Arc<Semaphore>,
+}
+
+impl axum::serve::Listener for BoundedListener {
+    type Io = BoundedConnection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (BoundedConnection, SocketAddr) {
+        loop {
+            // The semaphore is never closed; an error could only mean that.
+            let Ok(slot) = self.slots.clone().acquire_owned().await else { continue };
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    let end = Box::pin(sleep(CONNECTION_TIME));
+                    return (BoundedConnection { stream, end, _slot: slot }, peer);
+                }
+                // Out of descriptors, most likely: let go of the processor until some are free.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept an admin connection");
+                    sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that fails when its time is up.
+struct BoundedConnection {
+    stream: tokio::net::TcpStream,
+    end: Pin<Box<Sleep>>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl BoundedConnection {
+    fn check_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.end.as_mut().poll(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for BoundedConnection {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check_time(context)?;
+        pin!(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for BoundedConnection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check_time(context)?;
+        pin!(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_time(context)?;
+        pin!(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_time(context)?;
+        pin!(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Asks an admin server on this host for a page, for the `healthcheck` subcommand: status and body.
+///
+/// # Errors
+/// When nothing answers in time, or what answers is no HTTP.
+pub(crate) fn ask(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
+    const TIME_LIMIT: Duration = Duration::from_secs(3);
+    const MAX_ANSWER_BYTES: u64 = 64 * 1024;
+
+    let address = SocketAddr::new(reachable(address.ip()), address.port());
+    let mut stream = TcpStream::connect_timeout(&address, TIME_LIMIT).with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_read_timeout(Some(TIME_LIMIT))?;
+    stream.set_write_timeout(Some(TIME_LIMIT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).with_context(|| format!("no answer from {address}"))?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("the answer is no HTTP")?;
+    Ok((status, body.to_owned()))
+}
+
+/// Who listens on all interfaces is reached through the loopback one.
+fn reachable(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    }
+}

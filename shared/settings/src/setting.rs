@@ -1,0 +1,97 @@
+//! What a setting's value can be, and the plain types among them.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use sekiwake_record::Name;
+
+/// A type that a variable's text can be parsed into.
+pub trait Setting: Sized {
+    /// What it takes, to follow "expected": `a duration such as 2ms, 10s or 1m`.
+    fn takes() -> &'static str;
+
+    /// Parses text that is trimmed and not empty. The error says what is wrong with it, in a few words, or is empty when
+    /// [`Setting::takes`] says everything.
+    fn parse(text: &str) -> Result<Self, String>;
+}
+
+/// Whole numbers are digits and nothing else: no sign, no white space, no separators.
+macro_rules! whole_number {
+    ($($number:ty, $takes:literal;)*) => { $(
+        impl Setting for $number {
+            fn takes() -> &'static str {
+                $takes
+            }
+
+            fn parse(text: &str) -> Result<$number, String> {
+                digits(text)?.parse().map_err(|_| "too large".to_owned())
+            }
+        }
+    )* };
+}
+
+whole_number! {
+    u16, "a whole number up to 65535";
+    u32, "a whole number up to 4294967295";
+    u64, "a whole number";
+    usize, "a whole number";
+}
+
+impl Setting for bool {
+    fn takes() -> &'static str {
+        "true or false"
+    }
+
+    fn parse(text: &str) -> Result<bool, String> {
+        text.parse().map_err(|_| String::new())
+    }
+}
+
+impl Setting for String {
+    fn takes() -> &'static str {
+        "text"
+    }
+
+    fn parse(text: &str) -> Result<String, String> {
+        Ok(text.to_owned())
+    }
+}
+
+impl Setting for PathBuf {
+    fn takes() -> &'static str {
+        "a path"
+    }
+
+    fn parse(text: &str) -> Result<PathBuf, String> {
+        Ok(PathBuf::from(text))
+    }
+}
+
+/// `192.0.2.1:9600`, `[2001:db8::1]:9600`, and `:9600` for port 9600 on all IPv4 interfaces. Port 0 lets the kernel choose.
+impl Setting for SocketAddr {
+    fn takes() -> &'static str {
+        "an address with a port such as 127.0.0.1:9600, [::1]:9600 or :9600"
+    }
+
+    fn parse(text: &str) -> Result<SocketAddr, String> {
+        match text.strip_prefix(':') {
+            Some(port) => Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, u16::parse(port)?))),
+            None => text.parse().map_err(|_| String::new()),
+        }
+    }
+}
+
+impl Setting for Name {
+    fn takes() -> &'static str {
+        "a name of 1 to 63 letters, digits, dots, underscores and hyphens"
+    }
+
+    fn parse(text: &str) -> Result<Name, String> {
+        Name::new(text).map_err(|_| String::new())
+    }
+}
+
+/// The text, if it is made of digits only. `str::parse` takes a leading plus sign, we do not.
+pub(crate) fn digits(text: &str) -> Result<&str, String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) { Ok(text) } else { Err(String::new()) }
+}

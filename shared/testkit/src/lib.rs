@@ -1,0 +1,6 @@
+//! What only tests use: namespaces, sinks, packets, processes.
+
+pub mod netns;
+pub mod process;
+pub mod sink;
+pub mod wait;

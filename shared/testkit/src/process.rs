@@ -1,0 +1,261 @@
+//! Programs under test, with what they print, what they cost, and no orphans.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait::wait_for_some;
+
+/// Lines kept of each stream; older ones go.
+const KEPT_LINES: usize = 100_000;
+
+/// A running program. It is killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+impl Process {
+    /// Starts `command` with both output streams captured and no input.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(mut command: Command) -> anyhow::Result<Process> {
+        let name = format!("{command:?}");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {name}"))?;
+        let stdout = Lines::of(child.stdout.take().context("no standard output")?);
+        let stderr = Lines::of(child.stderr.take().context("no standard error")?);
+        Ok(Process { name, child, stdout, stderr })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The last 100,000 lines of its standard output.
+    #[must_use]
+    pub fn stdout(&self) -> Vec<String> {
+        self.stdout.all()
+    }
+
+    /// The last 100,000 lines of its standard error.
+    #[must_use]
+    pub fn stderr(&self) -> Vec<String> {
+        self.stderr.all()
+    }
+
+    /// The first line on standard error, or else on standard output, that `wanted` likes, as soon as there is one.
+    ///
+    /// # Errors
+    /// When `timeout` passes first; with everything that was printed on standard error.
+    pub fn wait_for_line(&self, timeout: Duration, wanted: impl Fn(&str) -> bool) -> anyhow::Result<String> {
+        let what = format!("a certain line of {}", self.name);
+        wait_for_some(&what, timeout, || self.stderr.find(&wanted).or_else(|| self.stdout.find(&wanted)))
+            .with_context(|| self.said())
+    }
+
+    /// Sends SIGTERM.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).with_context(|| format!("cannot send {signal:?} to {}", self.name))
+    }
+
+    /// True until it has ended.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn is_running(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Waits for its end, and until everything that it printed has been read.
+    ///
+    /// # Errors
+    /// When it still runs after `timeout`; with everything that was printed on standard error.
+    pub fn wait(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
+        let what = format!("the end of {}", self.name);
+        let status = wait_for_some(&what, timeout, || self.child.try_wait().ok().flatten())
+            .with_context(|| format!("standard error:\n{}", self.stderr.all().join("\n")))?;
+        for lines in [&mut self.stdout, &mut self.stderr] {
+            lines.join(timeout);
+        }
+        Ok(status)
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    ///
+    /// # Errors
+    /// As [`Process::wait`].
+    pub fn stop(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
+        if self.is_running()? {
+            self.terminate()?;
+        }
+        self.wait(timeout)
+    }
+
+    /// User and system time of all its threads so far, to 10 ms. For a process that has not been waited for.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn cpu_time(&self) -> anyhow::Result<Duration> {
+        let path = format!("/proc/{}/stat", self.pid());
+        let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let ticks = cpu_ticks(&stat).with_context(|| format!("cannot understand {path}: {stat}"))?;
+        Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    }
+
+    /// Its resident memory, in bytes.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let path = format!("/proc/{}/statm", self.pid());
+        let statm = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+        let pages = pages.with_context(|| format!("cannot understand {path}: {statm}"))?;
+        Ok(pages * rustix::param::page_size() as u64)
+    }
+
+    fn said(&self) -> String {
+        format!("{} said:\n{}", self.name, self.stderr.all().join("\n"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// utime and stime (proc(5): fields 14 and 15) of a stat line; the name in field 2 may hold spaces and parentheses.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    let mut times = after_name.split(' ').skip(11);
+    Some(times.next()?.parse::<u64>().ok()? + times.next()?.parse::<u64>().ok()?)
+}
+
+/// The lines of one stream, read by a thread.
+#[derive(Debug)]
+struct Lines {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    reader: Option<thread::JoinHandle<()>>,
+}
+
+impl Lines {
+    fn of(stream: impl Read + Send + 'static) -> Lines {
+        let lines = Arc::new(Mutex::new(VecDeque::new()));
+        let shared = Arc::clone(&lines);
+        let reader = thread::spawn(move || {
+            let mut stream = BufReader::new(stream);
+            let mut line = Vec::new();
+            while matches!(stream.read_until(b'\n', &mut line), Ok(1..)) {
+                let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line)).into_owned();
+                line.clear();
+                let mut kept = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                if kept.len() == KEPT_LINES {
+                    kept.pop_front();
+                }
+                kept.push_back(text);
+            }
+        });
+        Lines { lines, reader: Some(reader) }
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    fn find(&self, wanted: &impl Fn(&str) -> bool) -> Option<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|line| wanted(line)).cloned()
+    }
+
+    /// Waits until the stream is at its end; a grandchild may keep it open for ever.
+    fn join(&mut self, timeout: Duration) {
+        let Some(reader) = self.reader.take() else { return };
+        if wait_for_some("the end of the output", timeout, || reader.is_finished().then_some(())).is_ok() {
+            let _ = reader.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn shell(script: &str) -> Process {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Process::spawn(command).unwrap()
+    }
+
+    #[test]
+    fn lines_and_the_exit_status_are_kept() {
+        let mut process = shell("echo out; echo err >&2; exit 3");
+        assert_eq!(process.wait(LONG).unwrap().code(), Some(3));
+        assert_eq!((process.stdout(), process.stderr()), (vec!["out".to_owned()], vec!["err".to_owned()]));
+    }
+
+    #[test]
+    fn a_line_is_waited_for_and_its_absence_is_an_error() {
+        let process = shell("echo ready >&2; exec sleep 60");
+        assert_eq!(process.wait_for_line(LONG, |line| line.starts_with("rea")).unwrap(), "ready");
+        assert!(process.wait_for_line(Duration::from_millis(20), |line| line == "never").is_err());
+    }
+
+    #[test]
+    fn sigterm_stops_and_drop_kills() {
+        let mut process = shell("exec sleep 60");
+        assert!(!process.stop(LONG).unwrap().success());
+        let process = shell("exec sleep 60");
+        let path = format!("/proc/{}", process.pid());
+        assert!(fs::exists(&path).unwrap());
+        drop(process);
+        assert!(!fs::exists(&path).unwrap());
+    }
+
+    #[test]
+    fn cost_is_read_from_proc() {
+        let process = shell("while :; do :; done");
+        wait_for_some("100 ms of work", LONG, || {
+            (process.cpu_time().unwrap() > Duration::from_millis(100)).then_some(())
+        })
+        .unwrap();
+        assert!(process.resident_bytes().unwrap() > 100_000);
+        assert_eq!(cpu_ticks("12 (a ) b) R 1 1 1 0 -1 4 5 0 0 0 40 2 0 0 20 0 1 0 3"), Some(42));
+    }
+}

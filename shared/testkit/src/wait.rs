@@ -1,0 +1,48 @@
+//! Waiting for conditions instead of sleeping.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How often a condition is looked at.
+const INTERVAL: Duration = Duration::from_millis(2);
+
+/// A condition that did not come true in time.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} did not happen within {timeout:?}")]
+pub struct TimedOut {
+    /// What was waited for.
+    pub what: String,
+    /// How long.
+    pub timeout: Duration,
+}
+
+/// Looks at `condition` every two milliseconds until it holds. `what` completes the sentence "… did not happen".
+///
+/// # Errors
+/// [`TimedOut`] when `timeout` passes first.
+pub fn wait_for(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) -> Result<(), TimedOut> {
+    wait_for_some(what, timeout, || condition().then_some(()))
+}
+
+/// The same for a condition that yields a value once it holds.
+///
+/// # Errors
+/// [`TimedOut`] when `timeout` passes first.
+pub fn wait_for_some<T>(
+    what: &str,
+    timeout: Duration,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Result<T, TimedOut> {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return Ok(value);
+        }
+        if started.elapsed() >= timeout {
+            return Err(TimedOut { what: what.to_owned(), timeout });
+        }
+        thread::sleep(INTERVAL);
+    }
+}
