@@ -151,7 +151,8 @@ impl Seen {
 impl Target {
     /// What most of its datagrams look like.
     fn format(&self) -> Format {
-        let most = self.formats.iter().enumerate().skip(1).max_by_key(|(_, count)| **count).filter(|(_, count)| **count > 0);
+        let most =
+            self.formats.iter().enumerate().skip(1).max_by_key(|(_, count)| **count).filter(|(_, count)| **count > 0);
         most.map_or(Format::Unknown, |(code, _)| Format::from_code(code as u64))
     }
 }

@@ -2,19 +2,20 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, Write},
+    fs::File,
+    io::{self, BufReader, Write},
     net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
-use pcap::{Capture, Offline, Precision};
 use sekiwake_record::{Format, Kind};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
     decode::{Datagram, Decoder, DecoderSettings, LinkType, Packet},
+    packet_file::{FilePacket, PacketFile, PacketFileError},
     ports::Ports,
 };
 
@@ -29,36 +30,32 @@ pub struct Explain {
     pub decoder: DecoderSettings,
 }
 
-/// Why a savefile could not be explained to its end.
+/// Why nothing of a savefile could be explained, or its output not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
-    /// It does not exist, or is no savefile.
-    #[error("cannot open savefile {}", path.display())]
+    /// It does not exist, or may not be read.
+    #[error("cannot open {}", path.display())]
     Open {
         /// The savefile.
         path: PathBuf,
-        /// libpcap's word.
-        source: pcap::Error,
+        /// The system's word.
+        source: io::Error,
     },
-    /// Its packets begin with a header that is not decoded.
-    #[error("link type {number} ({name}) of savefile {} is not supported", path.display())]
+    /// It is no savefile, or damaged before its first packet.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// The savefile.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: PacketFileError,
+    },
+    /// Its packets begin with headers that are not decoded.
+    #[error("link type {} of {} is not supported", list(numbers), path.display())]
     LinkType {
         /// The savefile.
         path: PathBuf,
-        /// The `LINKTYPE_` number.
-        number: i32,
-        /// libpcap's name for it, or `unknown`.
-        name: String,
-    },
-    /// It is damaged. What came before the damage was explained.
-    #[error("savefile {} is damaged after packet {packets}", path.display())]
-    Damaged {
-        /// The savefile.
-        path: PathBuf,
-        /// How many packets were read.
-        packets: u64,
-        /// libpcap's word.
-        source: pcap::Error,
+        /// The `LINKTYPE_` numbers in it.
+        numbers: Vec<u16>,
     },
     /// The output cannot be written.
     #[error("cannot write the output")]
@@ -76,27 +73,20 @@ struct Line<'a> {
     destination_port: u16,
     payload_length: usize,
     payload_sha256: &'a str,
-    captured_at: Timestamp,
+    captured_at: String,
     vlans: &'a [u16],
     reassembled: bool,
-}
-
-/// A savefile ends where the writer of it stopped, which may be in the middle of a packet.
-enum End {
-    Proper,
-    CutShort,
 }
 
 impl Explain {
     /// Prints the datagrams of the savefile at `path` to `out`, and to `log` a summary: a line per reason for what would not
     /// be published, with the number of packets or datagrams.
     ///
-    /// A savefile whose last record is cut, as when its writer was killed, is explained as far as it goes, with a warning. An
-    /// `out` that nobody reads any more (a closed pipe) ends it early and well.
+    /// A savefile that is damaged or cut (its writer was killed) is explained up to there, with a warning. An `out` that nobody
+    /// reads any more (a closed pipe) ends it early and well.
     ///
     /// # Errors
-    /// When the file cannot be opened, has a link type that is not decoded, is damaged (what came before is printed), or when
-    /// the output cannot be written.
+    /// When no packet of the file can be read or is of a link type that is decoded, or when the output cannot be written.
     pub fn run(&self, path: &Path, out: &mut impl Write, log: &mut impl Write) -> Result<(), ExplainError> {
         match self.explain(path, out, log) {
             Err(ExplainError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -105,74 +95,55 @@ impl Explain {
     }
 
     fn explain(&self, path: &Path, out: &mut impl Write, log: &mut impl Write) -> Result<(), ExplainError> {
-        let mut savefile = Capture::from_file_with_precision(path, Precision::Nano)
-            .map_err(|source| ExplainError::Open { path: path.to_owned(), source })?;
-        let number = savefile.get_datalink();
-        let link = LinkType::from_number(number.0).ok_or_else(|| ExplainError::LinkType {
-            path: path.to_owned(),
-            number: number.0,
-            name: number.get_name().unwrap_or_else(|_| "unknown".to_owned()),
-        })?;
+        let unreadable = |source| ExplainError::Unreadable { path: path.to_owned(), source };
+        let file = File::open(path).map_err(|source| ExplainError::Open { path: path.to_owned(), source })?;
+        let mut savefile = PacketFile::new(BufReader::with_capacity(1 << 16, file)).map_err(unreadable)?;
         let mut decoder = Decoder::new(self.decoder);
-        let mut unclaimed = 0;
-        let end = self.datagrams(&mut savefile, link, &mut decoder, &mut unclaimed, out);
-        out.flush()?;
-        decoder.finish();
-        summarize(&decoder, unclaimed, log)?;
-        match end {
-            Ok(End::Proper) => Ok(()),
-            Ok(End::CutShort) => {
-                let packets = decoder.counters().packets;
-                writeln!(log, "warning: the savefile ends in the middle of a record, after packet {packets}")?;
-                Ok(())
-            }
-            Err(Stop::Output(error)) => Err(ExplainError::Output(error)),
-            Err(Stop::Damaged(source)) => {
-                let packets = decoder.counters().packets;
-                Err(ExplainError::Damaged { path: path.to_owned(), packets, source })
-            }
-        }
-    }
-
-    fn datagrams(
-        &self,
-        savefile: &mut Capture<Offline>,
-        link: LinkType,
-        decoder: &mut Decoder,
-        unclaimed: &mut u64,
-        out: &mut impl Write,
-    ) -> Result<End, Stop> {
-        loop {
+        let mut skipped = Skipped::default();
+        let damage = loop {
             let packet = match savefile.next_packet() {
-                Ok(packet) => packet,
-                Err(pcap::Error::NoMorePackets) => return Ok(End::Proper),
-                Err(error) if is_cut_short(&error) => return Ok(End::CutShort),
-                Err(error) => return Err(Stop::Damaged(error)),
+                Ok(Some(packet)) => packet,
+                Ok(None) => break None,
+                Err(error) => break Some(error),
             };
-            let packet = Packet {
-                captured_at_ns: nanoseconds(packet.header.ts),
-                link,
-                data: packet.data,
-                original_length: packet.header.len,
+            let Some(link) = LinkType::from_number(i32::from(packet.link_number)) else {
+                skipped.unsupported_link_type += 1;
+                continue;
             };
+            let FilePacket { captured_at_ns, data, original_length, .. } = packet;
             let mut written = Ok(());
-            decoder.decode(&packet, &mut |datagram| {
+            decoder.decode(&Packet { captured_at_ns, link, data, original_length }, &mut |datagram| {
                 let kind = self.ports.kind_of(datagram.destination_port);
                 if kind.is_some() || self.all {
                     written = write_line(out, kind, datagram);
                 } else {
-                    *unclaimed += 1;
+                    skipped.unclaimed_port += 1;
                 }
             });
-            written.map_err(Stop::Output)?;
+            written?;
+        };
+        out.flush()?;
+        decoder.finish();
+
+        let packets = decoder.counters().packets;
+        let numbers = savefile.link_numbers();
+        if packets == 0 && !numbers.is_empty() && numbers.iter().all(|&number| !is_supported(number)) {
+            return Err(ExplainError::LinkType { path: path.to_owned(), numbers: numbers.to_vec() });
         }
+        match damage {
+            Some(error) if packets == 0 => return Err(unreadable(error)),
+            Some(error) => writeln!(log, "warning: {} after packet {packets}: {error}", path.display())?,
+            None => {}
+        }
+        Ok(summarize(&decoder, &skipped, log)?)
     }
 }
 
-/// Why reading ended before the end.
-enum Stop {
-    Output(io::Error),
-    Damaged(pcap::Error),
+/// What was not printed though it was whole, or not even decoded.
+#[derive(Default)]
+struct Skipped {
+    unclaimed_port: u64,
+    unsupported_link_type: u64,
 }
 
 fn write_line(out: &mut impl Write, kind: Option<Kind>, datagram: &Datagram<'_>) -> io::Result<()> {
@@ -197,34 +168,31 @@ fn format_of(kind: Option<Kind>, payload: &[u8]) -> Format {
     sekiwake_identify::identify(kind, payload)
 }
 
-fn summarize(decoder: &Decoder, unclaimed: u64, log: &mut impl Write) -> io::Result<()> {
+fn summarize(decoder: &Decoder, skipped: &Skipped, log: &mut impl Write) -> io::Result<()> {
     let counters = decoder.counters();
-    writeln!(log, "{} packets, {} datagrams", counters.packets, counters.datagrams)?;
-    if unclaimed > 0 {
-        writeln!(log, "unclaimed_port: {unclaimed}")?;
-    }
-    for (reason, packets) in counters.dropped.iter().filter(|&(_, packets)| packets > 0) {
-        writeln!(log, "{reason}: {packets}")?;
+    let packets = counters.packets + skipped.unsupported_link_type;
+    writeln!(log, "{packets} packets, {} datagrams", counters.datagrams)?;
+    let beside = [("unclaimed_port", skipped.unclaimed_port), ("unsupported_link_type", skipped.unsupported_link_type)];
+    let dropped = counters.dropped.iter().map(|(reason, packets)| (reason.as_str(), packets));
+    for (reason, count) in beside.into_iter().chain(dropped).filter(|&(_, count)| count > 0) {
+        writeln!(log, "{reason}: {count}")?;
     }
     Ok(())
 }
 
-/// libpcap has no error codes for savefiles, only words.
-fn is_cut_short(error: &pcap::Error) -> bool {
-    matches!(error, pcap::Error::PcapError(message) if message.starts_with("truncated"))
+fn is_supported(link_number: u16) -> bool {
+    LinkType::from_number(i32::from(link_number)).is_some()
 }
 
-/// A savefile opened with nanosecond precision has nanoseconds where the type says microseconds. A damaged one may have any
-/// number there.
-fn nanoseconds(time: libc::timeval) -> u64 {
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanoseconds = u64::try_from(time.tv_usec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+fn list(numbers: &[u16]) -> String {
+    numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn timestamp(nanoseconds: u64) -> Timestamp {
+/// RFC 3339 with nine digits, UTC.
+fn timestamp(nanoseconds: u64) -> String {
     // 64 bits of nanoseconds end in the year 2554, jiff's timestamps in 9999.
-    Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX)
+    let timestamp = Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX);
+    format!("{timestamp:.9}")
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -103,8 +103,8 @@ pub(crate) fn open_bare(interface: &str, settings: &InterfaceSettings) -> Result
         capture.direction(Direction::In).map_err(failed)?;
     }
     let number = capture.get_datalink().0;
-    let link = LinkType::from_number(number)
-        .ok_or_else(|| OpenError::LinkType { interface: interface.to_owned(), number })?;
+    let link =
+        LinkType::from_number(number).ok_or_else(|| OpenError::LinkType { interface: interface.to_owned(), number })?;
     Ok(Opened { capture, link, mtu: mtu_of(interface) })
 }
 
@@ -138,7 +138,7 @@ fn read_number(interface: &str, attribute: &str) -> Option<u32> {
 }
 
 /// The interface of the default route, IPv4 before IPv6; of several the one with the lowest metric.
-pub fn default_route_interface() -> Option<String> {
+pub(crate) fn default_route_interface() -> Option<String> {
     default_route_v4(&fs::read_to_string("/proc/net/route").unwrap_or_default())
         .or_else(|| default_route_v6(&fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default()))
 }

@@ -13,6 +13,7 @@ mod interface;
 mod live;
 mod metrics;
 pub mod own;
+pub mod packet_file;
 pub mod pipeline;
 pub mod ports;
 mod savefile;
@@ -53,7 +54,10 @@ impl Role for CaptureService {
         match &settings.source {
             Source::Interfaces(names) => {
                 lines.push(("SEKIWAKE_CAPTURE_INTERFACES".to_owned(), names.join(",")));
-                lines.push(("ring".to_owned(), format!("holds {ring_time:.1} s of an interface's packets at the least")));
+                lines.push((
+                    "ring".to_owned(),
+                    format!("holds {ring_time:.1} s of an interface's packets at the least"),
+                ));
             }
             Source::File(path) => lines.push(("SEKIWAKE_CAPTURE_FILE".to_owned(), path.display().to_string())),
         }
@@ -104,7 +108,12 @@ pub fn start(bus: &Bus, settings: CaptureSettings, scope: &Scope) -> anyhow::Res
     scope.spawn("publisher", move |worker| {
         let outcome = publisher.run(worker)?;
         // A wire goes on without us; a file was to be published completely.
-        ensure!(!is_file || outcome.unpublished == 0, "{} of {} datagrams did not get onto the bus", outcome.unpublished, outcome.offered);
+        ensure!(
+            !is_file || outcome.unpublished == 0,
+            "{} of {} datagrams did not get onto the bus",
+            outcome.unpublished,
+            outcome.offered
+        );
         Ok(())
     })?;
     Ok(())

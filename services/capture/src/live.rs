@@ -1,7 +1,10 @@
 //! Capturing an interface: open it, read it until it fails or the service stops, open it again.
 
 use std::{
-    sync::{Arc, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -196,7 +199,11 @@ impl Reader {
             let dropped = meter.follow_kernel(statistics);
             if dropped > 0 {
                 let interface = &self.shared.interface;
-                warn!(interface, packets = dropped, "the kernel dropped packets: this process did not read fast enough");
+                warn!(
+                    interface,
+                    packets = dropped,
+                    "the kernel dropped packets: this process did not read fast enough"
+                );
             }
         }
         let oversize = pipeline.counters().dropped.get(DropReason::Offload);
@@ -225,7 +232,9 @@ impl Reader {
         let looker = std::thread::Builder::new().name("look-around".into()).spawn(move || {
             match discover::observe(&interface, LOOK, &ports, || false) {
                 Ok(seen) => seen.log(&interface),
-                Err(error) => warn!(interface, error = %format!("{error:#}"), "nothing claimed, and cannot look around"),
+                Err(error) => {
+                    warn!(interface, error = %format!("{error:#}"), "nothing claimed, and cannot look around")
+                }
             }
         });
         if let Err(error) = looker {

@@ -2,8 +2,10 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use anyhow::Context;
 use sekiwake_bus::Publishing;
 use sekiwake_record::Name;
+use sekiwake_runtime::host_name;
 use sekiwake_settings::{ByteSize, List, Ports as PortList, Reader};
 
 use crate::{
@@ -56,8 +58,7 @@ impl CaptureSettings {
             source: source(reader, file, interfaces),
             interface: InterfaceSettings {
                 ring_bytes: reader.within("SEKIWAKE_CAPTURE_RING", ByteSize(1 << 20)..=ByteSize(2047 << 20)).0 as usize,
-                retire: reader
-                    .within("SEKIWAKE_CAPTURE_RETIRE", Duration::from_millis(1)..=Duration::from_secs(1)),
+                retire: reader.within("SEKIWAKE_CAPTURE_RETIRE", Duration::from_millis(1)..=Duration::from_secs(1)),
                 threads: reader.within("SEKIWAKE_CAPTURE_THREADS", 1..=16),
                 tunnels: reader.value("SEKIWAKE_CAPTURE_TUNNELS"),
                 filter: reader.optional("SEKIWAKE_CAPTURE_FILTER"),
@@ -82,7 +83,8 @@ fn source(reader: &mut Reader, file: Option<PathBuf>, interfaces: Option<List<St
         }
         (Some(file), None) => Source::File(file),
         (None, Some(List(names))) => {
-            let fits = |name: &String| name.len() <= MAX_INTERFACE_NAME && !name.contains('/') && !name.starts_with('.');
+            let fits =
+                |name: &String| name.len() <= MAX_INTERFACE_NAME && !name.contains('/') && !name.starts_with('.');
             if let Some(wrong) = names.iter().find(|name| !fits(name)) {
                 reader.mistake("SEKIWAKE_CAPTURE_INTERFACES", wrong, "names of interfaces, such as eth1,eth2");
             }
@@ -102,6 +104,18 @@ fn source(reader: &mut Reader, file: Option<PathBuf>, interfaces: Option<List<St
             }
         },
     }
+}
+
+/// These interfaces, or where there are none the one of the default route.
+///
+/// # Errors
+/// There is no default route.
+pub fn interfaces_or_default(interfaces: Vec<String>) -> anyhow::Result<Vec<String>> {
+    if !interfaces.is_empty() {
+        return Ok(interfaces);
+    }
+    let default = default_route_interface().context("there is no default route: name an interface")?;
+    Ok(vec![default])
 }
 
 /// The ports of the three kinds. Also for the subcommands, which read nothing else.
@@ -124,20 +138,11 @@ pub fn ports(reader: &mut Reader) -> Ports {
 /// The stream's name: as set, or the host's, with what a name may not hold made into hyphens.
 fn publisher(reader: &mut Reader) -> Name {
     if let Some(text) = reader.optional::<String>("SEKIWAKE_PUBLISHER") {
-        return Name::new(&text).unwrap_or_else(|error| {
-            reader.mistake("SEKIWAKE_PUBLISHER", &text, &error.to_string().replace("expected ", ""));
-            fallback_name()
+        return Name::new(&text).unwrap_or_else(|_| {
+            let takes = "1 to 63 letters, digits, dots, hyphens or underscores";
+            reader.mistake("SEKIWAKE_PUBLISHER", &text, takes);
+            host_name()
         });
     }
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let cleaned: String = host
-        .chars()
-        .map(|letter| if letter.is_ascii_alphanumeric() || "._-".contains(letter) { letter } else { '-' })
-        .take(63)
-        .collect();
-    Name::new(&cleaned).unwrap_or_else(|_| fallback_name())
-}
-
-fn fallback_name() -> Name {
-    Name::new("sekiwake").expect("the fallback is a name")
+    host_name()
 }

@@ -60,10 +60,8 @@ pub fn start(
     for endpoint in settings.publish.0.iter().chain(&settings.subscribe.0).filter(|endpoint| !endpoint.is_local()) {
         warn!(%endpoint, "the bus is open beyond this host without encryption: whoever reaches it can read and write it");
     }
-    let settings = RelaySettings {
-        publish: all(&settings.publish.0, publish),
-        subscribe: all(&settings.subscribe.0, subscribe),
-    };
+    let settings =
+        RelaySettings { publish: all(&settings.publish.0, publish), subscribe: all(&settings.subscribe.0, subscribe) };
     let relay = Relay::bind(bus, &settings, scope.metrics())?;
     scope.readiness("bus").set(true);
     scope.spawn("relay", move |worker| Ok(relay.run(worker)?))?;

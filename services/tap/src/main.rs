@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! `sekiwake-tap`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sekiwake_runtime::run_tool::<sekiwake_tap::Tap>()
+}

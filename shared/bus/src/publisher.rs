@@ -285,7 +285,9 @@ impl Publisher {
                 self.recycle(numbered.batch.body);
             } else if self.waiting.is_empty() && self.send(&numbered)? {
                 self.recycle(numbered.batch.body);
-            } else if self.waiting_bytes + numbered.batch.body.len() <= self.hold_bytes || self.overflow == Overflow::Wait {
+            } else if self.waiting_bytes + numbered.batch.body.len() <= self.hold_bytes
+                || self.overflow == Overflow::Wait
+            {
                 self.waiting_bytes += numbered.batch.body.len();
                 self.waiting_records += count;
                 self.waiting.push_back(numbered);
@@ -454,7 +456,6 @@ impl Subscriptions {
         self.wanted.get(topic.index()).copied().unwrap_or(false)
     }
 }
-
 
 fn failed(source: zmq::Error) -> BusError {
     BusError::Io { role: "publisher", source }

@@ -10,7 +10,11 @@ use sekiwake_record::{Header, Topic};
 use sekiwake_runtime::{Metrics, Worker};
 use tracing::{debug, info, warn};
 
-use crate::{BusError, metrics::RelayMetrics, socket::{Bus, SUBSCRIBER_MESSAGES, milliseconds, nodrop}};
+use crate::{
+    BusError,
+    metrics::RelayMetrics,
+    socket::{Bus, SUBSCRIBER_MESSAGES, milliseconds, nodrop},
+};
 
 /// How long a new relay holds what publishers send, so that subscribers that knew its predecessor have time to come back.
 /// They try every 100 to 200 ms. What waits, waits in the publishers.
@@ -214,7 +218,10 @@ impl Relay {
         let now = Instant::now();
         if self.last_full.is_none_or(|last| now - last > Duration::from_secs(10)) {
             self.last_full = Some(now);
-            warn!(total = self.metrics.queue_full.get(), "a subscriber does not keep up: its queue is full, it misses records");
+            warn!(
+                total = self.metrics.queue_full.get(),
+                "a subscriber does not keep up: its queue is full, it misses records"
+            );
         }
     }
 }

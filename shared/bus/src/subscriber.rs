@@ -9,7 +9,11 @@ use sekiwake_record::{Announcement, Batch, DecodeError, Header, Topic};
 use sekiwake_runtime::{Latch, Metrics};
 use tracing::{debug, warn};
 
-use crate::{BusError, Tracker, metrics::SubscriberMetrics, socket::{Bus, Connections}};
+use crate::{
+    BusError, Tracker,
+    metrics::SubscriberMetrics,
+    socket::{Bus, Connections},
+};
 
 /// How often the state of the connection is looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
@@ -46,7 +50,7 @@ pub struct Subscriber {
     tracker: Tracker,
     metrics: SubscriberMetrics,
     connections: Connections,
-    connected: Latch,
+    connected: Option<Latch>,
     /// Connections within the process are not seen by the watch, and stand as long as the process does.
     in_process: bool,
     watched: Option<Instant>,
@@ -64,9 +68,9 @@ impl Subscriber {
         endpoints: &[String],
         prefixes: &[String],
         metrics: &Metrics,
-        connected: Latch,
+        connected: impl Into<Option<Latch>>,
     ) -> Result<Subscriber, BusError> {
-        let mut socket = bus.subscriber()?;
+        let socket = bus.subscriber()?;
         let connections = bus.watch(&socket)?;
         let subscribe = |prefix: &[u8]| {
             socket.set_subscribe(prefix).map_err(|source| BusError::Socket { role: "subscriber", source })
@@ -84,7 +88,7 @@ impl Subscriber {
             tracker: Tracker::default(),
             metrics: SubscriberMetrics::new(metrics),
             connections,
-            connected,
+            connected: connected.into(),
             in_process: endpoints.iter().any(|endpoint| endpoint.starts_with("inproc:")),
             watched: None,
             forgotten: 0,
@@ -202,7 +206,9 @@ impl Subscriber {
         }
         self.watched = Some(now);
         let connected = self.in_process || self.connections.count() > 0;
-        self.connected.set(connected);
+        if let Some(latch) = &self.connected {
+            latch.set(connected);
+        }
         self.metrics.connected.set(i64::from(connected));
         self.metrics.streams.set(self.tracker.streams() as i64);
         self.metrics.forgotten.inc_by(self.tracker.forgotten() - self.forgotten);

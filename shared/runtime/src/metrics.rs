@@ -51,7 +51,7 @@ macro_rules! family {
         /// This is one child, with these labels and values.
         pub fn $child(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> $metric {
             let family = self.$family(name, help, &label_names(labels));
-            family.get_metric_with(&labels.iter().copied().collect()).unwrap_or_else(|error| panic!("metric {name}: {error}"))
+            family.get_metric_with(&label_map(labels)).unwrap_or_else(|error| panic!("metric {name}: {error}"))
         }
     };
 }
@@ -92,7 +92,7 @@ impl Metrics {
     /// A histogram with these upper bounds (`+Inf` is added). This is one child, with these labels and values.
     pub fn histogram(&self, name: &str, help: &str, buckets: &[f64], labels: &[(&str, &str)]) -> Histogram {
         let family = self.histogram_vec(name, help, buckets, &label_names(labels));
-        family.get_metric_with(&labels.iter().copied().collect()).unwrap_or_else(|error| panic!("metric {name}: {error}"))
+        family.get_metric_with(&label_map(labels)).unwrap_or_else(|error| panic!("metric {name}: {error}"))
     }
 
     /// Adds a collector of one's own: for values that are looked up when somebody asks.
@@ -173,4 +173,8 @@ pub(crate) fn encode(gathered: impl IntoIterator<Item = Vec<MetricFamily>>) -> S
 
 fn label_names<'a>(labels: &[(&'a str, &str)]) -> Vec<&'a str> {
     labels.iter().map(|(name, _)| *name).collect()
+}
+
+fn label_map<'a>(labels: &[(&'a str, &'a str)]) -> HashMap<&'a str, &'a str> {
+    labels.iter().copied().collect()
 }

@@ -231,12 +231,7 @@ impl Decoder {
     }
 
     /// Reads one header that is neither the link layer's nor IP's.
-    fn between<'a>(
-        &self,
-        layers: &mut Layers,
-        ether_type: u16,
-        packet: &'a [u8],
-    ) -> Result<Network<'a>, DropReason> {
+    fn between<'a>(&self, layers: &mut Layers, ether_type: u16, packet: &'a [u8]) -> Result<Network<'a>, DropReason> {
         match ether_type {
             ether_type::VLAN | ether_type::SERVICE_VLAN | ether_type::OLD_SERVICE_VLAN => {
                 let (Some(tag), Some(inner_type), Some(inner)) =

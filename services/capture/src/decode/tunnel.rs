@@ -101,7 +101,6 @@ pub(super) fn over_udp(port: u16, payload: &[u8]) -> Option<Tunnel<'_>> {
     match port {
         VXLAN_PORT | VXLAN_PORT_BEFORE_IANA | VXLAN_GPE_PORT => vxlan(payload),
         GENEVE_PORT => geneve(payload),
-        MPLS_PORT => mpls(payload),
         _ => None,
     }
 }
@@ -111,7 +110,6 @@ const VXLAN_PORT: u16 = 4789;
 const VXLAN_PORT_BEFORE_IANA: u16 = 8472;
 const VXLAN_GPE_PORT: u16 = 4790;
 const GENEVE_PORT: u16 = 6081;
-const MPLS_PORT: u16 = 6635;
 
 fn vxlan(payload: &[u8]) -> Option<Tunnel<'_>> {
     const VNI_IS_VALID: u8 = 0x08;

@@ -1,4 +1,5 @@
 //! The kit itself, over real namespaces.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,

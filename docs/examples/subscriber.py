@@ -1,0 +1,13 @@
+#!/usr/bin/env python3
+"""A subscriber in ten lines: prints who sent what. Needs pyzmq and msgpack (Debian: python3-zmq, python3-msgpack)."""
+import ipaddress, sys, msgpack, zmq
+
+socket = zmq.Context().socket(zmq.SUB)
+socket.connect(sys.argv[1] if len(sys.argv) > 1 else "tcp://127.0.0.1:5560")
+socket.subscribe(sys.argv[2] if len(sys.argv) > 2 else "syslog/")
+while True:
+    topic, header, body = socket.recv_multipart()
+    version, stream, epoch, first_sequence, count = msgpack.unpackb(header)[:5]
+    for offset, record in enumerate(msgpack.unpackb(body)):
+        captured_at_ns, source, source_port, destination, destination_port, format, flags, payload = record[:8]
+        print(stream, topic.decode(), first_sequence + offset, ipaddress.ip_address(source), source_port, payload, flush=True)

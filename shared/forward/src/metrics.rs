@@ -1,0 +1,164 @@
+//! The names of the engine's metrics, and the counters of one destination, resolved once.
+//!
+//! For each destination, whenever its worker is idle:
+//! `received_records_total{kind} == sent_datagrams_total + sum of dropped_datagrams_total{reason} + queue_records`.
+
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge, local::LocalHistogram};
+use sekiwake_record::Kind;
+use sekiwake_runtime::{LossReason, Losses, Scope};
+
+/// Metric names.
+pub mod names {
+    /// Records given to the engine, each once, however many destinations there are.
+    pub const RECEIVED_RECORDS: &str = "sekiwake_forward_received_records_total";
+    /// Datagrams that the kernel took.
+    pub const SENT_DATAGRAMS: &str = "sekiwake_forward_sent_datagrams_total";
+    /// Bytes of their payloads.
+    pub const SENT_BYTES: &str = "sekiwake_forward_sent_bytes_total";
+    /// Datagrams that were not sent, by reason.
+    pub const DROPPED_DATAGRAMS: &str = "sekiwake_forward_dropped_datagrams_total";
+    /// Records that wait for a destination, those being sent among them.
+    pub const QUEUE_RECORDS: &str = "sekiwake_forward_queue_records";
+    /// Bytes of memory that they hold, as the bound of the queue counts them.
+    pub const QUEUE_BYTES: &str = "sekiwake_forward_queue_bytes";
+    /// 1 when datagrams leave and nobody refuses them, 0 when they are refused or cannot leave, NaN when it is not known.
+    pub const UP: &str = "sekiwake_forward_up";
+    /// Errors of sending, by kind. Most cost no datagram: what is lost is in the drops.
+    pub const ERRORS: &str = "sekiwake_forward_errors_total";
+    /// From the capture's kernel stamp to just after the send.
+    pub const LATENCY_SECONDS: &str = "sekiwake_forward_latency_seconds";
+    /// Look-ups of the destination's name that failed; the last good answer stays in use.
+    pub const RESOLVE_FAILURES: &str = "sekiwake_forward_resolve_failures_total";
+    /// Times that kernel or device refused segmentation, which then is off for the destination.
+    pub const SEGMENTATION_REFUSED: &str = "sekiwake_forward_segmentation_refused_total";
+}
+
+/// Why a datagram was not sent to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// The destination's queue had no room.
+    QueueFull,
+    /// It had waited too long.
+    Expired,
+    /// It had waited too long for the destination's name to have an address.
+    Unresolved,
+    /// It had waited too long for a route to the destination.
+    Unreachable,
+    /// Longer than what the destination's IP version can carry.
+    TooBig,
+    /// The kernel refused it for good: a packet filter, for one.
+    Refused,
+    /// The service was told to stop and its time was up.
+    Shutdown,
+}
+
+impl LossReason for DropReason {
+    const ALL: &'static [DropReason] = &[
+        DropReason::QueueFull,
+        DropReason::Expired,
+        DropReason::Unresolved,
+        DropReason::Unreachable,
+        DropReason::TooBig,
+        DropReason::Refused,
+        DropReason::Shutdown,
+    ];
+
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            DropReason::QueueFull => "queue_full",
+            DropReason::Expired => "expired",
+            DropReason::Unresolved => "unresolved",
+            DropReason::Unreachable => "unreachable",
+            DropReason::TooBig => "too_big",
+            DropReason::Refused => "refused",
+            DropReason::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// What sending ran into: the value of the label `error`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ErrorKind {
+    ConnectionRefused,
+    HostUnreachable,
+    NetworkUnreachable,
+    MessageTooLong,
+    NoBufferSpace,
+    PermissionDenied,
+    Other,
+}
+
+impl ErrorKind {
+    const NAMES: [&str; 7] = [
+        "connection_refused",
+        "host_unreachable",
+        "network_unreachable",
+        "message_too_long",
+        "no_buffer_space",
+        "permission_denied",
+        "other",
+    ];
+}
+
+/// 0.1 ms to 8.5 s, each bucket half as wide again as the one before: fine enough to read a median and a 99th percentile.
+fn latency_buckets() -> Vec<f64> {
+    (0..29).map(|exponent| 1e-4 * 1.5f64.powi(exponent)).collect()
+}
+
+/// The count of what the engine receives.
+pub(crate) fn received(scope: &Scope, kind: Kind) -> IntCounter {
+    let help = "Records given to the forwarding engine.";
+    scope.metrics().counter(names::RECEIVED_RECORDS, help, &[("kind", kind.as_str())])
+}
+
+/// The metrics of one destination.
+pub(crate) struct DestinationMetrics {
+    pub(crate) sent_datagrams: IntCounter,
+    pub(crate) sent_bytes: IntCounter,
+    pub(crate) dropped: Losses<DropReason>,
+    pub(crate) queue_records: IntGauge,
+    pub(crate) queue_bytes: IntGauge,
+    pub(crate) up: Gauge,
+    pub(crate) resolve_failures: IntCounter,
+    pub(crate) segmentation_refused: IntCounter,
+    errors: [IntCounter; ErrorKind::NAMES.len()],
+    latency: Histogram,
+}
+
+impl DestinationMetrics {
+    pub(crate) fn new(scope: &Scope, label: &str) -> DestinationMetrics {
+        let labels = [("destination", label)];
+        let metrics = scope.metrics();
+        let counter = |name, help| metrics.counter(name, help, &labels);
+        let error = |error| {
+            let labels = [("destination", label), ("error", error)];
+            metrics.counter(names::ERRORS, "Errors of sending.", &labels)
+        };
+        let latency = "Seconds from the capture's kernel stamp to just after the send.";
+        let dropped = "Datagrams that were not sent.";
+        DestinationMetrics {
+            sent_datagrams: counter(names::SENT_DATAGRAMS, "Datagrams that the kernel took."),
+            sent_bytes: counter(names::SENT_BYTES, "Bytes of payload that the kernel took."),
+            dropped: scope.losses(names::DROPPED_DATAGRAMS, dropped, format!("forward to {label}"), &labels),
+            queue_records: metrics.gauge(names::QUEUE_RECORDS, "Records that wait to be sent.", &labels),
+            queue_bytes: metrics.gauge(names::QUEUE_BYTES, "Bytes of memory that they hold.", &labels),
+            up: metrics.float_gauge(names::UP, "Whether the destination takes datagrams; NaN: not known.", &labels),
+            resolve_failures: counter(names::RESOLVE_FAILURES, "Failed look-ups of the destination's name."),
+            segmentation_refused: counter(names::SEGMENTATION_REFUSED, "Times that segmentation offload was refused."),
+            errors: ErrorKind::NAMES.map(error),
+            latency: metrics.histogram(names::LATENCY_SECONDS, latency, &latency_buckets(), &labels),
+        }
+    }
+
+    pub(crate) fn error(&self, kind: ErrorKind) {
+        self.errors[kind as usize].inc();
+    }
+
+    pub(crate) fn latency(&self) -> LocalHistogram {
+        self.latency.local()
+    }
+}

@@ -1,0 +1,169 @@
+//! The queue of one destination: batches, bounded by their number and by the memory they hold. It never makes its giver wait.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use prometheus::IntGauge;
+use sekiwake_record::Batch;
+
+/// How long a record may wait in memory for a destination.
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(2);
+
+/// The most memory that the batches waiting for one destination may hold: one second of 200,000 datagrams of 200 bytes, two of
+/// syslog at 100,000. A stall that lasts longer than a fraction of [`MAX_AGE`] loses data in any case.
+const MAX_BYTES: i64 = 64 * 1024 * 1024;
+
+/// The most batches that may wait for one destination: [`MAX_AGE`] of small batches, one for each of 64 topics every 2 ms.
+const MAX_BATCHES: usize = 64_000;
+
+/// What a record costs beside its bytes in the body: the entry that the decoder makes of it.
+const BYTES_PER_RECORD: usize = 96;
+
+/// A batch that waits, or that is being sent.
+#[derive(Debug)]
+pub(crate) struct Queued<B> {
+    pub(crate) batch: Arc<Batch<B>>,
+    pub(crate) since: Instant,
+    bytes: i64,
+}
+
+impl<B> Queued<B> {
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
+        self.expires_at() <= now
+    }
+
+    pub(crate) fn expires_at(&self) -> Instant {
+        self.since + MAX_AGE
+    }
+}
+
+/// The giver's end. There is one.
+pub(crate) struct Intake<B> {
+    sender: Sender<Queued<B>>,
+    records: IntGauge,
+    bytes: IntGauge,
+    max_bytes: i64,
+}
+
+/// The worker's end.
+pub(crate) struct Outlet<B> {
+    receiver: Receiver<Queued<B>>,
+    records: IntGauge,
+    bytes: IntGauge,
+}
+
+/// What [`Outlet::wait`] found.
+pub(crate) enum Waited<B> {
+    Batch(Queued<B>),
+    Nothing,
+    /// The giver is gone and everything is taken.
+    Closed,
+}
+
+/// A queue whose gauges hold what was given and not yet released.
+pub(crate) fn queue<B>(records: IntGauge, bytes: IntGauge) -> (Intake<B>, Outlet<B>) {
+    queue_of(records, bytes, MAX_BATCHES, MAX_BYTES)
+}
+
+fn queue_of<B>(records: IntGauge, bytes: IntGauge, max_batches: usize, max_bytes: i64) -> (Intake<B>, Outlet<B>) {
+    let (sender, receiver) = bounded(max_batches);
+    let intake = Intake { sender, records: records.clone(), bytes: bytes.clone(), max_bytes };
+    (intake, Outlet { receiver, records, bytes })
+}
+
+impl<B: AsRef<[u8]>> Intake<B> {
+    /// Gives a batch. `false`: there is no room for it.
+    #[must_use]
+    pub(crate) fn offer(&self, batch: &Arc<Batch<B>>, now: Instant) -> bool {
+        let bytes = (batch.body_len() + batch.len() * BYTES_PER_RECORD) as i64;
+        let held = self.bytes.get();
+        // An empty queue takes any batch. Only this thread adds, so what is held can only shrink between the two lines.
+        if held > 0 && held + bytes > self.max_bytes {
+            return false;
+        }
+        let records = batch.len() as i64;
+        self.bytes.add(bytes);
+        self.records.add(records);
+        match self.sender.try_send(Queued { batch: batch.clone(), since: now, bytes }) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.bytes.sub(bytes);
+                self.records.sub(records);
+                false
+            }
+        }
+    }
+}
+
+impl<B: AsRef<[u8]>> Outlet<B> {
+    /// The next batch, waiting for it.
+    pub(crate) fn wait(&self, timeout: Duration) -> Waited<B> {
+        match self.receiver.recv_timeout(timeout) {
+            Ok(queued) => Waited::Batch(queued),
+            Err(RecvTimeoutError::Timeout) => Waited::Nothing,
+            Err(RecvTimeoutError::Disconnected) => Waited::Closed,
+        }
+    }
+
+    /// The next batch, if there is one.
+    pub(crate) fn take(&self) -> Option<Queued<B>> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// A batch that was taken is done with: sent or counted as dropped.
+    pub(crate) fn release(&self, queued: &Queued<B>) {
+        self.bytes.sub(queued.bytes);
+        self.records.sub(queued.batch.len() as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::batch;
+
+    fn gauges() -> (IntGauge, IntGauge) {
+        (IntGauge::new("records", "records").unwrap(), IntGauge::new("bytes", "bytes").unwrap())
+    }
+
+    #[test]
+    fn a_full_queue_refuses_the_newest_and_its_gauges_stay_right() {
+        let (records, bytes) = gauges();
+        let (intake, outlet) = queue_of(records.clone(), bytes.clone(), 2, MAX_BYTES);
+        let (three, now) = (batch(&[b"a", b"b", b"c"]), Instant::now());
+        assert!(intake.offer(&three, now));
+        assert!(intake.offer(&three, now));
+        assert!(!intake.offer(&three, now), "two batches are all it takes");
+        assert_eq!(records.get(), 6);
+        let taken = outlet.take().unwrap();
+        assert_eq!(records.get(), 6, "what is being sent still counts");
+        outlet.release(&taken);
+        assert_eq!(records.get(), 3);
+        outlet.release(&outlet.take().unwrap());
+        assert_eq!((records.get(), bytes.get()), (0, 0));
+    }
+
+    #[test]
+    fn bytes_bound_it_but_one_batch_always_fits() {
+        let (records, bytes) = gauges();
+        let (intake, _outlet) = queue_of(records.clone(), bytes, 10, 1000);
+        let large = batch(&[&[0; 5000]]);
+        assert!(intake.offer(&large, Instant::now()));
+        assert!(!intake.offer(&batch(&[b"small"]), Instant::now()));
+        assert_eq!(records.get(), 1);
+    }
+
+    #[test]
+    fn a_batch_expires_after_two_seconds() {
+        let (records, bytes) = gauges();
+        let (intake, outlet) = queue(records, bytes);
+        let now = Instant::now();
+        assert!(intake.offer(&batch(&[b"a"]), now));
+        let queued = outlet.take().unwrap();
+        assert!(!queued.is_expired(now + MAX_AGE - Duration::from_millis(1)));
+        assert!(queued.is_expired(now + MAX_AGE));
+    }
+}

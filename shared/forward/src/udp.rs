@@ -1,0 +1,135 @@
+//! The UDP socket of one destination.
+//!
+//! It is connected: the kernel then looks the route up once, and ICMP errors come back. A pending ICMP error makes the next send
+//! fail although it says nothing of that datagram, so a datagram is given up only when it fails twice.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::fd::AsFd,
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery},
+};
+use sekiwake_sys::{MAX_SEGMENTED_BYTES, Outgoing, send_batch};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::metrics::ErrorKind;
+
+/// Send buffer, bytes; the kernel cuts it down to `net.core.wmem_max`.
+const SEND_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+const UDP_HEADER_BYTES: usize = 8;
+const IPV4_HEADER_BYTES: usize = 20;
+const IPV6_HEADER_BYTES: usize = 40;
+
+/// A socket that is connected to a destination.
+#[derive(Debug)]
+pub(crate) struct UdpSender {
+    socket: UdpSocket,
+    destination: SocketAddr,
+    max_segment_bytes: usize,
+}
+
+impl UdpSender {
+    /// # Errors
+    /// No route, no socket, or a kernel without the options that are needed.
+    pub(crate) fn connect(destination: SocketAddr) -> io::Result<UdpSender> {
+        let socket = Socket::new(Domain::for_address(destination), Type::DGRAM.cloexec(), None)?;
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        let any = match destination {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        socket.bind(&any.into())?;
+        // Never "don't fragment": a datagram larger than the path is fragmented here or on the way, as the device's was, instead
+        // of being lost until the path's MTU is known, or for ever where ICMP is filtered.
+        match destination {
+            SocketAddr::V4(_) => sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?,
+            SocketAddr::V6(_) => sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?,
+        }
+        socket.connect(&destination.into())?;
+        let mut sender = UdpSender { socket: socket.into(), destination, max_segment_bytes: 0 };
+        sender.refresh_mtu();
+        Ok(sender)
+    }
+
+    /// The largest datagram that fits the path in one piece. The kernel refuses to segment into larger ones (`EMSGSIZE`, before
+    /// Linux 6.14 `EINVAL`).
+    pub(crate) fn max_segment_bytes(&self) -> usize {
+        self.max_segment_bytes
+    }
+
+    /// Asks the kernel what it knows of the path's MTU by now.
+    pub(crate) fn refresh_mtu(&mut self) {
+        let (mtu, header_bytes) = match self.destination {
+            SocketAddr::V4(_) => (sockopt::ip_mtu(&self.socket), IPV4_HEADER_BYTES),
+            SocketAddr::V6(_) => (sockopt::ipv6_mtu(&self.socket), IPV6_HEADER_BYTES),
+        };
+        // Without an answer (the route is gone) everything goes singly.
+        self.max_segment_bytes =
+            mtu.map_or(0, |mtu| (mtu as usize).saturating_sub(header_bytes + UDP_HEADER_BYTES).min(MAX_SEGMENTED_BYTES));
+    }
+
+    /// As [`send_batch`].
+    pub(crate) fn send(&self, messages: &[Outgoing<'_>]) -> io::Result<usize> {
+        send_batch(self.socket.as_fd(), messages)
+    }
+
+    /// The pending ICMP error, taken from the socket.
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        SockRef::from(&self.socket).take_error().ok().flatten()
+    }
+
+    /// Waits until the socket has room again.
+    pub(crate) fn wait_writable(&self, timeout: Duration) {
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        // Whatever poll says, the next send says it better.
+        let _ = poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(&timeout));
+    }
+}
+
+/// What an error of sending calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A signal came: again, at once.
+    Interrupted,
+    /// The socket's buffer is full: again, when it has room.
+    SocketFull,
+    /// A device queue or the kernel's memory is full: again, soon.
+    NoBuffers,
+    /// Nobody takes it, now: perhaps later.
+    Unreachable(ErrorKind),
+    /// This datagram, never; a segmented message, in another form.
+    Unsendable(ErrorKind),
+}
+
+impl Fault {
+    pub(crate) fn of(error: &io::Error) -> Fault {
+        let Some(errno) = Errno::from_io_error(error) else { return Fault::Unsendable(ErrorKind::Other) };
+        match errno {
+            Errno::INTR => Fault::Interrupted,
+            Errno::AGAIN => Fault::SocketFull,
+            Errno::NOBUFS | Errno::NOMEM => Fault::NoBuffers,
+            Errno::CONNREFUSED => Fault::Unreachable(ErrorKind::ConnectionRefused),
+            Errno::HOSTUNREACH | Errno::HOSTDOWN => Fault::Unreachable(ErrorKind::HostUnreachable),
+            Errno::NETUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL => Fault::Unreachable(ErrorKind::NetworkUnreachable),
+            Errno::MSGSIZE => Fault::Unsendable(ErrorKind::MessageTooLong),
+            Errno::PERM | Errno::ACCESS => Fault::Unsendable(ErrorKind::PermissionDenied),
+            _ => Fault::Unsendable(ErrorKind::Other),
+        }
+    }
+
+    /// The value of the label `error`, if the error counts as one.
+    pub(crate) fn kind(self) -> Option<ErrorKind> {
+        match self {
+            Fault::Interrupted | Fault::SocketFull => None,
+            Fault::NoBuffers => Some(ErrorKind::NoBufferSpace),
+            Fault::Unreachable(kind) | Fault::Unsendable(kind) => Some(kind),
+        }
+    }
+}

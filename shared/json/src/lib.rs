@@ -1,0 +1,133 @@
+//! A datagram as one line of JSON: what `sekiwake-capture explain` and `sekiwake-tap` print.
+//!
+//! ```text
+//! {"kind":"syslog","format":"rfc3164","source":"198.51.100.7","source_port":514,"destination":"203.0.113.1",
+//!  "destination_port":514,"payload_length":42,"payload_sha256":"…","captured_at":"2026-01-02T03:04:05.678901234Z",
+//!  "vlans":[],"reassembled":false,"payload":"<13>…"}
+//! ```
+//! `payload` stands there when asked for and when it is UTF-8; what is not becomes `payload_base64`.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+    net::IpAddr,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use jiff::Timestamp;
+use sekiwake_record::{Flags, Kind, Record};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+/// Whether the payload itself is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Its length and its hash only.
+    Omitted,
+    /// The bytes as well.
+    Included,
+}
+
+/// One line of output. The names and their order are part of the interface.
+#[derive(Serialize)]
+struct Line<'a> {
+    kind: Option<&'static str>,
+    format: &'static str,
+    source: IpAddr,
+    source_port: u16,
+    destination: IpAddr,
+    destination_port: u16,
+    payload_length: usize,
+    payload_sha256: &'a str,
+    captured_at: Timestamp,
+    vlans: &'a [u16],
+    reassembled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
+}
+
+/// Writes a datagram as one line. `kind` is `None` where no port setting claims it.
+///
+/// # Errors
+/// The output cannot be written.
+pub fn write_line(out: &mut impl Write, kind: Option<Kind>, record: &Record<'_>, payload: Payload) -> io::Result<()> {
+    let text = (payload == Payload::Included).then(|| std::str::from_utf8(record.payload));
+    let line = Line {
+        kind: kind.map(Kind::as_str),
+        format: record.format.as_str(),
+        source: record.source,
+        source_port: record.source_port,
+        destination: record.destination,
+        destination_port: record.destination_port,
+        payload_length: record.payload.len(),
+        payload_sha256: &hexadecimal(&Sha256::digest(record.payload)),
+        captured_at: timestamp(record.captured_at_ns),
+        vlans: &record.vlans,
+        reassembled: record.flags.contains(Flags::REASSEMBLED),
+        payload: text.and_then(Result::ok),
+        payload_base64: text.filter(Result::is_err).map(|_| BASE64_STANDARD.encode(record.payload)),
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    out.write_all(b"\n")
+}
+
+fn timestamp(nanoseconds: u64) -> Timestamp {
+    // 64 bits of nanoseconds end in the year 2554, jiff's timestamps in 9999.
+    Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX)
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("a String takes whatever is written to it");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use sekiwake_record::{Format, Vlans};
+
+    use super::*;
+
+    fn line(payload: &[u8], shown: Payload) -> String {
+        let record = Record {
+            captured_at_ns: 1_767_323_045_678_901_234,
+            source: Ipv4Addr::new(198, 51, 100, 7).into(),
+            source_port: 50_000,
+            destination: Ipv4Addr::new(203, 0, 113, 1).into(),
+            destination_port: 514,
+            format: Format::Rfc3164,
+            flags: Flags::REASSEMBLED,
+            payload,
+            vlans: Vlans::from_iter([7, 8]),
+            dscp_ttl: 64,
+        };
+        let mut out = Vec::new();
+        write_line(&mut out, Some(Kind::Syslog), &record, shown).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_line_has_the_names_that_are_fixed() {
+        assert_eq!(
+            line(b"<13>hi", Payload::Included),
+            "{\"kind\":\"syslog\",\"format\":\"rfc3164\",\"source\":\"198.51.100.7\",\"source_port\":50000,\
+             \"destination\":\"203.0.113.1\",\"destination_port\":514,\"payload_length\":6,\
+             \"payload_sha256\":\"01992b09c66b519c9a866cc0d25dfd088ede9c0581e3db5fd2ea71fd31f8c9b7\",\
+             \"captured_at\":\"2026-01-02T03:04:05.678901234Z\",\"vlans\":[7,8],\"reassembled\":true,\"payload\":\"<13>hi\"}\n"
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_come_in_base64_and_a_line_feed_cannot_end_the_line() {
+        assert!(line(&[0xff, 0x00], Payload::Included).contains("\"payload_base64\":\"/wA=\""));
+        let forged = line(b"a\nb", Payload::Included);
+        assert_eq!(forged.matches('\n').count(), 1);
+        assert!(!line(b"x", Payload::Omitted).contains("\"payload\""));
+    }
+}
