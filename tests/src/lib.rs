@@ -1,1 +1,20 @@
-//! End-to-end tests, the demo and the benches.
+//! The real binaries in network namespaces: what the end-to-end tests, the demo and the benches share.
+//!
+//! ```text
+//!  devices                    host                                   collectors
+//!  198.18.0.0/15 ──wire0── capture, proxy, forwarders ──out0── 198.51.100.11, .12, ...
+//!  2001:db8:18::/48            (and the old collector)             2001:db8:51::11, ...
+//! ```
+
+mod ledger;
+mod metrics;
+mod services;
+mod site;
+
+pub use ledger::{FORWARDERS, Flow, Ledger};
+pub use metrics::Samples;
+pub use services::{Service, Services, binary};
+pub use site::{
+    FIRST_DEVICE, FIRST_DEVICE_V6, HOST, HOST_V6, Links, MIRRORED, MIRRORED_V6, Site, WIRE, collector,
+    collector_v6,
+};

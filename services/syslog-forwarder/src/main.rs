@@ -1,2 +1,9 @@
-//! Placeholder.
-fn main() {}
+//! The syslog forwarder's process.
+
+use std::process::ExitCode;
+
+use sekiwake_syslog_forwarder::SyslogForwarder;
+
+fn main() -> ExitCode {
+    sekiwake_runtime::run::<SyslogForwarder>()
+}

@@ -1,2 +1,9 @@
-//! Placeholder.
-fn main() {}
+//! The trap forwarder's process.
+
+use std::process::ExitCode;
+
+use sekiwake_trap_forwarder::TrapForwarder;
+
+fn main() -> ExitCode {
+    sekiwake_runtime::run::<TrapForwarder>()
+}

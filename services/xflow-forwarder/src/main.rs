@@ -1,2 +1,9 @@
-//! Placeholder.
-fn main() {}
+//! The xflow forwarder's process.
+
+use std::process::ExitCode;
+
+use sekiwake_xflow_forwarder::XflowForwarder;
+
+fn main() -> ExitCode {
+    sekiwake_runtime::run::<XflowForwarder>()
+}

@@ -1,1 +1,32 @@
-//! The forwarding engine: destinations, queues, batched sending.
+//! The forwarding engine, and the service around it that all forwarders share.
+//!
+//! ```text
+//!                          ┌─ queue ─▶ worker ─ plan ─▶ sendmmsg, UDP_SEGMENT ─▶ destination
+//! bus ─▶ pump ─▶ Engine ───┤
+//!                          └─ queue ─▶ worker ─ plan ─▶ sendmmsg, UDP_SEGMENT ─▶ destination
+//! ```
+//!
+//! **Invariant:** the receiving thread waits for no destination, and no destination for another: each has a bounded queue, a
+//! thread and counters of its own. **Invariant:** payloads are sent as they came, from the memory they were received in.
+//! **Invariant:** datagrams of one source leave in the order in which they were captured; between sources there is no order.
+
+mod destination;
+mod engine;
+mod flush;
+mod health;
+mod metrics;
+mod plan;
+mod queue;
+mod resolve;
+mod service;
+mod target;
+#[cfg(test)]
+mod testing;
+mod udp;
+mod worker;
+
+pub use destination::{Destination, DestinationError, Destinations, Host};
+pub use engine::Engine;
+pub use metrics::{DropReason, names};
+pub use resolve::{Resolution, Resolve, SystemResolver};
+pub use service::{Forwarder, ForwarderSettings, Protocol};

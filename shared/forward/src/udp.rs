@@ -58,8 +58,8 @@ impl UdpSender {
         Ok(sender)
     }
 
-    /// The largest datagram that fits the path in one piece. The kernel refuses to segment into larger ones (`EMSGSIZE`, before
-    /// Linux 6.14 `EINVAL`).
+    /// The largest datagram that fits the path in one piece. The kernel refuses to segment into larger ones (`EMSGSIZE`,
+    /// older kernels `EINVAL`).
     pub(crate) fn max_segment_bytes(&self) -> usize {
         self.max_segment_bytes
     }

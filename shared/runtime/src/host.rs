@@ -14,7 +14,8 @@ pub fn host_name() -> Name {
 fn name_from(text: &str) -> Name {
     let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
     let text: String = text.chars().map(allowed).take(MAX_NAME_BYTES).collect();
-    Name::new(if text.is_empty() { "localhost" } else { &text }).expect("only allowed characters, neither none nor too many")
+    Name::new(if text.is_empty() { "localhost" } else { &text })
+        .expect("only allowed characters, neither none nor too many")
 }
 
 #[cfg(test)]

@@ -63,7 +63,13 @@ pub struct LossEvent {
 impl<R: LossReason> Losses<R> {
     /// Losses counted in the family `name`, a counter with `labels` and the label `reason`. Every reason is exported from
     /// the start, as 0. `stage` is for the log.
-    pub fn new(metrics: &Metrics, name: &str, help: &str, stage: impl Into<String>, labels: &[(&str, &str)]) -> Losses<R> {
+    pub fn new(
+        metrics: &Metrics,
+        name: &str,
+        help: &str,
+        stage: impl Into<String>,
+        labels: &[(&str, &str)],
+    ) -> Losses<R> {
         let cell = |reason: &R| {
             let labels: Vec<(&str, &str)> = labels.iter().copied().chain([("reason", reason.name())]).collect();
             Cell { reason: reason.name(), counter: metrics.counter(name, help, &labels) }

@@ -1,5 +1,6 @@
 //! A process of one or several roles, from the command line to the exit status.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -76,10 +77,12 @@ impl<R: Role> Resolved for ResolvedRole<R> {
     }
 }
 
+type CommandHandler = dyn FnOnce(&ArgMatches, &Environment) -> anyhow::Result<ExitCode>;
+
 /// Subcommands beyond the common ones.
 struct Commands {
     augment: fn(Command) -> Command,
-    handle: Box<dyn FnOnce(&ArgMatches, &Environment) -> anyhow::Result<ExitCode>>,
+    handle: Box<CommandHandler>,
 }
 
 /// The settings of the process itself.
@@ -124,7 +127,8 @@ impl Process {
         mut self,
         handler: impl FnOnce(C, &Environment) -> anyhow::Result<ExitCode> + 'static,
     ) -> Process {
-        let handle = |matches: &ArgMatches, environment: &Environment| handler(C::from_arg_matches(matches)?, environment);
+        let handle =
+            |matches: &ArgMatches, environment: &Environment| handler(C::from_arg_matches(matches)?, environment);
         self.commands = Some(Commands { augment: C::augment_subcommands, handle: Box::new(handle) });
         self
     }
@@ -137,8 +141,13 @@ impl Process {
     }
 
     /// The whole of `main`: with the arguments, the environment and the signals of this process.
-    pub fn run(mut self) -> ExitCode {
-        let matches = match self.command().try_get_matches() {
+    pub fn run(self) -> ExitCode {
+        self.run_from(std::env::args_os())
+    }
+
+    /// As [`Process::run`], with these arguments; the first is the program's name.
+    pub fn run_from<A: Into<OsString> + Clone>(mut self, arguments: impl IntoIterator<Item = A>) -> ExitCode {
+        let matches = match self.command().try_get_matches_from(arguments) {
             Ok(matches) => matches,
             Err(error) => return usage_error(&error),
         };
@@ -236,7 +245,7 @@ impl Process {
         };
         telemetry::init(&ready.settings.log);
         telemetry::log_panics();
-        let running = ready.start_with(|stop| catch_signals(stop));
+        let running = ready.start_with(catch_signals);
         match running {
             Ok(running) => ExitCode::from(running.run().status()),
             Err(error) => {

@@ -40,15 +40,9 @@ impl Ending {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A worker's body has returned or panicked.
-    WorkerEnded {
-        position: usize,
-        id: u64,
-        outcome: Outcome,
-    },
+    WorkerEnded { position: usize, id: u64, outcome: Outcome },
     /// Somebody wants the process to stop.
-    StopRequested {
-        why: &'static str,
-    },
+    StopRequested { why: &'static str },
 }
 
 /// How a worker ended.

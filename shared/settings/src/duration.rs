@@ -28,6 +28,10 @@ impl Setting for Duration {
             .ok_or_else(|| format!("no such unit: {unit}; there are us, ms, s, m, h and d"))?;
         number.checked_mul(microseconds).map(Duration::from_micros).ok_or_else(|| "too large".to_owned())
     }
+
+    fn show(&self) -> String {
+        show_duration(*self)
+    }
 }
 
 /// The duration as a setting would say it, in the largest unit that leaves it whole. What is under a microsecond is cut off.

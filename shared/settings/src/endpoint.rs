@@ -69,7 +69,11 @@ macro_rules! endpoint {
     };
 }
 
-endpoint!(Endpoint, Wildcards::Refused, "a ZeroMQ endpoint such as tcp://127.0.0.1:5559 or ipc:///run/sekiwake/publish");
+endpoint!(
+    Endpoint,
+    Wildcards::Refused,
+    "a ZeroMQ endpoint such as tcp://127.0.0.1:5559 or ipc:///run/sekiwake/publish"
+);
 endpoint!(BindEndpoint, Wildcards::Taken, "a ZeroMQ endpoint such as tcp://*:5559 or ipc:///run/sekiwake/publish");
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -68,7 +68,7 @@ impl Reader {
     /// # Panics
     /// As [`Reader::value`].
     pub fn within<T: Setting + PartialOrd + Debug>(&mut self, name: &'static str, range: RangeInclusive<T>) -> T {
-        let takes = format!("{}, from {:?} to {:?}", T::takes(), range.start(), range.end());
+        let takes = format!("{}, from {} to {}", T::takes(), range.start().show(), range.end().show());
         self.checked(name, &takes, |value| range.contains(value))
     }
 
@@ -167,7 +167,8 @@ fn hint(name: &str, value: &str) -> String {
     if is_kubernetes_link(name, value) {
         return ", it looks like a link that Kubernetes injected: set enableServiceLinks to false".to_owned();
     }
-    let likeness = |variable: &Variable| strsim::jaro_winkler(&name[PREFIX.len()..], &variable.name[PREFIX.len()..]);
+    let name = name[PREFIX.len()..].to_uppercase();
+    let likeness = |variable: &Variable| strsim::jaro_winkler(&name, &variable.name[PREFIX.len()..]);
     VARIABLES
         .iter()
         .map(|variable| (likeness(variable), variable.name))
@@ -180,5 +181,8 @@ fn hint(name: &str, value: &str) -> String {
 /// A Service named `sekiwake-proxy` injects `SEKIWAKE_PROXY_SERVICE_HOST`, `_SERVICE_PORT`, `_PORT=tcp://...`, `_PORT_5559_TCP` and so on.
 fn is_kubernetes_link(name: &str, value: &str) -> bool {
     let is_url = value.starts_with("tcp://") || value.starts_with("udp://");
-    name.contains("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || name.contains("_PORT_") || (name.ends_with("_PORT") && is_url)
+    name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.contains("_PORT_")
+        || (name.ends_with("_PORT") && is_url)
 }

@@ -1,5 +1,6 @@
 //! What a setting's value can be, and the plain types among them.
 
+use std::fmt::Debug;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -13,29 +14,32 @@ pub trait Setting: Sized {
     /// Parses text that is trimmed and not empty. The error says what is wrong with it, in a few words, or is empty when
     /// [`Setting::takes`] says everything.
     fn parse(text: &str) -> Result<Self, String>;
+
+    /// The value as its text could be, for the bounds of a range.
+    fn show(&self) -> String
+    where
+        Self: Debug,
+    {
+        format!("{self:?}")
+    }
 }
 
 /// Whole numbers are digits and nothing else: no sign, no white space, no separators.
 macro_rules! whole_number {
-    ($($number:ty, $takes:literal;)*) => { $(
+    ($($number:ty),*) => { $(
         impl Setting for $number {
             fn takes() -> &'static str {
-                $takes
+                "a whole number"
             }
 
             fn parse(text: &str) -> Result<$number, String> {
-                digits(text)?.parse().map_err(|_| "too large".to_owned())
+                digits(text)?.parse().map_err(|_| format!("over {}", <$number>::MAX))
             }
         }
     )* };
 }
 
-whole_number! {
-    u16, "a whole number up to 65535";
-    u32, "a whole number up to 4294967295";
-    u64, "a whole number";
-    usize, "a whole number";
-}
+whole_number!(u16, u32, u64, usize);
 
 impl Setting for bool {
     fn takes() -> &'static str {

@@ -97,7 +97,8 @@ const STORER: &[&str] = &["storer"];
 const ANOMALY_DETECTOR: &[&str] = &["anomaly-detector"];
 const GROUPED: &[&str] = &["syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector"];
 const PUBLISHERS: &[&str] = &["capture", "anomaly-detector"];
-const SUBSCRIBERS: &[&str] = &["syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector", "tap"];
+const SUBSCRIBERS: &[&str] =
+    &["syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector", "tap"];
 const ALL_BUT_PROXY: &[&str] =
     &["capture", "syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector", "tap"];
 
@@ -417,4 +418,3 @@ const fn value(text: &'static str) -> VariableDefault {
 const fn described(text: &'static str) -> VariableDefault {
     VariableDefault::Described(text)
 }
-

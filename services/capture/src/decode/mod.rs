@@ -5,7 +5,7 @@
 //!                        ▲                      │                │              │
 //!                        │                      └── fragments ───┤              │
 //!                        │                          reassembled ─┘              │
-//!                        └── GRE, ERSPAN, IP in IP ◀── VXLAN, Geneve, MPLS ◀────┘     at most MAX_TUNNELS deep
+//!                        └── GRE, ERSPAN, IP in IP ◀── VXLAN, Geneve ◀──────────┘     at most MAX_TUNNELS deep
 //! ```
 //!
 //! The decoder has no clock and does no I/O: packets and their times go in, datagrams come out through a callback, borrowed

@@ -140,7 +140,7 @@ impl Reassembly {
         self.expire(now_ns, counters);
         let length = fragment.bytes.len() as u32;
         let end = fragment.offset + length;
-        if length == 0 || end > MAX_LENGTH || (fragment.more && length % 8 != 0) {
+        if length == 0 || end > MAX_LENGTH || (fragment.more && !length.is_multiple_of(8)) {
             return Err(DropReason::FragmentInvalid);
         }
         // Packet time may step back, and then the oldest is not the first to expire.

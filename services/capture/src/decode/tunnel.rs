@@ -152,12 +152,6 @@ fn geneve(payload: &[u8]) -> Option<Tunnel<'_>> {
     Some(Tunnel { inner: Network::EtherType(protocol, packet), identifier: network_identifier(&header) })
 }
 
-/// MPLS in UDP (RFC 7510). The label stack has no mark of its own: there must be IP below it.
-fn mpls(payload: &[u8]) -> Option<Tunnel<'_>> {
-    let packet = below_mpls(payload)?;
-    matches!(u8_at(packet, 0)? >> 4, 4 | 6).then_some(Tunnel { inner: Network::Ip(packet), identifier: 0 })
-}
-
 /// What lies below a stack of MPLS labels (RFC 3032): label 20 bits, traffic class 3, bottom of stack 1, TTL 8.
 pub(super) fn below_mpls(mut stack: &[u8]) -> Option<&[u8]> {
     const BOTTOM_OF_STACK: u32 = 0x100;

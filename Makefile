@@ -1,0 +1,53 @@
+# Sekiwake. `make` lists the targets.
+
+CARGO   ?= cargo
+BUILD   := target/release
+FUZZ_SECONDS ?= 20
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test build demo test unit lint fuzz bench bench-quick clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install the libraries that the build needs (or say which)
+	@deploy/packages build
+
+setup-test: ## install what the tests need besides
+	@deploy/packages build test
+
+build: setup ## build every binary
+	$(CARGO) build --release --locked --workspace
+
+demo: build ## the whole pipeline in network namespaces, with live counts and a verdict (root)
+	@deploy/packages demo
+	@$(BUILD)/sekiwake-demo
+
+test: setup-test lint unit fuzz demo ## everything
+
+unit: setup-test ## unit, property, conformance and end-to-end tests
+	$(CARGO) build --release --locked --workspace
+	@if $(CARGO) nextest --version >/dev/null 2>&1; \
+	  then $(CARGO) nextest run --release --locked --workspace; \
+	  else $(CARGO) test --release --locked --workspace; fi
+	$(CARGO) test --release --locked --workspace --doc --quiet
+
+lint: setup ## format, clippy, documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
+
+fuzz: setup ## run each fuzz target for FUZZ_SECONDS (20)
+	@tests/fuzz $(FUZZ_SECONDS)
+
+bench: build ## measure loss, cost and latency beside rsyslog and tcpdump (root, some ten minutes)
+	@deploy/packages demo bench
+	@$(BUILD)/sekiwake-bench
+
+bench-quick: build ## the same, one row of each table
+	@deploy/packages demo bench
+	@$(BUILD)/sekiwake-bench --quick
+
+clean: ## remove what was built
+	$(CARGO) clean
+	rm -rf fuzz/target fuzz/corpus fuzz/artifacts

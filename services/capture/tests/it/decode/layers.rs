@@ -1,0 +1,216 @@
+//! Link types, tags, labels, sessions, IP headers and UDP lengths.
+
+use sekiwake_capture::decode::{DecoderSettings, DropReason, LinkType, Outcome};
+use sekiwake_testkit::packets::{
+    Datagram, Extension, IPV4, ethernet, ethernet_frame, ip_packet, linux_cooked_v1, linux_cooked_v2, mpls, null,
+    padded, pppoe_session, tagged,
+};
+
+use super::{Bench, both_versions, drop_reason, finds, ipv4_datagram, ipv6_datagram};
+
+#[test]
+fn a_datagram_is_found_behind_every_link_type() {
+    for datagram in both_versions() {
+        let packet = datagram.packet();
+        finds(LinkType::Ethernet, &ethernet(&packet), &datagram);
+        finds(LinkType::LinuxCookedV1, &linux_cooked_v1(&packet), &datagram);
+        finds(LinkType::LinuxCookedV2, &linux_cooked_v2(&packet), &datagram);
+        finds(LinkType::Raw, &packet, &datagram);
+    }
+}
+
+#[test]
+fn loopback_families_are_read_in_both_byte_orders_and_of_every_system() {
+    let of = |family: u32| [family.to_be_bytes(), family.to_le_bytes()];
+    for family in of(2) {
+        finds(LinkType::Null, &null(family, &ipv4_datagram().packet()), &ipv4_datagram());
+    }
+    for family in [10, 23, 24, 28, 30].into_iter().flat_map(of) {
+        finds(LinkType::Null, &null(family, &ipv6_datagram().packet()), &ipv6_datagram());
+    }
+    assert_eq!(drop_reason(LinkType::Null, &null([0, 0, 0, 7], &ipv4_datagram().packet())), DropReason::NotIp);
+}
+
+#[test]
+fn link_type_numbers_are_those_of_libpcap() {
+    let known = [
+        (1, LinkType::Ethernet),
+        (113, LinkType::LinuxCookedV1),
+        (276, LinkType::LinuxCookedV2),
+        (12, LinkType::Raw),
+        (101, LinkType::Raw),
+        (228, LinkType::Raw),
+        (229, LinkType::Raw),
+        (0, LinkType::Null),
+        (108, LinkType::Null),
+    ];
+    for number in -1..400 {
+        let expected = known.iter().find(|(known, _)| *known == number).map(|(_, link)| *link);
+        assert_eq!(LinkType::from_number(number), expected, "{number}");
+    }
+}
+
+#[test]
+fn vlan_tags_of_every_form_are_listed_from_the_outside() {
+    let forms: [&[(u16, u16)]; 7] = [
+        &[],
+        &[(0x8100, 30)],
+        &[(0x8100, 0)],
+        &[(0x88a8, 20), (0x8100, 30)],
+        &[(0x8100, 20), (0x8100, 30)],
+        &[(0x9100, 20), (0x8100, 4095)],
+        &[(0x88a8, 1), (0x88a8, 2), (0x8100, 3), (0x8100, 4)],
+    ];
+    for datagram in both_versions() {
+        for tags in forms {
+            let found = finds(LinkType::Ethernet, &tagged(&ethernet(&datagram.packet()), tags), &datagram);
+            assert_eq!(found.vlans, tags.iter().map(|(_, vlan)| *vlan).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn a_stack_of_more_tags_than_are_listed_is_still_decoded() {
+    let tags: Vec<(u16, u16)> = (1..=20).map(|vlan| (0x8100, vlan)).collect();
+    let found = finds(LinkType::Ethernet, &tagged(&ethernet(&ipv4_datagram().packet()), &tags), &ipv4_datagram());
+    assert_eq!(found.vlans, (1..=8).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_tag_behind_a_cooked_header_is_read() {
+    let packet = ipv4_datagram().packet();
+    let mut cooked = linux_cooked_v1(&packet);
+    cooked[14..16].copy_from_slice(&0x8100_u16.to_be_bytes());
+    cooked.splice(16..16, [0, 30, 0x08, 0x00]);
+    assert_eq!(finds(LinkType::LinuxCookedV1, &cooked, &ipv4_datagram()).vlans, [30]);
+}
+
+#[test]
+fn labels_and_sessions_of_provider_networks_are_taken_off() {
+    for datagram in both_versions() {
+        let packet = datagram.packet();
+        for frame in [mpls(&[16], &packet), mpls(&[16, 17, 18], &packet), pppoe_session(5, &packet)] {
+            let found = finds(LinkType::Ethernet, &padded(&frame), &datagram);
+            assert!(!found.decapsulated);
+            finds(LinkType::Ethernet, &tagged(&frame, &[(0x88a8, 20), (0x8100, 30)]), &datagram);
+        }
+    }
+}
+
+#[test]
+fn ethernet_padding_and_bytes_behind_the_udp_length_are_no_payload() {
+    for payload in ["", "<", "<13>x"] {
+        let datagram = Datagram::new("198.51.100.1:1", "198.51.100.2:514", payload);
+        finds(LinkType::Ethernet, &padded(&ethernet(&datagram.packet())), &datagram);
+        let longer = ip_packet("198.51.100.1", "198.51.100.2", 17, &[&datagram.segment()[..], b"trailer"].concat());
+        finds(LinkType::Ethernet, &ethernet(&longer), &datagram);
+    }
+}
+
+#[test]
+fn ipv4_options_are_skipped() {
+    for length in (4..=40).step_by(4) {
+        let datagram = Datagram { options: vec![1; length], ..ipv4_datagram() };
+        finds(LinkType::Raw, &datagram.packet(), &datagram);
+    }
+}
+
+#[test]
+fn ipv6_extension_headers_are_skipped_one_by_one_and_together() {
+    let each = [0, 43, 51, 60, 135, 139, 140].map(|protocol| Extension::new(protocol, 3));
+    for extension in &each {
+        let datagram = Datagram { extensions: vec![extension.clone()], ..ipv6_datagram() };
+        finds(LinkType::Raw, &datagram.packet(), &datagram);
+    }
+    let datagram = Datagram { extensions: each.to_vec(), ..ipv6_datagram() };
+    finds(LinkType::Raw, &datagram.packet(), &datagram);
+}
+
+#[test]
+fn an_atomic_fragment_is_a_whole_datagram() {
+    let datagram = Datagram { extensions: vec![Extension::fragment(0, false, 9)], ..ipv6_datagram() };
+    assert!(!finds(LinkType::Raw, &datagram.packet(), &datagram).reassembled);
+}
+
+#[test]
+fn an_authentication_header_is_skipped_in_ipv4_too() {
+    let datagram = Datagram { dscp: 0, ttl: 64, ..ipv4_datagram() };
+    let authenticated = [&[17, 1, 0, 0][..], &[0; 8], &datagram.segment()].concat();
+    finds(LinkType::Raw, &ip_packet("198.51.100.1", "198.51.100.2", 51, &authenticated), &datagram);
+}
+
+#[test]
+fn checksums_are_no_reason_to_drop() {
+    for checksum in [[0, 0], [0xab, 0xcd]] {
+        let mut packet = ipv4_datagram().packet();
+        packet[10..12].copy_from_slice(&checksum);
+        packet[26..28].copy_from_slice(&checksum);
+        finds(LinkType::Raw, &packet, &ipv4_datagram());
+    }
+}
+
+#[test]
+fn the_longest_datagram_is_delivered() {
+    let datagram = Datagram { payload: vec![7; 65_507], ..ipv4_datagram() };
+    finds(LinkType::Ethernet, &ethernet(&datagram.packet()), &datagram);
+    let datagram = Datagram { payload: vec![7; 65_527], ..ipv6_datagram() };
+    finds(LinkType::Ethernet, &ethernet(&datagram.packet()), &datagram);
+}
+
+#[test]
+fn what_is_no_udp_in_ip_is_counted_as_such() {
+    let reason = |frame: &[u8]| drop_reason(LinkType::Ethernet, frame);
+    assert_eq!(reason(&ethernet_frame(0x0806, &[0; 28])), DropReason::NotIp);
+    assert_eq!(reason(&ethernet_frame(0x0026, &[0x42; 38])), DropReason::NotIp);
+    assert_eq!(reason(&ethernet(&ip_packet("198.51.100.1", "198.51.100.2", 6, &[0; 20]))), DropReason::NotUdp);
+    assert_eq!(reason(&ethernet(&ip_packet("2001:db8::1", "2001:db8::2", 59, &[]))), DropReason::NotUdp);
+    // Fragment and hop-by-hop headers belong to IPv6 alone.
+    assert_eq!(reason(&ethernet(&ip_packet("198.51.100.1", "198.51.100.2", 44, &[17; 20]))), DropReason::NotUdp);
+    assert_eq!(reason(&ethernet(&ip_packet("198.51.100.1", "198.51.100.2", 0, &[17; 20]))), DropReason::NotUdp);
+    let mut discovery = pppoe_session(1, &ipv4_datagram().packet());
+    discovery[15] = 0x09;
+    assert_eq!(reason(&discovery), DropReason::UnsupportedEncapsulation);
+    assert_eq!(drop_reason(LinkType::Raw, &[0x50; 40]), DropReason::NotIp);
+}
+
+#[test]
+fn lengths_that_contradict_each_other_are_bad() {
+    let reason = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut packet = ipv4_datagram().packet();
+        change(&mut packet);
+        drop_reason(LinkType::Raw, &packet)
+    };
+    // UDP: more than the IP packet holds, less than its own header, zero.
+    assert_eq!(reason(&|packet| packet[25] += 1), DropReason::BadLength);
+    assert_eq!(reason(&|packet| packet[25] = 7), DropReason::BadLength);
+    assert_eq!(reason(&|packet| packet[25] = 0), DropReason::BadLength);
+    // IPv4: a header shorter than can be, a packet shorter than its header.
+    assert_eq!(reason(&|packet| packet[0] = 0x44), DropReason::BadLength);
+    assert_eq!(reason(&|packet| packet[3] = 19), DropReason::BadLength);
+    assert_eq!(reason(&|packet| packet[3] = 27), DropReason::BadLength);
+    // The EtherType says IPv4, the packet IPv6.
+    assert_eq!(
+        drop_reason(LinkType::Ethernet, &ethernet_frame(IPV4, &ipv6_datagram().packet())),
+        DropReason::BadLength
+    );
+}
+
+#[test]
+fn a_packet_longer_than_the_mtu_is_an_artefact_of_offload() {
+    for datagram in both_versions() {
+        let packet = datagram.packet();
+        let with_mtu = |mtu: usize, frame: &[u8]| {
+            let settings = DecoderSettings { mtu: Some(mtu as u32), ..DecoderSettings::default() };
+            Bench::new(settings).packet(LinkType::Ethernet, 0, frame)
+        };
+        assert_eq!(with_mtu(packet.len(), &ethernet(&packet)), Outcome::Delivered);
+        assert_eq!(with_mtu(packet.len() - 1, &ethernet(&packet)), Outcome::Dropped(DropReason::Offload));
+        // Fragments fit the link; what they make up need not.
+        let settings = DecoderSettings { mtu: Some(1500), ..DecoderSettings::default() };
+        let mut bench = Bench::new(settings);
+        for fragment in (Datagram { payload: vec![1; 9000], ..datagram }).fragments(1448) {
+            bench.packet(LinkType::Raw, 0, &fragment);
+        }
+        assert_eq!(bench.found.len(), 1);
+    }
+}

@@ -1,0 +1,127 @@
+//! `explain` from outside: its lines, its summary, its exit.
+
+use std::{
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use sekiwake_testkit::packets::{Datagram, SaveFile, ethernet, tagged};
+use serde_json::{Value, json};
+
+fn explain(options: &[&str], file: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sekiwake-capture"))
+        .arg("explain")
+        .args(options)
+        .arg(file)
+        .output()
+        .expect("the binary runs")
+}
+
+fn explain_bytes(options: &[&str], bytes: &[u8]) -> Output {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("file.pcap");
+    std::fs::write(&file, bytes).expect("the file is written");
+    explain(options, &file)
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = std::str::from_utf8(&output.stdout).expect("output is UTF-8");
+    text.lines().map(|line| serde_json::from_str(line).expect("every line is JSON")).collect()
+}
+
+fn log(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn datagram(port: u16) -> Vec<u8> {
+    ethernet(&Datagram::new("198.51.100.1:5140", &format!("198.51.100.2:{port}"), "<13>hello").packet())
+}
+
+#[test]
+fn a_line_says_all_that_is_known_of_a_datagram_in_a_fixed_order() {
+    let frame = tagged(&datagram(514), &[(0x88a8, 20), (0x8100, 30)]);
+    let output = explain_bytes(&[], &SaveFile::new(1).packet(1_700_000_000_000_000_123, &frame).into_bytes());
+    assert!(output.status.success(), "{}", log(&output));
+    let expected = concat!(
+        r#"{"kind":"syslog","format":"rfc3164","source":"198.51.100.1","source_port":5140,"#,
+        r#""destination":"198.51.100.2","destination_port":514,"payload_length":9,"#,
+        r#""payload_sha256":"e86623cd6c347598ae8ebe057e9944889d8efcc1bd2beb6360344b74ab21ce82","#,
+        r#""captured_at":"2023-11-14T22:13:20.000000123Z","vlans":[20,30],"reassembled":false}"#,
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{expected}\n"));
+}
+
+#[test]
+fn ports_without_a_setting_show_with_all_and_are_counted_without() {
+    let bytes = SaveFile::new(1).packet(1, &datagram(514)).packet(2, &datagram(53)).into_bytes();
+    let all = explain_bytes(&["--all"], &bytes);
+    assert_eq!(lines(&all).iter().map(|line| line["kind"].clone()).collect::<Vec<_>>(), [json!("syslog"), json!(null)]);
+    let claimed = explain_bytes(&[], &bytes);
+    assert_eq!(lines(&claimed).len(), 1);
+    assert!(log(&claimed).contains("unclaimed_port: 1"), "{}", log(&claimed));
+}
+
+#[test]
+fn what_is_not_printed_is_counted_by_reason() {
+    let frame = datagram(514);
+    let mut arp = frame.clone();
+    arp[12..14].copy_from_slice(&[0x08, 0x06]);
+    let bytes = SaveFile::new(1).packet(1, &arp).packet_cut(2, &frame, 40).packet(3, &arp).into_bytes();
+    let output = explain_bytes(&[], &bytes);
+    assert_eq!(lines(&output).len(), 0);
+    assert_eq!(log(&output), "3 packets, 0 datagrams\nnot_ip: 2\ntruncated: 1\n");
+}
+
+#[test]
+fn a_savefile_that_is_cut_is_explained_up_to_there_with_a_warning() {
+    let bytes = SaveFile::new(1).packet(1, &datagram(514)).packet(2, &datagram(514)).into_bytes();
+    let output = explain_bytes(&[], &bytes[..bytes.len() - 3]);
+    assert!(output.status.success());
+    assert_eq!(lines(&output).len(), 1);
+    assert!(log(&output).contains("warning"), "{}", log(&output));
+}
+
+#[test]
+fn a_link_type_that_is_not_decoded_fails_with_one_line_that_names_it() {
+    let output = explain_bytes(&["--all"], &SaveFile::new(127).packet(1, &datagram(514)).into_bytes());
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    assert_eq!(log(&output).lines().count(), 1);
+    assert!(log(&output).contains("link type 127"), "{}", log(&output));
+}
+
+#[test]
+fn what_is_no_savefile_fails_with_one_line() {
+    for bytes in [&b""[..], b"abc", b"this is a text and no savefile"] {
+        let output = explain_bytes(&[], bytes);
+        assert_eq!((output.status.code(), log(&output).lines().count()), (Some(1), 1), "{}", log(&output));
+    }
+    let output = explain(&[], Path::new("no such file"));
+    assert_eq!((output.status.code(), log(&output).lines().count()), (Some(1), 1));
+}
+
+#[test]
+fn absurd_times_are_printed_and_not_fatal() {
+    let mut bytes = SaveFile::new(1).packet(0, &datagram(514)).into_bytes();
+    bytes[24..32].fill(0xff);
+    let output = explain_bytes(&[], &bytes);
+    assert_eq!(lines(&output)[0]["captured_at"], "2106-02-07T06:28:19.294967295Z");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("file.pcap");
+    let frame = datagram(514);
+    (0..5000).fold(SaveFile::new(1), |file, time| file.packet(time, &frame)).write_to(&file).expect("written");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sekiwake-capture"))
+        .arg("explain")
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", log(&output));
+    assert_eq!(log(&output), "");
+}

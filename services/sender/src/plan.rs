@@ -1,0 +1,175 @@
+//! What the command line asks for, resolved: who sends what to where, and in which order.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use crate::{Protocol, cli::Arguments, cli::Shares, generate::Source, protocol::Share, sources::TooFew};
+
+/// A run in a row from one of several sources, unless something else is asked for: enough to spare system calls, and still a mixture.
+const DEFAULT_RUN: u64 = 8;
+/// And from a single source: what one system call takes.
+const MAX_RUN: u64 = 64;
+
+/// A mistake that shows only when all options are seen together.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Too few addresses.
+    #[error(transparent)]
+    Sources(#[from] TooFew),
+    /// One IPv4, the other IPv6.
+    #[error("--from {from} and --to {to} are of different families")]
+    Families {
+        /// A source.
+        from: IpAddr,
+        /// The destination.
+        to: IpAddr,
+    },
+    /// Beyond 65535.
+    #[error("--first-source-port {first} and --source-ports {count} go beyond port 65535")]
+    Ports {
+        /// The first.
+        first: u16,
+        /// How many.
+        count: u32,
+    },
+}
+
+/// What is sent.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The sources with the port that each one binds (0: any), by index.
+    pub sources: Vec<(Source, u16)>,
+    /// Different protocols, in the order given.
+    pub protocols: Vec<Protocol>,
+    /// Indices of `protocols`, each as often as its weight says, evenly mixed.
+    pub turns: Vec<usize>,
+    /// Where each of `protocols` goes.
+    pub destinations: Vec<SocketAddr>,
+    /// Datagrams of one source in a row, at most.
+    pub run: u64,
+    /// How many datagrams.
+    pub count: Option<u64>,
+    /// How long.
+    pub duration: Option<Duration>,
+}
+
+impl Plan {
+    /// Resolves the command line.
+    ///
+    /// # Errors
+    /// What does not fit together.
+    pub fn new(arguments: &Arguments) -> Result<Plan, PlanError> {
+        let to = arguments.to;
+        let shares = arguments.protocol.iter().flat_map(|Shares(shares)| shares.iter().copied());
+        let (protocols, weights) = merge(shares);
+        let destination = |protocol: &Protocol| SocketAddr::new(to.address, to.port.unwrap_or(protocol.default_port()));
+        let destinations = protocols.iter().map(destination).collect();
+        let unspecified: IpAddr =
+            if to.address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let addresses =
+            arguments.from.as_ref().map_or(Ok(vec![unspecified]), |from| from.addresses(arguments.sources))?;
+        if let Some(&from) = addresses.iter().find(|from| from.is_ipv4() != to.address.is_ipv4()) {
+            return Err(PlanError::Families { from, to: to.address });
+        }
+        let count = arguments.source_ports;
+        let ports = match arguments.first_source_port {
+            None => vec![0; count as usize],
+            Some(first) if u32::from(first) + count - 1 <= u32::from(u16::MAX) => {
+                (0..count).map(|offset| first + offset as u16).collect()
+            }
+            Some(first) => return Err(PlanError::Ports { first, count }),
+        };
+        let endpoints = addresses.iter().flat_map(|&address| ports.iter().map(move |&port| (address, port)));
+        let sources: Vec<_> =
+            (0..).zip(endpoints).map(|(index, (address, port))| (Source { index, address }, port)).collect();
+        let turns = interleave(&weights);
+        let run = run_length(arguments, sources.len() as u64 * protocols.len() as u64);
+        let count = arguments.count.map(std::num::NonZeroU64::get);
+        Ok(Plan { sources, protocols, turns, destinations, run, count, duration: arguments.duration })
+    }
+}
+
+/// A few runs in each millisecond, and when a number is given, the same share for everybody.
+fn run_length(arguments: &Arguments, streams: u64) -> u64 {
+    if let Some(run) = arguments.run {
+        return run;
+    }
+    let most = if streams == 1 { MAX_RUN } else { DEFAULT_RUN };
+    let by_rate = if arguments.rate == 0 { most } else { arguments.rate / 2000 };
+    let by_count = arguments.count.map_or(most, |count| count.get() / streams);
+    most.min(by_rate).min(by_count).max(1)
+}
+
+fn merge(shares: impl Iterator<Item = Share>) -> (Vec<Protocol>, Vec<u32>) {
+    let (mut protocols, mut weights) = (Vec::new(), Vec::new());
+    for Share { protocol, weight } in shares {
+        match protocols.iter().position(|&known| known == protocol) {
+            Some(index) => weights[index] += weight,
+            None => {
+                protocols.push(protocol);
+                weights.push(weight);
+            }
+        }
+    }
+    (protocols, weights)
+}
+
+/// Each index as often as its weight, spread evenly: the one that is furthest behind its share comes next.
+fn interleave(weights: &[u32]) -> Vec<usize> {
+    let total: i64 = weights.iter().copied().map(i64::from).sum();
+    let mut credits = vec![0_i64; weights.len()];
+    let mut turns = Vec::with_capacity(total as usize);
+    for _ in 0..total {
+        for (credit, &weight) in credits.iter_mut().zip(weights) {
+            *credit += i64::from(weight);
+        }
+        let next = (0..credits.len()).rev().max_by_key(|&index| credits[index]).unwrap_or(0);
+        credits[next] -= total;
+        turns.push(next);
+    }
+    turns
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn plan(arguments: &str) -> Result<Plan, PlanError> {
+        Plan::new(&Arguments::try_parse_from(format!("x {arguments}").split(' ')).unwrap())
+    }
+
+    #[test]
+    fn turns_follow_the_weights_evenly() {
+        assert_eq!(interleave(&[1, 1, 1]), [0, 1, 2]);
+        assert_eq!(interleave(&[3, 1]), [0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn each_address_and_port_is_a_source_and_each_protocol_has_its_port() {
+        let plan = plan("--to 198.51.100.7 --from 198.18.0.0/24 --sources 2 --source-ports 2 --first-source-port 5000 -p rfc3164,ipfix").unwrap();
+        let sources: Vec<_> = plan.sources.iter().map(|(source, port)| format!("{} {}:{port}", source.index, source.address)).collect();
+        assert_eq!(sources, ["0 198.18.0.1:5000", "1 198.18.0.1:5001", "2 198.18.0.2:5000", "3 198.18.0.2:5001"]);
+        assert_eq!(plan.destinations.iter().map(SocketAddr::port).collect::<Vec<_>>(), [514, 4739]);
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused() {
+        assert!(plan("--to 198.51.100.7 --from 2001:db8::1").is_err());
+        assert!(plan("--to 198.51.100.7 --from 198.18.0.1 --sources 2").is_err());
+        assert!(plan("--to 198.51.100.7 --first-source-port 65535 --source-ports 2").is_err());
+    }
+
+    #[test]
+    fn runs_are_short_at_low_rates_and_small_counts() {
+        let run = |arguments: &str| plan(&format!("--to 198.51.100.7 {arguments}")).unwrap().run;
+        assert_eq!(run("--rate 100"), 1);
+        assert_eq!(run("--rate 0"), 64);
+        assert_eq!(run("--rate 0 -p all"), 8);
+        assert_eq!(run("--rate 0 -p all --count 30"), 3);
+        assert_eq!(run("--rate 10 --run 5"), 5);
+    }
+}

@@ -1,0 +1,111 @@
+//! What was really sent.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::Protocol;
+
+/// What went out in one protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Datagrams that the kernel took.
+    pub datagrams: u64,
+    /// Their payloads, in bytes.
+    pub bytes: u64,
+    /// What the protocol counts: flows, data records, samples; else datagrams.
+    pub units: u64,
+    /// The sum, modulo 2^128, of the payloads' XXH3; 0 unless asked for.
+    pub digest: u128,
+}
+
+/// What happened on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Errors {
+    /// The socket's or the interface's queue was full (`EAGAIN`, `ENOBUFS`); tried again.
+    pub full: u64,
+    /// An earlier datagram was answered with ICMP port unreachable (`ECONNREFUSED`): nobody listens. It counts as sent.
+    pub refused: u64,
+    /// Segmentation offload was refused for a size, and not used for it again.
+    pub gso_refused: u64,
+}
+
+/// The last line.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// By protocol.
+    pub by_protocol: BTreeMap<Protocol, Sent>,
+    /// What happened on the way.
+    pub errors: Errors,
+    /// From the first to the last datagram.
+    pub elapsed: Duration,
+    /// Whether the digests were computed.
+    pub with_digest: bool,
+}
+
+impl Summary {
+    /// Over all protocols.
+    #[must_use]
+    pub fn total(&self) -> Sent {
+        self.by_protocol.values().fold(Sent::default(), |sum, one| Sent {
+            datagrams: sum.datagrams + one.datagrams,
+            bytes: sum.bytes + one.bytes,
+            units: sum.units + one.units,
+            digest: sum.digest.wrapping_add(one.digest),
+        })
+    }
+
+    /// Datagrams per second.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        let seconds = self.elapsed.as_secs_f64();
+        if seconds > 0.0 { self.total().datagrams as f64 / seconds } else { 0.0 }
+    }
+
+    /// For machines.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let total = self.total();
+        let by_protocol = self.by_protocol.iter().map(|(protocol, sent)| {
+            let mut value = json!({ "sent": sent.datagrams, "bytes": sent.bytes, "units": sent.units });
+            if self.with_digest {
+                value["digest"] = json!(format!("{:032x}", sent.digest));
+            }
+            (protocol.name().to_owned(), value)
+        });
+        let Errors { full, refused, gso_refused } = self.errors;
+        let mut value = json!({
+            "sent": total.datagrams,
+            "bytes": total.bytes,
+            "seconds": self.elapsed.as_secs_f64(),
+            "rate": self.rate(),
+            "by_protocol": by_protocol.collect::<serde_json::Map<_, _>>(),
+            "errors": { "full": full, "refused": refused, "gso_refused": gso_refused },
+        });
+        if self.with_digest {
+            value["digest"] = json!(format!("{:032x}", total.digest));
+        }
+        value
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.total();
+        let (seconds, rate) = (self.elapsed.as_secs_f64(), self.rate());
+        write!(formatter, "sent {} datagrams ({} bytes) in {seconds:.3} s, {rate:.0} per second:", total.datagrams, total.bytes)?;
+        for (protocol, sent) in &self.by_protocol {
+            write!(formatter, " {protocol} {}", sent.datagrams)?;
+        }
+        let Errors { full, refused, gso_refused } = self.errors;
+        for (count, name) in [(full, "queue full"), (refused, "refused"), (gso_refused, "segmentation refused")] {
+            if count > 0 {
+                write!(formatter, "; {name} {count} times")?;
+            }
+        }
+        if self.with_digest {
+            write!(formatter, "; digest {:032x}", total.digest)?;
+        }
+        Ok(())
+    }
+}

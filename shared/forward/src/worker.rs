@@ -1,0 +1,276 @@
+//! The thread of one destination: takes batches from its queue and sends them. Whatever happens to the destination happens
+//! here, and nowhere else.
+
+use std::{
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use prometheus::local::LocalHistogram;
+use sekiwake_runtime::Worker;
+use tracing::{info, warn};
+
+use crate::{
+    flush::Flush,
+    health::{Health, State},
+    metrics::{DestinationMetrics, DropReason, ErrorKind},
+    queue::{Outlet, Queued, Waited},
+    target::Target,
+    udp::{Fault, UdpSender},
+};
+
+/// How long the worker sleeps when there is nothing to do, at most.
+const IDLE: Duration = Duration::from_millis(200);
+
+/// How often the worker looks after what does not show in sending: pending ICMP errors, the path's MTU, the destination's state.
+const LOOK_AROUND_EVERY: Duration = Duration::from_secs(1);
+
+/// A flush takes no further batch when it has this many records.
+const FLUSH_RECORDS: usize = 1024;
+
+/// Pauses between tries, by what is waited for.
+const SOCKET_FULL_PAUSE: Duration = Duration::from_millis(100);
+const NO_BUFFERS_PAUSE: Duration = Duration::from_millis(1);
+const UNREACHABLE_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often a datagram is tried at once before an error is taken to be about the path, and not the echo of earlier datagrams.
+const TRIES_AT_ONCE: u32 = 3;
+
+/// One destination's worker, and all it knows.
+pub(crate) struct DestinationWorker<B> {
+    label: String,
+    segmentation: bool,
+    outlet: Outlet<B>,
+    target: Target,
+    metrics: DestinationMetrics,
+    latency: LocalHistogram,
+    health: Health,
+    /// Why datagrams have been waiting, if they wait too long.
+    late_because: DropReason,
+    looked_around_at: Option<Instant>,
+}
+
+impl<B: AsRef<[u8]>> DestinationWorker<B> {
+    pub(crate) fn new(
+        label: String,
+        segmentation: bool,
+        outlet: Outlet<B>,
+        target: Target,
+        metrics: DestinationMetrics,
+    ) -> DestinationWorker<B> {
+        let health = Health::new();
+        metrics.up.set(State::Unknown.as_gauge());
+        DestinationWorker {
+            label,
+            segmentation,
+            outlet,
+            target,
+            latency: metrics.latency(),
+            metrics,
+            health,
+            late_because: DropReason::Expired,
+            looked_around_at: None,
+        }
+    }
+
+    /// Sends until the queue is closed and empty.
+    pub(crate) fn run(mut self, worker: &Worker) {
+        let mut taken: Vec<Queued<B>> = Vec::new();
+        loop {
+            worker.beat();
+            self.look_around(Instant::now());
+            match self.outlet.wait(IDLE) {
+                Waited::Batch(queued) => self.take_more(queued, &mut taken),
+                Waited::Nothing => continue,
+                Waited::Closed => return,
+            }
+            self.drop_expired(&mut taken, worker);
+            self.send(&taken, worker);
+            taken.drain(..).for_each(|queued| self.outlet.release(&queued));
+        }
+    }
+
+    /// Takes what else is there. It does not wait for more: under load there is more by itself.
+    fn take_more(&self, first: Queued<B>, taken: &mut Vec<Queued<B>>) {
+        let mut records = first.batch.len();
+        taken.push(first);
+        while records < FLUSH_RECORDS {
+            let Some(queued) = self.outlet.take() else { return };
+            records += queued.batch.len();
+            taken.push(queued);
+        }
+    }
+
+    /// Gives up the batches that have waited too long, or all of them when the time to stop is up.
+    fn drop_expired(&mut self, taken: &mut Vec<Queued<B>>, worker: &Worker) {
+        let now = Instant::now();
+        let reason = if is_over(worker, now) { DropReason::Shutdown } else { self.late_because };
+        taken.retain(|queued| {
+            let keep = reason != DropReason::Shutdown && !queued.is_expired(now);
+            if !keep {
+                self.metrics.dropped.add(reason, queued.batch.len() as u64);
+                self.outlet.release(queued);
+            }
+            keep
+        });
+    }
+
+    fn send(&mut self, taken: &[Queued<B>], worker: &Worker) {
+        let mut flush = Flush::of(taken, self.max_segment_bytes());
+        let mut failures = 0;
+        while let Some(message) = flush.message() {
+            let sender = match self.target.sender(Instant::now()) {
+                Ok(sender) => sender,
+                Err(absence) => {
+                    self.late_because = absence;
+                    self.failed("has no address or no route");
+                    self.target.wait(UNREACHABLE_PAUSE);
+                    self.give_up_late(&mut flush, taken, worker);
+                    // There may be a socket by now, and with it the size of a segment.
+                    flush.plan_again(self.max_segment_bytes());
+                    continue;
+                }
+            };
+            let outcome = sender.send(&flush.window());
+            let error = match outcome {
+                Ok(count) => {
+                    failures = 0;
+                    self.sent(&mut flush, count);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let fault = Fault::of(&error);
+            if let Some(kind) = fault.kind() {
+                self.metrics.error(kind);
+                failures += 1;
+            }
+            match fault {
+                Fault::Interrupted => {}
+                Fault::SocketFull => {
+                    sender.wait_writable(SOCKET_FULL_PAUSE);
+                    self.late_because = DropReason::Expired;
+                    self.give_up_late(&mut flush, taken, worker);
+                }
+                Fault::NoBuffers => {
+                    thread::sleep(NO_BUFFERS_PAUSE);
+                    self.late_because = DropReason::Expired;
+                    self.give_up_late(&mut flush, taken, worker);
+                }
+                Fault::Unreachable(_) => {
+                    self.failed(&error.to_string());
+                    if failures > TRIES_AT_ONCE {
+                        self.late_because = DropReason::Unreachable;
+                        self.target.reconnect(Instant::now());
+                        self.target.wait(UNREACHABLE_PAUSE);
+                        self.give_up_late(&mut flush, taken, worker);
+                    }
+                }
+                Fault::Unsendable(_) if failures == 1 => {}
+                Fault::Unsendable(_) if message.segment_bytes.is_some() => {
+                    failures = 0;
+                    let max_segment_bytes = self.segmentation_refused(message.segment_bytes, &error.to_string());
+                    flush.plan_again(max_segment_bytes);
+                }
+                Fault::Unsendable(ErrorKind::MessageTooLong) => {
+                    failures = 0;
+                    self.give_up(&mut flush, 1, DropReason::TooBig);
+                }
+                Fault::Unsendable(_) => {
+                    self.failed(&error.to_string());
+                    if !self.target.reconnect(Instant::now()) {
+                        failures = 0;
+                        self.give_up(&mut flush, 1, DropReason::Refused);
+                    }
+                }
+            }
+        }
+        self.latency.flush();
+    }
+
+    fn max_segment_bytes(&mut self) -> usize {
+        let sender = self.target.sender(Instant::now());
+        if self.segmentation { sender.map_or(0, |sender| sender.max_segment_bytes()) } else { 0 }
+    }
+
+    /// The kernel took the next `count` messages.
+    fn sent(&mut self, flush: &mut Flush<'_>, count: usize) {
+        let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+        let datagrams = flush.advance(count);
+        let mut bytes = 0;
+        for datagram in datagrams {
+            bytes += datagram.payload.len() as u64;
+            self.latency.observe(now_ns.saturating_sub(datagram.captured_at_ns) as f64 / 1e9);
+        }
+        self.metrics.sent_datagrams.inc_by(datagrams.len() as u64);
+        self.metrics.sent_bytes.inc_by(bytes);
+        self.late_because = DropReason::Expired;
+        self.health.sent(Instant::now());
+    }
+
+    /// Gives up the next messages while they are too late, or all when the time to stop is up.
+    fn give_up_late(&mut self, flush: &mut Flush<'_>, taken: &[Queued<B>], worker: &Worker) {
+        worker.beat();
+        let now = Instant::now();
+        if is_over(worker, now) {
+            let left = flush.messages_left();
+            self.give_up(flush, left, DropReason::Shutdown);
+        }
+        while flush.batch().is_some_and(|batch| taken[batch].is_expired(now)) {
+            self.give_up(flush, 1, self.late_because);
+        }
+    }
+
+    fn give_up(&mut self, flush: &mut Flush<'_>, messages: usize, reason: DropReason) {
+        let datagrams = flush.advance(messages).len() as u64;
+        self.metrics.dropped.add(reason, datagrams);
+    }
+
+    /// A segmented message does not leave: because the path has become narrower, or because somebody on the way out does not
+    /// segment, and then it is not tried again. Gives the largest segment from now on.
+    fn segmentation_refused(&mut self, refused_bytes: Option<u16>, error: &str) -> usize {
+        let Ok(sender) = self.target.sender(Instant::now()) else { return 0 };
+        sender.refresh_mtu();
+        let max_segment_bytes = sender.max_segment_bytes();
+        if refused_bytes.is_some_and(|refused| usize::from(refused) > max_segment_bytes) {
+            return max_segment_bytes;
+        }
+        self.segmentation = false;
+        self.metrics.segmentation_refused.inc();
+        warn!(destination = self.label, error, "segmentation offload is refused and switched off");
+        0
+    }
+
+    fn failed(&mut self, why: &str) {
+        if let Some(state) = self.health.failed(Instant::now()) {
+            self.metrics.up.set(state.as_gauge());
+            warn!(destination = self.label, error = why, "destination is down");
+        }
+    }
+
+    fn look_around(&mut self, now: Instant) {
+        if self.looked_around_at.is_some_and(|at| now.duration_since(at) < LOOK_AROUND_EVERY) {
+            return;
+        }
+        self.looked_around_at = Some(now);
+        let pending = self.target.sender(now).ok().and_then(|sender: &mut UdpSender| {
+            sender.refresh_mtu();
+            sender.take_error()
+        });
+        if let Some(error) = pending {
+            if let Some(kind) = Fault::of(&error).kind() {
+                self.metrics.error(kind);
+            }
+            self.failed(&error.to_string());
+        }
+        if let Some(state) = self.health.at(now) {
+            self.metrics.up.set(state.as_gauge());
+            info!(destination = self.label, "destination is up");
+        }
+    }
+}
+
+/// Whether the time to stop has come and is up.
+fn is_over(worker: &Worker, now: Instant) -> bool {
+    worker.deadline().is_some_and(|deadline| deadline <= now)
+}

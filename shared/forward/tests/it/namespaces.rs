@@ -1,0 +1,144 @@
+//! Over a link of 1,500 bytes, as to a collector on another host.
+
+use std::{net::SocketAddr, time::Duration};
+
+use sekiwake_testkit::{
+    netns::{End, Link, Namespace, available_or_skipped},
+    sink::{Options, Sink},
+    wait::wait_for,
+};
+
+use crate::rig::*;
+
+const PORT: u16 = 5514;
+
+/// Two namespaces: the engine's, and the collectors'.
+struct Hosts {
+    forwarder: Namespace,
+    collector: Namespace,
+}
+
+impl Hosts {
+    fn new(offload: bool) -> Hosts {
+        let (forwarder, collector) = (Namespace::new("fwd").unwrap(), Namespace::new("col").unwrap());
+        let left = End::new(&forwarder, "fwd0").address("198.18.0.1/24").address("2001:db8::1/64");
+        let right = End::new(&collector, "col0").address("198.18.0.2/24").address("2001:db8::2/64");
+        Link::new(left, right).segmentation_offload(offload).create().unwrap();
+        Hosts { forwarder, collector }
+    }
+
+    fn sink(&self, address: &str) -> (Sink, String) {
+        let address: SocketAddr = format!("{address}:{PORT}").parse().unwrap();
+        let socket = self.collector.udp_socket(address).unwrap();
+        let sink = Sink::start(vec![socket], Options::counts().payloads()).unwrap();
+        (sink, format!("udp://{address}"))
+    }
+
+    fn rig(&self, destinations: &str) -> (Rig, TestEngine) {
+        let start = || {
+            let rig = Rig::new();
+            let engine = rig.engine(destinations);
+            (rig, engine)
+        };
+        self.forwarder.enter(start).unwrap()
+    }
+}
+
+/// Sizes on both sides of everything that matters at 1,500 bytes, and mixed ones, each payload different.
+fn payloads(longest: usize) -> Vec<Vec<u8>> {
+    let mut random = pseudo_random(0xf0a2);
+    let mut lengths = vec![0, 1452, 1452, 1453, 1472, 1472, 1473, 1473, 9000, longest, 0, longest, 12];
+    lengths.extend(std::iter::repeat_n(1472, 50));
+    lengths.extend(std::iter::repeat_n(200, 130));
+    lengths.extend((0..300).map(|_| 200 + random(1201) as usize));
+    let numbered = lengths.iter().enumerate();
+    numbered.map(|(index, &length)| (0..length).map(|byte| (byte * 13 + index * 7 + byte / 251) as u8).collect()).collect()
+}
+
+#[test]
+fn every_size_crosses_a_1500_byte_link_whole_and_in_order_over_ipv4_and_ipv6() {
+    if !available_or_skipped("every_size_crosses_a_1500_byte_link_whole_and_in_order_over_ipv4_and_ipv6") {
+        return;
+    }
+    for offload in [false, true] {
+        let hosts = Hosts::new(offload);
+        for (address, longest) in [("198.18.0.2", 65_507), ("[2001:db8::2]", 65_527)] {
+            for option in ["", "?gso=false"] {
+                let (sink, uri) = hosts.sink(address);
+                let (rig, mut engine) = hosts.rig(&format!("{uri}{option}"));
+                let payloads = payloads(longest);
+                forward(&mut engine, &samples(payloads.clone()));
+                assert!(arrived(sink, payloads.len()) == payloads, "{uri}{option}, offload {offload}");
+                rig.assert_accounts_close(&uri);
+                assert_eq!(rig.metric("sekiwake_forward_errors_total", &[]), 0.0, "{uri}{option}");
+                assert_eq!(rig.metric("sekiwake_forward_segmentation_refused_total", &[]), 0.0);
+                rig.stop();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_link_that_becomes_narrower_costs_no_datagram_and_not_the_segmentation() {
+    if !available_or_skipped("a_link_that_becomes_narrower_costs_no_datagram_and_not_the_segmentation") {
+        return;
+    }
+    let hosts = Hosts::new(false);
+    let (sink, uri) = hosts.sink("198.18.0.2");
+    let (rig, mut engine) = hosts.rig(&uri);
+    let payloads: Vec<Vec<u8>> = (0..200u8).map(|number| vec![number; 1400]).collect();
+    forward(&mut engine, &samples(payloads[..100].to_vec()));
+    sink.wait_for(100, PATIENCE).unwrap();
+    hosts.forwarder.ip("link set fwd0 mtu 1000").unwrap();
+    forward(&mut engine, &samples(payloads[100..].to_vec()));
+    assert!(arrived(sink, 200) == payloads);
+    assert_eq!(rig.metric("sekiwake_forward_segmentation_refused_total", &[]), 0.0);
+    rig.assert_accounts_close(&uri);
+    rig.stop();
+}
+
+#[test]
+fn a_collector_that_does_not_exist_costs_the_live_one_nothing() {
+    if !available_or_skipped("a_collector_that_does_not_exist_costs_the_live_one_nothing") {
+        return;
+    }
+    let hosts = Hosts::new(false);
+    let (sink, live) = hosts.sink("198.18.0.2");
+    let dead = "udp://198.18.0.99:514";
+    let (rig, mut engine) = hosts.rig(&format!("{dead} {live}"));
+    let payloads: Vec<Vec<u8>> = (0..20_000u32).map(|number| number.to_be_bytes().repeat(50)).collect();
+    for part in payloads.chunks(1000) {
+        forward(&mut engine, &samples(part.to_vec()));
+    }
+    assert!(arrived(sink, payloads.len()) == payloads);
+    rig.assert_accounts_close(&live);
+    rig.assert_accounts_close(dead);
+    // Nobody answers ARP: the kernel says so after three tries, a second each.
+    wait_for("the dead one to be down", PATIENCE, || {
+        rig.metric("sekiwake_forward_errors_total", &[dead, "host_unreachable"]) > 0.0
+    })
+    .unwrap();
+    assert_eq!(rig.metric("sekiwake_forward_up", &[dead]), 0.0);
+    rig.stop();
+}
+
+#[test]
+fn datagrams_wait_out_a_route_that_is_gone_for_a_moment() {
+    if !available_or_skipped("datagrams_wait_out_a_route_that_is_gone_for_a_moment") {
+        return;
+    }
+    let hosts = Hosts::new(false);
+    let (sink, uri) = hosts.sink("198.18.0.2");
+    let (rig, mut engine) = hosts.rig(&uri);
+    let payloads: Vec<Vec<u8>> = (0..300u32).map(|number| number.to_be_bytes().repeat(25)).collect();
+    forward(&mut engine, &samples(payloads[..100].to_vec()));
+    sink.wait_for(100, PATIENCE).unwrap();
+    hosts.forwarder.ip("link set fwd0 down").unwrap();
+    forward(&mut engine, &samples(payloads[100..].to_vec()));
+    let labels = [&*uri, "network_unreachable"];
+    wait_for("an error", Duration::from_secs(1), || rig.metric("sekiwake_forward_errors_total", &labels) > 3.0).unwrap();
+    hosts.forwarder.ip("link set fwd0 up").unwrap();
+    assert!(arrived(sink, 300) == payloads);
+    rig.assert_accounts_close(&uri);
+    rig.stop();
+}

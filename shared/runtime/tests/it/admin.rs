@@ -1,0 +1,116 @@
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use sekiwake_runtime::{Ending, Process};
+use sekiwake_settings::Environment;
+
+use crate::toys::{First, both, get, in_background, on_start, request, start, wait_until, works};
+
+#[test]
+fn a_process_is_ready_when_every_latch_of_every_role_is_set() {
+    let (sender, latches) = crossbeam_channel::bounded(2);
+    for (service, what) in [("first", "interface eth1"), ("second", "bus")] {
+        let sender = sender.clone();
+        on_start(service, move |scope| {
+            sender.send(scope.readiness(what))?;
+            Ok(scope.idle()?)
+        });
+    }
+    let (address, stop, ended) = in_background(start(both(), &[]));
+    let (first, second) = (latches.recv().unwrap(), latches.recv().unwrap());
+    assert_eq!(get(address, "/readyz"), (503, "first: interface eth1\nsecond: bus\n".to_owned()));
+    first.set(true);
+    assert_eq!(get(address, "/readyz"), (503, "second: bus\n".to_owned()));
+    let ready_metrics = get(address, "/metrics").1;
+    assert!(ready_metrics.contains("sekiwake_ready{service=\"first\"} 1\nsekiwake_ready{service=\"second\"} 0\n"));
+    second.set(true);
+    assert_eq!(get(address, "/readyz"), (200, "ready\n".to_owned()));
+    first.set(false);
+    assert_eq!(get(address, "/readyz"), (503, "first: interface eth1\n".to_owned()));
+    drop(first);
+    assert_eq!(get(address, "/readyz"), (200, "ready\n".to_owned()), "what is gone is not waited for");
+    stop.stop("the test");
+    assert_eq!(ended.join().unwrap(), Ending::Done);
+}
+
+#[test]
+fn a_process_that_drains_is_not_ready_and_still_answers() {
+    let (let_go, held) = crossbeam_channel::bounded::<()>(0);
+    works("first", move |_| {
+        let _ = held.recv();
+        Ok(())
+    });
+    let (address, stop, ended) = in_background(start(Process::of::<First>(), &[]));
+    assert_eq!(get(address, "/readyz").0, 200);
+    stop.stop("the test");
+    wait_until("it says that it is stopping", || get(address, "/readyz") == (503, "stopping\n".to_owned()));
+    assert_eq!(get(address, "/healthz"), (200, "alive\n".to_owned()));
+    drop(let_go);
+    assert_eq!(ended.join().unwrap(), Ending::Done);
+}
+
+#[test]
+fn a_worker_that_has_beaten_and_falls_silent_is_named_by_healthz() {
+    let (go_on, paused) = crossbeam_channel::bounded::<()>(0);
+    works("first", move |worker| {
+        worker.beat();
+        let _ = paused.recv();
+        while !worker.stop().wait(Duration::from_millis(1)) {
+            worker.beat();
+        }
+        Ok(())
+    });
+    let process = Process::of::<First>().stuck_after(Duration::from_millis(200));
+    let (address, stop, ended) = in_background(start(process, &[]));
+    wait_until("the worker is found stuck", || {
+        let (status, body) = get(address, "/healthz");
+        status == 503 && body.starts_with("first toy-0: silent for 0.")
+    });
+    drop(go_on);
+    wait_until("the worker is well again", || get(address, "/healthz") == (200, "alive\n".to_owned()));
+    stop.stop("the test");
+    assert_eq!(ended.join().unwrap(), Ending::Done);
+}
+
+#[test]
+fn only_get_and_known_pages_are_served() {
+    let (address, stop, ended) = in_background(start(Process::of::<First>(), &[]));
+    assert_eq!(request(address, "POST /metrics HTTP/1.1\r\nHost: toy\r\nContent-Length: 0\r\n\r\n").0, 405);
+    assert_eq!(get(address, "/").0, 404);
+    assert_eq!(request(address, "nonsense\r\n\r\n").0, 400);
+    stop.stop("the test");
+    assert_eq!(ended.join().unwrap(), Ending::Done);
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_closed_and_more_of_them_than_there_are_slots_do_not_block_for_ever() {
+    let (address, stop, ended) = in_background(start(Process::of::<First>(), &[]));
+    let silent: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /metr").unwrap();
+            stream
+        })
+        .collect();
+    // Answered once the first ones have had their ten seconds.
+    assert_eq!(get(address, "/healthz").0, 200);
+    let mut stream = silent.into_iter().next().unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut rest = Vec::new();
+    // Either way of closing is fine, a time-out is not.
+    if let Err(error) = stream.read_to_end(&mut rest) {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    stop.stop("the test");
+    assert_eq!(ended.join().unwrap(), Ending::Done);
+}
+
+#[test]
+fn a_taken_port_is_an_error_that_names_the_variable() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ready = Process::of::<First>().read(&Environment::from_pairs([("SEKIWAKE_ADMIN", &address)])).unwrap();
+    let error = format!("{:#}", ready.start().unwrap_err());
+    assert!(error.starts_with(&format!("cannot bind {address} (SEKIWAKE_ADMIN): ")), "{error}");
+}

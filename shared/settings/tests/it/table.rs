@@ -1,0 +1,46 @@
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sekiwake_record::Name;
+use sekiwake_settings::{BindEndpoint, ByteSize, Endpoint, List, PREFIX, Ports, Setting, VARIABLES, VariableDefault};
+
+#[test]
+fn names_are_unique_and_prefixed_and_groups_stand_together() {
+    let names: HashSet<&str> = VARIABLES.iter().map(|variable| variable.name).collect();
+    assert_eq!(names.len(), VARIABLES.len());
+    for variable in VARIABLES {
+        assert!(variable.name.starts_with(PREFIX), "{}", variable.name);
+        assert!(
+            !variable.read_by.is_empty() && !variable.about.is_empty() && !variable.takes.is_empty(),
+            "{}",
+            variable.name
+        );
+    }
+    assert!(VARIABLES.is_sorted_by_key(|variable| variable.group), "the groups are mixed");
+}
+
+#[test]
+fn every_default_that_is_a_value_parses() {
+    fn parses<T: Setting>(text: &str) -> bool {
+        T::parse(text).is_ok()
+    }
+    for variable in VARIABLES {
+        let VariableDefault::Value(text) = variable.default else { continue };
+        let parses = match (variable.takes, variable.name) {
+            ("duration", _) => parses::<Duration>(text),
+            ("size", _) => parses::<ByteSize>(text),
+            ("ports", _) => parses::<Ports>(text),
+            ("true or false", _) => parses::<bool>(text),
+            ("1 to 16" | "number", _) => parses::<u16>(text),
+            ("path", _) => parses::<PathBuf>(text),
+            ("name", _) => parses::<Name>(text),
+            ("endpoints", name) if name.starts_with("SEKIWAKE_PROXY_") => parses::<List<BindEndpoint>>(text),
+            ("endpoints", _) => parses::<List<Endpoint>>(text),
+            // Their types live with their readers, whose tests read the defaults.
+            ("filter" | "text or json", _) => true,
+            (takes, name) => panic!("nothing is known of {takes}, which {name} takes"),
+        };
+        assert!(parses, "the default of {} does not parse: {text}", variable.name);
+    }
+}

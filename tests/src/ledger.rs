@@ -1,0 +1,173 @@
+//! The books: what every service counted, and whether they close.
+
+use std::fmt;
+
+use anyhow::ensure;
+use sekiwake_record::Kind;
+
+use crate::{Samples, Services};
+
+/// What the services counted.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    /// Of capture.
+    pub capture: Samples,
+    /// Of the proxy.
+    pub proxy: Samples,
+    /// Of the forwarders, by kind; empty samples where a kind has none.
+    pub forwarders: [Samples; 3],
+}
+
+/// One kind's way through the system: datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// Put into batches by capture.
+    pub captured: u64,
+    /// Given to the bus.
+    pub published: u64,
+    /// Passed on by the proxy.
+    pub relayed: u64,
+    /// Received by the forwarder.
+    pub received: u64,
+    /// Sent, summed over destinations.
+    pub sent: u64,
+    /// Not sent, summed over destinations and reasons.
+    pub dropped: u64,
+    /// Holes in the sequence.
+    pub lost: u64,
+}
+
+/// The binary of the forwarder of each kind.
+pub const FORWARDERS: [(Kind, &str); 3] = [
+    (Kind::Syslog, "sekiwake-syslog-forwarder"),
+    (Kind::Xflow, "sekiwake-xflow-forwarder"),
+    (Kind::SnmpTrap, "sekiwake-trap-forwarder"),
+];
+
+impl Ledger {
+    /// Asks all services.
+    ///
+    /// # Errors
+    /// One does not answer.
+    pub fn read(services: &Services<'_>) -> anyhow::Result<Ledger> {
+        let ask = |name: &str| {
+            let service = services.0.iter().find(|service| service.name == name);
+            service.map_or(Ok(Samples::default()), |service| service.metrics())
+        };
+        Ok(Ledger {
+            capture: ask("sekiwake-capture")?,
+            proxy: ask("sekiwake-proxy")?,
+            forwarders: [ask(FORWARDERS[0].1)?, ask(FORWARDERS[1].1)?, ask(FORWARDERS[2].1)?],
+        })
+    }
+
+    /// The way of one kind.
+    pub fn flow(&self, kind: Kind) -> Flow {
+        let label = format!("kind=\"{kind}\"");
+        let labels = [label.as_str()];
+        let forwarder = &self.forwarders[kind.index()];
+        Flow {
+            captured: self.capture.count("sekiwake_capture_claimed_datagrams_total", &labels),
+            published: self.capture.count("sekiwake_bus_published_records_total", &labels),
+            relayed: self.proxy.count("sekiwake_relay_passed_records_total", &labels),
+            received: forwarder.count("sekiwake_bus_received_records_total", &labels),
+            sent: forwarder.count("sekiwake_forward_sent_datagrams_total", &[]),
+            dropped: forwarder.count("sekiwake_forward_dropped_datagrams_total", &[]),
+            lost: forwarder.count("sekiwake_bus_lost_records_total", &labels),
+        }
+    }
+
+    /// Checks that every service's counters close, once traffic has ended.
+    ///
+    /// # Errors
+    /// The first sum that does not come out, with its numbers.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.check_capture()?;
+        for (kind, name) in FORWARDERS {
+            let flow = self.flow(kind);
+            let label = format!("kind=\"{kind}\"");
+            let refused = self.proxy.count("sekiwake_relay_received_records_total", &[&label]);
+            ensure!(refused == flow.relayed, "proxy, {kind}: received {refused}, passed on {}", flow.relayed);
+            let forwarder = &self.forwarders[kind.index()];
+            for destination in destinations(forwarder) {
+                let labels = [destination.as_str()];
+                let sent = forwarder.count("sekiwake_forward_sent_datagrams_total", &labels);
+                let dropped = forwarder.count("sekiwake_forward_dropped_datagrams_total", &labels);
+                let held = forwarder.count("sekiwake_forward_queue_records", &labels);
+                ensure!(
+                    flow.received == sent + dropped + held,
+                    "{name}, {destination}: received {}, sent {sent}, dropped {dropped}, held {held}",
+                    flow.received
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn check_capture(&self) -> anyhow::Result<()> {
+        let count = |name: &str| self.capture.count(name, &[]);
+        let reason = |reason: &str| {
+            let label = format!("reason=\"{reason}\"");
+            self.capture.count("sekiwake_capture_dropped_packets_total", &[&label])
+        };
+        let packets = count("sekiwake_capture_packets_total");
+        let datagrams = count("sekiwake_capture_datagrams_total");
+        let fragments = count("sekiwake_capture_joined_fragments_total") + count("sekiwake_capture_held_fragments");
+        // What kernel and interface dropped was never read, and is no part of the packets.
+        let dropped = count("sekiwake_capture_dropped_packets_total") - reason("kernel") - reason("interface");
+        ensure!(
+            packets == datagrams + fragments + dropped,
+            "capture: {packets} packets, {datagrams} datagrams, {fragments} fragments, {dropped} dropped"
+        );
+        let claimed = count("sekiwake_capture_claimed_datagrams_total");
+        let unclaimed = count("sekiwake_capture_unclaimed_datagrams_total");
+        ensure!(datagrams == claimed + unclaimed, "capture: {datagrams} datagrams, {claimed} claimed, {unclaimed} not");
+        let published = count("sekiwake_bus_published_records_total");
+        let unpublished = count("sekiwake_bus_unpublished_records_total");
+        let waiting = count("sekiwake_bus_waiting_records");
+        ensure!(
+            claimed == published + unpublished + waiting,
+            "capture: {claimed} claimed, {published} published, {unpublished} not, {waiting} waiting"
+        );
+        Ok(())
+    }
+
+    /// Everything that was lost or dropped anywhere, with where and why; empty when nothing was.
+    pub fn losses(&self) -> Vec<String> {
+        let names = [
+            "sekiwake_capture_dropped_packets_total",
+            "sekiwake_capture_unclaimed_datagrams_total",
+            "sekiwake_bus_unpublished_records_total",
+            "sekiwake_relay_refused_messages_total",
+            "sekiwake_bus_lost_records_total",
+            "sekiwake_bus_repeated_records_total",
+            "sekiwake_bus_malformed_messages_total",
+            "sekiwake_forward_dropped_datagrams_total",
+        ];
+        let services = [&self.capture, &self.proxy].into_iter().chain(&self.forwarders);
+        let all = services.flat_map(|samples| names.iter().flat_map(|name| samples.nonzero(name, &[])));
+        // Neighbour discovery and the like: no datagrams, and nothing to lose.
+        let lost = all.filter(|(text, _)| !text.contains("reason=\"not_udp\"") && !text.contains("reason=\"not_ip\""));
+        lost.map(|(text, value)| format!("{text} {value}")).collect()
+    }
+}
+
+/// The destination labels of a forwarder, as they stand in its samples.
+fn destinations(forwarder: &Samples) -> Vec<String> {
+    let mut labels: Vec<String> = forwarder
+        .names("sekiwake_forward_sent_datagrams_total")
+        .filter_map(|text| text.split("destination=\"").nth(1)?.split('"').next().map(|name| format!("destination=\"{name}\"")))
+        .collect();
+    labels.dedup();
+    labels
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Flow { captured, published, relayed, received, sent, dropped, lost } = self;
+        write!(
+            f,
+            "captured {captured}, published {published}, relayed {relayed}, received {received}, sent {sent}, dropped {dropped}, lost {lost}"
+        )
+    }
+}

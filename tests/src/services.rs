@@ -1,0 +1,141 @@
+//! The services as processes inside a namespace.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use sekiwake_testkit::{netns::Namespace, process::Process, wait::wait_for};
+
+use crate::metrics::{Samples, get};
+
+/// How long a service may take to be ready.
+const READY: Duration = Duration::from_secs(15);
+/// How long it may take to end: the drain limit and a little.
+const END: Duration = Duration::from_secs(15);
+
+/// The path of a binary of the workspace, beside the one that runs.
+///
+/// # Panics
+/// When it has not been built: `cargo build --release --workspace` builds them all.
+pub fn binary(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("a process has a path");
+    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{name} is not built: cargo build --release --workspace"))
+}
+
+/// A running service.
+pub struct Service<'a> {
+    /// Its binary.
+    pub name: String,
+    /// The process.
+    pub process: Process,
+    namespace: &'a Namespace,
+    admin: SocketAddr,
+}
+
+impl<'a> Service<'a> {
+    /// Starts a binary inside `namespace` with this environment and no other `SEKIWAKE_` variables.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(namespace: &'a Namespace, name: &str, environment: &[(&str, &str)]) -> anyhow::Result<Service<'a>> {
+        let port = match name {
+            "sekiwake-capture" => 9600,
+            "sekiwake-proxy" => 9601,
+            "sekiwake-syslog-forwarder" => 9602,
+            "sekiwake-xflow-forwarder" => 9603,
+            "sekiwake-trap-forwarder" => 9604,
+            _ => 9607,
+        };
+        let mut admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut command = namespace.command(binary(name));
+        for (variable, _) in std::env::vars_os().filter(|(variable, _)| variable.to_string_lossy().starts_with("SEKIWAKE_")) {
+            command.env_remove(variable);
+        }
+        for (variable, value) in environment {
+            command.env(variable, value);
+            if *variable == "SEKIWAKE_ADMIN" {
+                admin = value.parse().context("SEKIWAKE_ADMIN of a test")?;
+            }
+        }
+        let process = Process::spawn(command).with_context(|| format!("start {name}"))?;
+        Ok(Service { name: name.to_owned(), process, namespace, admin })
+    }
+
+    /// Waits until `/readyz` says yes.
+    ///
+    /// # Errors
+    /// It does not in time; with what the service has logged.
+    pub fn wait_until_ready(&self) -> anyhow::Result<()> {
+        let is_ready = || self.namespace.enter(|| get(self.admin, "/readyz")).is_ok_and(|answer| answer.is_ok());
+        wait_for(&format!("{} to be ready", self.name), READY, is_ready).with_context(|| self.process.stderr().join("\n"))
+    }
+
+    /// Its metrics now.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn metrics(&self) -> anyhow::Result<Samples> {
+        self.namespace.enter(|| Samples::scrape(self.admin))?.with_context(|| format!("metrics of {}", self.name))
+    }
+
+    /// Waits until `condition` holds for its metrics.
+    ///
+    /// # Errors
+    /// It does not in time; with the service's log.
+    pub fn wait_for_metrics(
+        &self,
+        what: &str,
+        timeout: Duration,
+        mut condition: impl FnMut(&Samples) -> bool,
+    ) -> anyhow::Result<()> {
+        wait_for(what, timeout, || self.metrics().is_ok_and(|samples| condition(&samples)))
+            .with_context(|| format!("{}: {}", self.name, self.process.stderr().join("\n")))
+    }
+
+    /// Asks it to stop and checks that it ends well.
+    ///
+    /// # Errors
+    /// It does not end in time, or not with status 0.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        let status = self.process.stop(END)?;
+        ensure!(status.success(), "{} ended with {status}: {}", self.name, self.process.stderr().join("\n"));
+        Ok(())
+    }
+}
+
+/// Several services, started and stopped together.
+pub struct Services<'a>(pub Vec<Service<'a>>);
+
+impl<'a> Services<'a> {
+    /// Starts binaries with one environment, and waits until all are ready.
+    ///
+    /// # Errors
+    /// One cannot be started or does not get ready.
+    pub fn start(namespace: &'a Namespace, names: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<Services<'a>> {
+        let started: anyhow::Result<Vec<_>> =
+            names.iter().map(|name| Service::start(namespace, name, environment)).collect();
+        let services = Services(started?);
+        services.0.iter().try_for_each(Service::wait_until_ready)?;
+        Ok(services)
+    }
+
+    /// The service of this binary.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn get(&self, name: &str) -> &Service<'a> {
+        self.0.iter().find(|service| service.name == name).expect("a service that was started")
+    }
+
+    /// Stops them in the order in which they were given: who brings before who takes.
+    ///
+    /// # Errors
+    /// One does not end well.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        self.0.iter_mut().try_for_each(Service::stop)
+    }
+}
