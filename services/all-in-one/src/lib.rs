@@ -1,1 +1,85 @@
-//! Every role in one process.
+//! Every role in one process, for a site without containers: the same services, the same settings.
+//!
+//! The roles meet on the bus within the process, so that no datagram takes the way through TCP. Whoever sets
+//! `SEKIWAKE_BUS_PUBLISH` or `SEKIWAKE_BUS_SUBSCRIBE` has them use that instead. The proxy's own addresses are bound as
+//! always: the tap and subscribers of one's own connect there.
+
+use std::marker::PhantomData;
+
+use sekiwake_bus::{INPROC_PUBLISH, INPROC_SUBSCRIBE};
+use sekiwake_capture::CaptureService;
+use sekiwake_forward::{Forwarder, Protocol};
+use sekiwake_proxy::ProxyService;
+use sekiwake_runtime::{About, Process, Role, Scope};
+use sekiwake_settings::{Endpoint, List, Reader};
+use sekiwake_syslog_forwarder::SyslogForwarder;
+use sekiwake_trap_forwarder::TrapForwarder;
+use sekiwake_xflow_forwarder::XflowForwarder;
+
+const ABOUT: About =
+    About { service: "all-in-one", binary: "sekiwake", summary: "Every role in one process", admin_port: 9607 };
+
+/// All roles, in the order in which they start and stop: who brings before who takes.
+pub fn process() -> Process {
+    Process::new(ABOUT)
+        .add::<Inside<CaptureService>>()
+        .add::<Inside<ProxyService>>()
+        .add::<Inside<SyslogForwarder>>()
+        .add::<Inside<XflowForwarder>>()
+        .add::<Inside<TrapForwarder>>()
+}
+
+/// A role that finds the bus within the process.
+struct Inside<R>(PhantomData<R>);
+
+/// A role that can be told where the bus is.
+trait OnBus: Role {
+    /// Turns the settings to the bus within the process, where nothing else is set.
+    fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader);
+}
+
+impl<R: OnBus> Role for Inside<R> {
+    const ABOUT: About = R::ABOUT;
+
+    type Settings = R::Settings;
+
+    fn read(reader: &mut Reader) -> R::Settings {
+        let mut settings = R::read(reader);
+        R::turn_inside(&mut settings, reader);
+        settings
+    }
+
+    fn describe(settings: &R::Settings) -> Vec<(String, String)> {
+        R::describe(settings)
+    }
+
+    fn start(settings: R::Settings, scope: &Scope) -> anyhow::Result<()> {
+        R::start(settings, scope)
+    }
+}
+
+impl OnBus for CaptureService {
+    fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader) {
+        if is_unset(reader, "SEKIWAKE_BUS_PUBLISH") {
+            settings.bus.endpoints = vec![INPROC_PUBLISH.to_owned()];
+        }
+    }
+}
+
+impl OnBus for ProxyService {
+    fn turn_inside(settings: &mut Self::Settings, _reader: &mut Reader) {
+        settings.in_process = true;
+    }
+}
+
+impl<P: Protocol> OnBus for Forwarder<P> {
+    fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader) {
+        if is_unset(reader, "SEKIWAKE_BUS_SUBSCRIBE") {
+            settings.subscribing.endpoints = vec![INPROC_SUBSCRIBE.to_owned()];
+        }
+    }
+}
+
+fn is_unset(reader: &mut Reader, name: &'static str) -> bool {
+    reader.optional::<List<Endpoint>>(name).is_none()
+}

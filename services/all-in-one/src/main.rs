@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! `sekiwake`: every role in one process.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sekiwake_all_in_one::process().run()
+}

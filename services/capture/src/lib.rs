@@ -22,6 +22,7 @@ pub mod settings;
 use std::sync::{Arc, atomic::AtomicBool};
 
 use anyhow::ensure;
+use interface::InterfaceSettings;
 use sekiwake_bus::{Bus, Overflow, Producer, Publisher, PublisherSettings};
 use sekiwake_runtime::{About, Role, Scope};
 use sekiwake_settings::Reader;
@@ -65,17 +66,11 @@ impl Role for CaptureService {
     }
 
     fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
-        start(&Bus::default(), settings, scope)
+        start(settings, scope)
     }
 }
 
-use interface::InterfaceSettings;
-
-/// Starts the threads of a capture on a bus that others in the process may share.
-///
-/// # Errors
-/// Bus endpoints that libzmq does not understand, or no more threads.
-pub fn start(bus: &Bus, settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
+fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
     let is_file = matches!(settings.source, Source::File(_));
     let publisher = PublisherSettings {
         name: settings.publisher.clone(),
@@ -83,7 +78,7 @@ pub fn start(bus: &Bus, settings: CaptureSettings, scope: &Scope) -> anyhow::Res
         hold_bytes: usize::try_from(settings.retain.0)?,
         overflow: if is_file { Overflow::Wait } else { Overflow::Drop },
     };
-    let (publisher, producer) = Publisher::new(bus, publisher, scope.metrics(), scope.readiness("bus"))?;
+    let (publisher, producer) = Publisher::new(&Bus::shared(), publisher, scope.metrics(), scope.readiness("bus"))?;
     match &settings.source {
         Source::File(path) => {
             let reader = savefile::SavefileReader {
@@ -100,6 +95,13 @@ pub fn start(bus: &Bus, settings: CaptureSettings, scope: &Scope) -> anyhow::Res
             scope.spawn("savefile", move |worker| reader.run(worker))?;
         }
         Source::Interfaces(names) => {
+            if settings.own.has_names() {
+                let own = settings.own.clone();
+                scope.spawn("own-names", move |worker| {
+                    own.keep_resolved(worker);
+                    Ok(())
+                })?;
+            }
             for (index, name) in names.iter().enumerate() {
                 start_interface(index, name, &settings, &producer, scope)?;
             }

@@ -84,6 +84,7 @@ impl Reader {
                 Ok(Opened { mut capture, link, mtu }) => {
                     info!(interface, %link, mtu, "capturing");
                     let pipeline = pipeline.get_or_insert_with(|| self.pipeline(mtu));
+                    pipeline.set_own_destinations(self.shared.own.snapshot());
                     meter.reopened();
                     up.set(1);
                     self.ready.set(true);

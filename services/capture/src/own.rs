@@ -1,26 +1,85 @@
 //! Addresses that this installation itself sends to. Capture leaves alone what goes there, or it would forward its own
-//! output again, and again.
+//! output again, and again: three milliseconds a round, until the link is full.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+
+use sekiwake_forward::{Destination, Destinations, Host};
+use sekiwake_runtime::Worker;
+use sekiwake_settings::Reader;
+use tracing::warn;
+
+/// How often names are resolved again. A forwarder does it as often, so for a moment the two may disagree.
+const RESOLVE_EVERY: Duration = Duration::from_secs(30);
+
+/// The variables that forwarders read. One environment file can serve all services, so capture can know them too.
+const VARIABLES: [&str; 3] =
+    ["SEKIWAKE_SYSLOG_DESTINATIONS", "SEKIWAKE_XFLOW_DESTINATIONS", "SEKIWAKE_TRAP_DESTINATIONS"];
 
 /// The addresses and ports of all known destinations. Cheap to clone; all clones see changes.
 #[derive(Clone, Debug, Default)]
 pub struct OwnDestinations {
+    configured: Vec<Destination>,
     addresses: Arc<Mutex<Arc<[SocketAddr]>>>,
 }
 
 impl OwnDestinations {
-    /// Replaces the list.
-    pub fn set(&self, addresses: Vec<SocketAddr>) {
-        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses.into();
+    /// Reads the destinations of the forwarders that share this environment, and resolves them once.
+    pub fn read(reader: &mut Reader) -> OwnDestinations {
+        let lists = VARIABLES.iter().filter_map(|name| reader.optional::<Destinations>(name));
+        let configured: Vec<Destination> = lists.flat_map(|list| list.iter().cloned().collect::<Vec<_>>()).collect();
+        let own = OwnDestinations { configured, addresses: Arc::default() };
+        own.set(own.configured.iter().filter_map(literal).collect());
+        own
+    }
+
+    /// Whether any of them is a name, whose addresses may change.
+    pub fn has_names(&self) -> bool {
+        self.configured.iter().any(|destination| literal(destination).is_none())
+    }
+
+    /// Keeps the addresses of names up to date until the worker is told to stop.
+    pub(crate) fn keep_resolved(&self, worker: &Worker) {
+        loop {
+            let mut addresses = Vec::new();
+            for destination in &self.configured {
+                match (&destination.host, literal(destination)) {
+                    (_, Some(address)) => addresses.push(address),
+                    (Host::Name(name), None) => match (name.as_str(), destination.port).to_socket_addrs() {
+                        Ok(resolved) => addresses.extend(resolved),
+                        Err(error) => {
+                            warn!(name, %error, "a destination does not resolve: what is sent there cannot be told from what is to be captured");
+                            let known = self.snapshot();
+                            addresses.extend(known.iter().filter(|address| address.port() == destination.port));
+                        }
+                    },
+                    (Host::Address(_), None) => {}
+                }
+            }
+            self.set(addresses);
+            if worker.stop().wait(RESOLVE_EVERY) {
+                return;
+            }
+        }
     }
 
     /// The list as it is now: to be asked for now and then, not for each packet.
     pub fn snapshot(&self) -> Arc<[SocketAddr]> {
         Arc::clone(&self.addresses.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, addresses: Vec<SocketAddr>) {
+        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses.into();
+    }
+}
+
+fn literal(destination: &Destination) -> Option<SocketAddr> {
+    match destination.host {
+        Host::Address(address) => Some(SocketAddr::new(address, destination.port)),
+        Host::Name(_) => None,
     }
 }
 

@@ -69,7 +69,7 @@ impl CaptureSettings {
             tick: reader.within("SEKIWAKE_TICK", Duration::from_micros(100)..=Duration::from_secs(1)),
             retain: reader.within("SEKIWAKE_RETAIN", ByteSize(1 << 20)..=ByteSize(1 << 40)),
             bus: Publishing::read(reader),
-            own: OwnDestinations::default(),
+            own: OwnDestinations::read(reader),
         }
     }
 }

@@ -1,8 +1,6 @@
 //! The one well-known name on the bus: publishers and subscribers connect here, and find each other.
 
-use std::fmt::Display;
-
-use sekiwake_bus::{Bus, Relay, RelaySettings, refuse_keys};
+use sekiwake_bus::{Bus, INPROC_PUBLISH, INPROC_SUBSCRIBE, Relay, RelaySettings, refuse_keys};
 use sekiwake_runtime::{About, Role, Scope};
 use sekiwake_settings::{BindEndpoint, List, Reader};
 use tracing::warn;
@@ -15,6 +13,8 @@ pub struct ProxyService;
 pub struct ProxySettings {
     publish: List<BindEndpoint>,
     subscribe: List<BindEndpoint>,
+    /// Whether to serve publishers and subscribers in the same process as well.
+    pub in_process: bool,
 }
 
 impl Role for ProxyService {
@@ -32,6 +32,7 @@ impl Role for ProxyService {
         ProxySettings {
             publish: reader.value("SEKIWAKE_PROXY_PUBLISH"),
             subscribe: reader.value("SEKIWAKE_PROXY_SUBSCRIBE"),
+            in_process: false,
         }
     }
 
@@ -42,32 +43,22 @@ impl Role for ProxyService {
     }
 
     fn start(settings: ProxySettings, scope: &Scope) -> anyhow::Result<()> {
-        start(&Bus::default(), settings, &[], &[], scope)
+        let ProxySettings { publish, subscribe, in_process } = settings;
+        for endpoint in publish.0.iter().chain(&subscribe.0).filter(|endpoint| !endpoint.is_local()) {
+            warn!(%endpoint, "the bus is open beyond this host without encryption: whoever reaches it can read and write it");
+        }
+        let mut settings = RelaySettings { publish: texts(&publish), subscribe: texts(&subscribe) };
+        if in_process {
+            settings.publish.push(INPROC_PUBLISH.to_owned());
+            settings.subscribe.push(INPROC_SUBSCRIBE.to_owned());
+        }
+        let relay = Relay::bind(&Bus::shared(), &settings, scope.metrics())?;
+        scope.readiness("bus").set(true);
+        scope.spawn("relay", move |worker| Ok(relay.run(worker)?))?;
+        Ok(())
     }
 }
 
-/// Binds and starts the relay on a bus that others in the process may share; `publish` and `subscribe` are bound besides.
-///
-/// # Errors
-/// An address that is taken.
-pub fn start(
-    bus: &Bus,
-    settings: ProxySettings,
-    publish: &[&str],
-    subscribe: &[&str],
-    scope: &Scope,
-) -> anyhow::Result<()> {
-    for endpoint in settings.publish.0.iter().chain(&settings.subscribe.0).filter(|endpoint| !endpoint.is_local()) {
-        warn!(%endpoint, "the bus is open beyond this host without encryption: whoever reaches it can read and write it");
-    }
-    let settings =
-        RelaySettings { publish: all(&settings.publish.0, publish), subscribe: all(&settings.subscribe.0, subscribe) };
-    let relay = Relay::bind(bus, &settings, scope.metrics())?;
-    scope.readiness("bus").set(true);
-    scope.spawn("relay", move |worker| Ok(relay.run(worker)?))?;
-    Ok(())
-}
-
-fn all(own: &[impl Display], more: &[&str]) -> Vec<String> {
-    own.iter().map(ToString::to_string).chain(more.iter().map(|&endpoint| endpoint.to_owned())).collect()
+fn texts(endpoints: &List<BindEndpoint>) -> Vec<String> {
+    endpoints.0.iter().map(ToString::to_string).collect()
 }

@@ -138,15 +138,18 @@ mod tests {
     fn protocols_come_one_by_one_by_list_by_weight_and_by_group() {
         let parse = |arguments: &[&str]| {
             let arguments = Arguments::try_parse_from([&["x", "--to", "127.0.0.1"], arguments].concat()).unwrap();
-            arguments.protocol.into_iter().flat_map(|Shares(shares)| shares).map(|share| (share.protocol, share.weight)).collect::<Vec<_>>()
+            arguments
+                .protocol
+                .into_iter()
+                .flat_map(|Shares(shares)| shares)
+                .map(|share| (share.protocol, share.weight))
+                .collect::<Vec<_>>()
         };
         assert_eq!(parse(&[]), [(Protocol::Rfc5424, 1)]);
-        assert_eq!(parse(&["-p", "ipfix:3,sflow", "-p", "syslog:2"]), [
-            (Protocol::Ipfix, 3),
-            (Protocol::Sflow, 1),
-            (Protocol::Rfc3164, 2),
-            (Protocol::Rfc5424, 2)
-        ]);
+        assert_eq!(
+            parse(&["-p", "ipfix:3,sflow", "-p", "syslog:2"]),
+            [(Protocol::Ipfix, 3), (Protocol::Sflow, 1), (Protocol::Rfc3164, 2), (Protocol::Rfc5424, 2)]
+        );
         assert_eq!(parse(&["-p", "all"]).len(), 10);
     }
 
@@ -164,7 +167,8 @@ mod tests {
             &["--size", "70000"],
             &["--from", "198.18.0.0/33"],
         ] {
-            let arguments = [&["x"], mistake, if mistake[0] == "--to" { &[] } else { &["--to", "127.0.0.1"] }].concat();
+            let destination: &[&str] = if mistake[0] == "--to" { &[] } else { &["--to", "127.0.0.1"] };
+            let arguments = [&["x"], mistake, destination].concat();
             assert!(Arguments::try_parse_from(&arguments).is_err(), "{arguments:?}");
         }
     }

@@ -183,3 +183,109 @@ fn put_u32(bytes: &mut [u8], offset: usize, value: u32) {
 fn put_u64(bytes: &mut [u8], offset: usize, value: u64) {
     bytes[offset..offset + 8].copy_from_slice(&value.to_be_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Sequenced, sequence_of};
+
+    fn moment() -> Moment {
+        Moment::new(Duration::from_millis(1_700_000_000_123), Duration::from_secs(5))
+    }
+
+    fn written(
+        protocol: Protocol,
+        seed: u64,
+        index: u32,
+        cursor: Cursor,
+        size: usize,
+        template: bool,
+    ) -> (Vec<u8>, u64) {
+        let source = Source { index, address: Ipv4Addr::new(198, 18, 0, 1).into() };
+        let mut out = b"before".to_vec();
+        let request = Request { source, cursor, size, template, moment: &moment() };
+        let units = Generator::new(protocol, seed, 1000).write(&request, &mut out);
+        (out.split_off(6), units)
+    }
+
+    #[test]
+    fn stamps_have_their_standard_forms() {
+        let moment = Moment::new(Duration::from_nanos(1_699_053_505_000_042_999), Duration::ZERO);
+        assert_eq!(&moment.bsd, b"Nov  3 23:18:25");
+        assert_eq!(&moment.rfc5424, b"2023-11-03T23:18:25.000042Z");
+    }
+
+    #[test]
+    fn a_syslog_message_is_readable() {
+        let cursor = Cursor { datagrams: 7, units: 7 };
+        let text = String::from_utf8(written(Protocol::Rfc5424, 1, 42, cursor, 200, false).0).unwrap();
+        let expected = "1 2023-11-14T22:13:20.123000Z skw-0000002a sender - - \
+                        [sender@32473 source=\"0000002a\" sequence=\"000000000007\" total=\"000000001000\"] ";
+        assert_eq!(text.len(), 200);
+        assert!(text[5..].starts_with(expected), "{text}");
+        let text = String::from_utf8(written(Protocol::Rfc3164, 1, 42, cursor, 200, false).0).unwrap();
+        assert!(
+            text[5..].starts_with("Nov 14 22:13:20 skw-0000002a sender: source=0000002a sequence=000000000007 "),
+            "{text}"
+        );
+    }
+
+    fn any_protocol() -> impl Strategy<Value = Protocol> {
+        proptest::sample::select(Protocol::ALL.to_vec())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn numbers_are_read_back(
+            protocol in any_protocol(), seed: u64, index in 0..65_536_u32, datagrams in 0..1_u64 << 30, units in 0..1_u64 << 31,
+            size in 0..66_000_usize, template: bool,
+        ) {
+            let cursor = Cursor { datagrams, units };
+            let (payload, taken) = written(protocol, seed, index, cursor, size, template);
+            let counts_units = matches!(protocol, Protocol::Netflow5 | Protocol::Ipfix);
+            let (sequence, step) = if counts_units { (units, taken) } else { (datagrams, 1) };
+            prop_assert_eq!(sequence_of(&payload), Some(Sequenced { protocol, source_id: index, sequence, step }));
+        }
+
+        #[test]
+        fn sizes_are_met_or_come_near(protocol in any_protocol(), seed: u64, datagrams in 0..100_000_u64, size in 400..65_508_usize) {
+            let (payload, units) = written(protocol, seed, 3, Cursor { datagrams, units: datagrams }, size, false);
+            let record_bytes = match protocol {
+                Protocol::Netflow5 => 48,
+                Protocol::Netflow9 => 40,
+                Protocol::Ipfix => 56,
+                Protocol::Sflow => 144,
+                _ => 1,
+            };
+            prop_assert!(units > 0);
+            prop_assert!(payload.len() <= size);
+            // Version 5 has no more than 30 records (24 + 30 × 48 bytes).
+            let wanted = if protocol == Protocol::Netflow5 { size.min(1464) } else { size };
+            prop_assert!(payload.len() + record_bytes > wanted, "{} of {wanted}", payload.len());
+        }
+
+        #[test]
+        fn content_depends_on_seed_source_and_sequence_alone(protocol in any_protocol(), seed: u64, index in 0..60_000_u32, datagrams in 0..1000_u64) {
+            let cursor = Cursor { datagrams, units: datagrams };
+            let of = |seed, index, cursor| written(protocol, seed, index, cursor, 600, true).0;
+            let payload = of(seed, index, cursor);
+            prop_assert_eq!(&payload, &of(seed, index, cursor));
+            prop_assert_ne!(&payload, &of(seed ^ 1, index, cursor));
+            prop_assert_ne!(&payload, &of(seed, index + 1, cursor));
+            prop_assert_ne!(&payload, &of(seed, index, Cursor { datagrams: datagrams + 1, units: datagrams + 1 }));
+        }
+
+        #[test]
+        fn foreign_payloads_have_no_number_and_do_no_harm(start in proptest::sample::select(vec![
+            vec![b'<'], vec![0x30, 0x82, 0, 0, 2, 1], vec![0, 5], vec![0, 9], vec![0, 10, 0, 60], vec![0, 0, 0, 5, 0, 0, 0, 1], vec![],
+        ]), rest: Vec<u8>) {
+            let _ = sequence_of(&[start, rest].concat());
+        }
+    }
+}

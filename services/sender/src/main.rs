@@ -30,7 +30,8 @@ fn run(arguments: &Arguments, plan: Plan) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // The second signal ends the process at once.
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop)).context("cannot watch for signals")?;
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))
+            .context("cannot watch for signals")?;
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot watch for signals")?;
     }
     let mut sender = Sender::open(arguments, plan)?;

@@ -151,7 +151,8 @@ mod tests {
     #[test]
     fn each_address_and_port_is_a_source_and_each_protocol_has_its_port() {
         let plan = plan("--to 198.51.100.7 --from 198.18.0.0/24 --sources 2 --source-ports 2 --first-source-port 5000 -p rfc3164,ipfix").unwrap();
-        let sources: Vec<_> = plan.sources.iter().map(|(source, port)| format!("{} {}:{port}", source.index, source.address)).collect();
+        let sources: Vec<_> =
+            plan.sources.iter().map(|(source, port)| format!("{} {}:{port}", source.index, source.address)).collect();
         assert_eq!(sources, ["0 198.18.0.1:5000", "1 198.18.0.1:5001", "2 198.18.0.2:5000", "3 198.18.0.2:5001"]);
         assert_eq!(plan.destinations.iter().map(SocketAddr::port).collect::<Vec<_>>(), [514, 4739]);
     }

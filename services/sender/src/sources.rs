@@ -47,7 +47,11 @@ impl FromStr for From {
 
     fn from_str(text: &str) -> Result<From, FromError> {
         let Some((address, bits)) = text.split_once('/') else {
-            return text.split(',').map(|one| one.trim().parse().map_err(|_| FromError)).collect::<Result<_, _>>().map(From::List);
+            return text
+                .split(',')
+                .map(|one| one.trim().parse().map_err(|_| FromError))
+                .collect::<Result<_, _>>()
+                .map(From::List);
         };
         let address: IpAddr = address.parse().map_err(|_| FromError)?;
         let bits: u8 = bits.parse().map_err(|_| FromError)?;
@@ -93,7 +97,9 @@ impl From {
                 }
                 let host = |number: u32| match network {
                     IpAddr::V4(network) => IpAddr::V4(Ipv4Addr::from(u32::from(*network) + skipped + number)),
-                    IpAddr::V6(network) => IpAddr::V6(Ipv6Addr::from(u128::from(*network) + u128::from(skipped + number))),
+                    IpAddr::V6(network) => {
+                        IpAddr::V6(Ipv6Addr::from(u128::from(*network) + u128::from(skipped + number)))
+                    }
                 };
                 Ok((0..wanted).map(host).collect())
             }
@@ -105,7 +111,9 @@ impl From {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// A foreign address, and no right to use it.
-    #[error("cannot send from {address}: it is on no interface of this host, and using it all the same (IP_TRANSPARENT) takes CAP_NET_RAW")]
+    #[error(
+        "cannot send from {address}: it is on no interface of this host, and using it all the same (IP_TRANSPARENT) takes CAP_NET_RAW"
+    )]
     Foreign {
         /// The address.
         address: IpAddr,
@@ -166,7 +174,8 @@ pub fn open(from: SocketAddr, to: SocketAddr) -> Result<Socket, OpenError> {
     let address = SockAddr::from(from);
     match socket.bind(&address) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-            let transparent = if from.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) };
+            let transparent =
+                if from.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) };
             transparent.map_err(|error| OpenError::Foreign { address: from.ip(), error })?;
             socket.bind(&address).map_err(failed)?;
         }

@@ -93,7 +93,11 @@ impl fmt::Display for Summary {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.total();
         let (seconds, rate) = (self.elapsed.as_secs_f64(), self.rate());
-        write!(formatter, "sent {} datagrams ({} bytes) in {seconds:.3} s, {rate:.0} per second:", total.datagrams, total.bytes)?;
+        write!(
+            formatter,
+            "sent {} datagrams ({} bytes) in {seconds:.3} s, {rate:.0} per second:",
+            total.datagrams, total.bytes
+        )?;
         for (protocol, sent) in &self.by_protocol {
             write!(formatter, " {protocol} {}", sent.datagrams)?;
         }

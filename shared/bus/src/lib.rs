@@ -11,10 +11,12 @@ mod batcher;
 mod error;
 mod metrics;
 mod publisher;
+mod refusals;
 mod relay;
 mod settings;
 mod socket;
 mod subscriber;
+mod subscriptions;
 mod tracker;
 
 pub use batcher::{Batcher, Outbound};

@@ -24,6 +24,8 @@ pub mod names {
     pub const RELAY_PASSED_RECORDS: &str = "sekiwake_relay_passed_records_total";
     /// Messages that the relay refused, by reason.
     pub const RELAY_REFUSED_MESSAGES: &str = "sekiwake_relay_refused_messages_total";
+    /// Subscriptions that the relay refused.
+    pub const RELAY_REFUSED_SUBSCRIPTIONS: &str = "sekiwake_relay_refused_subscriptions_total";
     /// Times that a subscriber's queue was found full. What it missed it counts itself, by sequence numbers.
     pub const RELAY_QUEUE_FULL: &str = "sekiwake_relay_subscriber_queue_full_total";
     /// Subscriptions that the relay holds.
@@ -88,6 +90,7 @@ pub(crate) struct RelayMetrics {
     pub(crate) passed: PerKind,
     pub(crate) malformed: IntCounter,
     pub(crate) foreign: IntCounter,
+    pub(crate) refused_subscriptions: IntCounter,
     pub(crate) queue_full: IntCounter,
     pub(crate) subscriptions: IntGauge,
 }
@@ -100,6 +103,11 @@ impl RelayMetrics {
             passed: per_kind(metrics, names::RELAY_PASSED_RECORDS, "Records passed on to subscribers.", &[]),
             malformed: metrics.counter(names::RELAY_REFUSED_MESSAGES, refused, &[("reason", "malformed")]),
             foreign: metrics.counter(names::RELAY_REFUSED_MESSAGES, refused, &[("reason", "unknown_topic")]),
+            refused_subscriptions: metrics.counter(
+                names::RELAY_REFUSED_SUBSCRIPTIONS,
+                "Messages from subscribers that are no subscription to a topic of the bus.",
+                &[],
+            ),
             queue_full: metrics.counter(names::RELAY_QUEUE_FULL, "Times a subscriber's queue was found full.", &[]),
             subscriptions: metrics.gauge(names::RELAY_SUBSCRIPTIONS, "Distinct subscriptions held.", &[]),
         }

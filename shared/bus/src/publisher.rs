@@ -9,13 +9,15 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError, bounded};
 use sekiwake_record::{Announcement, ClosedBatch, Header, Name, Topic, TopicPosition};
 use sekiwake_runtime::{Latch, Metrics, Worker};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     BusError,
     batcher::Outbound,
     metrics::PublisherMetrics,
-    socket::{Bus, Connections, milliseconds},
+    refusals::{Handover, Refusals},
+    socket::{Bus, Connections, HOLD_TOPIC, milliseconds, uninterrupted},
+    subscriptions::{Change, Subscriptions},
 };
 
 /// How often a stream says where it stands.
@@ -26,8 +28,11 @@ const WATCH_EVERY: Duration = Duration::from_millis(200);
 const RETRY_AFTER: Duration = Duration::from_millis(1);
 /// Hand-overs from capture threads that may wait for the writer. Each is what one tick, or one ring block, gave: 256 KiB.
 const HANDOVERS: usize = 256;
-/// Subscriptions of others that are remembered: one relay passes on each prefix once.
-const MAX_SUBSCRIPTIONS: usize = 100_000;
+/// How long a publisher that was asked to hold waits for a new connection before it goes on over the old one.
+const HOLD_AT_MOST: Duration = Duration::from_secs(30);
+
+/// How long a publisher whose producers are gone takes to bring out the rest, where nobody set a deadline.
+const CLOSE_AT_MOST: Duration = Duration::from_secs(10);
 
 /// What a producer does when the publisher can take no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +50,7 @@ pub struct PublisherSettings {
     pub name: Name,
     /// The relays to publish to.
     pub endpoints: Vec<String>,
-    /// The most bytes of batches that wait here while the bus takes no more.
+    /// The most bytes of batches that wait here while the bus takes no more; one batch may go over it.
     pub hold_bytes: usize,
     /// What happens past that.
     pub overflow: Overflow,
@@ -54,32 +59,29 @@ pub struct PublisherSettings {
 /// The capture threads' end: batches go in without numbers.
 #[derive(Clone)]
 pub struct Producer {
-    batches: Sender<Vec<Outbound>>,
+    handovers: Sender<Handover>,
     buffers: Receiver<Vec<u8>>,
     overflow: Overflow,
-    metrics: PublisherMetrics,
+    refusals: Arc<Refusals>,
 }
 
 impl Producer {
     /// Hands batches to the writer. Where it does not keep up they are dropped and counted, or waited with, as
-    /// [`Overflow`] says. Gives the number of records that were dropped.
+    /// [`Overflow`] says; once it has ended they are dropped and counted in any case. Gives the number of records that were
+    /// dropped.
     pub fn offer(&self, batches: Vec<Outbound>) -> u64 {
         if batches.is_empty() {
             return 0;
         }
+        let handover = Handover::new(batches, &self.refusals);
         let refused = match self.overflow {
-            Overflow::Wait => self.batches.send(batches).err().map(|refused| refused.0),
-            Overflow::Drop => match self.batches.try_send(batches) {
+            Overflow::Wait => self.handovers.send(handover).err().map(|refused| refused.0),
+            Overflow::Drop => match self.handovers.try_send(handover) {
                 Ok(()) => None,
-                Err(TrySendError::Full(batches) | TrySendError::Disconnected(batches)) => Some(batches),
+                Err(TrySendError::Full(handover) | TrySendError::Disconnected(handover)) => Some(handover),
             },
         };
-        let mut dropped = 0;
-        for (topic, batch) in refused.iter().flatten() {
-            self.metrics.bus_full[topic.kind.index()].inc_by(u64::from(batch.count));
-            dropped += u64::from(batch.count);
-        }
-        dropped
+        refused.map_or(0, |handover| handover.records())
     }
 
     /// A buffer that has done its work and may be used for another batch.
@@ -125,9 +127,11 @@ pub struct Publisher {
     connections: Connections,
     connected: Latch,
     in_process: bool,
+    held: Option<Held>,
     hold_bytes: usize,
     overflow: Overflow,
-    batches: Receiver<Vec<Outbound>>,
+    handovers: Receiver<Handover>,
+    refusals: Arc<Refusals>,
     buffers: Sender<Vec<u8>>,
     subscriptions: Subscriptions,
     watch: SubscriptionWatch,
@@ -140,6 +144,14 @@ pub struct Publisher {
     header: Vec<u8>,
     outcome: Outcome,
     metrics: PublisherMetrics,
+}
+
+/// The relay has asked to hold: it is about to go.
+#[derive(Clone, Copy)]
+struct Held {
+    /// Connections that had been made by then: with the next one it goes on.
+    established: u64,
+    until: Instant,
 }
 
 /// What a publisher has done in its life.
@@ -155,6 +167,13 @@ struct Numbered {
     topic: Topic,
     first_sequence: u64,
     batch: ClosedBatch,
+}
+
+impl Numbered {
+    /// What it costs while it waits, bytes.
+    fn memory(&self) -> usize {
+        self.batch.body.capacity() + size_of::<Numbered>()
+    }
 }
 
 /// The stream's identity and what its next sequence numbers are.
@@ -184,13 +203,14 @@ impl Publisher {
         }
         let epoch = getrandom::u64().map_err(BusError::Random)?;
         let metrics = PublisherMetrics::new(metrics);
-        let (batches_in, batches) = bounded(HANDOVERS);
+        let refusals = Arc::new(Refusals::new(metrics.bus_full.clone()));
+        let (handovers_in, handovers) = bounded(HANDOVERS);
         let (buffers, buffers_out) = bounded(Topic::COUNT);
         let producer = Producer {
-            batches: batches_in,
+            handovers: handovers_in,
             buffers: buffers_out,
             overflow: settings.overflow,
-            metrics: metrics.clone(),
+            refusals: Arc::clone(&refusals),
         };
         let publisher = Publisher {
             bus: bus.clone(),
@@ -198,9 +218,11 @@ impl Publisher {
             connections,
             connected,
             in_process: settings.endpoints.iter().any(|endpoint| endpoint.starts_with("inproc:")),
+            held: None,
             hold_bytes: settings.hold_bytes,
             overflow: settings.overflow,
-            batches,
+            handovers,
+            refusals,
             buffers,
             subscriptions: Subscriptions::default(),
             watch: SubscriptionWatch::default(),
@@ -235,13 +257,13 @@ impl Publisher {
             let open = self.take(worker)?;
             let now = Instant::now();
             self.send_waiting()?;
-            let asked = self.take_subscriptions()?;
+            let asked = self.take_subscriptions(now)?;
             if asked || now >= announce_at {
                 self.announce(false)?;
                 announce_at = now + ANNOUNCE_EVERY;
             }
-            if now >= watch_at {
-                self.watch_connection();
+            if now >= watch_at || self.held.is_some() {
+                self.watch_connection(now);
                 watch_at = now + WATCH_EVERY;
             }
             if !open && (self.waiting.is_empty() || worker.deadline().is_some_and(|end| now >= end)) {
@@ -253,20 +275,23 @@ impl Publisher {
     /// Takes what producers hand over, or waits for it a moment. Says whether there are producers left.
     fn take(&mut self, worker: &Worker) -> Result<bool, BusError> {
         let pause = if self.waiting.is_empty() { Duration::from_millis(50) } else { RETRY_AFTER };
-        if self.overflow == Overflow::Wait && self.waiting_bytes >= self.hold_bytes {
+        if self.is_full() {
             // The producers wait in turn; only when told to stop is the file not read to its end.
             std::thread::park_timeout(pause);
             return Ok(!worker.stopping());
         }
-        match self.batches.recv_timeout(pause) {
-            Ok(batches) => self.publish(batches)?,
+        match self.handovers.recv_timeout(pause) {
+            Ok(handover) => self.publish(handover)?,
             Err(RecvTimeoutError::Timeout) => return Ok(true),
             Err(RecvTimeoutError::Disconnected) => return Ok(false),
         }
         // What else is there already goes along, but not for ever: subscriptions and announcements want their turn.
         for _ in 0..HANDOVERS {
-            match self.batches.try_recv() {
-                Ok(batches) => self.publish(batches)?,
+            if self.is_full() {
+                break;
+            }
+            match self.handovers.try_recv() {
+                Ok(handover) => self.publish(handover)?,
                 Err(TryRecvError::Empty) => return Ok(true),
                 Err(TryRecvError::Disconnected) => return Ok(false),
             }
@@ -274,23 +299,25 @@ impl Publisher {
         Ok(true)
     }
 
-    fn publish(&mut self, batches: Vec<Outbound>) -> Result<(), BusError> {
-        for (topic, batch) in batches {
-            let numbered = Numbered { topic, first_sequence: self.numbers.take(topic, batch.count), batch };
+    /// Whether producers have to wait.
+    fn is_full(&self) -> bool {
+        self.overflow == Overflow::Wait && self.waiting_bytes >= self.hold_bytes
+    }
+
+    fn publish(&mut self, handover: Handover) -> Result<(), BusError> {
+        for (topic, batch) in handover.take() {
+            let refused = self.refusals.take(topic);
+            let numbered = Numbered { topic, first_sequence: self.numbers.take(topic, refused, batch.count), batch };
             let (kind, count) = (topic.kind.index(), u64::from(numbered.batch.count));
             self.outcome.offered += count;
             if !self.subscriptions.wants(topic) {
                 self.metrics.no_subscriber[kind].inc_by(count);
                 self.outcome.unpublished += count;
                 self.recycle(numbered.batch.body);
-            } else if self.waiting.is_empty() && self.send(&numbered)? {
+            } else if self.waiting.is_empty() && self.held.is_none() && self.send(&numbered)? {
                 self.recycle(numbered.batch.body);
-            } else if self.waiting_bytes + numbered.batch.body.len() <= self.hold_bytes
-                || self.overflow == Overflow::Wait
-            {
-                self.waiting_bytes += numbered.batch.body.len();
-                self.waiting_records += count;
-                self.waiting.push_back(numbered);
+            } else if self.waiting_bytes < self.hold_bytes {
+                self.keep(numbered);
             } else {
                 self.metrics.bus_full[kind].inc_by(count);
                 self.outcome.unpublished += count;
@@ -300,14 +327,29 @@ impl Publisher {
         Ok(())
     }
 
+    /// Lets a batch wait. Its buffer is one for a full batch; where the batch is small it waits in one of its own size.
+    fn keep(&mut self, mut numbered: Numbered) {
+        let body = &mut numbered.batch.body;
+        if body.len() < body.capacity() / 2 {
+            let large = std::mem::take(body);
+            body.extend_from_slice(&large);
+            self.recycle(large);
+        }
+        self.waiting_bytes += numbered.memory();
+        self.waiting_records += u64::from(numbered.batch.count);
+        self.waiting.push_back(numbered);
+    }
+
     /// Sends what waits, as far as there is room.
     fn send_waiting(&mut self) -> Result<(), BusError> {
-        while let Some(numbered) = self.waiting.pop_front() {
+        while self.held.is_none()
+            && let Some(numbered) = self.waiting.pop_front()
+        {
             if !self.send(&numbered)? {
                 self.waiting.push_front(numbered);
                 break;
             }
-            self.waiting_bytes -= numbered.batch.body.len();
+            self.waiting_bytes -= numbered.memory();
             self.waiting_records -= u64::from(numbered.batch.count);
             self.recycle(numbered.batch.body);
         }
@@ -339,7 +381,7 @@ impl Publisher {
     }
 
     fn send_parts(&self, topic: &str, rest: &[&[u8]]) -> Result<bool, BusError> {
-        match self.socket.send(topic, zmq::DONTWAIT | zmq::SNDMORE) {
+        match uninterrupted(|| self.socket.send(topic, zmq::DONTWAIT | zmq::SNDMORE)) {
             Ok(()) => {}
             Err(zmq::Error::EAGAIN) => return Ok(false),
             Err(source) => return Err(failed(source)),
@@ -347,24 +389,26 @@ impl Publisher {
         // libzmq looks for room only when the first part is sent.
         for (index, part) in rest.iter().enumerate() {
             let more = if index + 1 < rest.len() { zmq::SNDMORE } else { 0 };
-            self.socket.send(*part, zmq::DONTWAIT | more).map_err(failed)?;
+            uninterrupted(|| self.socket.send(*part, zmq::DONTWAIT | more)).map_err(failed)?;
         }
         Ok(true)
     }
 
-    /// Says where the stream stands, behind the data that this speaks of: never while batches wait.
-    fn announce(&mut self, ended: bool) -> Result<(), BusError> {
-        if !self.waiting.is_empty() {
-            return Ok(());
+    /// Says where the stream stands, behind the data that this speaks of: never while batches wait. Whether it was said.
+    fn announce(&mut self, ended: bool) -> Result<bool, BusError> {
+        if !self.waiting.is_empty() || (self.held.is_some() && !ended) {
+            return Ok(false);
+        }
+        for topic in Topic::all() {
+            self.numbers.take(topic, self.refusals.take(topic), 0);
         }
         let mut frame = Vec::new();
         self.numbers.announcement(ended).encode(&mut frame);
-        self.send_parts(&self.announcement_topic, &[&frame])?;
-        Ok(())
+        self.send_parts(&self.announcement_topic, &[&frame])
     }
 
     /// Reads who wants what, and says whether somebody new wants announcements.
-    fn take_subscriptions(&mut self) -> Result<bool, BusError> {
+    fn take_subscriptions(&mut self, now: Instant) -> Result<bool, BusError> {
         let mut asked = false;
         loop {
             let message = match self.socket.recv_msg(zmq::DONTWAIT) {
@@ -372,17 +416,30 @@ impl Publisher {
                 Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => return Ok(asked),
                 Err(source) => return Err(failed(source)),
             };
-            let Some((&added, prefix)) = message.split_first() else { continue };
-            self.subscriptions.change(added == 1, prefix);
-            asked |= added == 1 && prefix.starts_with(b"@");
-            if added == 1 && !prefix.starts_with(b"@") {
-                self.watch.subscribed();
+            let Some((&first @ (0 | 1), prefix)) = message.split_first() else { continue };
+            if prefix == HOLD_TOPIC {
+                if first == 1 {
+                    self.hold(now);
+                }
+            } else if self.subscriptions.change(first == 1, prefix) == Change::Added {
+                asked |= matches!(prefix, [] | [b'@', ..]);
+                if !prefix.starts_with(b"@") {
+                    self.watch.subscribed();
+                }
             }
         }
     }
 
-    fn watch_connection(&mut self) {
-        let connected = self.in_process || self.connections.count() > 0;
+    fn hold(&mut self, now: Instant) {
+        self.connections.stand();
+        self.held = Some(Held { established: self.connections.established(), until: now + HOLD_AT_MOST });
+        debug!(stream = %self.numbers.name, "the relay asks to hold");
+    }
+
+    fn watch_connection(&mut self, now: Instant) {
+        let connected = self.connections.stand() || self.in_process;
+        let established = self.connections.established();
+        self.held = self.held.filter(|held| established == held.established && now < held.until);
         self.connected.set(connected);
         self.metrics.connected.set(i64::from(connected));
     }
@@ -397,10 +454,17 @@ impl Publisher {
             self.metrics.bus_full[numbered.topic.kind.index()].inc_by(u64::from(numbered.batch.count));
             self.outcome.unpublished += u64::from(numbered.batch.count);
         }
-        self.announce(true)?;
+        // Nobody waits for a writer that is gone: what producers hand over from here on is refused and counted.
+        self.handovers = crossbeam_channel::never();
+        let end = worker.deadline().unwrap_or_else(|| Instant::now() + CLOSE_AT_MOST);
+        while !self.announce(true)? && Instant::now() < end {
+            std::thread::park_timeout(RETRY_AFTER);
+        }
         let now = Instant::now();
-        let linger = worker.deadline().map_or(Duration::from_secs(10), |end| end.saturating_duration_since(now));
+        let linger = end.saturating_duration_since(now);
         self.socket.set_linger(milliseconds(linger)).map_err(failed)?;
+        self.outcome.offered += self.refusals.total();
+        self.outcome.unpublished += self.refusals.total();
         let Publisher { bus, socket, connections, numbers, outcome, .. } = self;
         // The socket goes before the context, whose last clone waits for what lingers.
         drop((socket, connections, bus));
@@ -412,10 +476,11 @@ impl Publisher {
 }
 
 impl Numbers {
-    /// The next `count` sequence numbers of a topic: gives the first.
-    fn take(&mut self, topic: Topic, count: u32) -> u64 {
+    /// The next `count` sequence numbers of a topic, after those of `refused` records that never got here: gives the first.
+    fn take(&mut self, topic: Topic, refused: u64, count: u32) -> u64 {
         let next = &mut self.next[topic.index()];
-        let first = *next;
+        let first = *next + refused;
+        *next = first;
         *next += u64::from(count);
         first
     }
@@ -432,28 +497,6 @@ impl Numbers {
             ended,
             positions: positions.collect(),
         }
-    }
-}
-
-/// Which topics somebody has subscribed to.
-#[derive(Default)]
-struct Subscriptions {
-    prefixes: Vec<Vec<u8>>,
-    wanted: Vec<bool>,
-}
-
-impl Subscriptions {
-    fn change(&mut self, added: bool, prefix: &[u8]) {
-        self.prefixes.retain(|known| known != prefix);
-        if added && self.prefixes.len() < MAX_SUBSCRIPTIONS {
-            self.prefixes.push(prefix.to_vec());
-        }
-        let wanted = |topic: Topic| self.prefixes.iter().any(|prefix| topic.as_str().as_bytes().starts_with(prefix));
-        self.wanted = Topic::all().map(wanted).collect();
-    }
-
-    fn wants(&self, topic: Topic) -> bool {
-        self.wanted.get(topic.index()).copied().unwrap_or(false)
     }
 }
 

@@ -7,27 +7,28 @@
 use std::time::{Duration, Instant};
 
 use sekiwake_record::{Header, Topic};
-use sekiwake_runtime::{Metrics, Worker};
+use sekiwake_runtime::{Metrics, RateLimited, Worker};
 use tracing::{debug, info, warn};
 
 use crate::{
     BusError,
     metrics::RelayMetrics,
-    socket::{Bus, SUBSCRIBER_MESSAGES, milliseconds, nodrop},
+    socket::{Bus, HOLD_TOPIC, SUBSCRIBER_MESSAGES, milliseconds, nodrop, uninterrupted},
+    subscriptions::{Change, Subscriptions},
 };
 
 /// How long a new relay holds what publishers send, so that subscribers that knew its predecessor have time to come back.
 /// They try every 100 to 200 ms. What waits, waits in the publishers.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// On its way out the relay goes on until publishers have been quiet for this long.
+/// On its way out the relay asks publishers to hold what they have, and goes on until they have been quiet for this long.
 const QUIET: Duration = Duration::from_millis(200);
 
 /// How many messages are passed on before subscriptions are looked at again.
 const BURST: usize = 256;
 
-/// How many distinct subscriptions are held. A group of ten replicas holds 3 × 64.
-const MAX_SUBSCRIPTIONS: i64 = 100_000;
+/// The longest topic of the bus's own, bytes.
+const MAX_OWN_TOPIC_BYTES: usize = 128;
 
 /// Where a relay binds.
 #[derive(Debug, Clone, Default)]
@@ -43,10 +44,11 @@ pub struct Relay {
     bus: Bus,
     publishers: zmq::Socket,
     subscribers: zmq::Socket,
+    subscriptions: Subscriptions,
     metrics: RelayMetrics,
     publish_endpoints: Vec<String>,
     subscribe_endpoints: Vec<String>,
-    last_full: Option<Instant>,
+    full_log: RateLimited,
 }
 
 impl Relay {
@@ -62,8 +64,9 @@ impl Relay {
             publish_endpoints: bind_all(&publishers, &settings.publish)?,
             publishers,
             subscribers,
+            subscriptions: Subscriptions::default(),
             metrics: RelayMetrics::new(metrics),
-            last_full: None,
+            full_log: RateLimited::default(),
         })
     }
 
@@ -82,20 +85,28 @@ impl Relay {
         &self.subscribe_endpoints
     }
 
-    /// Relays until the worker is told to stop and publishers have fallen silent.
+    /// Relays until the worker is told to stop and publishers have fallen silent, for which they are asked.
     ///
     /// # Errors
     /// A socket failed: the context is gone.
     pub fn run(mut self, worker: &Worker) -> Result<(), BusError> {
         let settled_at = Instant::now() + SETTLE;
-        let mut last_message = Instant::now();
+        let mut last_message = settled_at;
+        let mut holding = false;
         loop {
             worker.beat();
             let now = Instant::now();
-            if worker.stopping() && (now - last_message > QUIET || worker.deadline().is_some_and(|end| now >= end)) {
-                break;
-            }
             let settled = now >= settled_at;
+            if let Some(deadline) = worker.deadline() {
+                if !holding {
+                    holding = true;
+                    last_message = last_message.max(now);
+                    self.ask_to_hold()?;
+                }
+                if now.saturating_duration_since(last_message) > QUIET || now >= deadline {
+                    break;
+                }
+            }
             if self.wait(settled)? {
                 self.take_subscriptions()?;
             }
@@ -103,8 +114,9 @@ impl Relay {
                 last_message = now;
             }
         }
+        // A subscriber that stalls must not make the process late.
         let remaining = worker.deadline().map_or(QUIET, |end| end.saturating_duration_since(Instant::now()));
-        self.subscribers.set_linger(milliseconds(remaining)).map_err(failed)?;
+        self.subscribers.set_linger(milliseconds(remaining * 4 / 5)).map_err(failed)?;
         // The sockets go first; the last clone of the bus waits for what lingers.
         let Relay { bus, publishers, subscribers, .. } = self;
         drop((publishers, subscribers, bus));
@@ -126,20 +138,51 @@ impl Relay {
         loop {
             let message = match self.subscribers.recv_msg(zmq::DONTWAIT) {
                 Ok(message) => message,
-                Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => return Ok(()),
+                Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => break,
                 Err(source) => return Err(failed(source)),
             };
-            match message.first() {
-                Some(1) if self.metrics.subscriptions.get() < MAX_SUBSCRIPTIONS => self.metrics.subscriptions.inc(),
-                Some(0) => self.metrics.subscriptions.dec(),
-                _ => {
-                    self.metrics.malformed.inc();
-                    continue;
+            let change = match message.split_first() {
+                Some((&first @ (0 | 1), prefix)) if !message.get_more() => {
+                    self.subscriptions.change(first == 1, prefix)
+                }
+                _ => Change::Refused,
+            };
+            match change {
+                Change::Added | Change::Removed => {
+                    let prefix = String::from_utf8_lossy(&message[1..]);
+                    debug!(prefix = %prefix.escape_debug(), added = change == Change::Added, "subscription");
+                    self.publishers.send(message, 0).map_err(failed)?;
+                }
+                Change::Unchanged => {}
+                Change::Refused => {
+                    self.metrics.refused_subscriptions.inc();
+                    self.skip_parts(message.get_more())?;
                 }
             }
-            debug!(subscription = %String::from_utf8_lossy(&message[1..]).escape_debug(), added = message[0] == 1, "subscription");
+        }
+        self.metrics.subscriptions.set(self.subscriptions.len() as i64);
+        Ok(())
+    }
+
+    /// Reads the rest of a message of many parts that a subscriber sent, which is no subscription.
+    fn skip_parts(&self, mut more: bool) -> Result<(), BusError> {
+        while more {
+            match self.subscribers.recv_msg(zmq::DONTWAIT) {
+                Ok(part) => more = part.get_more(),
+                Err(zmq::Error::EINTR) => {}
+                Err(zmq::Error::EAGAIN) => return Ok(()),
+                Err(source) => return Err(failed(source)),
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_to_hold(&self) -> Result<(), BusError> {
+        for added in [1, 0] {
+            let message = [&[added], HOLD_TOPIC].concat();
             self.publishers.send(message, 0).map_err(failed)?;
         }
+        Ok(())
     }
 
     /// Passes on what has come, and says whether anything had.
@@ -159,7 +202,7 @@ impl Relay {
         let (mut count, mut more) = (0, topic.get_more());
         while more {
             // The parts of a message arrive together, so this does not wait.
-            let part = self.publishers.recv_msg(0).map_err(failed)?;
+            let part = uninterrupted(|| self.publishers.recv_msg(0)).map_err(failed)?;
             more = part.get_more();
             if let Some(slot) = parts.get_mut(count) {
                 *slot = Some(part);
@@ -168,7 +211,11 @@ impl Relay {
         }
         match (count, parts) {
             (2, [Some(header), Some(body)]) => self.relay_batch(&topic, header, body),
-            (1, [Some(frame), None]) if topic.first() == Some(&b'@') => self.send(&topic, [frame]),
+            (1, [Some(frame), None]) if is_own_topic(&topic) => self.send(&topic, [frame]),
+            (1, [Some(_), None]) => {
+                self.metrics.foreign.inc();
+                Ok(())
+            }
             _ => {
                 self.metrics.malformed.inc();
                 Ok(())
@@ -195,12 +242,12 @@ impl Relay {
     /// Sends to all whose queue has room. libzmq looks for room only when the first part is sent.
     fn send<const N: usize>(&mut self, topic: &[u8], rest: [zmq::Message; N]) -> Result<(), BusError> {
         let first = zmq::DONTWAIT | zmq::SNDMORE;
-        match self.subscribers.send(topic, first) {
+        match uninterrupted(|| self.subscribers.send(topic, first)) {
             Ok(()) => {}
             Err(zmq::Error::EAGAIN) => {
                 self.queue_is_full();
                 nodrop(&mut self.subscribers, false).map_err(failed)?;
-                let sent = self.subscribers.send(topic, first);
+                let sent = uninterrupted(|| self.subscribers.send(topic, first));
                 nodrop(&mut self.subscribers, true).map_err(failed)?;
                 sent.map_err(failed)?;
             }
@@ -215,14 +262,18 @@ impl Relay {
 
     fn queue_is_full(&mut self) {
         self.metrics.queue_full.inc();
-        let now = Instant::now();
-        if self.last_full.is_none_or(|last| now - last > Duration::from_secs(10)) {
-            self.last_full = Some(now);
-            warn!(
-                total = self.metrics.queue_full.get(),
-                "a subscriber does not keep up: its queue is full, it misses records"
-            );
+        if let Some(suppressed) = self.full_log.allow(Instant::now()) {
+            warn!(suppressed, "a subscriber does not keep up: its queue is full, it misses records");
         }
+    }
+}
+
+/// Whether this is the name of a topic of the bus's own: `@`, parts that are names, and a slash at the end.
+fn is_own_topic(topic: &[u8]) -> bool {
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/');
+    match topic {
+        [b'@', name @ .., b'/'] => topic.len() <= MAX_OWN_TOPIC_BYTES && name.iter().all(is_allowed),
+        _ => false,
     }
 }
 

@@ -2,7 +2,11 @@
 //! message size.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,6 +16,10 @@ use crate::BusError;
 pub const INPROC_PUBLISH: &str = "inproc://sekiwake-publish";
 /// Where the all-in-one's subscribers find their relay.
 pub const INPROC_SUBSCRIBE: &str = "inproc://sekiwake-subscribe";
+
+/// A relay that is about to go subscribes to this, and ends the subscription at once: publishers then keep what they have
+/// until they are connected again, so that nothing is on its way while the relay closes.
+pub(crate) const HOLD_TOPIC: &[u8] = b"@relay/hold/";
 
 /// The largest message part that is accepted from a peer, bytes: a body with one record of the largest payload.
 pub const MAX_MESSAGE_BYTES: i64 = 80 * 1024;
@@ -34,21 +42,35 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The process's ZeroMQ context. Cheap to clone; the last clone to go waits for sockets to send what lingers.
+/// A ZeroMQ context. Cheap to clone; the last clone to go waits for sockets to send what lingers.
 #[derive(Clone)]
 pub struct Bus {
-    context: zmq::Context,
+    context: Arc<zmq::Context>,
 }
 
 impl Default for Bus {
+    /// A context of its own.
     fn default() -> Bus {
         #[expect(clippy::disallowed_methods, reason = "this is the one place where a context is made")]
         let context = zmq::Context::new();
-        Bus { context }
+        Bus { context: Arc::new(context) }
     }
 }
 
 impl Bus {
+    /// The context that everybody in this process shares who asks while somebody holds it: roles in one process meet on
+    /// [`INPROC_PUBLISH`] and [`INPROC_SUBSCRIBE`].
+    pub fn shared() -> Bus {
+        static SHARED: Mutex<Weak<zmq::Context>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = shared.upgrade() {
+            return Bus { context };
+        }
+        let bus = Bus::default();
+        *shared = Arc::downgrade(&bus.context);
+        bus
+    }
+
     pub(crate) fn publisher(&self) -> Result<zmq::Socket, BusError> {
         self.socket("publisher", zmq::XPUB, |socket| {
             socket.set_sndhwm(PUBLISHER_MESSAGES)?;
@@ -60,6 +82,8 @@ impl Bus {
     pub(crate) fn relay_in(&self) -> Result<zmq::Socket, BusError> {
         self.socket("relay", zmq::XSUB, |socket| {
             socket.set_rcvhwm(RELAY_IN_MESSAGES)?;
+            // Subscriptions go out here, a bounded number, and libzmq drops what it has no room for without a word.
+            socket.set_sndhwm(0)?;
             socket.set_backlog(1024)?;
             socket.set_maxmsgsize(MAX_MESSAGE_BYTES)
         })
@@ -113,7 +137,7 @@ impl Bus {
             let events = self.context.socket(zmq::PAIR)?;
             events.set_linger(0)?;
             events.connect(&name)?;
-            Ok(Connections { events, count: 0 })
+            Ok(Connections { events, standing: HashSet::new(), established: 0 })
         };
         make().map_err(|source| BusError::Socket { role: "monitor", source })
     }
@@ -128,23 +152,46 @@ pub(crate) fn milliseconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }
 
-/// How many connections a socket has. Connections within the process make no handshake and are not seen.
+/// The connections that a socket has made. Those within the process make no handshake and are not seen.
 pub(crate) struct Connections {
     events: zmq::Socket,
-    count: usize,
+    /// The endpoints whose connection stands: a peer that hangs up before the handshake is reported as disconnected too.
+    standing: HashSet<Vec<u8>>,
+    established: u64,
 }
 
 impl Connections {
-    /// Reads what has happened and gives the number of connections that stand now.
-    pub(crate) fn count(&mut self) -> usize {
+    /// Reads what has happened, and says whether a connection stands now.
+    pub(crate) fn stand(&mut self) -> bool {
         while let Ok(parts) = self.events.recv_multipart(zmq::DONTWAIT) {
-            let event = parts.first().and_then(|part| part.first_chunk::<2>()).map(|bytes| u16::from_le_bytes(*bytes));
-            match event.map(zmq::SocketEvent::from_raw) {
-                Some(zmq::SocketEvent::HANDSHAKE_SUCCEEDED) => self.count += 1,
-                Some(zmq::SocketEvent::DISCONNECTED) => self.count = self.count.saturating_sub(1),
+            let [event, endpoint] = &parts[..] else { continue };
+            let number = event.first_chunk::<2>().map(|bytes| u16::from_le_bytes(*bytes));
+            match number.map(zmq::SocketEvent::from_raw) {
+                Some(zmq::SocketEvent::HANDSHAKE_SUCCEEDED) => {
+                    self.established += 1;
+                    self.standing.insert(endpoint.clone());
+                }
+                Some(zmq::SocketEvent::DISCONNECTED) => {
+                    self.standing.remove(endpoint);
+                }
                 _ => {}
             }
         }
-        self.count
+        !self.standing.is_empty()
+    }
+
+    /// How many connections have been established so far, the standing ones and those that broke.
+    pub(crate) fn established(&self) -> u64 {
+        self.established
+    }
+}
+
+/// Does a socket operation again for as long as a signal interrupts it.
+pub(crate) fn uninterrupted<T>(mut operation: impl FnMut() -> Result<T, zmq::Error>) -> Result<T, zmq::Error> {
+    loop {
+        match operation() {
+            Err(zmq::Error::EINTR) => {}
+            result => return result,
+        }
     }
 }

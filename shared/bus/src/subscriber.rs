@@ -6,17 +6,20 @@ use std::{
 };
 
 use sekiwake_record::{Announcement, Batch, DecodeError, Header, Topic};
-use sekiwake_runtime::{Latch, Metrics};
+use sekiwake_runtime::{Latch, Metrics, RateLimited};
 use tracing::{debug, warn};
 
 use crate::{
     BusError, Tracker,
     metrics::SubscriberMetrics,
-    socket::{Bus, Connections},
+    socket::{Bus, Connections, milliseconds, uninterrupted},
+    tracker::MAX_SEQUENCE,
 };
 
 /// How often the state of the connection is looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
+/// Messages after which the clock is looked at, although there are more to read.
+const BURST: usize = 64;
 
 /// A part of a received message. Records borrow from it.
 #[derive(Debug)]
@@ -54,7 +57,10 @@ pub struct Subscriber {
     /// Connections within the process are not seen by the watch, and stand as long as the process does.
     in_process: bool,
     watched: Option<Instant>,
+    /// Messages received since the clock was looked at.
+    burst: usize,
     forgotten: u64,
+    loss_log: RateLimited,
 }
 
 impl Subscriber {
@@ -91,7 +97,9 @@ impl Subscriber {
             connected: connected.into(),
             in_process: endpoints.iter().any(|endpoint| endpoint.starts_with("inproc:")),
             watched: None,
+            burst: 0,
             forgotten: 0,
+            loss_log: RateLimited::default(),
         })
     }
 
@@ -101,17 +109,27 @@ impl Subscriber {
     /// The socket failed: the context is gone.
     pub fn receive(&mut self, timeout: Duration) -> Result<Option<Delivery>, BusError> {
         let mut waited = false;
+        // Time is looked at only where there is time, or where a flood of messages that give nothing would take all of it.
+        let mut started = None;
         loop {
             match self.socket.recv_msg(zmq::DONTWAIT) {
                 Ok(topic) => {
-                    if let Some(delivery) = self.message(topic)? {
-                        return Ok(Some(delivery));
+                    let delivery = self.message(topic)?;
+                    if self.burst == BURST {
+                        self.burst = 0;
+                        self.watch();
+                        let now = Instant::now();
+                        waited |= now.duration_since(*started.get_or_insert(now)) >= timeout;
+                    }
+                    self.burst += 1;
+                    if waited || delivery.is_some() {
+                        return Ok(delivery);
                     }
                 }
                 Err(zmq::Error::EAGAIN) if waited => return Ok(None),
                 Err(zmq::Error::EAGAIN) => {
                     self.watch();
-                    let polled = self.socket.poll(zmq::POLLIN, i64::from(crate::socket::milliseconds(timeout)));
+                    let polled = self.socket.poll(zmq::POLLIN, i64::from(milliseconds(timeout)));
                     match polled {
                         Ok(_) | Err(zmq::Error::EINTR) => waited = true,
                         Err(source) => return Err(BusError::Io { role: "subscriber", source }),
@@ -129,7 +147,8 @@ impl Subscriber {
         let mut count = 0;
         while more {
             // The parts of a message arrive together, so this does not wait.
-            let part = self.socket.recv_msg(0).map_err(|source| BusError::Io { role: "subscriber", source })?;
+            let part = uninterrupted(|| self.socket.recv_msg(0));
+            let part = part.map_err(|source| BusError::Io { role: "subscriber", source })?;
             more = part.get_more();
             if let Some(slot) = parts.get_mut(count) {
                 *slot = Some(part);
@@ -137,12 +156,9 @@ impl Subscriber {
             count += 1;
         }
         let delivery = match (Topic::parse(&topic), parts) {
-            (Some(topic), [Some(header), Some(body)]) if count == 2 => self.batch(topic, &header, body).map(Some),
+            (Some(topic), [Some(header), Some(body)]) if count == 2 => self.batch(topic, &header, body),
             (None, [Some(frame), None]) if topic.starts_with(Announcement::TOPIC_PREFIX.as_bytes()) => {
-                Announcement::decode(&frame).map(|announcement| {
-                    self.announced(&announcement);
-                    None
-                })
+                Announcement::decode(&frame).and_then(|announcement| self.announced(&announcement)).map(|()| None)
             }
             _ => Err(DecodeError::Malformed { part: "message", reason: format!("{count} parts after the topic") }),
         };
@@ -151,11 +167,11 @@ impl Subscriber {
             debug!(%error, topic = %String::from_utf8_lossy(&topic).escape_debug(), "refused a message");
             None
         }))
-        .map(|delivery: Option<Option<Delivery>>| delivery.flatten())
     }
 
     fn batch(&mut self, topic: Topic, header: &[u8], body: zmq::Message) -> Result<Option<Delivery>, DecodeError> {
         let header = Header::decode(header)?;
+        believable(header.next_sequence(), "header")?;
         let mut batch = Batch::decode(&header, Frame(body))?;
         let seen = self.tracker.observe(topic, &header);
         let kind = topic.kind.index();
@@ -163,7 +179,7 @@ impl Subscriber {
         self.metrics.repeated[kind].inc_by(u64::from(seen.repeated));
         self.metrics.received[kind].inc_by(u64::from(header.count - seen.repeated));
         if seen.missing > 0 {
-            self.report_loss(header.stream_name, topic, seen.missing);
+            self.report_loss(header.stream_name, seen.missing);
         }
         if seen.repeated == header.count {
             return Ok(None);
@@ -179,7 +195,10 @@ impl Subscriber {
         }))
     }
 
-    fn announced(&mut self, announcement: &Announcement) {
+    fn announced(&mut self, announcement: &Announcement) -> Result<(), DecodeError> {
+        for position in &announcement.positions {
+            believable(position.next_sequence, "announcement")?;
+        }
         let prefixes = &self.prefixes;
         let subscribed = |topic: Topic| prefixes.iter().any(|prefix| topic.as_str().starts_with(prefix));
         let missing = self.tracker.announced(announcement, subscribed);
@@ -188,15 +207,18 @@ impl Subscriber {
         }
         let total: u64 = missing.iter().sum();
         if total > 0 {
-            warn!(stream = %announcement.stream_name, records = total, "records were published and never came");
+            self.report_loss(&announcement.stream_name, total);
         }
         if announcement.ended {
             debug!(stream = %announcement.stream_name, "a stream has ended");
         }
+        Ok(())
     }
 
-    fn report_loss(&self, stream: &str, topic: Topic, records: u64) {
-        warn!(%stream, %topic, records, "records were published and never came");
+    fn report_loss(&self, stream: &str, records: u64) {
+        if let Some(suppressed) = self.loss_log.allow(Instant::now()) {
+            warn!(%stream, records, suppressed, "records were published and never came");
+        }
     }
 
     fn watch(&mut self) {
@@ -205,7 +227,7 @@ impl Subscriber {
             return;
         }
         self.watched = Some(now);
-        let connected = self.in_process || self.connections.count() > 0;
+        let connected = self.in_process || self.connections.stand();
         if let Some(latch) = &self.connected {
             latch.set(connected);
         }
@@ -213,6 +235,14 @@ impl Subscriber {
         self.metrics.streams.set(self.tracker.streams() as i64);
         self.metrics.forgotten.inc_by(self.tracker.forgotten() - self.forgotten);
         self.forgotten = self.tracker.forgotten();
+    }
+}
+
+/// Refuses sequence numbers that no stream reaches.
+fn believable(next_sequence: u64, part: &'static str) -> Result<(), DecodeError> {
+    match next_sequence {
+        0..=MAX_SEQUENCE => Ok(()),
+        _ => Err(DecodeError::Malformed { part, reason: format!("sequence number {next_sequence} is beyond belief") }),
     }
 }
 

@@ -11,6 +11,10 @@ const MAX_STREAMS: usize = 256;
 /// No record of this topic has been seen and no announcement has spoken of it.
 const UNKNOWN: u64 = u64::MAX;
 
+/// The largest sequence number that is believed: what a stream of ten million records a second reaches in 28 years. A peer
+/// that claims more would only make the counters of what is lost meaningless.
+pub(crate) const MAX_SEQUENCE: u64 = 1 << 53;
+
 /// What the headers of batches and the announcements of streams add up to.
 #[derive(Debug, Default)]
 pub struct Tracker {
@@ -49,7 +53,7 @@ impl Tracker {
         let expected = if *next == UNKNOWN { header.first_sequence } else { *next };
         let missing = header.first_sequence.saturating_sub(expected);
         let repeated = expected.saturating_sub(header.first_sequence).min(u64::from(header.count)) as u32;
-        *next = expected.max(header.next_sequence());
+        *next = expected.max(header.next_sequence()).min(UNKNOWN - 1);
         Observation { stream_name: Arc::clone(&stream.name), missing, repeated }
     }
 
@@ -60,10 +64,14 @@ impl Tracker {
         let stream = self.stream(&announcement.stream_name, announcement.stream_epoch);
         for position in announcement.positions.iter().filter(|position| subscribed(position.topic)) {
             let next = &mut stream.next[position.topic.index()];
-            if *next != UNKNOWN {
-                missing[position.topic.kind.index()] += position.next_sequence.saturating_sub(*next);
+            let announced = position.next_sequence.min(UNKNOWN - 1);
+            if *next == UNKNOWN {
+                *next = announced;
+                continue;
             }
-            *next = if *next == UNKNOWN { position.next_sequence } else { position.next_sequence.max(*next) };
+            let missed = &mut missing[position.topic.kind.index()];
+            *missed = announced.saturating_sub(*next).saturating_add(*missed);
+            *next = announced.max(*next);
         }
         // A topic that is not listed has had no record yet: its first one is number 0.
         stream.next.iter_mut().filter(|next| **next == UNKNOWN).for_each(|next| *next = 0);

@@ -73,7 +73,7 @@ impl<P: Protocol> Role for Forwarder<P> {
     }
 
     fn start(settings: ForwarderSettings, scope: &Scope) -> anyhow::Result<()> {
-        Forwarder::<P>::start_on(&Bus::default(), &settings, scope)
+        Forwarder::<P>::start_on(&Bus::shared(), &settings, scope)
     }
 }
 

@@ -222,7 +222,7 @@ pub static VARIABLES: &[Variable] = &[
     Variable {
         name: "SEKIWAKE_SYSLOG_DESTINATIONS",
         group: Group::Forwarding,
-        read_by: &["syslog-forwarder"],
+        read_by: &["syslog-forwarder", "capture"],
         takes: "URIs",
         default: described("none: it idles"),
         about: "where syslog goes, such as udp://198.51.100.7:514, separated by white space",
@@ -230,15 +230,15 @@ pub static VARIABLES: &[Variable] = &[
     Variable {
         name: "SEKIWAKE_XFLOW_DESTINATIONS",
         group: Group::Forwarding,
-        read_by: &["xflow-forwarder"],
+        read_by: &["xflow-forwarder", "capture"],
         takes: "URIs",
         default: described("none: it idles"),
-        about: "where flow records go, such as udp://[2001:db8::7]:2055?spoof=true",
+        about: "where flow records go, such as udp://[2001:db8::7]:2055",
     },
     Variable {
         name: "SEKIWAKE_TRAP_DESTINATIONS",
         group: Group::Forwarding,
-        read_by: &["trap-forwarder"],
+        read_by: &["trap-forwarder", "capture"],
         takes: "URIs",
         default: described("none: it idles"),
         about: "where SNMP traps go, such as udp://198.51.100.7:162",

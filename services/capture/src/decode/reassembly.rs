@@ -13,7 +13,8 @@ use super::{Counters, DropReason};
 /// How much may wait in reassembly, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReassemblyLimits {
-    /// Memory for waiting fragments and what keeps track of them, bytes. One datagram more may be held for a moment.
+    /// Memory for waiting fragments and what keeps track of them, bytes. Beside it a few buffers (1 MiB in all) are kept for
+    /// reuse, and one datagram more may be held for a moment.
     pub bytes: usize,
     /// How many unfinished datagrams may wait.
     pub datagrams: usize,
@@ -170,8 +171,10 @@ impl Reassembly {
         }
 
         while self.memory > self.limits.bytes {
-            if self.give_up_oldest(counters) == Some(key) {
-                return Err(DropReason::FragmentMemory);
+            match self.give_up_oldest(counters) {
+                Some(oldest) if oldest == key => return Err(DropReason::FragmentMemory),
+                Some(_) => {}
+                None => break,
             }
         }
         if let Some(datagram) = self.unfinished.get_mut(&key) {

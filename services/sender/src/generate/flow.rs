@@ -1,4 +1,5 @@
-//! What flow records have in common: made-up conversations, and times that lie just before the export.
+//! What flow records have in common: made-up conversations between ports that no protocol claims, and times that lie just before the
+//! export.
 
 use std::net::Ipv4Addr;
 
@@ -28,8 +29,8 @@ impl Flow {
         Flow {
             source: Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + value(2, 1 << 17) as u32),
             destination: Ipv4Addr::new(203, 0, 113, value(3, 256) as u8),
-            source_port: 1024 + value(4, 64_000) as u16,
-            destination_port: [443, 80, 53, 22][value(5, 4) as usize],
+            source_port: 49_152 + value(4, 8_000) as u16,
+            destination_port: 58_000 + value(5, 1_000) as u16,
             protocol: if tcp { 6 } else { 17 },
             tcp_flags: if tcp { 0x1b } else { 0 },
             packets,

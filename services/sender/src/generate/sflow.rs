@@ -26,8 +26,6 @@ const FRAME_HEAD_BYTES: usize = 80;
 const FLOW_SAMPLE_BYTES: usize = 64 + FRAME_HEAD_BYTES;
 const COUNTERS_SAMPLE_BYTES: usize = 28 + 88;
 const SAMPLING_RATE: u32 = 1000;
-/// Where the datagram's sequence stands behind the agent's address and the sub-agent.
-pub(crate) const BEHIND_ADDRESS: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Maker {

@@ -19,8 +19,22 @@ pub(crate) const SOURCE_DIGITS: usize = 8;
 pub(crate) const SEQUENCE_DIGITS: usize = 12;
 
 const WORDS: [&str; 16] = [
-    "interface", "link", "neighbor", "session", "denied", "accepted", "GigabitEthernet0/1", "changed", "state", "to", "up", "down",
-    "from", "198.51.100.7", "port", "timeout",
+    "interface",
+    "link",
+    "neighbor",
+    "session",
+    "denied",
+    "accepted",
+    "GigabitEthernet0/1",
+    "changed",
+    "state",
+    "to",
+    "up",
+    "down",
+    "from",
+    "198.51.100.7",
+    "port",
+    "timeout",
 ];
 
 /// How far the text of one message may begin behind that of another.
@@ -59,7 +73,8 @@ impl Maker {
     }
 
     fn new(header: String, stamp: Stamp, stamp_offset: usize, seed: u64) -> Maker {
-        let digits_behind = |name: &str| header.find(name).map_or(0, |start| header[start..].find('0').unwrap_or(0) + start);
+        let digits_behind =
+            |name: &str| header.find(name).map_or(0, |start| header[start..].find('0').unwrap_or(0) + start);
         let source_offsets = [digits_behind("skw-"), digits_behind("source=")];
         let sequence_offset = digits_behind("sequence=");
         let mut text = Vec::with_capacity(MAX_PAYLOAD_BYTES + WINDOW_BYTES + 32);

@@ -165,7 +165,14 @@ impl Maker {
         count as u64
     }
 
-    fn finish_netflow9(&self, request: &Request<'_>, variety: u64, header: &mut [u8], records: &mut [u8], count: usize) {
+    fn finish_netflow9(
+        &self,
+        request: &Request<'_>,
+        variety: u64,
+        header: &mut [u8],
+        records: &mut [u8],
+        count: usize,
+    ) {
         let uptime = request.moment.uptime_milliseconds();
         put_u16(header, 0, 9);
         put_u16(header, 2, count as u16 + u16::from(request.template));

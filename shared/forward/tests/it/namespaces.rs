@@ -20,7 +20,7 @@ struct Hosts {
 
 impl Hosts {
     fn new(offload: bool) -> Hosts {
-        let (forwarder, collector) = (Namespace::new("fwd").unwrap(), Namespace::new("col").unwrap());
+        let (forwarder, collector) = (Namespace::new("skw-fwd").unwrap(), Namespace::new("skw-col").unwrap());
         let left = End::new(&forwarder, "fwd0").address("198.18.0.1/24").address("2001:db8::1/64");
         let right = End::new(&collector, "col0").address("198.18.0.2/24").address("2001:db8::2/64");
         Link::new(left, right).segmentation_offload(offload).create().unwrap();

@@ -177,7 +177,7 @@ pub(crate) fn sink_on(address: SocketAddr) -> (Sink, String) {
 /// The payloads that arrive, in their order, once `count` have.
 pub(crate) fn arrived(sink: Sink, count: usize) -> Vec<Vec<u8>> {
     sink.wait_for(count as u64, PATIENCE).unwrap();
-    sink.finish().datagrams.into_iter().map(|datagram| datagram.payload).collect()
+    sink.finish().payloads.into_iter().map(|datagram| datagram.payload).collect()
 }
 
 /// Numbers that look random and are the same each time.

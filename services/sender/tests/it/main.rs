@@ -1,0 +1,242 @@
+//! The sender's datagrams before independent judges: tshark, nfcapd and snmptrapd; and the program itself.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    net::SocketAddr,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use sekiwake_sender::sequence_of;
+use sekiwake_testkit::{
+    netns::{Namespace, available_or_skipped},
+    process::Process,
+    sink::{Numbered, Options, Sink},
+};
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn sender(arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sekiwake-sender"));
+    command.args(arguments.split_whitespace());
+    command
+}
+
+/// Runs the sender inside `namespace` to its end and gives its last line.
+fn send(namespace: &Namespace, arguments: &str) -> serde_json::Value {
+    let mut process = Process::spawn(namespace.exec(&sender(&format!("{arguments} --json")))).unwrap();
+    let status = process.wait(LONG).unwrap();
+    assert!(status.success(), "{arguments}: {}", process.stderr().join("\n"));
+    serde_json::from_str(process.stdout().last().unwrap()).unwrap()
+}
+
+/// A namespace, unless it or one of the tools cannot be had.
+fn namespace_with(test: &str, tools: &[&str]) -> Option<Namespace> {
+    if !available_or_skipped(test) {
+        return None;
+    }
+    for tool in tools {
+        if Command::new(tool).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+            eprintln!("SKIPPED: {test}: {tool} is not installed");
+            return None;
+        }
+    }
+    Some(Namespace::new("skw-send").unwrap())
+}
+
+fn numbered(payload: &[u8]) -> Option<Numbered> {
+    let number = sequence_of(payload)?;
+    Some(Numbered { stream: number.stream(), sequence: number.sequence, step: number.step })
+}
+
+fn check_complete(to: &str, from: &str, options: &str) {
+    let Some(namespace) = namespace_with("check_complete", &[]) else { return };
+    let ports = [514, 2055, 4739, 6343, 162];
+    let listening: Vec<SocketAddr> = ports.map(|port| SocketAddr::new(to.parse().unwrap(), port)).to_vec();
+    let sink =
+        namespace.enter(|| Sink::bind(&listening, Options::counts().digest().sequence(numbered))).unwrap().unwrap();
+    let arguments = format!("--to {to} --from {from} --protocol all --rate 20000 --count 4000 --digest {options}");
+    let said = send(&namespace, &arguments);
+    sink.wait_for(4000, LONG).unwrap();
+    let report = sink.finish();
+    assert_eq!(report.received, 4000);
+    assert!(report.sequence.is_complete(), "{:?}", report.sequence);
+    assert_eq!(report.sequence.out_of_order, 0);
+    assert_eq!(said["sent"], 4000);
+    assert_eq!(said["bytes"], report.bytes);
+    assert_eq!(said["digest"], format!("{:032x}", report.digest));
+    for (_, of_protocol) in said["by_protocol"].as_object().unwrap() {
+        assert_eq!(of_protocol["sent"], 400);
+    }
+}
+
+#[test]
+fn every_datagram_arrives_numbered_over_ipv4() {
+    check_complete("127.0.0.1", "127.0.0.0/8 --sources 4 --source-ports 2 --first-source-port 5000", "--size 100-9000");
+}
+
+#[test]
+fn every_datagram_arrives_numbered_over_ipv6_from_addresses_that_nobody_has() {
+    check_complete("::1", "2001:db8::/64 --sources 8", "--size 200,1400");
+}
+
+#[test]
+fn segmentation_offload_gives_the_same_datagrams() {
+    check_complete("127.0.0.1", "127.0.0.0/8 --sources 2", "--gso --run 32 --size 200");
+}
+
+#[test]
+fn tshark_finds_nothing_wrong_with_any_protocol() {
+    let Some(namespace) = namespace_with("tshark_finds_nothing_wrong_with_any_protocol", &["tshark", "tcpdump"]) else {
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("sent.pcap");
+    let mut tcpdump = namespace.command("tcpdump");
+    tcpdump.args(["-i", "lo", "-U", "-Z", "root", "-w"]).arg(&file).arg("udp");
+    let mut tcpdump = Process::spawn(tcpdump).unwrap();
+    tcpdump.wait_for_line(LONG, |line| line.contains("listening on")).unwrap();
+    // tshark keeps one series for each exporter and domain, whatever the version: each protocol gets an address of its own.
+    let protocols = sekiwake_sender::Protocol::ALL;
+    for (number, protocol) in (1..).zip(protocols) {
+        let arguments = format!(
+            "--protocol {protocol} --to 127.0.0.1 --from 127.1.0.{number} --count 100 --rate 10000 --size 120-2500"
+        );
+        send(&namespace, &arguments);
+    }
+    let captured = || {
+        let mut tshark = Command::new("tshark");
+        tshark.args(["-n", "-r"]).arg(&file).args(["-T", "fields", "-e", "ip.src", "-e", "_ws.malformed"]);
+        tshark.args(["-e", "_ws.expert.message", "-e", "_ws.expert.severity", "-Y", "ip.dst == 127.0.0.1 && !icmp"]);
+        String::from_utf8(tshark.output().unwrap().stdout).unwrap()
+    };
+    tcpdump.stop(LONG).unwrap();
+    let rows = captured();
+    assert_eq!(rows.lines().count(), 1000);
+    // Warnings (0x600000) and errors (0x800000); notes speak of the sampled frames' TCP.
+    let wrong: Vec<&str> = rows
+        .lines()
+        .filter(|row| {
+            let columns: Vec<&str> = row.split('\t').collect();
+            let severities = columns[3].split(',').filter_map(|severity| severity.parse::<u32>().ok());
+            !columns[1].is_empty() || severities.max().is_some_and(|worst| worst >= 0x60_0000)
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{} of 1000, such as {:?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+}
+
+#[test]
+fn nfcapd_counts_the_flows_and_misses_none() {
+    let Some(namespace) = namespace_with("nfcapd_counts_the_flows_and_misses_none", &["nfcapd", "nfdump"]) else {
+        return;
+    };
+    for protocol in ["netflow5", "netflow9", "ipfix"] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut nfcapd = namespace.command("nfcapd");
+        nfcapd.args(["-b", "127.0.0.1", "-p", "2055", "-B", "4000000", "-w"]).arg(directory.path());
+        let mut nfcapd = Process::spawn(nfcapd).unwrap();
+        namespace_listens(&namespace, 2055);
+        let arguments = format!(
+            "--protocol {protocol} --to 127.0.0.1:2055 --from 127.0.0.0/8 --sources 3 --rate 5000 --count 900 --size 200-1400"
+        );
+        let said = send(&namespace, &arguments);
+        namespace_has_read(&namespace, 2055);
+        nfcapd.stop(LONG).unwrap();
+        let output = Command::new("nfdump").arg("-R").arg(directory.path()).args(["-I"]).output().unwrap();
+        let statistics = String::from_utf8(output.stdout).unwrap();
+        let value = |name: &str| {
+            let line = statistics
+                .lines()
+                .find(|line| line.starts_with(name))
+                .unwrap_or_else(|| panic!("{name} in {statistics}"));
+            line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        assert_eq!(value("Flows:"), said["by_protocol"][protocol]["units"].as_u64().unwrap(), "{protocol}");
+        assert_eq!(value("Sequence failures:"), 0, "{protocol}");
+    }
+}
+
+/// Waits until somebody listens on a UDP port.
+fn namespace_listens(namespace: &Namespace, port: u16) {
+    let wanted = format!(":{port:04X} ");
+    sekiwake_testkit::wait::wait_for("listening", LONG, || udp_table(namespace).contains(&wanted)).unwrap();
+}
+
+/// Waits until nothing is left in the queue of a UDP port.
+fn namespace_has_read(namespace: &Namespace, port: u16) {
+    let wanted = format!(":{port:04X} ");
+    sekiwake_testkit::wait::wait_for("reading", LONG, || {
+        let table = udp_table(namespace);
+        let row = table.lines().find(|row| row.contains(&wanted)).unwrap();
+        row.split_ascii_whitespace().nth(4).unwrap().ends_with(":00000000")
+    })
+    .unwrap();
+}
+
+fn udp_table(namespace: &Namespace) -> String {
+    namespace.enter(|| std::fs::read_to_string("/proc/thread-self/net/udp").unwrap()).unwrap()
+}
+
+#[test]
+fn snmptrapd_takes_traps_and_informs() {
+    let Some(namespace) = namespace_with("snmptrapd_takes_traps_and_informs", &["snmptrapd"]) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let configuration = directory.path().join("snmptrapd.conf");
+    let rules = "authCommunity log public\n\
+                 createUser -e 0x80007ed90500000000 sender\n\
+                 authUser log sender noauth\n\
+                 format1 TRAP1 %W %v\\n\n\
+                 format2 TRAP2 %W %v\\n\n";
+    std::fs::write(&configuration, rules).unwrap();
+    let mut daemon = namespace.command("snmptrapd");
+    daemon
+        .args(["-f", "-C", "-Lo", "-On", "-m", "", "-p"])
+        .arg(directory.path().join("pid"))
+        .arg("-c")
+        .arg(&configuration)
+        .arg("udp:127.0.0.1:162");
+    daemon.env("SNMP_PERSISTENT_DIR", directory.path());
+    let mut daemon = Process::spawn(daemon).unwrap();
+    namespace_listens(&namespace, 162);
+    let protocols = "snmp1-trap,snmp2c-trap,snmp2c-inform,snmp3-trap";
+    send(&namespace, &format!("--protocol {protocols} --to 127.0.0.1 --count 40 --rate 1000 --size 300"));
+    namespace_has_read(&namespace, 162);
+    let traps = || {
+        daemon
+            .stdout()
+            .iter()
+            .filter(|line| line.contains(".32473.1.1.0") && line.contains("Counter32: 21474836"))
+            .count()
+    };
+    let arrived = sekiwake_testkit::wait::wait_for("40 traps", LONG, || traps() == 40);
+    assert!(arrived.is_ok(), "{} of 40: {}\n{}", traps(), daemon.stdout().join("\n"), daemon.stderr().join("\n"));
+    daemon.stop(LONG).unwrap();
+}
+
+#[test]
+fn sigterm_ends_a_run_with_its_last_line_and_status_0() {
+    let sink = Sink::bind(&["127.0.0.1:0".parse().unwrap()], Options::counts()).unwrap();
+    let mut process = Process::spawn(sender(&format!("--to {} --rate 1000 --json", sink.addresses()[0]))).unwrap();
+    sink.wait_for(10, LONG).unwrap();
+    assert!(process.stop(LONG).unwrap().success());
+    let said: serde_json::Value = serde_json::from_str(&process.stdout()[0]).unwrap();
+    sink.wait_for(said["sent"].as_u64().unwrap(), LONG).unwrap();
+    assert_eq!(sink.received(), said["sent"].as_u64().unwrap());
+    assert!(process.stderr().is_empty());
+}
+
+#[test]
+fn mistakes_exit_2_and_failures_exit_1() {
+    let status = |arguments: &str| {
+        let mut process = Process::spawn(sender(arguments)).unwrap();
+        (process.wait(LONG).unwrap().code(), process.stderr().join("\n"))
+    };
+    assert_eq!(status("--to nowhere").0, Some(2));
+    let (code, said) = status("--to 127.0.0.1 --from 2001:db8::1");
+    assert_eq!(code, Some(2));
+    assert!(said.contains("2001:db8::1"), "{said}");
+    // The broadcast address takes an option that this program does not set.
+    let (code, said) = status("--to 255.255.255.255:514 --count 1");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("255.255.255.255"), "{said}");
+}

@@ -1,0 +1,161 @@
+//! Which prefixes somebody has subscribed to, and which topics they select. No socket.
+//!
+//! ZeroMQ takes any bytes as a subscription. Only what can select something is kept and passed on: the prefixes of data
+//! topics, of which there are a few hundred, and a bounded number of those that begin like the bus's own.
+
+use std::collections::HashSet;
+
+use sekiwake_record::Topic;
+
+/// How many prefixes of the bus's own topics are held.
+const MAX_OWN: usize = 1_024;
+
+/// The longest prefix of the bus's own topics, bytes.
+const MAX_OWN_BYTES: usize = 128;
+
+/// What became of a subscription or its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It is new.
+    Added,
+    /// It has gone.
+    Removed,
+    /// It was known before, or its end is that of one that was never held.
+    Unchanged,
+    /// It selects no topic of the bus, or there are too many.
+    Refused,
+}
+
+/// The prefixes that are held.
+#[derive(Debug)]
+pub(crate) struct Subscriptions {
+    prefixes: HashSet<Vec<u8>>,
+    own: usize,
+    wanted: [bool; Topic::COUNT],
+}
+
+impl Default for Subscriptions {
+    fn default() -> Subscriptions {
+        Subscriptions { prefixes: HashSet::new(), own: 0, wanted: [false; Topic::COUNT] }
+    }
+}
+
+impl Subscriptions {
+    pub(crate) fn change(&mut self, added: bool, prefix: &[u8]) -> Change {
+        match added {
+            true => self.add(prefix),
+            false => self.remove(prefix),
+        }
+    }
+
+    fn add(&mut self, prefix: &[u8]) -> Change {
+        if self.prefixes.contains(prefix) {
+            return Change::Unchanged;
+        }
+        if is_own(prefix) {
+            if self.own >= MAX_OWN || prefix.len() > MAX_OWN_BYTES {
+                return Change::Refused;
+            }
+            self.own += 1;
+        } else if !Topic::all().any(|topic| selects(prefix, topic)) {
+            return Change::Refused;
+        }
+        self.prefixes.insert(prefix.to_vec());
+        self.select();
+        Change::Added
+    }
+
+    fn remove(&mut self, prefix: &[u8]) -> Change {
+        if !self.prefixes.remove(prefix) {
+            return Change::Unchanged;
+        }
+        self.own -= usize::from(is_own(prefix));
+        self.select();
+        Change::Removed
+    }
+
+    fn select(&mut self) {
+        for topic in Topic::all() {
+            self.wanted[topic.index()] = self.prefixes.iter().any(|prefix| selects(prefix, topic));
+        }
+    }
+
+    /// Whether somebody wants this topic.
+    pub(crate) fn wants(&self, topic: Topic) -> bool {
+        self.wanted[topic.index()]
+    }
+
+    /// How many prefixes are held.
+    pub(crate) fn len(&self) -> usize {
+        self.prefixes.len()
+    }
+}
+
+fn selects(prefix: &[u8], topic: Topic) -> bool {
+    topic.as_str().as_bytes().starts_with(prefix)
+}
+
+fn is_own(prefix: &[u8]) -> bool {
+    prefix.first() == Some(&b'@')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(subscriptions: &Subscriptions) -> usize {
+        Topic::all().filter(|&topic| subscriptions.wants(topic)).count()
+    }
+
+    #[test]
+    fn prefixes_select_a_kind_a_shard_or_everything() {
+        for (prefix, count) in
+            [("", 192), ("s", 128), ("syslog/", 64), ("xflow/2", 16), ("xflow/2a", 1), ("@stream/", 0)]
+        {
+            let mut subscriptions = Subscriptions::default();
+            assert_eq!(subscriptions.change(true, prefix.as_bytes()), Change::Added, "{prefix}");
+            assert_eq!(wanted(&subscriptions), count, "{prefix}");
+            assert_eq!(subscriptions.change(true, prefix.as_bytes()), Change::Unchanged, "{prefix}");
+            assert_eq!(subscriptions.change(false, prefix.as_bytes()), Change::Removed, "{prefix}");
+            assert_eq!((wanted(&subscriptions), subscriptions.len()), (0, 0), "{prefix}");
+        }
+    }
+
+    #[test]
+    fn an_end_takes_away_only_what_no_other_prefix_selects() {
+        let mut subscriptions = Subscriptions::default();
+        for prefix in ["syslog/", "syslog/00"] {
+            subscriptions.change(true, prefix.as_bytes());
+        }
+        subscriptions.change(false, b"syslog/");
+        assert_eq!(wanted(&subscriptions), 1);
+        assert_eq!(subscriptions.change(false, b"syslog/"), Change::Unchanged);
+        assert_eq!(subscriptions.len(), 1);
+    }
+
+    #[test]
+    fn what_selects_nothing_is_refused_and_costs_nothing() {
+        let mut subscriptions = Subscriptions::default();
+        for prefix in ["syslog", "xflow/3f", "snmptrap/0"] {
+            assert_eq!(subscriptions.change(true, prefix.as_bytes()), Change::Added);
+        }
+        for prefix in ["syslog/40", "syslog/2A", "syslog/000", "nonsense", "\0", &"s".repeat(200)] {
+            assert_eq!(subscriptions.change(true, prefix.as_bytes()), Change::Refused, "{prefix}");
+            assert_eq!(subscriptions.change(false, prefix.as_bytes()), Change::Unchanged, "{prefix}");
+        }
+        assert_eq!(subscriptions.len(), 3);
+    }
+
+    #[test]
+    fn the_buss_own_topics_are_held_up_to_a_bound() {
+        let mut subscriptions = Subscriptions::default();
+        let changes: Vec<Change> =
+            (0..MAX_OWN + 10).map(|number| subscriptions.change(true, format!("@{number}/").as_bytes())).collect();
+        assert_eq!(changes.iter().filter(|change| **change == Change::Added).count(), MAX_OWN);
+        assert_eq!(changes[MAX_OWN..], [Change::Refused; 10]);
+        assert_eq!(subscriptions.change(true, b"syslog/"), Change::Added);
+        assert_eq!(subscriptions.change(false, b"@0/"), Change::Removed);
+        assert_eq!(subscriptions.change(true, b"@again/"), Change::Added);
+        assert_eq!(subscriptions.change(true, format!("@{}", "x".repeat(MAX_OWN_BYTES)).as_bytes()), Change::Refused);
+    }
+}

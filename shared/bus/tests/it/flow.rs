@@ -1,0 +1,159 @@
+//! What goes in comes out, in whatever order the three start.
+
+use sekiwake_bus::names;
+use sekiwake_record::{Kind, Topic};
+use sekiwake_runtime::Ending;
+use sekiwake_testkit::wait::wait_for;
+
+use crate::support::*;
+
+#[test]
+fn two_subscribers_get_every_byte() {
+    let relay = TestRelay::start();
+    let mut publisher = TestPublisher::start(&relay.publish);
+    let all = ["syslog/", "xflow/", "snmptrap/"];
+    let (mut first, mut second) = (TestSubscriber::start(&relay.subscribe, &all), TestSubscriber::start(&relay.subscribe, &[""]));
+    let topics: Vec<Topic> = Topic::all().collect();
+    join(&mut publisher, &topics, &mut [&mut first, &mut second]);
+    let before = (first.count, second.count);
+    for size in [0, 200, 1_400, 9_000, 65_527] {
+        publisher.offer(&topics, if size > 9_000 { 1 } else { 10 }, size);
+    }
+    first.pump_until_received(before.0 + 192 * 41);
+    second.pump_until_received(before.1 + 192 * 41);
+    assert_eq!((first.lost(), second.lost()), (0, 0));
+    assert_eq!(relay.value(names::RELAY_RECEIVED_RECORDS), relay.value(names::RELAY_PASSED_RECORDS));
+    assert_eq!(relay.value(names::RELAY_RECEIVED_RECORDS), publisher.value(names::PUBLISHED_RECORDS));
+    assert_eq!(publisher.value(names::UNPUBLISHED_RECORDS) + publisher.value(names::PUBLISHED_RECORDS), publisher.total());
+}
+
+#[test]
+fn any_order_of_start_works() {
+    // A port that was free a moment ago.
+    let spare = TestRelay::start();
+    let (publish, subscribe) = (spare.publish.clone(), spare.subscribe.clone());
+    assert_eq!(spare.member.stop(), Ending::Done);
+    for order in ["prs", "psr", "rps", "rsp", "spr", "srp"] {
+        let (mut relay, mut publisher, mut subscriber) = (None, None, None);
+        for part in order.chars() {
+            match part {
+                'p' => publisher = Some(TestPublisher::start(&publish)),
+                'r' => relay = Some(TestRelay::start_at(&publish, &subscribe)),
+                _ => subscriber = Some(TestSubscriber::start(&subscribe, &["syslog/"])),
+            }
+        }
+        let (mut publisher, mut subscriber) = (publisher.unwrap(), subscriber.unwrap());
+        publisher.wait_for_subscriber();
+        publisher.offer(&topics(64), 10, 100);
+        subscriber.pump_until_received(640);
+        assert_eq!(subscriber.lost(), 0, "{order}");
+        assert_eq!(publisher.value(names::PUBLISHED_RECORDS), 640, "{order}");
+        drop((publisher, subscriber));
+        assert_eq!(relay.unwrap().member.stop(), Ending::Done, "{order}");
+    }
+}
+
+#[test]
+fn a_subscriber_of_one_shard_gets_that_and_the_publisher_sends_no_more() {
+    let relay = TestRelay::start();
+    let mut publisher = TestPublisher::start(&relay.publish);
+    let mut subscriber = TestSubscriber::start(&relay.subscribe, &["xflow/2a"]);
+    publisher.wait_for_subscriber();
+    let topics: Vec<Topic> = Topic::all().collect();
+    publisher.offer(&topics, 7, 100);
+    subscriber.pump_until_received(7);
+    let topic = Topic::parse(b"xflow/2a").unwrap();
+    assert_eq!(subscriber.received[&topic], (0..7).collect::<Vec<u64>>());
+    assert_eq!((publisher.value(names::PUBLISHED_RECORDS), publisher.reason("no_subscriber")), (7, 7 * 191));
+    // The announcements that follow speak of all topics; only its own concern it.
+    publisher.offer(&topics, 1, 100);
+    let (outcome, _member) = publisher.finish();
+    assert_eq!((outcome.offered, outcome.unpublished), (8 * 192, 8 * 191));
+    subscriber.pump_until_received(8);
+    subscriber.pump_until("the end of the stream", |subscriber| subscriber.value(names::STREAMS) == 0);
+    assert_eq!(subscriber.lost(), 0);
+}
+
+#[test]
+fn a_late_joiner_counts_nothing_as_lost() {
+    let relay = TestRelay::start();
+    let mut publisher = TestPublisher::start(&relay.publish);
+    let mut first = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
+    publisher.wait_for_subscriber();
+    publisher.offer(&topics(8), 1_000, 100);
+    first.pump_until_received(8_000);
+    let mut late = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
+    join(&mut publisher, &topics(8), &mut [&mut first, &mut late]);
+    assert_eq!(late.value(names::STREAMS), 1);
+    publisher.offer(&topics(8), 10, 100);
+    publisher.finish();
+    for subscriber in [&mut first, &mut late] {
+        subscriber.pump_until("the end of the stream", |subscriber| subscriber.value(names::STREAMS) == 0);
+        assert_eq!(subscriber.lost(), 0);
+    }
+}
+
+#[test]
+fn when_all_producers_are_gone_everything_has_arrived_and_the_stream_ends() {
+    let relay = TestRelay::start();
+    let mut publisher = TestPublisher::start(&relay.publish);
+    let mut subscriber = TestSubscriber::start(&relay.subscribe, &["snmptrap/"]);
+    publisher.wait_for_subscriber();
+    let topic = [Topic { kind: Kind::Snmptrap, ..topics(1)[0] }];
+    for _ in 0..100 {
+        publisher.offer(&topic, 100, 500);
+    }
+    let (outcome, member) = publisher.finish();
+    assert_eq!((outcome.offered, outcome.unpublished), (10_000, 0));
+    assert_eq!(member.stop(), Ending::Done);
+    subscriber.pump_until_received(10_000);
+    subscriber.pump_until("the end of the stream", |subscriber| subscriber.value(names::STREAMS) == 0);
+    assert_eq!(subscriber.lost(), 0);
+}
+
+#[test]
+fn a_relay_that_is_stopped_passes_on_what_it_has_received() {
+    let relay = TestRelay::start();
+    let mut publisher = TestPublisher::start(&relay.publish);
+    let mut subscriber = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
+    join(&mut publisher, &topics(4), &mut [&mut subscriber]);
+    for _ in 0..50 {
+        publisher.offer(&topics(4), 100, 1_000);
+    }
+    let total = publisher.total();
+    let (_, member) = publisher.finish();
+    assert_eq!((relay.member.stop(), member.stop()), (Ending::Done, Ending::Done));
+    let before = subscriber.received[&topics(1)[0]][0] * 4;
+    subscriber.pump_until("everything", |subscriber| subscriber.count + before >= total);
+    assert_eq!(subscriber.lost(), 0);
+}
+
+#[test]
+fn the_state_of_the_connection_follows_a_relay_that_goes_and_comes_back() {
+    let relay = TestRelay::start();
+    let publisher = TestPublisher::start(&relay.publish);
+    let mut subscriber = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
+    let (publish, subscribe) = (relay.publish.clone(), relay.subscribe.clone());
+    let mut both = |wanted: u64| {
+        wait_for("the state of both connections", LONG, || {
+            subscriber.pump(SHORT);
+            subscriber.value(names::CONNECTED) == wanted && publisher.value(names::CONNECTED) == wanted
+        })
+        .unwrap();
+    };
+    both(1);
+    relay.member.stop();
+    both(0);
+    // Something that accepts and hangs up at once is no relay.
+    let address = publish.strip_prefix("tcp://").unwrap();
+    let listener = std::net::TcpListener::bind(address).unwrap();
+    for _ in 0..3 {
+        drop(listener.accept().unwrap());
+    }
+    drop(listener);
+    both(0);
+    let relay = TestRelay::start_at(&publish, &subscribe);
+    both(1);
+    drop(relay);
+    both(0);
+}

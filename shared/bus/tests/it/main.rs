@@ -1,0 +1,11 @@
+//! The bus over real libzmq and TCP on loopback.
+#![allow(clippy::unwrap_used)]
+
+mod flow;
+mod hostile;
+mod load;
+mod overflow;
+mod properties;
+mod python;
+mod restart;
+mod support;

@@ -1,0 +1,171 @@
+//! Batches over loopback.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    io::{self, IoSlice},
+    net::{SocketAddr, UdpSocket},
+    os::fd::AsFd,
+    thread,
+    time::{Duration, Instant},
+};
+
+use sekiwake_sys::{
+    FanoutMode, MAX_MESSAGES, Outgoing, ReceiveBuffers, force_receive_buffer, join_fanout, receive_batch, send_batch, set_udp_gro,
+};
+
+const IPV4: &str = "127.0.0.1:0";
+const IPV6: &str = "[::1]:0";
+
+fn pair(address: &str) -> (UdpSocket, UdpSocket) {
+    let (receiver, sender) = (UdpSocket::bind(address).unwrap(), UdpSocket::bind(address).unwrap());
+    force_receive_buffer(receiver.as_fd(), 8 << 20).unwrap();
+    (receiver, sender)
+}
+
+fn plain<'a>(slices: &'a [IoSlice<'a>], to: Option<SocketAddr>) -> Outgoing<'a> {
+    Outgoing { slices, to, segment_bytes: None }
+}
+
+/// Receives until `count` datagrams have come, and gives them with the largest number that one message held.
+fn receive(socket: &UdpSocket, count: usize) -> (Vec<(SocketAddr, Vec<u8>)>, usize) {
+    let (mut buffers, mut received, mut most) = (ReceiveBuffers::default(), Vec::new(), 0);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while received.len() < count {
+        assert!(Instant::now() < deadline, "{} of {count} came", received.len());
+        match receive_batch(socket.as_fd(), &mut buffers) {
+            Ok(messages) => {
+                let before = received.len();
+                received.extend(buffers.datagrams().map(|datagram| (datagram.source, datagram.payload.to_vec())));
+                most = most.max((received.len() - before).div_ceil(messages));
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                thread::yield_now();
+            }
+        }
+    }
+    (received, most)
+}
+
+fn check_mixed_batch(address: &str) {
+    let (receiver, sender) = pair(address);
+    let to = Some(receiver.local_addr().unwrap());
+    let (head, tail, large) = (b"head".as_slice(), b"-tail".as_slice(), vec![7; 9000]);
+    let gathered = [IoSlice::new(head), IoSlice::new(tail)];
+    let whole = [IoSlice::new(&large)];
+    let cut = [IoSlice::new(&large[..1000]), IoSlice::new(&large[..750])];
+    let empty = [IoSlice::new(b"")];
+    let segments = Outgoing { slices: &cut, to, segment_bytes: Some(500) };
+    let messages = [plain(&gathered, to), segments, plain(&empty, to), plain(&[], to), plain(&whole, to)];
+    assert_eq!(send_batch(sender.as_fd(), &messages).unwrap(), messages.len());
+    let (received, _) = receive(&receiver, 8);
+    let source = sender.local_addr().unwrap();
+    assert!(received.iter().all(|datagram| datagram.0 == source));
+    let payloads: Vec<Vec<u8>> = received.into_iter().map(|(_, payload)| payload).collect();
+    let segment = |bytes| vec![7; bytes];
+    let expected =
+        [b"head-tail".to_vec(), segment(500), segment(500), segment(500), segment(250), vec![], vec![], segment(9000)];
+    assert_eq!(payloads, expected);
+}
+
+#[test]
+fn a_mixed_batch_arrives_in_order_over_ipv4() {
+    check_mixed_batch(IPV4);
+}
+
+#[test]
+fn a_mixed_batch_arrives_in_order_over_ipv6() {
+    check_mixed_batch(IPV6);
+}
+
+fn check_joined_datagrams_come_apart(address: &str) {
+    let (receiver, sender) = pair(address);
+    set_udp_gro(receiver.as_fd(), true).unwrap();
+    sender.connect(receiver.local_addr().unwrap()).unwrap();
+    let bytes: Vec<u8> = (0..64 * 300 - 100).map(|index| (index / 300) as u8).collect();
+    let slices = [IoSlice::new(&bytes)];
+    let message = Outgoing { slices: &slices, to: None, segment_bytes: Some(300) };
+    assert_eq!(send_batch(sender.as_fd(), &[message]).unwrap(), 1);
+    let (received, most) = receive(&receiver, 64);
+    assert!(most > 1, "the kernel joined nothing, so nothing was tested");
+    for (index, (source, payload)) in received.iter().enumerate() {
+        assert_eq!(*source, sender.local_addr().unwrap());
+        let length = if index == 63 { 200 } else { 300 };
+        assert_eq!(payload, &vec![index as u8; length]);
+    }
+}
+
+#[test]
+fn joined_datagrams_come_apart_over_ipv4() {
+    check_joined_datagrams_come_apart(IPV4);
+}
+
+#[test]
+fn joined_datagrams_come_apart_over_ipv6() {
+    check_joined_datagrams_come_apart(IPV6);
+}
+
+#[test]
+fn an_empty_datagram_is_one_datagram_even_with_gro() {
+    let (receiver, sender) = pair(IPV4);
+    set_udp_gro(receiver.as_fd(), true).unwrap();
+    sender.send_to(&[], receiver.local_addr().unwrap()).unwrap();
+    assert_eq!(receive(&receiver, 1).0, [(sender.local_addr().unwrap(), vec![])]);
+}
+
+#[test]
+fn the_largest_datagram_of_each_family_passes() {
+    for (address, bytes) in [(IPV4, 65_507), (IPV6, 65_527)] {
+        let (receiver, sender) = pair(address);
+        let payload: Vec<u8> = (0..bytes).map(|index| (index % 251) as u8).collect();
+        let slices = [IoSlice::new(&payload)];
+        let to = Some(receiver.local_addr().unwrap());
+        assert_eq!(send_batch(sender.as_fd(), &[plain(&slices, to)]).unwrap(), 1);
+        assert_eq!(receive(&receiver, 1).0[0].1, payload);
+    }
+}
+
+#[test]
+fn a_call_takes_64_messages_and_no_more() {
+    let (receiver, sender) = pair(IPV4);
+    let to = Some(receiver.local_addr().unwrap());
+    let slices = [IoSlice::new(b"x")];
+    let messages = vec![plain(&slices, to); MAX_MESSAGES + 6];
+    assert_eq!(send_batch(sender.as_fd(), &messages).unwrap(), MAX_MESSAGES);
+    assert_eq!(send_batch(sender.as_fd(), &messages[MAX_MESSAGES..]).unwrap(), 6);
+    assert_eq!(receive(&receiver, 70).0.len(), 70);
+    assert_eq!(send_batch(sender.as_fd(), &[]).unwrap(), 0);
+}
+
+#[test]
+fn an_empty_queue_would_block_and_leaves_nothing_of_the_last_batch() {
+    let (receiver, sender) = pair(IPV4);
+    let mut buffers = ReceiveBuffers::default();
+    sender.send_to(b"x", receiver.local_addr().unwrap()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while receive_batch(receiver.as_fd(), &mut buffers).is_err() {
+        assert!(Instant::now() < deadline);
+    }
+    assert_eq!(buffers.datagrams().count(), 1);
+    let error = receive_batch(receiver.as_fd(), &mut buffers).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(buffers.datagrams().count(), 0);
+}
+
+#[test]
+fn the_error_of_a_later_message_shows_when_it_is_first() {
+    let (receiver, sender) = pair(IPV4);
+    let to = Some(receiver.local_addr().unwrap());
+    let (good, bad) = ([IoSlice::new(b"good")], vec![0; 65_508]);
+    let bad = [IoSlice::new(&bad)];
+    let messages = [plain(&good, to), plain(&bad, to), plain(&good, to)];
+    assert_eq!(send_batch(sender.as_fd(), &messages).unwrap(), 1);
+    assert_eq!(send_batch(sender.as_fd(), &messages[1..]).unwrap_err().raw_os_error(), Some(libc::EMSGSIZE));
+    assert_eq!(send_batch(sender.as_fd(), &messages[2..]).unwrap(), 1);
+}
+
+#[test]
+fn what_is_no_packet_socket_joins_no_fanout() {
+    let (receiver, _) = pair(IPV4);
+    assert!(join_fanout(receiver.as_fd(), 1, FanoutMode::Hash).is_err());
+}
