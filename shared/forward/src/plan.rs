@@ -99,7 +99,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ZEROS: [u8; 65_527] = [0; 65_527];
+    static ZEROS: [u8; 65_527] = [0; 65_527];
 
     fn runs(lengths: &[usize], max_segment_bytes: usize) -> Vec<(u32, Option<u16>)> {
         let payloads: Vec<IoSlice<'_>> = lengths.iter().map(|&length| IoSlice::new(&ZEROS[..length])).collect();

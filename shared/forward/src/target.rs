@@ -35,9 +35,7 @@ impl Target {
     pub(crate) fn new(destination: &Destination, resolution: Resolution, failures: IntCounter) -> io::Result<Target> {
         let (addresses, address) = match &destination.host {
             Host::Address(ip) => (None, Some(SocketAddr::new(*ip, destination.port))),
-            Host::Name(name) => {
-                (Some(Addresses::of(name.clone(), destination.port, resolution, failures)?), None)
-            }
+            Host::Name(name) => (Some(Addresses::of(name.clone(), destination.port, resolution, failures)?), None),
         };
         Ok(Target { addresses, address, sender: None, connected_at: None })
     }

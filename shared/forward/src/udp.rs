@@ -71,8 +71,8 @@ impl UdpSender {
             SocketAddr::V6(_) => (sockopt::ipv6_mtu(&self.socket), IPV6_HEADER_BYTES),
         };
         // Without an answer (the route is gone) everything goes singly.
-        self.max_segment_bytes =
-            mtu.map_or(0, |mtu| (mtu as usize).saturating_sub(header_bytes + UDP_HEADER_BYTES).min(MAX_SEGMENTED_BYTES));
+        self.max_segment_bytes = mtu
+            .map_or(0, |mtu| (mtu as usize).saturating_sub(header_bytes + UDP_HEADER_BYTES).min(MAX_SEGMENTED_BYTES));
     }
 
     /// As [`send_batch`].
@@ -117,7 +117,9 @@ impl Fault {
             Errno::NOBUFS | Errno::NOMEM => Fault::NoBuffers,
             Errno::CONNREFUSED => Fault::Unreachable(ErrorKind::ConnectionRefused),
             Errno::HOSTUNREACH | Errno::HOSTDOWN => Fault::Unreachable(ErrorKind::HostUnreachable),
-            Errno::NETUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL => Fault::Unreachable(ErrorKind::NetworkUnreachable),
+            Errno::NETUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL => {
+                Fault::Unreachable(ErrorKind::NetworkUnreachable)
+            }
             Errno::MSGSIZE => Fault::Unsendable(ErrorKind::MessageTooLong),
             Errno::PERM | Errno::ACCESS => Fault::Unsendable(ErrorKind::PermissionDenied),
             _ => Fault::Unsendable(ErrorKind::Other),

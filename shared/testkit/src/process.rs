@@ -11,7 +11,8 @@ use std::{
 };
 
 use anyhow::Context;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, kill_process};
+pub use rustix::process::Signal;
 
 use crate::wait::wait_for_some;
 

@@ -1,2 +1,294 @@
-//! Bench.
-fn main() {}
+//! `make bench`: loss, cost and latency of the three processes on one way, beside rsyslog's and tcpdump's, in one run.
+//!
+//! ```text
+//! sender ──wire──▶ capture ─▶ proxy ─▶ syslog-forwarder ──▶ sink      the datagrams pass by, as on a mirror port
+//! sender ──wire──▶ rsyslog (imudp ─▶ omfwd) ──▶ sink                   the datagrams are addressed to it
+//! sender ──wire──▶ tcpdump -w /dev/null                                the floor of capture
+//! ```
+//! Costs are user and system time of the processes, less what they had used before the first datagram (the kernel's ring
+//! alone takes half a second to make). What the kernel does for capture on the sender's account is on the sender's account
+//! for all of them. The machine is shared and noisy: compare figures of one run.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use clap::Parser;
+use sekiwake_testkit::{
+    netns::{Namespace, requires_root_and_netns},
+    process::Process,
+    sink::{Options, Sink},
+    wait::wait_for,
+};
+use sekiwake_tests::{HOST, MIRRORED, Samples, Services, Site, WIRE, binary, collector};
+
+#[derive(Parser)]
+#[command(about = "Loss, cost and latency, beside rsyslog and tcpdump")]
+struct Arguments {
+    /// One row of each table
+    #[arg(long)]
+    quick: bool,
+    /// How long each row sends, seconds
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Only rows of these systems: sekiwake, all-in-one, rsyslog, tcpdump
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+/// What is offered in a row.
+#[derive(Clone, Copy)]
+struct Load {
+    rate: u64,
+    sizes: &'static str,
+    sources: u32,
+}
+
+/// What a row measured.
+struct Row {
+    offered: u64,
+    delivered: u64,
+    /// CPU time by process.
+    cost: Vec<(&'static str, Duration)>,
+    /// Median and 99th percentile from the kernel's stamp to the send, seconds.
+    latency: Option<(f64, f64)>,
+    note: String,
+}
+
+const EQUAL: &str = "200";
+const MIXED: &str = "200-1400";
+
+const LOADS: [Load; 10] = [
+    Load { rate: 50_000, sizes: EQUAL, sources: 8 },
+    Load { rate: 100_000, sizes: EQUAL, sources: 8 },
+    Load { rate: 200_000, sizes: EQUAL, sources: 8 },
+    Load { rate: 200_000, sizes: EQUAL, sources: 1 },
+    Load { rate: 200_000, sizes: EQUAL, sources: 64 },
+    Load { rate: 300_000, sizes: EQUAL, sources: 8 },
+    Load { rate: 100_000, sizes: MIXED, sources: 8 },
+    Load { rate: 200_000, sizes: MIXED, sources: 8 },
+    Load { rate: 200_000, sizes: MIXED, sources: 1 },
+    Load { rate: 200_000, sizes: MIXED, sources: 64 },
+];
+
+const PEER_LOADS: [Load; 4] = [
+    Load { rate: 50_000, sizes: EQUAL, sources: 8 },
+    Load { rate: 100_000, sizes: EQUAL, sources: 8 },
+    Load { rate: 200_000, sizes: EQUAL, sources: 8 },
+    Load { rate: 200_000, sizes: MIXED, sources: 8 },
+];
+
+const QUICK: [Load; 1] = [Load { rate: 200_000, sizes: EQUAL, sources: 8 }];
+
+/// A measured system: its name, its rows, and how one is measured.
+type System = (&'static str, &'static [Load], fn(&Site, Load, u64) -> anyhow::Result<Row>);
+
+const SYSTEMS: [System; 4] = [
+    ("sekiwake", &LOADS, sekiwake),
+    ("all-in-one", &PEER_LOADS, all_in_one),
+    ("rsyslog", &PEER_LOADS, rsyslog),
+    ("tcpdump", &PEER_LOADS, tcpdump),
+];
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Err(why) = requires_root_and_netns() {
+        bail!("the benches need root and network namespaces: {why}");
+    }
+    let cores = std::thread::available_parallelism()?;
+    println!("{cores} cores, Linux {}", fs::read_to_string("/proc/sys/kernel/osrelease")?.trim());
+    for (name, loads, measure) in SYSTEMS {
+        if !arguments.only.is_empty() && !arguments.only.iter().any(|only| only == name) {
+            continue;
+        }
+        println!("\n### {name}\n");
+        println!("| rate/s | bytes | sources | offered | delivered | lost | µs of CPU a datagram | median | p99 | |");
+        println!("|---:|---:|---:|---:|---:|---:|---|---:|---:|---|");
+        for &load in if arguments.quick { &QUICK } else { loads } {
+            let site = Site::new()?;
+            let row = measure(&site, load, arguments.seconds).with_context(|| format!("{name} at {}/s", load.rate))?;
+            print_row(load, &row);
+        }
+    }
+    Ok(())
+}
+
+fn print_row(load: Load, row: &Row) {
+    let lost = row.offered.saturating_sub(row.delivered);
+    let share = 100.0 * lost as f64 / row.offered.max(1) as f64;
+    let micros = |time: Duration| time.as_secs_f64() * 1e6 / row.offered.max(1) as f64;
+    let total: Duration = row.cost.iter().map(|(_, time)| *time).sum();
+    let parts: Vec<String> = row.cost.iter().map(|(name, time)| format!("{name} {:.2}", micros(*time))).collect();
+    let milliseconds = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
+    let (median, p99) = row.latency.map_or(("".into(), "".into()), |(median, p99)| (milliseconds(median), milliseconds(p99)));
+    println!(
+        "| {} | {} | {} | {} | {} | {lost} ({share:.2} %) | **{:.2}** = {} | {median} | {p99} | {} |",
+        load.rate,
+        load.sizes,
+        load.sources,
+        row.offered,
+        row.delivered,
+        micros(total),
+        parts.join(" + "),
+        row.note
+    );
+}
+
+fn sekiwake(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
+    let names = ["sekiwake-capture", "sekiwake-proxy", "sekiwake-syslog-forwarder"];
+    forwarded(site, load, seconds, &names, &["capture", "proxy", "forwarder"])
+}
+
+fn all_in_one(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
+    forwarded(site, load, seconds, &["sekiwake"], &["sekiwake"])
+}
+
+fn forwarded(
+    site: &Site,
+    load: Load,
+    seconds: u64,
+    names: &[&str],
+    labels: &[&'static str],
+) -> anyhow::Result<Row> {
+    let sink = sink(&site.collectors)?;
+    let destination = format!("udp://{}:514", collector(0));
+    let environment = [("SEKIWAKE_CAPTURE_INTERFACES", WIRE), ("SEKIWAKE_SYSLOG_DESTINATIONS", &destination)];
+    let services = Services::start(&site.host, names, &environment)?;
+    let used = |services: &Services<'_>| -> anyhow::Result<Vec<Duration>> {
+        services.0.iter().map(|service| service.process.cpu_time()).collect()
+    };
+    let before = used(&services)?;
+    let offered = offer(site, MIRRORED.into(), load, seconds)?;
+    settle(&sink, offered);
+    let after = used(&services)?;
+    let forwarder = services.0.last().context("a forwarder")?.metrics()?;
+    let capture = services.0[0].metrics()?;
+    services.stop()?;
+    let report = sink.finish();
+    Ok(Row {
+        offered,
+        delivered: report.received,
+        cost: labels.iter().copied().zip(after.iter().zip(&before).map(|(after, before)| *after - *before)).collect(),
+        latency: latency(&forwarder),
+        note: losses(&capture, &forwarder, report.dropped),
+    })
+}
+
+fn latency(forwarder: &Samples) -> Option<(f64, f64)> {
+    let quantile = |share| forwarder.quantile("sekiwake_forward_latency_seconds", &[], share);
+    quantile(0.5).zip(quantile(0.99))
+}
+
+/// Where a loss happened, for the last column.
+fn losses(capture: &Samples, forwarder: &Samples, sink: Option<u64>) -> String {
+    let places = [
+        ("kernel", capture.count("sekiwake_capture_dropped_packets_total", &["reason=\"kernel\""])),
+        ("bus", forwarder.count("sekiwake_bus_lost_records_total", &[])),
+        ("forwarder", forwarder.count("sekiwake_forward_dropped_datagrams_total", &[])),
+        ("sink's own socket", sink.unwrap_or(0)),
+    ];
+    let lost: Vec<String> =
+        places.iter().filter(|(_, count)| *count > 0).map(|(place, count)| format!("{place} {count}")).collect();
+    lost.join(", ")
+}
+
+fn rsyslog(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
+    let sink = sink(&site.collectors)?;
+    let folder = tempfile::tempdir()?;
+    let configuration = folder.path().join("rsyslog.conf");
+    fs::write(
+        &configuration,
+        format!(
+            "global(workDirectory=\"{work}\")\n\
+             module(load=\"imudp\" batchSize=\"128\" timeRequery=\"8\")\n\
+             template(name=\"raw\" type=\"string\" string=\"%rawmsg%\")\n\
+             input(type=\"imudp\" address=\"{HOST}\" port=\"514\" rcvbufSize=\"64m\" ruleset=\"forward\")\n\
+             ruleset(name=\"forward\" queue.type=\"FixedArray\" queue.size=\"500000\" queue.dequeueBatchSize=\"1024\") {{\n\
+               action(type=\"omfwd\" target=\"{collector}\" port=\"514\" protocol=\"udp\" template=\"raw\")\n\
+             }}\n",
+            work = folder.path().display(),
+            collector = collector(0),
+        ),
+    )?;
+    let mut command = site.host.command("rsyslogd");
+    command.arg("-n").arg("-f").arg(&configuration).arg("-i").arg(folder.path().join("pid"));
+    let mut process = Process::spawn(command)?;
+    wait_for("rsyslog to listen", Duration::from_secs(10), || listens(&site.host, 514))?;
+    let before = process.cpu_time()?;
+    let offered = offer(site, HOST.into(), load, seconds)?;
+    settle(&sink, offered);
+    let cost = process.cpu_time()? - before;
+    process.stop(Duration::from_secs(20))?;
+    let report = sink.finish();
+    let note = report.dropped.filter(|&dropped| dropped > 0).map(|dropped| format!("sink's own socket {dropped}"));
+    Ok(Row {
+        offered,
+        delivered: report.received,
+        cost: vec![("rsyslog", cost)],
+        latency: None,
+        note: note.unwrap_or_default(),
+    })
+}
+
+fn tcpdump(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
+    let mut command = site.host.command("tcpdump");
+    command.args(["-n", "-i", WIRE, "-B", "262144", "-s", "0", "-w", "/dev/null", "udp", "port", "514"]);
+    let mut process = Process::spawn(command)?;
+    process.wait_for_line(Duration::from_secs(10), |line| line.contains("listening on"))?;
+    let before = process.cpu_time()?;
+    let offered = offer(site, MIRRORED.into(), load, seconds)?;
+    let cost = process.cpu_time()? - before;
+    process.signal(sekiwake_testkit::process::Signal::INT)?;
+    process.wait(Duration::from_secs(10))?;
+    let lines = process.stderr();
+    let captured = lines.iter().find_map(|line| line.strip_suffix(" packets captured")).context("tcpdump's count")?;
+    let delivered = captured.trim().parse()?;
+    Ok(Row { offered, delivered, cost: vec![("tcpdump", cost)], latency: None, note: String::new() })
+}
+
+fn sink(namespace: &Namespace) -> anyhow::Result<Sink> {
+    let address = SocketAddr::new(IpAddr::V4(collector(0)), 514);
+    namespace.enter(|| Sink::bind(&[address], Options::counts().gro()))?
+}
+
+/// Sends the load and gives the number of datagrams that were really sent.
+fn offer(site: &Site, to: IpAddr, load: Load, seconds: u64) -> anyhow::Result<u64> {
+    let Load { rate, sizes, sources } = load;
+    let mut command = site.devices.command(binary("sekiwake-sender"));
+    command.args(["--to", &format!("{to}:514"), "--from", "198.19.0.0/16", "--sources", &sources.to_string()]);
+    command.args(["--protocol", "rfc5424", "--size", sizes, "--rate", &rate.to_string()]);
+    command.args(["--duration", &format!("{seconds}s"), "--json"]);
+    let mut sender = Process::spawn(command)?;
+    let status = sender.wait(Duration::from_secs(seconds + 30))?;
+    ensure!(status.success(), "sekiwake-sender ended with {status}: {}", sender.stderr().join("\n"));
+    let line = sender.stdout().pop().context("sekiwake-sender said nothing")?;
+    let summary: serde_json::Value = serde_json::from_str(&line)?;
+    summary["sent"].as_u64().with_context(|| format!("no count in {line}"))
+}
+
+/// Waits until everything has arrived, or nothing more does.
+fn settle(sink: &Sink, offered: u64) {
+    if sink.wait_for(offered, Duration::from_secs(3)).is_err() {
+        // What has not come by now is lost; the row says so.
+        let _ = sink.wait_for_silence(Duration::from_secs(1), Duration::from_secs(20));
+    }
+}
+
+fn listens(namespace: &Namespace, port: u16) -> bool {
+    let wanted = format!(":{port:04X} ");
+    let table = namespace.enter(|| fs::read_to_string("/proc/thread-self/net/udp"));
+    table.is_ok_and(|table| table.is_ok_and(|table| table.contains(&wanted)))
+}

@@ -20,7 +20,6 @@ use sekiwake_testkit::wait::wait_for;
 
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 pub(crate) const SHORT: Duration = Duration::from_millis(20);
-/// What the relay waits with after its start, with some time for the machine.
 pub(crate) const ANY_PORT: &str = "tcp://127.0.0.1:0";
 
 thread_local! {
@@ -57,6 +56,10 @@ impl Member {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         self.scope.metrics()
+    }
+
+    pub(crate) fn stop_handle(&self) -> StopHandle {
+        self.stop.clone()
     }
 
     pub(crate) fn tell_to_stop(&self) {
@@ -286,12 +289,10 @@ pub(crate) fn join(publisher: &mut TestPublisher, topics: &[Topic], subscribers:
         })
     })
     .unwrap();
-    let total = publisher.total();
     for subscriber in subscribers {
         subscriber.pump_until("everything so far", |subscriber| {
             topics.iter().all(|topic| subscriber.received[topic].last().map(|last| last + 1) == publisher.offered.get(topic).copied())
         });
-        let _ = total;
     }
 }
 

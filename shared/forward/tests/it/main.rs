@@ -1,8 +1,10 @@
 //! The engine against real sockets.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod accounting;
 mod destinations;
-mod namespaces;
 mod names;
+mod namespaces;
 mod payloads;
 mod rig;

@@ -91,8 +91,7 @@ impl Rig {
     pub(crate) fn assert_accounts_close(&self, destination: &str) {
         wait_for("an empty queue", PATIENCE, || self.queued(destination) == 0).unwrap();
         let received = self.metric("sekiwake_forward_received_records_total", &[]) as u64;
-        let dropped =
-            self.metric("sekiwake_forward_dropped_datagrams_total", &[&format!("\"{destination}\"")]) as u64;
+        let dropped = self.metric("sekiwake_forward_dropped_datagrams_total", &[&format!("\"{destination}\"")]) as u64;
         assert_eq!(received, self.sent(destination) + dropped, "records of {destination}");
         assert_eq!(self.metric("sekiwake_forward_queue_bytes", &[&format!("\"{destination}\"")]), 0.0);
     }

@@ -1,0 +1,152 @@
+//! When the bus takes no more.
+
+use std::time::Duration;
+
+use sekiwake_bus::{MAX_MESSAGE_BYTES, Overflow, names};
+use sekiwake_testkit::wait::wait_for;
+
+use crate::support::*;
+
+/// An XSUB that subscribes to everything and never reads.
+fn deaf_relay() -> (zmq::Context, zmq::Socket, String) {
+    #[expect(clippy::disallowed_methods, reason = "a peer that is not ours")]
+    let context = zmq::Context::new();
+    let socket = context.socket(zmq::XSUB).unwrap();
+    socket.set_linger(0).unwrap();
+    socket.set_rcvhwm(1).unwrap();
+    socket.set_rcvbuf(4096).unwrap();
+    socket.bind(ANY_PORT).unwrap();
+    socket.send(&[1u8][..], 0).unwrap();
+    let endpoint = socket.get_last_endpoint().unwrap().unwrap();
+    (context, socket, endpoint)
+}
+
+#[test]
+fn past_the_hold_records_are_dropped_and_counted_and_subscribers_see_the_hole() {
+    let _alone = alone();
+    let (_context, relay, endpoint) = deaf_relay();
+    let mut publisher = TestPublisher::draining(&endpoint, 1 << 20, Overflow::Drop, "1s");
+    publisher.wait_for_subscriber();
+    wait_for("a full bus", LONG, || {
+        for _ in 0..100 {
+            publisher.offer(&topics(1), 1, 10_000);
+        }
+        publisher.reason("bus_full") > 1_000
+    })
+    .unwrap();
+    let waiting = publisher.value(names::WAITING_BYTES);
+    assert!((1 << 20..(1 << 20) + MAX_MESSAGE_BYTES as u64).contains(&waiting), "{waiting}");
+    let accounted = |publisher: &TestPublisher| {
+        let counters = [names::PUBLISHED_RECORDS, names::WAITING_RECORDS, names::UNPUBLISHED_RECORDS];
+        counters.iter().map(|name| publisher.value(name)).sum::<u64>()
+    };
+    wait_for("an end of the hand-overs", LONG, || accounted(&publisher) == publisher.total()).unwrap();
+    // Nobody reads until the drain time is over: what waits is then dropped, and counted too.
+    publisher.member.tell_to_stop();
+    let total = publisher.total();
+    let (outcome, member) = publisher.finish();
+    let (published, unpublished) =
+        (value(member.metrics(), names::PUBLISHED_RECORDS), value(member.metrics(), names::UNPUBLISHED_RECORDS));
+    assert_eq!((outcome.offered, outcome.unpublished), (total, unpublished));
+    assert_eq!(published + unpublished, total);
+    drop(relay);
+}
+
+#[test]
+fn small_batches_do_not_wait_in_large_buffers() {
+    let _alone = alone();
+    let (_context, _relay, endpoint) = deaf_relay();
+    let mut publisher = TestPublisher::draining(&endpoint, 4 << 20, Overflow::Drop, "0s");
+    publisher.wait_for_subscriber();
+    wait_for("a full bus", LONG, || {
+        for _ in 0..1_000 {
+            publisher.offer(&topics(1), 1, 50);
+        }
+        publisher.reason("bus_full") > 0
+    })
+    .unwrap();
+    // A batch of one record of 50 bytes costs well under a kilobyte.
+    assert!(publisher.value(names::WAITING_RECORDS) > 8_000, "{}", publisher.value(names::WAITING_RECORDS));
+}
+
+#[test]
+fn a_producer_that_waits_loses_nothing_and_goes_on_when_there_is_room() {
+    let _alone = alone();
+    let relay = TestRelay::start();
+    let publish = relay.publish.clone();
+    let mut subscriber = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
+    let mut publisher = TestPublisher::with(&publish, 64 << 10, Overflow::Wait);
+    publisher.wait_for_subscriber();
+    let subscribe = relay.subscribe.clone();
+    relay.member.stop();
+    let metrics = publisher.member.metrics().clone();
+    let producer = std::thread::spawn(move || {
+        for _ in 0..4_000 {
+            assert_eq!(publisher.offer(&topics(1), 10, 1_000), 0);
+        }
+        publisher
+    });
+    // Everything is full: the socket, what waits, and the channel.
+    wait_for("a full publisher", LONG, || value(&metrics, names::WAITING_BYTES) >= 64 << 10).unwrap();
+    let waiting = value(&metrics, names::WAITING_BYTES);
+    assert!(waiting < (64 << 10) + 2 * MAX_MESSAGE_BYTES as u64, "{waiting}");
+    assert!(!producer.is_finished());
+    let _relay = TestRelay::start_at(&publish, &subscribe);
+    subscriber.pump_until_received(40_000);
+    let (outcome, _member) = producer.join().unwrap().finish();
+    assert_eq!((outcome.offered, outcome.unpublished, subscriber.lost()), (40_000, 0, 0));
+}
+
+#[test]
+fn a_producer_that_waits_is_released_when_the_publisher_ends() {
+    let _alone = alone();
+    let (_context, _relay, endpoint) = deaf_relay();
+    let mut publisher = TestPublisher::draining(&endpoint, 64 << 10, Overflow::Wait, "1s");
+    publisher.wait_for_subscriber();
+    let (metrics, stop) = (publisher.member.metrics().clone(), publisher.member.stop_handle());
+    let producer = std::thread::spawn(move || {
+        while publisher.offer(&topics(1), 1, 10_000) == 0 {}
+        // From here on it is refused at once.
+        assert_eq!(publisher.offer(&topics(1), 1, 10_000), 1);
+        publisher
+    });
+    wait_for("a full publisher", LONG, || value(&metrics, names::WAITING_BYTES) >= 64 << 10).unwrap();
+    stop.stop("the producer waits for ever otherwise");
+    let publisher = producer.join().unwrap();
+    let accounted = publisher.value(names::PUBLISHED_RECORDS) + publisher.value(names::UNPUBLISHED_RECORDS);
+    assert_eq!(accounted, publisher.total());
+}
+
+#[test]
+fn a_subscriber_that_stalls_costs_the_others_nothing_and_counts_what_it_missed() {
+    let _alone = alone();
+    let relay = TestRelay::start();
+    let mut publisher = TestPublisher::with(&relay.publish, 256 << 20, Overflow::Wait);
+    let mut healthy = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
+    let mut stalled = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
+    let topics = topics(4);
+    join(&mut publisher, &topics, &mut [&mut healthy, &mut stalled]);
+    let (before, stalled_before, start) = (healthy.count, stalled.count, publisher.total());
+    // Batches of one large record: more of them than its two queues and the kernel hold.
+    let flood = std::thread::spawn(move || {
+        for _ in 0..12_000 {
+            publisher.offer(&topics, 1, 4_000);
+        }
+        publisher
+    });
+    while !flood.is_finished() {
+        healthy.pump(Duration::from_millis(5));
+    }
+    let mut publisher = flood.join().unwrap();
+    healthy.pump_until_received(before + 48_000);
+    assert_eq!(healthy.lost(), 0);
+    assert!(relay.value(names::RELAY_QUEUE_FULL) > 0);
+    // It resumes.
+    while stalled.pump(Duration::from_millis(100)) {}
+    publisher.offer(&crate::support::topics(4), 1, 100);
+    let total = publisher.total();
+    publisher.finish();
+    stalled.pump_until("the end of the stream", |subscriber| subscriber.value(names::STREAMS) == 0);
+    assert!(stalled.lost() > 1_000, "{}", stalled.lost());
+    assert_eq!(stalled.count - stalled_before + stalled.lost(), total - start);
+}
