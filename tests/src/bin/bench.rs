@@ -183,7 +183,7 @@ fn forwarded(
         delivered: report.received,
         cost: labels.iter().copied().zip(after.iter().zip(&before).map(|(after, before)| *after - *before)).collect(),
         latency: latency(&forwarder),
-        note: losses(&capture, &forwarder, report.dropped),
+        note: losses(offered, &capture, &forwarder, report.dropped),
     })
 }
 
@@ -193,9 +193,13 @@ fn latency(forwarder: &Samples) -> Option<(f64, f64)> {
 }
 
 /// Where a loss happened, for the last column.
-fn losses(capture: &Samples, forwarder: &Samples, sink: Option<u64>) -> String {
+fn losses(offered: u64, capture: &Samples, forwarder: &Samples, sink: Option<u64>) -> String {
+    let ring = capture.count("sekiwake_capture_dropped_packets_total", &["reason=\"kernel\""]);
+    let claimed = capture.count("sekiwake_capture_claimed_datagrams_total", &[]);
     let places = [
-        ("kernel", capture.count("sekiwake_capture_dropped_packets_total", &["reason=\"kernel\""])),
+        // What the sender's kernel took and capture's kernel never saw: the queue between the two ends of a veth pair.
+        ("before capture", offered.saturating_sub(claimed + ring)),
+        ("capture's ring", ring),
         ("bus", forwarder.count("sekiwake_bus_lost_records_total", &[])),
         ("forwarder", forwarder.count("sekiwake_forward_dropped_datagrams_total", &[])),
         ("sink's own socket", sink.unwrap_or(0)),

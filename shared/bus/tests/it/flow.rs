@@ -99,7 +99,7 @@ fn when_all_producers_are_gone_everything_has_arrived_and_the_stream_ends() {
     let mut publisher = TestPublisher::start(&relay.publish);
     let mut subscriber = TestSubscriber::start(&relay.subscribe, &["snmptrap/"]);
     publisher.wait_for_subscriber();
-    let topic = [Topic { kind: Kind::Snmptrap, ..topics(1)[0] }];
+    let topic = [Topic { kind: Kind::SnmpTrap, ..topics(1)[0] }];
     for _ in 0..100 {
         publisher.offer(&topic, 100, 500);
     }

@@ -127,8 +127,9 @@ impl TestRelay {
 }
 
 pub(crate) struct TestPublisher {
-    pub(crate) member: Member,
+    /// Goes before the member, whose end waits until there are no producers.
     pub(crate) producer: Producer,
+    pub(crate) member: Member,
     pub(crate) watch: sekiwake_bus::SubscriptionWatch,
     outcome: Receiver<Outcome>,
     /// Records offered, by topic: the sequence number of the next.

@@ -69,9 +69,11 @@ fn a_queue_that_is_full_drops_the_newest_and_the_live_one_gets_everything() {
     let count = 1600;
     for number in 0..count {
         forward(&mut engine, &samples([vec![number as u8; 60_000]]));
-        wait_for("the live one", PATIENCE, || sink.received() > number).unwrap();
+        if number % 50 == 49 {
+            wait_for("the live one", PATIENCE, || sink.received() > number).unwrap();
+        }
     }
-    assert!(rig.dropped(dead, "queue_full") > 0 || rig.dropped(dead, "unresolved") > 0);
+    assert!(rig.dropped(dead, "queue_full") > 0);
     rig.assert_accounts_close(&live);
     assert_eq!(rig.sent(&live), count);
     rig.assert_accounts_close(dead);

@@ -10,7 +10,8 @@ use std::{
 };
 
 use sekiwake_sys::{
-    FanoutMode, MAX_MESSAGES, Outgoing, ReceiveBuffers, force_receive_buffer, join_fanout, receive_batch, send_batch, set_udp_gro,
+    FanoutMode, MAX_MESSAGES, Outgoing, ReceiveBuffers, force_receive_buffer, join_fanout, receive_batch, send_batch,
+    set_udp_gro,
 };
 
 const IPV4: &str = "127.0.0.1:0";
@@ -167,5 +168,5 @@ fn the_error_of_a_later_message_shows_when_it_is_first() {
 #[test]
 fn what_is_no_packet_socket_joins_no_fanout() {
     let (receiver, _) = pair(IPV4);
-    assert!(join_fanout(receiver.as_fd(), 1, FanoutMode::Hash).is_err());
+    assert!(join_fanout(&receiver, 1, FanoutMode::Hash).is_err());
 }

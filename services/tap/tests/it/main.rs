@@ -1,0 +1,136 @@
+//! The tap as a process.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    io::{BufRead, BufReader},
+    net::{IpAddr, Ipv4Addr},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use sekiwake_record::{BatchBuilder, Flags, Format, Header, Record, Vlans};
+use sekiwake_testkit::{process::Process, wait::wait_for_some};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// What stands in for the proxy: an XPUB that a tap connects to.
+struct Source {
+    socket: zmq::Socket,
+    endpoint: String,
+    next: u64,
+    _context: zmq::Context,
+}
+
+impl Source {
+    fn new() -> Source {
+        #[expect(clippy::disallowed_methods, reason = "a peer that is not ours")]
+        let context = zmq::Context::new();
+        let socket = context.socket(zmq::XPUB).unwrap();
+        socket.set_linger(0).unwrap();
+        socket.set_rcvtimeo(20_000).unwrap();
+        socket.bind("tcp://127.0.0.1:0").unwrap();
+        let endpoint = socket.get_last_endpoint().unwrap().unwrap();
+        Source { socket, endpoint, next: 0, _context: context }
+    }
+
+    fn tap(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sekiwake-tap"));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SEKIWAKE_")) {
+            command.env_remove(name);
+        }
+        command.env("SEKIWAKE_BUS_SUBSCRIBE", &self.endpoint).args(arguments);
+        command
+    }
+
+    fn wait_for_subscription(&self, prefix: &str) {
+        while self.socket.recv_bytes(0).unwrap()[1..] != *prefix.as_bytes() {}
+    }
+
+    fn send(&mut self, topic: &str, payloads: &[&[u8]]) {
+        let mut batch = BatchBuilder::new(Vec::new());
+        for payload in payloads {
+            batch.push(&Record {
+                captured_at_ns: 1_700_000_000_123_456_789,
+                source: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)),
+                source_port: 40_000,
+                destination: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
+                destination_port: 514,
+                format: Format::Rfc3164,
+                flags: Flags::default(),
+                payload,
+                vlans: Vlans::new(),
+                dscp_ttl: 64,
+            });
+        }
+        let batch = batch.close().unwrap();
+        let header = Header {
+            stream_name: "wire-1",
+            stream_epoch: 1,
+            first_sequence: self.next,
+            count: batch.count,
+            first_captured_at_ns: batch.first_captured_at_ns,
+            last_captured_at_ns: batch.last_captured_at_ns,
+        };
+        self.next += u64::from(batch.count);
+        let mut frame = Vec::new();
+        header.encode(&mut frame);
+        self.socket.send_multipart([topic.as_bytes(), &frame, &batch.body], 0).unwrap();
+    }
+}
+
+#[test]
+fn records_become_json_lines_and_sigterm_ends_it_with_status_0() {
+    let mut source = Source::new();
+    let mut tap = Process::spawn(source.tap(&[])).unwrap();
+    source.wait_for_subscription("xflow/");
+    source.send("syslog/00", &[b"<13>hello", b"\xff\x00"]);
+    let lines = wait_for_some("two lines", LONG, || Some(tap.stdout()).filter(|lines| lines.len() == 2)).unwrap();
+    let values: Vec<serde_json::Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let expected = [
+        ("kind", "syslog"),
+        ("format", "rfc3164"),
+        ("source", "198.51.100.7"),
+        ("destination", "203.0.113.1"),
+        ("captured_at", "2023-11-14T22:13:20.123456789Z"),
+        ("payload", "<13>hello"),
+    ];
+    for (name, value) in expected {
+        assert_eq!(values[0][name], value, "{name}");
+    }
+    assert_eq!((&values[1]["payload_base64"], &values[1]["payload_length"]), (&"/wA=".into(), &2.into()));
+    assert_eq!(tap.stop(LONG).unwrap().code(), Some(0));
+}
+
+#[test]
+fn it_ends_after_so_many_records_and_listens_to_the_topics_it_was_given() {
+    let mut source = Source::new();
+    let mut tap = Process::spawn(source.tap(&["--count", "3", "snmptrap/01"])).unwrap();
+    source.wait_for_subscription("snmptrap/01");
+    source.send("syslog/00", &[b"not wanted"]);
+    source.send("snmptrap/01", &[b"1", b"2"]);
+    source.send("snmptrap/01", &[b"3", b"4"]);
+    assert_eq!(tap.wait(LONG).unwrap().code(), Some(0));
+    let lines = tap.stdout();
+    assert_eq!(lines.len(), 3);
+    assert!(lines[2].contains(r#""payload":"3""#), "{}", lines[2]);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_it_with_status_0() {
+    let mut source = Source::new();
+    let mut tap = source.tap(&["syslog/"]).stdout(Stdio::piped()).spawn().unwrap();
+    source.wait_for_subscription("syslog/");
+    let mut out = BufReader::new(tap.stdout.take().unwrap());
+    source.send("syslog/00", &[b"one"]);
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert!(line.contains(r#""payload":"one""#));
+    drop(out);
+    let status = wait_for_some("the end of the tap", LONG, || {
+        source.send("syslog/00", &[b"two"]);
+        tap.try_wait().unwrap()
+    });
+    // Nothing stays behind, whatever happened.
+    let _ = tap.kill();
+    assert_eq!(status.unwrap().code(), Some(0));
+}
