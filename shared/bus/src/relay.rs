@@ -212,7 +212,7 @@ impl Relay {
         match (count, parts) {
             (2, [Some(header), Some(body)]) => self.relay_batch(&topic, header, body),
             (1, [Some(frame), None]) if is_own_topic(&topic) => self.send(&topic, [frame]),
-            (1, [Some(_), None]) => {
+            (1, [Some(_), None]) if topic.first() == Some(&b'@') => {
                 self.metrics.foreign.inc();
                 Ok(())
             }

@@ -202,6 +202,7 @@ impl Subscriber {
         let prefixes = &self.prefixes;
         let subscribed = |topic: Topic| prefixes.iter().any(|prefix| topic.as_str().starts_with(prefix));
         let missing = self.tracker.announced(announcement, subscribed);
+        self.metrics.streams.set(self.tracker.streams() as i64);
         for (counter, missing) in self.metrics.lost.iter().zip(missing) {
             counter.inc_by(missing);
         }

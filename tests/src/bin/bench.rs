@@ -178,6 +178,13 @@ fn forwarded(
     let capture = services.0[0].metrics()?;
     services.stop()?;
     let report = sink.finish();
+    if report.received < offered {
+        let table = site.collectors.enter(|| fs::read_to_string("/proc/thread-self/net/snmp"))??;
+        for line in table.lines().filter(|l| l.starts_with("Udp:") || l.starts_with("Ip:")) { eprintln!("{line}"); }
+        eprintln!("{}", site.collectors.ip("-s link show in0")?);
+        eprintln!("{}", site.host.ip("-s link show out0")?);
+        eprintln!("{:?}", forwarder.nonzero("sekiwake_forward_sent_datagrams_total", &[]));
+    }
     Ok(Row {
         offered,
         delivered: report.received,
@@ -202,7 +209,7 @@ fn losses(offered: u64, capture: &Samples, forwarder: &Samples, sink: Option<u64
         ("capture's ring", ring),
         ("bus", forwarder.count("sekiwake_bus_lost_records_total", &[])),
         ("forwarder", forwarder.count("sekiwake_forward_dropped_datagrams_total", &[])),
-        ("sink's own socket", sink.unwrap_or(0)),
+        ("sink's own socket (skbs)", sink.unwrap_or(u64::MAX)),
     ];
     let lost: Vec<String> =
         places.iter().filter(|(_, count)| *count > 0).map(|(place, count)| format!("{place} {count}")).collect();

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, process::Command, time::Duration};
 
 use sekiwake_sender::sequence_of;
 use sekiwake_testkit::{
-    netns::{Namespace, available_or_skipped},
+    netns::{End, Link, Namespace, available_or_skipped},
     process::Process,
     sink::{Numbered, Options, Sink},
     wait::wait_for,
@@ -240,4 +240,41 @@ fn mistakes_exit_2_and_failures_exit_1() {
     let (code, said) = status("--to 255.255.255.255:514 --count 1");
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("255.255.255.255"), "{said}");
+}
+
+/// `cargo nextest run --release -p sekiwake-sender --run-ignored only --no-capture speed`
+#[test]
+#[ignore = "a measurement"]
+fn speed_over_a_veth_pair() {
+    let (left, right) = (Namespace::new("skw-send").unwrap(), Namespace::new("skw-send").unwrap());
+    Link::new(End::new(&left, "left0").address("198.18.0.1/16"), End::new(&right, "right0").address("198.18.255.1/16"))
+        .checksum_offload(true)
+        .create()
+        .unwrap();
+    for options in
+        ["--rate 0", "--rate 0 --sources 64", "--rate 0 --gso", "--rate 200000", "--rate 300000 --sources 64"]
+    {
+        let listening = ["198.18.255.1:514".parse().unwrap()];
+        let sink = right.enter(|| Sink::bind(&listening, Options::counts().sequence(numbered))).unwrap().unwrap();
+        let arguments = format!("--to 198.18.255.1 --from 198.18.0.0/16 --size 200 --duration 3s {options} --json");
+        let mut process = Process::spawn(left.exec(&sender(&arguments))).unwrap();
+        let mut spent = Duration::ZERO;
+        while process.is_running().unwrap() {
+            spent = process.cpu_time().unwrap_or(spent);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        process.wait(LONG).unwrap();
+        let said: serde_json::Value = serde_json::from_str(&process.stdout()[0]).unwrap();
+        sink.wait_for_silence(Duration::from_millis(300), LONG).unwrap();
+        let report = sink.finish();
+        let sent = said["sent"].as_u64().unwrap();
+        println!(
+            "{options}: sent {sent} at {:.0}/s, {:.2} µs of CPU each; received {} (its own drops {:?}), missing {}",
+            said["rate"].as_f64().unwrap(),
+            spent.as_secs_f64() * 1e6 / sent as f64,
+            report.received,
+            report.dropped,
+            report.sequence.missing,
+        );
+    }
 }
