@@ -156,7 +156,9 @@ impl Ledger {
 fn destinations(forwarder: &Samples) -> Vec<String> {
     let mut labels: Vec<String> = forwarder
         .names("sekiwake_forward_sent_datagrams_total")
-        .filter_map(|text| text.split("destination=\"").nth(1)?.split('"').next().map(|name| format!("destination=\"{name}\"")))
+        .filter_map(|text| {
+            text.split("destination=\"").nth(1)?.split('"').next().map(|name| format!("destination=\"{name}\""))
+        })
         .collect();
     labels.dedup();
     labels

@@ -75,7 +75,10 @@ impl Samples {
     fn matching<'a>(&'a self, name: &'a str, labels: &'a [&str]) -> impl Iterator<Item = (&'a str, f64)> {
         let is_name = move |text: &str| text.split('{').next() == Some(name);
         let has_labels = move |text: &str| labels.iter().all(|label| text.contains(label));
-        self.0.iter().filter(move |(text, _)| is_name(text) && has_labels(text)).map(|(text, value)| (text.as_str(), *value))
+        self.0
+            .iter()
+            .filter(move |(text, _)| is_name(text) && has_labels(text))
+            .map(|(text, value)| (text.as_str(), *value))
     }
 }
 

@@ -52,7 +52,9 @@ impl<'a> Service<'a> {
         };
         let mut admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut command = namespace.command(binary(name));
-        for (variable, _) in std::env::vars_os().filter(|(variable, _)| variable.to_string_lossy().starts_with("SEKIWAKE_")) {
+        for (variable, _) in
+            std::env::vars_os().filter(|(variable, _)| variable.to_string_lossy().starts_with("SEKIWAKE_"))
+        {
             command.env_remove(variable);
         }
         for (variable, value) in environment {
@@ -71,7 +73,8 @@ impl<'a> Service<'a> {
     /// It does not in time; with what the service has logged.
     pub fn wait_until_ready(&self) -> anyhow::Result<()> {
         let is_ready = || self.namespace.enter(|| get(self.admin, "/readyz")).is_ok_and(|answer| answer.is_ok());
-        wait_for(&format!("{} to be ready", self.name), READY, is_ready).with_context(|| self.process.stderr().join("\n"))
+        wait_for(&format!("{} to be ready", self.name), READY, is_ready)
+            .with_context(|| self.process.stderr().join("\n"))
     }
 
     /// Its metrics now.
@@ -115,7 +118,11 @@ impl<'a> Services<'a> {
     ///
     /// # Errors
     /// One cannot be started or does not get ready.
-    pub fn start(namespace: &'a Namespace, names: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<Services<'a>> {
+    pub fn start(
+        namespace: &'a Namespace,
+        names: &[&str],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Services<'a>> {
         let started: anyhow::Result<Vec<_>> =
             names.iter().map(|name| Service::start(namespace, name, environment)).collect();
         let services = Services(started?);

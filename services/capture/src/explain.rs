@@ -1,21 +1,17 @@
 //! `sekiwake-capture explain FILE`: what would be published of a savefile, as one JSON object a line.
 
 use std::{
-    fmt::Write as _,
     fs::File,
     io::{self, BufReader, Write},
-    net::IpAddr,
     path::{Path, PathBuf},
 };
 
-use jiff::Timestamp;
-use sekiwake_record::{Format, Kind};
-use serde::Serialize;
-use sha2::{Digest, Sha256};
+use sekiwake_json::{Payload, write_line};
 
 use crate::{
-    decode::{Datagram, Decoder, DecoderSettings, LinkType, Packet},
+    decode::{Decoder, DecoderSettings, LinkType, Packet},
     packet_file::{FilePacket, PacketFile, PacketFileError},
+    pipeline::record_of,
     ports::Ports,
 };
 
@@ -62,22 +58,6 @@ pub enum ExplainError {
     Output(#[from] io::Error),
 }
 
-/// One line of output. The names and their order are part of the interface.
-#[derive(Serialize)]
-struct Line<'a> {
-    kind: Option<&'static str>,
-    format: &'static str,
-    source: IpAddr,
-    source_port: u16,
-    destination: IpAddr,
-    destination_port: u16,
-    payload_length: usize,
-    payload_sha256: &'a str,
-    captured_at: String,
-    vlans: &'a [u16],
-    reassembled: bool,
-}
-
 impl Explain {
     /// Prints the datagrams of the savefile at `path` to `out`, and to `log` a summary: a line per reason for what would not
     /// be published, with the number of packets or datagrams.
@@ -115,7 +95,7 @@ impl Explain {
             decoder.decode(&Packet { captured_at_ns, link, data, original_length }, &mut |datagram| {
                 let kind = self.ports.kind_of(datagram.destination_port);
                 if kind.is_some() || self.all {
-                    written = write_line(out, kind, datagram);
+                    written = write_line(out, kind, &record_of(kind, datagram), Payload::Omitted);
                 } else {
                     skipped.unclaimed_port += 1;
                 }
@@ -146,28 +126,6 @@ struct Skipped {
     unsupported_link_type: u64,
 }
 
-fn write_line(out: &mut impl Write, kind: Option<Kind>, datagram: &Datagram<'_>) -> io::Result<()> {
-    let line = Line {
-        kind: kind.map(Kind::as_str),
-        format: format_of(kind, datagram.payload).as_str(),
-        source: datagram.source,
-        source_port: datagram.source_port,
-        destination: datagram.destination,
-        destination_port: datagram.destination_port,
-        payload_length: datagram.payload.len(),
-        payload_sha256: &hexadecimal(&Sha256::digest(datagram.payload)),
-        captured_at: timestamp(datagram.captured_at_ns),
-        vlans: &datagram.vlans,
-        reassembled: datagram.reassembled,
-    };
-    serde_json::to_writer(&mut *out, &line)?;
-    out.write_all(b"\n")
-}
-
-fn format_of(kind: Option<Kind>, payload: &[u8]) -> Format {
-    sekiwake_identify::identify(kind, payload)
-}
-
 fn summarize(decoder: &Decoder, skipped: &Skipped, log: &mut impl Write) -> io::Result<()> {
     let counters = decoder.counters();
     let packets = counters.packets + skipped.unsupported_link_type;
@@ -186,19 +144,4 @@ fn is_supported(link_number: u16) -> bool {
 
 fn list(numbers: &[u16]) -> String {
     numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// RFC 3339 with nine digits, UTC.
-fn timestamp(nanoseconds: u64) -> String {
-    // 64 bits of nanoseconds end in the year 2554, jiff's timestamps in 9999.
-    let timestamp = Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX);
-    format!("{timestamp:.9}")
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        write!(text, "{byte:02x}").expect("a String takes whatever is written to it");
-    }
-    text
 }

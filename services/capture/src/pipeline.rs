@@ -113,22 +113,27 @@ impl Claims {
             self.tally.own_destination += 1;
             return;
         }
-        let format = sekiwake_identify::identify(Some(kind), datagram.payload);
-        self.tally.claimed[kind.index()][usize::from(format.code())] += 1;
-        let record = Record {
-            captured_at_ns: datagram.captured_at_ns,
-            source: datagram.source,
-            source_port: datagram.source_port,
-            destination: datagram.destination,
-            destination_port: datagram.destination_port,
-            format,
-            flags: Flags::default()
-                .with(Flags::REASSEMBLED, datagram.reassembled)
-                .with(Flags::DECAPSULATED, datagram.decapsulated),
-            payload: datagram.payload,
-            vlans: datagram.vlans.clone(),
-            dscp_ttl: dscp_ttl(datagram.dscp, datagram.ttl),
-        };
+        let record = record_of(Some(kind), datagram);
+        self.tally.claimed[kind.index()][usize::from(record.format.code())] += 1;
         self.batcher.push(Topic::of(kind, datagram.source), &record);
+    }
+}
+
+/// What is published of a datagram to a port of this kind, or to one that no setting claims.
+#[inline]
+pub(crate) fn record_of<'a>(kind: Option<Kind>, datagram: &Datagram<'a>) -> Record<'a> {
+    Record {
+        captured_at_ns: datagram.captured_at_ns,
+        source: datagram.source,
+        source_port: datagram.source_port,
+        destination: datagram.destination,
+        destination_port: datagram.destination_port,
+        format: sekiwake_identify::identify(kind, datagram.payload),
+        flags: Flags::default()
+            .with(Flags::REASSEMBLED, datagram.reassembled)
+            .with(Flags::DECAPSULATED, datagram.decapsulated),
+        payload: datagram.payload,
+        vlans: datagram.vlans.clone(),
+        dscp_ttl: dscp_ttl(datagram.dscp, datagram.ttl),
     }
 }

@@ -1,17 +1,23 @@
 //! Publishing a savefile: once, completely, then done.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io::BufReader,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::{Context, anyhow, bail};
-use pcap::{Capture, Precision};
+use anyhow::{Context, ensure};
+use pcap::{BpfProgram, Capture, Linktype};
 use sekiwake_bus::{Producer, SubscriptionWatch};
 use sekiwake_runtime::{Latch, Metrics, Worker};
 use tracing::{info, warn};
 
 use crate::{
     decode::{DecoderSettings, LinkType, Packet},
-    live::nanoseconds,
     metrics::Meter,
+    packet_file::{FilePacket, PacketFile, PacketFileError},
     pipeline::Pipeline,
     ports::Ports,
 };
@@ -39,54 +45,115 @@ impl SavefileReader {
     /// Publishes the file, or as much as there is time for when the worker is told to stop.
     ///
     /// # Errors
-    /// A file that cannot be read or is damaged, a link type that is not decoded, or nobody to publish to.
+    /// A file that cannot be read or is damaged, link types that are not decoded, or nobody to publish to.
     pub(crate) fn run(self, worker: &Worker) -> anyhow::Result<()> {
         let path = self.path.display();
-        let mut capture = Capture::from_file_with_precision(&self.path, Precision::Nano)
-            .with_context(|| format!("cannot open savefile {path}"))?;
-        let number = capture.get_datalink().0;
-        let link = LinkType::from_number(number)
-            .ok_or_else(|| anyhow!("link type {number} of savefile {path} is not supported"))?;
-        if let Some(filter) = &self.filter {
-            capture.filter(filter, true).with_context(|| format!("the filter {filter:?} is refused"))?;
-        }
+        let mut file = open(&self.path).with_context(|| format!("cannot read savefile {path}"))?;
+        let mut filter = Filter::new(self.filter.clone());
         self.ready.set(true);
         info!(file = %path, limit = ?self.wait, "waiting for a subscriber");
-        if !self.subscribers.wait(self.wait, FOLLOWERS, || worker.stopping()) {
-            bail!("no subscriber within {:?}: nothing of savefile {path} was published", self.wait);
-        }
+        let is_wanted = self.subscribers.wait(self.wait, FOLLOWERS, || worker.stopping());
+        ensure!(is_wanted, "no subscriber within {:?}: nothing of savefile {path} was published", self.wait);
         let decoder = DecoderSettings { tunnels: self.tunnels, ..DecoderSettings::default() };
         let mut pipeline = Pipeline::new(decoder, Arc::clone(&self.ports));
         let mut meter = Meter::new(&self.metrics, "file");
-        let mut damage = None;
-        while !worker.stopping() {
+        let mut foreign = 0_u64;
+        let mut end = None;
+        while !worker.stopping() && end.is_none() {
             worker.beat();
-            let read = capture.dispatch(Some(BURST), |packet| {
-                let (captured_at_ns, original_length) = (nanoseconds(packet.header), packet.header.len);
-                pipeline.packet(&Packet { captured_at_ns, link, data: packet.data, original_length });
-            });
-            self.producer.offer(pipeline.take(true));
-            meter.follow(&pipeline);
-            match read {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => {
-                    damage = Some(error);
+            for _ in 0..BURST {
+                match next(&mut file, &mut filter) {
+                    Next::Packet(packet) => pipeline.packet(&packet),
+                    Next::Filtered => {}
+                    Next::Foreign => foreign += 1,
+                    Next::End => end = Some(Ok(())),
+                    Next::Failed(error) => end = Some(Err(error)),
+                }
+                if end.is_some() {
                     break;
                 }
             }
+            self.publish(&mut pipeline, &mut meter);
         }
         pipeline.finish();
-        self.producer.offer(pipeline.take(true));
-        meter.follow(&pipeline);
+        self.publish(&mut pipeline, &mut meter);
         let (packets, datagrams) = (pipeline.counters().packets, pipeline.tally().claimed_total());
         info!(file = %path, packets, datagrams, "the savefile has been read");
-        if worker.stopping() {
-            warn!(file = %path, "told to stop: the savefile may not have been read to its end");
+        if foreign > 0 {
+            let numbers = file.link_numbers();
+            ensure!(packets > 0, "the link type of savefile {path} is not supported: {numbers:?}");
+            warn!(file = %path, packets = foreign, ?numbers, "packets of link types that are not supported were left out");
         }
-        match damage {
-            Some(error) => Err(error).with_context(|| format!("savefile {path} is damaged after packet {packets}")),
-            None => Ok(()),
+        match end {
+            Some(end) => end.with_context(|| format!("savefile {path} is damaged after packet {packets}")),
+            None => {
+                warn!(file = %path, "told to stop: the savefile was not read to its end");
+                Ok(())
+            }
         }
+    }
+
+    fn publish(&self, pipeline: &mut Pipeline, meter: &mut Meter) {
+        self.producer.offer(pipeline.take(true));
+        while let Some(buffer) = self.producer.recycled() {
+            pipeline.recycle(buffer);
+        }
+        meter.follow(pipeline);
+    }
+}
+
+type Savefile = PacketFile<BufReader<File>>;
+
+fn open(path: &Path) -> Result<Savefile, PacketFileError> {
+    PacketFile::new(BufReader::with_capacity(1 << 16, File::open(path)?))
+}
+
+/// What comes next out of a file.
+enum Next<'a> {
+    Packet(Packet<'a>),
+    /// The user's filter does not want it.
+    Filtered,
+    /// Its link type is not decoded.
+    Foreign,
+    End,
+    Failed(anyhow::Error),
+}
+
+fn next<'a>(file: &'a mut Savefile, filter: &mut Filter) -> Next<'a> {
+    let FilePacket { captured_at_ns, link_number, data, original_length } = match file.next_packet() {
+        Ok(Some(packet)) => packet,
+        Ok(None) => return Next::End,
+        Err(error) => return Next::Failed(error.into()),
+    };
+    let Some(link) = LinkType::from_number(i32::from(link_number)) else {
+        return Next::Foreign;
+    };
+    match filter.passes(link_number, data) {
+        Ok(true) => Next::Packet(Packet { captured_at_ns, link, data, original_length }),
+        Ok(false) => Next::Filtered,
+        Err(error) => Next::Failed(error),
+    }
+}
+
+/// The user's filter, compiled for the link type of the packets that come.
+struct Filter {
+    expression: Option<String>,
+    compiled: Option<(u16, BpfProgram)>,
+}
+
+impl Filter {
+    fn new(expression: Option<String>) -> Filter {
+        Filter { expression, compiled: None }
+    }
+
+    fn passes(&mut self, link_number: u16, data: &[u8]) -> anyhow::Result<bool> {
+        let Some(expression) = &self.expression else { return Ok(true) };
+        if self.compiled.as_ref().is_none_or(|(number, _)| *number != link_number) {
+            let handle = Capture::dead(Linktype(i32::from(link_number)))?;
+            let program = handle.compile(expression, true);
+            self.compiled =
+                Some((link_number, program.with_context(|| format!("the filter {expression:?} is refused"))?));
+        }
+        Ok(self.compiled.as_ref().is_some_and(|(_, program)| program.filter(data)))
     }
 }

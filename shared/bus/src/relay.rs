@@ -24,6 +24,10 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// On its way out the relay asks publishers to hold what they have, and goes on until they have been quiet for this long.
 const QUIET: Duration = Duration::from_millis(200);
 
+/// They are asked only when they are not quiet by themselves after this time: a word to a publisher that has ended would cost
+/// what of its last records is still unread, for its host answers with a reset.
+const HOLD_AFTER: Duration = Duration::from_millis(400);
+
 /// How many messages are passed on before subscriptions are looked at again.
 const BURST: usize = 256;
 
@@ -92,15 +96,16 @@ impl Relay {
     pub fn run(mut self, worker: &Worker) -> Result<(), BusError> {
         let settled_at = Instant::now() + SETTLE;
         let mut last_message = settled_at;
-        let mut holding = false;
+        let (mut stopped_at, mut holding) = (None, false);
         loop {
             worker.beat();
             let now = Instant::now();
             let settled = now >= settled_at;
             if let Some(deadline) = worker.deadline() {
-                if !holding {
+                let stopped_at = *stopped_at.get_or_insert(now);
+                last_message = last_message.max(stopped_at);
+                if !holding && now > stopped_at + HOLD_AFTER {
                     holding = true;
-                    last_message = last_message.max(now);
                     self.ask_to_hold()?;
                 }
                 if now.saturating_duration_since(last_message) > QUIET || now >= deadline {

@@ -1,7 +1,8 @@
 //! The UDP socket of one destination.
 //!
-//! It is connected: the kernel then looks the route up once, and ICMP errors come back. A pending ICMP error makes the next send
-//! fail although it says nothing of that datagram, so a datagram is given up only when it fails twice.
+//! It is connected: the kernel then looks the route up once, and ICMP errors come back. They wait in the socket's error queue and
+//! make the next send fail although they say nothing of its datagram, so the queue is emptied and the datagram is tried again.
+//! The same option makes the kernel admit that a queueing discipline of this host has dropped a datagram (`ENOBUFS`).
 
 use std::{
     io,
@@ -15,13 +16,16 @@ use rustix::{
     io::Errno,
     net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery},
 };
-use sekiwake_sys::{MAX_SEGMENTED_BYTES, Outgoing, send_batch};
+use sekiwake_sys::{ErrorOrigin, MAX_SEGMENTED_BYTES, Outgoing, receive_error, send_batch, set_receive_errors};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::metrics::ErrorKind;
 
 /// Send buffer, bytes; the kernel cuts it down to `net.core.wmem_max`.
 const SEND_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// The most errors that are taken from the queue in one go, so that a storm of them cannot hold up sending for ever.
+const MAX_ERRORS_AT_ONCE: usize = 1024;
 
 const UDP_HEADER_BYTES: usize = 8;
 const IPV4_HEADER_BYTES: usize = 20;
@@ -52,6 +56,7 @@ impl UdpSender {
             SocketAddr::V4(_) => sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?,
             SocketAddr::V6(_) => sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?,
         }
+        set_receive_errors(socket.as_fd(), destination.is_ipv6(), true)?;
         socket.connect(&destination.into())?;
         let mut sender = UdpSender { socket: socket.into(), destination, max_segment_bytes: 0 };
         sender.refresh_mtu();
@@ -80,8 +85,22 @@ impl UdpSender {
         send_batch(self.socket.as_fd(), messages)
     }
 
-    /// The pending ICMP error, taken from the socket.
-    pub(crate) fn take_error(&self) -> Option<io::Error> {
+    /// Takes the ICMP errors that have come back, gives each to `heed`, and says how many there were. Without this the next
+    /// sends fail, and `poll` never waits.
+    pub(crate) fn take_errors(&self, mut heed: impl FnMut(io::Error)) -> usize {
+        let mut icmp_errors = 0;
+        for _ in 0..MAX_ERRORS_AT_ONCE {
+            let Ok(Some(queued)) = receive_error(self.socket.as_fd()) else { break };
+            if queued.origin == ErrorOrigin::Icmp {
+                icmp_errors += 1;
+                heed(queued.error);
+            }
+        }
+        icmp_errors
+    }
+
+    /// The error that is pending without being in the queue, which was full.
+    pub(crate) fn take_pending_error(&self) -> Option<io::Error> {
         SockRef::from(&self.socket).take_error().ok().flatten()
     }
 

@@ -2,6 +2,7 @@
 //! here, and nowhere else.
 
 use std::{
+    fmt::Display,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -36,6 +37,13 @@ const UNREACHABLE_PAUSE: Duration = Duration::from_millis(20);
 /// How often a datagram is tried at once before an error is taken to be about the path, and not the echo of earlier datagrams.
 const TRIES_AT_ONCE: u32 = 3;
 
+/// How often that is when each time ICMP errors were waiting: every one of them says that it is an echo.
+const ECHOES_AT_ONCE: u32 = 16;
+
+/// How long before the role's deadline a worker gives up what is left, so that the process is not late: several times the longest
+/// pause above. Where there is little time it is the last quarter of it.
+const STOP_MARGIN: Duration = Duration::from_millis(500);
+
 /// One destination's worker, and all it knows.
 pub(crate) struct DestinationWorker<B> {
     label: String,
@@ -48,6 +56,8 @@ pub(crate) struct DestinationWorker<B> {
     /// Why datagrams have been waiting, if they wait too long.
     late_because: DropReason,
     looked_around_at: Option<Instant>,
+    /// When what is left is given up; `None` until it is time to stop.
+    give_up_at: Option<Instant>,
 }
 
 impl<B: AsRef<[u8]>> DestinationWorker<B> {
@@ -70,6 +80,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
             health,
             late_because: DropReason::Expired,
             looked_around_at: None,
+            give_up_at: None,
         }
     }
 
@@ -104,7 +115,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
     /// Gives up the batches that have waited too long, or all of them when the time to stop is up.
     fn drop_expired(&mut self, taken: &mut Vec<Queued<B>>, worker: &Worker) {
         let now = Instant::now();
-        let reason = if is_over(worker, now) { DropReason::Shutdown } else { self.late_because };
+        let reason = if self.is_over(worker, now) { DropReason::Shutdown } else { self.late_because };
         taken.retain(|queued| {
             let keep = reason != DropReason::Shutdown && !queued.is_expired(now);
             if !keep {
@@ -117,13 +128,13 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
 
     fn send(&mut self, taken: &[Queued<B>], worker: &Worker) {
         let mut flush = Flush::of(taken, self.max_segment_bytes());
-        let mut failures = 0;
+        let (mut failures, mut echoes) = (0, 0);
         while let Some(message) = flush.message() {
             let sender = match self.target.sender(Instant::now()) {
                 Ok(sender) => sender,
                 Err(absence) => {
                     self.late_because = absence;
-                    self.failed("has no address or no route");
+                    self.failed(&"has no address or no route");
                     self.target.wait(UNREACHABLE_PAUSE);
                     self.give_up_late(&mut flush, taken, worker);
                     // There may be a socket by now, and with it the size of a segment.
@@ -134,13 +145,17 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
             let outcome = sender.send(&flush.window());
             let error = match outcome {
                 Ok(count) => {
-                    failures = 0;
+                    (failures, echoes) = (0, 0);
                     self.sent(&mut flush, count);
                     continue;
                 }
                 Err(error) => error,
             };
             let fault = Fault::of(&error);
+            if self.heed_icmp_errors() > 0 && echoes < ECHOES_AT_ONCE {
+                echoes += 1;
+                continue;
+            }
             if let Some(kind) = fault.kind() {
                 self.metrics.error(kind);
                 failures += 1;
@@ -148,7 +163,9 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
             match fault {
                 Fault::Interrupted => {}
                 Fault::SocketFull => {
-                    sender.wait_writable(SOCKET_FULL_PAUSE);
+                    if let Ok(sender) = self.target.sender(Instant::now()) {
+                        sender.wait_writable(SOCKET_FULL_PAUSE);
+                    }
                     self.late_because = DropReason::Expired;
                     self.give_up_late(&mut flush, taken, worker);
                 }
@@ -158,7 +175,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
                     self.give_up_late(&mut flush, taken, worker);
                 }
                 Fault::Unreachable(_) => {
-                    self.failed(&error.to_string());
+                    self.failed(&error);
                     if failures > TRIES_AT_ONCE {
                         self.late_because = DropReason::Unreachable;
                         self.target.reconnect(Instant::now());
@@ -169,7 +186,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
                 Fault::Unsendable(_) if failures == 1 => {}
                 Fault::Unsendable(_) if message.segment_bytes.is_some() => {
                     failures = 0;
-                    let max_segment_bytes = self.segmentation_refused(message.segment_bytes, &error.to_string());
+                    let max_segment_bytes = self.segmentation_refused(message.segment_bytes, &error);
                     flush.plan_again(max_segment_bytes);
                 }
                 Fault::Unsendable(ErrorKind::MessageTooLong) => {
@@ -177,7 +194,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
                     self.give_up(&mut flush, 1, DropReason::TooBig);
                 }
                 Fault::Unsendable(_) => {
-                    self.failed(&error.to_string());
+                    self.failed(&error);
                     if !self.target.reconnect(Instant::now()) {
                         failures = 0;
                         self.give_up(&mut flush, 1, DropReason::Refused);
@@ -212,7 +229,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
     fn give_up_late(&mut self, flush: &mut Flush<'_>, taken: &[Queued<B>], worker: &Worker) {
         worker.beat();
         let now = Instant::now();
-        if is_over(worker, now) {
+        if self.is_over(worker, now) {
             let left = flush.messages_left();
             self.give_up(flush, left, DropReason::Shutdown);
         }
@@ -228,7 +245,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
 
     /// A segmented message does not leave: because the path has become narrower, or because somebody on the way out does not
     /// segment, and then it is not tried again. Gives the largest segment from now on.
-    fn segmentation_refused(&mut self, refused_bytes: Option<u16>, error: &str) -> usize {
+    fn segmentation_refused(&mut self, refused_bytes: Option<u16>, error: &dyn Display) -> usize {
         let Ok(sender) = self.target.sender(Instant::now()) else { return 0 };
         sender.refresh_mtu();
         let max_segment_bytes = sender.max_segment_bytes();
@@ -237,15 +254,31 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
         }
         self.segmentation = false;
         self.metrics.segmentation_refused.inc();
-        warn!(destination = self.label, error, "segmentation offload is refused and switched off");
+        warn!(destination = self.label, %error, "segmentation offload is refused and switched off");
         0
     }
 
-    fn failed(&mut self, why: &str) {
+    fn failed(&mut self, why: &dyn Display) {
         if let Some(state) = self.health.failed(Instant::now()) {
             self.metrics.up.set(state.as_gauge());
-            warn!(destination = self.label, error = why, "destination is down");
+            warn!(destination = self.label, error = %why, "destination is down");
         }
+    }
+
+    /// Takes the ICMP errors that have come back, and says how many there were.
+    fn heed_icmp_errors(&mut self) -> usize {
+        let mut latest = None;
+        let Ok(sender) = self.target.sender(Instant::now()) else { return 0 };
+        let count = sender.take_errors(|error| {
+            if let Some(kind) = Fault::of(&error).kind() {
+                self.metrics.error(kind);
+            }
+            latest = Some(error);
+        });
+        if let Some(error) = latest {
+            self.heed(&error);
+        }
+        count
     }
 
     fn look_around(&mut self, now: Instant) {
@@ -253,24 +286,27 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
             return;
         }
         self.looked_around_at = Some(now);
-        let pending = self.target.sender(now).ok().and_then(|sender: &mut UdpSender| {
+        if let Ok(sender) = self.target.sender(now) {
             sender.refresh_mtu();
-            sender.take_error()
-        });
+        }
+        self.heed_icmp_errors();
+        let pending = self.target.sender(now).ok().and_then(|sender| sender.take_pending_error());
         if let Some(error) = pending {
-            if let Some(kind) = Fault::of(&error).kind() {
-                self.metrics.error(kind);
-            }
-            self.failed(&error.to_string());
+            self.heed(&error);
         }
         if let Some(state) = self.health.at(now) {
             self.metrics.up.set(state.as_gauge());
             info!(destination = self.label, "destination is up");
         }
     }
-}
 
-/// Whether the time to stop has come and is up.
-fn is_over(worker: &Worker, now: Instant) -> bool {
-    worker.deadline().is_some_and(|deadline| deadline <= now)
+    /// Whether the time to stop has come and is up.
+    fn is_over(&mut self, worker: &Worker, now: Instant) -> bool {
+        let Some(deadline) = worker.deadline() else { return false };
+        let give_up_at = *self.give_up_at.get_or_insert_with(|| {
+            let left = deadline.saturating_duration_since(now);
+            now + left - STOP_MARGIN.min(left / 4)
+        });
+        give_up_at <= now
+    }
 }

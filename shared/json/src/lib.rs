@@ -39,7 +39,7 @@ struct Line<'a> {
     destination_port: u16,
     payload_length: usize,
     payload_sha256: &'a str,
-    captured_at: Timestamp,
+    captured_at: String,
     vlans: &'a [u16],
     reassembled: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,9 +73,11 @@ pub fn write_line(out: &mut impl Write, kind: Option<Kind>, record: &Record<'_>,
     out.write_all(b"\n")
 }
 
-fn timestamp(nanoseconds: u64) -> Timestamp {
+/// RFC 3339 with nine digits, UTC.
+fn timestamp(nanoseconds: u64) -> String {
     // 64 bits of nanoseconds end in the year 2554, jiff's timestamps in 9999.
-    Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX)
+    let timestamp = Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX);
+    format!("{timestamp:.9}")
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -2,12 +2,14 @@
 
 #[cfg(feature = "bus")]
 mod bus;
+mod errors;
 mod options;
 mod receive;
 mod send;
 
 #[cfg(feature = "bus")]
 pub use bus::set_xpub_nodrop;
+pub use errors::{ErrorOrigin, QueuedError, receive_error, set_receive_errors};
 pub use options::{FanoutMode, force_receive_buffer, join_fanout, poll_readable, set_udp_gro};
 pub use receive::{ReceiveBuffers, Received, receive_batch};
 pub use send::{MAX_MESSAGES, MAX_SEGMENTED_BYTES, MAX_SEGMENTS, Outgoing, send_batch};

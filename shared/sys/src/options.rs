@@ -65,7 +65,7 @@ pub fn poll_readable(descriptor: &impl AsRawFd, timeout: Duration) -> io::Result
     }
 }
 
-fn set_option(socket: &impl AsRawFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+pub(crate) fn set_option(socket: &impl AsRawFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the owner of the descriptor is borrowed, so it is open, and the kernel copies the four bytes of the value.
     let status = unsafe {
         libc::setsockopt(

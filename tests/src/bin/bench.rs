@@ -133,7 +133,8 @@ fn print_row(load: Load, row: &Row) {
     let total: Duration = row.cost.iter().map(|(_, time)| *time).sum();
     let parts: Vec<String> = row.cost.iter().map(|(name, time)| format!("{name} {:.2}", micros(*time))).collect();
     let milliseconds = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
-    let (median, p99) = row.latency.map_or(("".into(), "".into()), |(median, p99)| (milliseconds(median), milliseconds(p99)));
+    let (median, p99) =
+        row.latency.map_or(("".into(), "".into()), |(median, p99)| (milliseconds(median), milliseconds(p99)));
     println!(
         "| {} | {} | {} | {} | {} | {lost} ({share:.2} %) | **{:.2}** = {} | {median} | {p99} | {} |",
         load.rate,
@@ -156,13 +157,7 @@ fn all_in_one(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
     forwarded(site, load, seconds, &["sekiwake"], &["sekiwake"])
 }
 
-fn forwarded(
-    site: &Site,
-    load: Load,
-    seconds: u64,
-    names: &[&str],
-    labels: &[&'static str],
-) -> anyhow::Result<Row> {
+fn forwarded(site: &Site, load: Load, seconds: u64, names: &[&str], labels: &[&'static str]) -> anyhow::Result<Row> {
     let sink = sink(&site.collectors)?;
     let destination = format!("udp://{}:514", collector(0));
     let environment = [("SEKIWAKE_CAPTURE_INTERFACES", WIRE), ("SEKIWAKE_SYSLOG_DESTINATIONS", &destination)];
@@ -180,7 +175,9 @@ fn forwarded(
     let report = sink.finish();
     if report.received < offered {
         let table = site.collectors.enter(|| fs::read_to_string("/proc/thread-self/net/snmp"))??;
-        for line in table.lines().filter(|l| l.starts_with("Udp:") || l.starts_with("Ip:")) { eprintln!("{line}"); }
+        for line in table.lines().filter(|l| l.starts_with("Udp:") || l.starts_with("Ip:")) {
+            eprintln!("{line}");
+        }
         eprintln!("{}", site.collectors.ip("-s link show in0")?);
         eprintln!("{}", site.host.ip("-s link show out0")?);
         eprintln!("{:?}", forwarder.nonzero("sekiwake_forward_sent_datagrams_total", &[]));

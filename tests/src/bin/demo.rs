@@ -157,8 +157,10 @@ impl Receivers {
         for (number, sink) in self.new {
             let report = sink.finish();
             let got = payloads(&report);
-            let missing: u64 = expected.iter().map(|(key, &n)| n.saturating_sub(got.get(key).copied().unwrap_or(0))).sum();
-            let foreign: u64 = got.iter().map(|(key, &n)| n.saturating_sub(expected.get(key).copied().unwrap_or(0))).sum();
+            let missing: u64 =
+                expected.iter().map(|(key, &n)| n.saturating_sub(got.get(key).copied().unwrap_or(0))).sum();
+            let foreign: u64 =
+                got.iter().map(|(key, &n)| n.saturating_sub(expected.get(key).copied().unwrap_or(0))).sum();
             println!(
                 "collector {}: {} datagrams, {missing} missing, {foreign} that no device sent or that came twice",
                 collector(number),
@@ -174,7 +176,9 @@ impl Receivers {
         faults.extend(ledger.losses());
         faults.extend(ledger.check().err().map(|error| format!("the books do not close: {error}")));
         if faults.is_empty() {
-            println!("\nOK: {sent} datagrams sent, every one of them reached both new collectors byte for byte, nothing lost, the books close");
+            println!(
+                "\nOK: {sent} datagrams sent, every one of them reached both new collectors byte for byte, nothing lost, the books close"
+            );
             return Ok(());
         }
         for fault in &faults {
@@ -187,7 +191,8 @@ impl Receivers {
 fn payloads(report: &Report) -> Payloads {
     let mut payloads = Payloads::new();
     for (fingerprint, count) in &report.hashes {
-        let kind = PORTS.iter().find(|(_, ports)| ports.contains(&fingerprint.port)).map_or(Kind::Syslog, |(kind, _)| *kind);
+        let kind =
+            PORTS.iter().find(|(_, ports)| ports.contains(&fingerprint.port)).map_or(Kind::Syslog, |(kind, _)| *kind);
         *payloads.entry((kind, fingerprint.length, fingerprint.hash)).or_default() += count;
     }
     payloads
@@ -222,7 +227,8 @@ impl Display {
             let by_destination: Vec<String> = sent
                 .iter()
                 .map(|(text, count)| {
-                    let name = text.split("destination=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("?");
+                    let name =
+                        text.split("destination=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("?");
                     format!("{} {count}", name.trim_start_matches("udp://"))
                 })
                 .collect();

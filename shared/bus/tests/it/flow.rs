@@ -12,7 +12,8 @@ fn two_subscribers_get_every_byte() {
     let relay = TestRelay::start();
     let mut publisher = TestPublisher::start(&relay.publish);
     let all = ["syslog/", "xflow/", "snmptrap/"];
-    let (mut first, mut second) = (TestSubscriber::start(&relay.subscribe, &all), TestSubscriber::start(&relay.subscribe, &[""]));
+    let (mut first, mut second) =
+        (TestSubscriber::start(&relay.subscribe, &all), TestSubscriber::start(&relay.subscribe, &[""]));
     let topics: Vec<Topic> = Topic::all().collect();
     join(&mut publisher, &topics, &mut [&mut first, &mut second]);
     let before = (first.count, second.count);
@@ -24,7 +25,10 @@ fn two_subscribers_get_every_byte() {
     assert_eq!((first.lost(), second.lost()), (0, 0));
     assert_eq!(relay.value(names::RELAY_RECEIVED_RECORDS), relay.value(names::RELAY_PASSED_RECORDS));
     assert_eq!(relay.value(names::RELAY_RECEIVED_RECORDS), publisher.value(names::PUBLISHED_RECORDS));
-    assert_eq!(publisher.value(names::UNPUBLISHED_RECORDS) + publisher.value(names::PUBLISHED_RECORDS), publisher.total());
+    assert_eq!(
+        publisher.value(names::UNPUBLISHED_RECORDS) + publisher.value(names::PUBLISHED_RECORDS),
+        publisher.total()
+    );
 }
 
 #[test]

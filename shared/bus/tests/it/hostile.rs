@@ -102,7 +102,8 @@ fn garbage_from_publishers_is_counted_and_harms_nobody() {
     publisher.offer(&topics(2), 1_000, 100);
     subscriber.pump_until_received(before + 2_000);
     let malformed_messages = |subscriber: &TestSubscriber| subscriber.value(names::MALFORMED_MESSAGES);
-    subscriber.pump_until("ten thousand malformed announcements", |subscriber| malformed_messages(subscriber) == 10_000);
+    subscriber
+        .pump_until("ten thousand malformed announcements", |subscriber| malformed_messages(subscriber) == 10_000);
     assert_eq!((subscriber.lost(), subscriber.value(names::STREAMS)), (0, 1));
 }
 
@@ -135,7 +136,7 @@ fn absurd_subscriptions_are_refused_and_harm_nobody() {
     }
     evil.send(&[b"hello"]);
     evil.send(&[b""]);
-    evil.send(&[b"hello", b"\x01syslog/", b"\0snmptrap/"]);
+    evil.send(&[b"hello", b"\x02"]);
     wait_for("the refusals", LONG, || refused() == 200_000 + 2_000 - 1_024 + 3).unwrap();
     assert_eq!(relay.value(names::RELAY_SUBSCRIPTIONS), 1_025);
     // One that is far too long ends that connection, and with it everything it held.
@@ -190,7 +191,8 @@ fn a_hostile_publisher_is_counted_by_a_subscriber_that_it_reaches() {
     // A flood of streams is bounded, and a receiver that gets nothing but garbage still comes back in time.
     for number in 0..1_000u64 {
         let mut frame = Vec::new();
-        let stream = Announcement { stream_name: "evil".to_owned(), stream_epoch: number, ended: false, positions: vec![] };
+        let stream =
+            Announcement { stream_name: "evil".to_owned(), stream_epoch: number, ended: false, positions: vec![] };
         stream.encode(&mut frame);
         evil.send(&[b"@stream/evil/", &frame]);
     }

@@ -21,12 +21,21 @@ fn deaf_relay() -> (zmq::Context, zmq::Socket, String) {
     (context, socket, endpoint)
 }
 
+/// Waits until the publisher knows of the subscription. libzmq sends it when the deaf one's thread next looks around.
+fn introduce(relay: &zmq::Socket, publisher: &TestPublisher) {
+    wait_for("the subscription", LONG, || {
+        relay.get_events().unwrap();
+        publisher.watch.wait(SHORT, std::time::Duration::ZERO, || false)
+    })
+    .unwrap();
+}
+
 #[test]
 fn past_the_hold_records_are_dropped_and_counted_and_subscribers_see_the_hole() {
     let _alone = alone();
     let (_context, relay, endpoint) = deaf_relay();
     let mut publisher = TestPublisher::draining(&endpoint, 1 << 20, Overflow::Drop, "1s");
-    publisher.wait_for_subscriber();
+    introduce(&relay, &publisher);
     wait_for("a full bus", LONG, || {
         for _ in 0..100 {
             publisher.offer(&topics(1), 1, 10_000);
@@ -55,9 +64,9 @@ fn past_the_hold_records_are_dropped_and_counted_and_subscribers_see_the_hole() 
 #[test]
 fn small_batches_do_not_wait_in_large_buffers() {
     let _alone = alone();
-    let (_context, _relay, endpoint) = deaf_relay();
+    let (_context, relay, endpoint) = deaf_relay();
     let mut publisher = TestPublisher::draining(&endpoint, 4 << 20, Overflow::Drop, "0s");
-    publisher.wait_for_subscriber();
+    introduce(&relay, &publisher);
     wait_for("a full bus", LONG, || {
         for _ in 0..1_000 {
             publisher.offer(&topics(1), 1, 50);
@@ -100,9 +109,9 @@ fn a_producer_that_waits_loses_nothing_and_goes_on_when_there_is_room() {
 #[test]
 fn a_producer_that_waits_is_released_when_the_publisher_ends() {
     let _alone = alone();
-    let (_context, _relay, endpoint) = deaf_relay();
+    let (_context, relay, endpoint) = deaf_relay();
     let mut publisher = TestPublisher::draining(&endpoint, 64 << 10, Overflow::Wait, "1s");
-    publisher.wait_for_subscriber();
+    introduce(&relay, &publisher);
     let (metrics, stop) = (publisher.member.metrics().clone(), publisher.member.stop_handle());
     let producer = std::thread::spawn(move || {
         while publisher.offer(&topics(1), 1, 10_000) == 0 {}

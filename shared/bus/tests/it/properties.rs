@@ -145,7 +145,12 @@ fn a_tracker_forgets_the_stream_it_has_not_heard_of_for_longest_and_says_so() {
     let topic = topics(1)[0];
     let mut observe = |epoch: u64, first_sequence: u64| {
         let header = Header {
-            stream_name: "s", stream_epoch: epoch, first_sequence, count: 1, first_captured_at_ns: 0, last_captured_at_ns: 0,
+            stream_name: "s",
+            stream_epoch: epoch,
+            first_sequence,
+            count: 1,
+            first_captured_at_ns: 0,
+            last_captured_at_ns: 0,
         };
         let missing = tracker.observe(topic, &header).missing;
         (missing, tracker.streams(), tracker.forgotten())

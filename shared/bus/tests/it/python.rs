@@ -22,7 +22,8 @@ fn the_subscriber_in_python_prints_every_record() {
     command.arg(example).args([relay.subscribe.as_str(), "xflow/"]);
     let process = Process::spawn(command).unwrap();
     publisher.wait_for_subscriber();
-    let topics: Vec<Topic> = ["xflow/00", "xflow/3f", "syslog/00"].map(|name| Topic::parse(name.as_bytes()).unwrap()).into();
+    let topics: Vec<Topic> =
+        ["xflow/00", "xflow/3f", "syslog/00"].map(|name| Topic::parse(name.as_bytes()).unwrap()).into();
     for _ in 0..2 {
         publisher.offer(&topics, 3, 40);
     }

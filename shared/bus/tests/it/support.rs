@@ -292,7 +292,9 @@ pub(crate) fn join(publisher: &mut TestPublisher, topics: &[Topic], subscribers:
     .unwrap();
     for subscriber in subscribers {
         subscriber.pump_until("everything so far", |subscriber| {
-            topics.iter().all(|topic| subscriber.received[topic].last().map(|last| last + 1) == publisher.offered.get(topic).copied())
+            topics.iter().all(|topic| {
+                subscriber.received[topic].last().map(|last| last + 1) == publisher.offered.get(topic).copied()
+            })
         });
     }
 }
