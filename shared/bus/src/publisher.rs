@@ -455,6 +455,8 @@ impl Publisher {
             self.outcome.unpublished += u64::from(numbered.batch.count);
         }
         // Nobody waits for a writer that is gone: what producers hand over from here on is refused and counted.
+        // The channel itself would drop them only with the last producer.
+        self.handovers.try_iter().take(2 * HANDOVERS).for_each(drop);
         self.handovers = crossbeam_channel::never();
         let end = worker.deadline().unwrap_or_else(|| Instant::now() + CLOSE_AT_MOST);
         while !self.announce(true)? && Instant::now() < end {
