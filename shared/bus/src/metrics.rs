@@ -18,6 +18,8 @@ pub mod names {
     pub const WAITING_RECORDS: &str = "sekiwake_bus_waiting_records";
     /// Bytes of the batches that wait.
     pub const WAITING_BYTES: &str = "sekiwake_bus_waiting_bytes";
+    /// Topics that somebody has subscribed to, as a publisher knows. What nobody wants does not leave it.
+    pub const WANTED_TOPICS: &str = "sekiwake_bus_wanted_topics";
     /// Records that the relay received from publishers.
     pub const RELAY_RECEIVED_RECORDS: &str = "sekiwake_relay_received_records_total";
     /// Records that the relay passed on.
@@ -66,6 +68,7 @@ pub(crate) struct PublisherMetrics {
     pub(crate) bus_full: PerKind,
     pub(crate) waiting_records: IntGauge,
     pub(crate) waiting_bytes: IntGauge,
+    pub(crate) wanted_topics: [IntGauge; 3],
     pub(crate) connected: IntGauge,
 }
 
@@ -80,6 +83,10 @@ impl PublisherMetrics {
             bus_full: per_kind(metrics, names::UNPUBLISHED_RECORDS, unpublished, &[("reason", "bus_full")]),
             waiting_records: metrics.gauge(names::WAITING_RECORDS, "Records that wait for room on the bus.", &[]),
             waiting_bytes: metrics.gauge(names::WAITING_BYTES, "Bytes of batches that wait for room on the bus.", &[]),
+            wanted_topics: Kind::ALL.map(|kind| {
+                let help = "Topics that somebody has subscribed to.";
+                metrics.gauge(names::WANTED_TOPICS, help, &[("kind", kind.as_str())])
+            }),
             connected: connected(metrics),
         }
     }

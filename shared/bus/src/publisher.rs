@@ -7,7 +7,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError, bounded};
-use sekiwake_record::{Announcement, ClosedBatch, Header, Name, Topic, TopicPosition};
+use sekiwake_record::{Announcement, ClosedBatch, Header, Kind, Name, Topic, TopicPosition};
 use sekiwake_runtime::{Latch, Metrics, Worker};
 use tracing::{debug, info, warn};
 
@@ -421,10 +421,18 @@ impl Publisher {
                 if first == 1 {
                     self.hold(now);
                 }
-            } else if self.subscriptions.change(first == 1, prefix) == Change::Added {
+                continue;
+            }
+            let change = self.subscriptions.change(first == 1, prefix);
+            if change == Change::Added {
                 asked |= matches!(prefix, [] | [b'@', ..]);
                 if !prefix.starts_with(b"@") {
                     self.watch.subscribed();
+                }
+            }
+            if matches!(change, Change::Added | Change::Removed) {
+                for (kind, gauge) in Kind::ALL.into_iter().zip(&self.metrics.wanted_topics) {
+                    gauge.set(self.subscriptions.wanted_topics(kind) as i64);
                 }
             }
         }

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use sekiwake_record::Topic;
+use sekiwake_record::{Kind, Topic};
 
 /// How many prefixes of the bus's own topics are held.
 const MAX_OWN: usize = 1_024;
@@ -83,6 +83,11 @@ impl Subscriptions {
     /// Whether somebody wants this topic.
     pub(crate) fn wants(&self, topic: Topic) -> bool {
         self.wanted[topic.index()]
+    }
+
+    /// How many topics of this kind somebody wants.
+    pub(crate) fn wanted_topics(&self, kind: Kind) -> usize {
+        Topic::all().filter(|&topic| topic.kind == kind && self.wants(topic)).count()
     }
 
     /// How many prefixes are held.

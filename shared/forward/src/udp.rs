@@ -96,12 +96,12 @@ impl UdpSender {
                 heed(queued.error);
             }
         }
+        // A queue that was full has left it here.
+        if let Ok(Some(error)) = SockRef::from(&self.socket).take_error() {
+            icmp_errors += 1;
+            heed(error);
+        }
         icmp_errors
-    }
-
-    /// The error that is pending without being in the queue, which was full.
-    pub(crate) fn take_pending_error(&self) -> Option<io::Error> {
-        SockRef::from(&self.socket).take_error().ok().flatten()
     }
 
     /// Waits until the socket has room again.

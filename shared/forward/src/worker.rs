@@ -267,16 +267,21 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
 
     /// Takes the ICMP errors that have come back, and says how many there were.
     fn heed_icmp_errors(&mut self) -> usize {
-        let mut latest = None;
         let Ok(sender) = self.target.sender(Instant::now()) else { return 0 };
-        let count = sender.take_errors(|error| {
-            if let Some(kind) = Fault::of(&error).kind() {
+        let (mut path_is_narrower, mut failure) = (false, None);
+        let count = sender.take_errors(|error| match Fault::of(&error).kind() {
+            Some(ErrorKind::MessageTooLong) => path_is_narrower = true,
+            Some(kind) => {
                 self.metrics.error(kind);
+                failure = Some(error);
             }
-            latest = Some(error);
+            None => {}
         });
-        if let Some(error) = latest {
-            self.heed(&error);
+        if path_is_narrower {
+            sender.refresh_mtu();
+        }
+        if let Some(error) = failure {
+            self.failed(&error);
         }
         count
     }
@@ -290,10 +295,6 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
             sender.refresh_mtu();
         }
         self.heed_icmp_errors();
-        let pending = self.target.sender(now).ok().and_then(|sender| sender.take_pending_error());
-        if let Some(error) = pending {
-            self.heed(&error);
-        }
         if let Some(state) = self.health.at(now) {
             self.metrics.up.set(state.as_gauge());
             info!(destination = self.label, "destination is up");

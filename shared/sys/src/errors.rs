@@ -39,8 +39,7 @@ struct Control([u8; CONTROL_BYTES]);
 /// # Errors
 /// What `setsockopt(2)` answers; never for an IPv4 or IPv6 socket.
 pub fn set_receive_errors(socket: BorrowedFd<'_>, ipv6: bool, enabled: bool) -> io::Result<()> {
-    let (level, option) =
-        if ipv6 { (libc::SOL_IPV6, libc::IPV6_RECVERR) } else { (libc::SOL_IP, libc::IP_RECVERR) };
+    let (level, option) = if ipv6 { (libc::SOL_IPV6, libc::IPV6_RECVERR) } else { (libc::SOL_IP, libc::IP_RECVERR) };
     set_option(&socket, level, option, c_int::from(enabled))
 }
 
@@ -56,9 +55,8 @@ pub fn receive_error(socket: BorrowedFd<'_>) -> io::Result<Option<QueuedError>> 
     header.msg_control = (&raw mut control).cast();
     header.msg_controllen = CONTROL_BYTES as _;
     // SAFETY: the header points to a control buffer of the given length that outlives the call.
-    let received = unsafe {
-        libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT)
-    };
+    let received =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) };
     if received < 0 {
         let error = io::Error::last_os_error();
         return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
@@ -86,7 +84,8 @@ unsafe fn extended_error(header: &libc::msghdr) -> Option<libc::sock_extended_er
         let mut control = libc::CMSG_FIRSTHDR(header);
         while !control.is_null() {
             let (level, kind) = ((*control).cmsg_level, (*control).cmsg_type);
-            let is_error = matches!((level, kind), (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR));
+            let is_error =
+                matches!((level, kind), (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR));
             let needed = libc::CMSG_LEN(size_of::<libc::sock_extended_err>() as u32) as usize;
             if is_error && (*control).cmsg_len as usize >= needed {
                 return Some(libc::CMSG_DATA(control).cast::<libc::sock_extended_err>().read_unaligned());

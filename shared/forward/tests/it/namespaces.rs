@@ -28,10 +28,20 @@ impl Hosts {
     }
 
     fn sink(&self, address: &str) -> (Sink, String) {
-        let address: SocketAddr = format!("{address}:{PORT}").parse().unwrap();
+        self.sink_at(format!("{address}:{PORT}").parse().unwrap())
+    }
+
+    fn sink_at(&self, address: SocketAddr) -> (Sink, String) {
         let socket = self.collector.udp_socket(address).unwrap();
         let sink = Sink::start(vec![socket], Options::counts().payloads()).unwrap();
         (sink, format!("udp://{address}"))
+    }
+
+    /// Gives the forwarder's link a token bucket filter.
+    fn limit_output(&self, parameters: &str) {
+        let mut command = self.forwarder.command("tc");
+        command.args("qdisc add dev fwd0 root tbf rate".split(' ')).args(parameters.split(' '));
+        assert!(command.status().unwrap().success());
     }
 
     fn rig(&self, destinations: &str) -> (Rig, TestEngine) {
@@ -114,6 +124,20 @@ fn a_collector_that_does_not_exist_costs_the_live_one_nothing() {
     }
     assert!(arrived(sink, payloads.len()) == payloads);
     rig.assert_accounts_close(&live);
+    let labels = [dead, "host_unreachable"];
+    wait_for("word from the own host", PATIENCE, || rig.metric("sekiwake_forward_errors_total", &labels) > 0.0)
+        .unwrap();
+    assert_eq!(rig.metric("sekiwake_forward_up", &[dead]), 0.0);
+    rig.assert_accounts_close(dead);
+
+    hosts.collector.ip("address add 198.18.0.99/24 dev col0").unwrap();
+    let (sink, _) = hosts.sink_at("198.18.0.99:514".parse().unwrap());
+    let is_up = || {
+        forward(&mut engine, &samples([b"anyone?".to_vec()]));
+        rig.metric("sekiwake_forward_up", &[dead]) == 1.0
+    };
+    wait_for("the collector to be up", 2 * PATIENCE, is_up).unwrap();
+    assert!(sink.received() > 0);
     rig.assert_accounts_close(dead);
     rig.stop();
 }
@@ -138,4 +162,31 @@ fn datagrams_wait_out_a_route_that_is_gone_for_a_moment() {
     assert!(arrived(sink, 300) == payloads);
     rig.assert_accounts_close(&uri);
     rig.stop();
+}
+
+#[test]
+fn what_the_hosts_own_queue_drops_is_sent_again_and_not_taken_for_sent() {
+    if !available_or_skipped("what_the_hosts_own_queue_drops_is_sent_again_and_not_taken_for_sent") {
+        return;
+    }
+    // Two megabytes a second through a queue of 20,000 bytes: 4 MB take the two seconds that a record waits.
+    for address in ["198.18.0.2", "[2001:db8::2]"] {
+        for option in ["", "?gso=false"] {
+            let hosts = Hosts::new(false);
+            hosts.limit_output("16mbit burst 5kb limit 20kb");
+            let (sink, uri) = hosts.sink(address);
+            let (rig, mut engine) = hosts.rig(&format!("{uri}{option}"));
+            let payloads: Vec<Vec<u8>> = (0..4000u32).map(|number| number.to_be_bytes().repeat(250)).collect();
+            forward(&mut engine, &samples(payloads));
+            rig.assert_accounts_close(&uri);
+            let (sent, expired) = (rig.sent(&uri), rig.dropped(&uri, "expired"));
+            assert!(rig.metric("sekiwake_forward_errors_total", &[&*uri, "no_buffer_space"]) > 0.0);
+            assert!(sent > 1000, "{sent} sent, {expired} expired");
+            assert_eq!(sent + expired, 4000);
+            sink.wait_for(sent, PATIENCE).unwrap();
+            sink.wait_for_silence(Duration::from_millis(300), PATIENCE).unwrap();
+            assert_eq!(sink.finish().received, sent, "{uri}{option}");
+            rig.stop();
+        }
+    }
 }
