@@ -7,9 +7,13 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use sekiwake_record::{Kind, SHARDS};
 use sekiwake_testkit::{netns::Namespace, process::Process, wait::wait_for};
 
-use crate::metrics::{Samples, get};
+use crate::{
+    ledger::FORWARDERS,
+    metrics::{Samples, get},
+};
 
 /// How long a service may take to be ready.
 const READY: Duration = Duration::from_secs(15);
@@ -34,7 +38,20 @@ pub struct Service<'a> {
     pub process: Process,
     namespace: &'a Namespace,
     admin: SocketAddr,
+    /// The kinds that it has destinations for, if it is one that forwards.
+    forwards: Vec<Kind>,
 }
+
+/// The binary with every role in it.
+const ALL_IN_ONE: &str = "sekiwake";
+/// The binary that captures.
+const CAPTURE: &str = "sekiwake-capture";
+/// Where each kind's destinations are set.
+const DESTINATIONS: [(Kind, &str); 3] = [
+    (Kind::Syslog, "SEKIWAKE_SYSLOG_DESTINATIONS"),
+    (Kind::Xflow, "SEKIWAKE_XFLOW_DESTINATIONS"),
+    (Kind::SnmpTrap, "SEKIWAKE_TRAP_DESTINATIONS"),
+];
 
 impl<'a> Service<'a> {
     /// Starts a binary inside `namespace` with this environment and no other `SEKIWAKE_` variables.
@@ -64,7 +81,21 @@ impl<'a> Service<'a> {
             }
         }
         let process = Process::spawn(command).with_context(|| format!("start {name}"))?;
-        Ok(Service { name: name.to_owned(), process, namespace, admin })
+        let can_forward = |kind| name == ALL_IN_ONE || FORWARDERS.contains(&(kind, name));
+        let is_set = |variable| environment.iter().any(|(name, value)| *name == variable && !value.is_empty());
+        let forwards = DESTINATIONS.iter().filter(|(kind, variable)| can_forward(*kind) && is_set(*variable));
+        let forwards = forwards.map(|(kind, _)| *kind).collect();
+        Ok(Service { name: name.to_owned(), process, namespace, admin, forwards })
+    }
+
+    /// Whether `/healthz` answers: it runs, connected or not.
+    pub fn is_alive(&self) -> bool {
+        self.namespace.enter(|| get(self.admin, "/healthz")).is_ok_and(|answer| answer.is_ok())
+    }
+
+    /// Whether `/readyz` says yes.
+    pub fn is_ready(&self) -> bool {
+        self.namespace.enter(|| get(self.admin, "/readyz")).is_ok_and(|answer| answer.is_ok())
     }
 
     /// Waits until `/readyz` says yes.
@@ -72,9 +103,16 @@ impl<'a> Service<'a> {
     /// # Errors
     /// It does not in time; with what the service has logged.
     pub fn wait_until_ready(&self) -> anyhow::Result<()> {
-        let is_ready = || self.namespace.enter(|| get(self.admin, "/readyz")).is_ok_and(|answer| answer.is_ok());
-        wait_for(&format!("{} to be ready", self.name), READY, is_ready)
+        wait_for(&format!("readiness of {}", self.name), READY, || self.is_ready())
             .with_context(|| self.process.stderr().join("\n"))
+    }
+
+    /// A page of its admin server.
+    ///
+    /// # Errors
+    /// It does not answer, or not with status 200.
+    pub fn page(&self, path: &str) -> anyhow::Result<String> {
+        self.namespace.enter(|| get(self.admin, path))?.with_context(|| format!("{path} of {}", self.name))
     }
 
     /// Its metrics now.
@@ -114,7 +152,7 @@ impl<'a> Service<'a> {
 pub struct Services<'a>(pub Vec<Service<'a>>);
 
 impl<'a> Services<'a> {
-    /// Starts binaries with one environment, and waits until all are ready.
+    /// Starts binaries with one environment, and waits until datagrams will flow through all of them.
     ///
     /// # Errors
     /// One cannot be started or does not get ready.
@@ -126,8 +164,41 @@ impl<'a> Services<'a> {
         let started: anyhow::Result<Vec<_>> =
             names.iter().map(|name| Service::start(namespace, name, environment)).collect();
         let services = Services(started?);
-        services.0.iter().try_for_each(Service::wait_until_ready)?;
+        services.wait_until_datagrams_flow()?;
         Ok(services)
+    }
+
+    /// Waits until all are ready and every capture knows of every forwarder's subscription: a forwarder is ready when it has
+    /// reached the proxy, and what it wants is known at a capture a moment later.
+    ///
+    /// # Errors
+    /// That does not happen in time.
+    pub fn wait_until_datagrams_flow(&self) -> anyhow::Result<()> {
+        self.0.iter().try_for_each(Service::wait_until_ready)?;
+        let captures = self.0.iter().filter(|service| [CAPTURE, ALL_IN_ONE].contains(&service.name.as_str()));
+        for capture in captures {
+            for kind in self.0.iter().flat_map(|service| &service.forwards) {
+                let label = format!("kind=\"{kind}\"");
+                capture.wait_for_metrics(&format!("a subscription to {kind}"), READY, |samples| {
+                    samples.count("sekiwake_bus_wanted_topics", &[&label]) == SHARDS as u64
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a service that was started by itself.
+    pub fn add(&mut self, service: Service<'a>) {
+        self.0.push(service);
+    }
+
+    /// Takes the service of this binary out, to stop it alone.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn take(&mut self, name: &str) -> Service<'a> {
+        let index = self.0.iter().position(|service| service.name == name).expect("a service that was started");
+        self.0.remove(index)
     }
 
     /// The service of this binary.

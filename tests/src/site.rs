@@ -2,8 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use anyhow::Context;
 use sekiwake_testkit::netns::{End, Link, Namespace};
 
+/// The devices' end of the wire.
+pub const DEVICES_WIRE: &str = "dev0";
 /// The interface that capture listens on.
 pub const WIRE: &str = "wire0";
 /// The host's address on the wire: where the old collector listens.
@@ -46,6 +49,7 @@ pub struct Site {
     pub host: Namespace,
     /// Where it forwards to.
     pub collectors: Namespace,
+    links: Links,
 }
 
 /// How the links are made.
@@ -79,19 +83,10 @@ impl Site {
     pub fn with(links: Links) -> anyhow::Result<Site> {
         let (devices, host, collectors) =
             (Namespace::new("skw-dev")?, Namespace::new("skw-host")?, Namespace::new("skw-coll")?);
-        let own = |first: u32| (0..u32::from(DEVICES)).map(move |n| Ipv4Addr::from(first + n));
-        let own_v6 = |first: u128| (0..u128::from(DEVICES)).map(move |n| Ipv6Addr::from(first + n));
-        let wire_left = End::new(&devices, "dev0")
-            .address("198.18.255.254/15")
-            .address("2001:db8:18::ffff/48")
-            .addresses(own(FIRST_DEVICE.into()).map(|address| format!("{address}/15")))
-            .addresses(own_v6(FIRST_DEVICE_V6.into()).map(|address| format!("{address}/48")))
-            .neighbour(IpAddr::V4(MIRRORED), NOBODY)
-            .neighbour(IpAddr::V6(MIRRORED_V6), NOBODY);
-        let wire_right = End::new(&host, WIRE).address(&format!("{HOST}/15")).address(&format!("{HOST_V6}/48"));
-        Link::new(wire_left, wire_right).mtu(links.mtu).segmentation_offload(false).create()?;
-        let out_left = End::new(&host, "out0").address("198.51.100.1/24").address("2001:db8:51::1/64");
-        let out_right = End::new(&collectors, "in0")
+        let site = Site { devices, host, collectors, links };
+        site.connect_wire()?;
+        let out_left = End::new(&site.host, "out0").address("198.51.100.1/24").address("2001:db8:51::1/64");
+        let out_right = End::new(&site.collectors, "in0")
             .addresses((0..COLLECTORS).map(|number| format!("{}/24", collector(number))))
             .addresses((0..COLLECTORS).map(|number| format!("{}/64", collector_v6(number))));
         Link::new(out_left, out_right)
@@ -99,6 +94,35 @@ impl Site {
             .segmentation_offload(links.segmentation_offload)
             .checksum_offload(links.segmentation_offload)
             .create()?;
-        Ok(Site { devices, host, collectors })
+        Ok(site)
+    }
+
+    /// Lays the link between devices and host, as [`Site::with`] does and as it can be done again when it was cut.
+    ///
+    /// # Errors
+    /// It is there already.
+    pub fn connect_wire(&self) -> anyhow::Result<()> {
+        let own = |first: u32| (0..u32::from(DEVICES)).map(move |n| Ipv4Addr::from(first + n));
+        let own_v6 = |first: u128| (0..u128::from(DEVICES)).map(move |n| Ipv6Addr::from(first + n));
+        let left = End::new(&self.devices, DEVICES_WIRE)
+            .address("198.18.255.254/15")
+            .address("2001:db8:18::ffff/48")
+            .addresses(own(FIRST_DEVICE.into()).map(|address| format!("{address}/15")))
+            .addresses(own_v6(FIRST_DEVICE_V6.into()).map(|address| format!("{address}/48")))
+            .neighbour(IpAddr::V4(MIRRORED), NOBODY)
+            .neighbour(IpAddr::V6(MIRRORED_V6), NOBODY);
+        let right = End::new(&self.host, WIRE).address(&format!("{HOST}/15")).address(&format!("{HOST_V6}/48"));
+        Link::new(left, right).mtu(self.links.mtu).segmentation_offload(false).create()
+    }
+
+    /// Frames that devices have sent and the wire has dropped so far: the queue between the ends of a veth pair is finite.
+    ///
+    /// # Errors
+    /// iproute2 does not say.
+    pub fn dropped_by_wire(&self) -> anyhow::Result<u64> {
+        let text = self.devices.ip(&format!("-s -j link show dev {DEVICES_WIRE}"))?;
+        let interfaces: serde_json::Value = serde_json::from_str(&text)?;
+        let dropped = interfaces[0]["stats64"]["tx"]["dropped"].as_u64();
+        dropped.with_context(|| format!("no count of dropped frames in {text}"))
     }
 }

@@ -82,6 +82,9 @@ impl Bus {
     pub(crate) fn relay_in(&self) -> Result<zmq::Socket, BusError> {
         self.socket("relay", zmq::XSUB, |socket| {
             socket.set_rcvhwm(RELAY_IN_MESSAGES)?;
+            // A word to a publisher that has ended is answered with a reset, which would cost what of its last records is still
+            // unread while this queue is full. The publishers' own heartbeats tell when one is gone.
+            socket.set_heartbeat_ivl(0)?;
             // Subscriptions go out here, a bounded number, and libzmq drops what it has no room for without a word.
             socket.set_sndhwm(0)?;
             socket.set_backlog(1024)?;

@@ -26,7 +26,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::wait::wait_for;
 
 /// When this variable is `1`, a test that cannot have its namespaces fails instead of being skipped.
-pub const REQUIRE_VARIABLE: &str = "SEKIWAKE_TEST_REQUIRE_NETNS";
+pub const REQUIRE_VARIABLE: &str = "TEST_SEKIWAKE_REQUIRE_NETNS";
 
 const NAMESPACE_DIRECTORY: &str = "/run/netns";
 const LINK_UP_TIMEOUT: Duration = Duration::from_secs(10);

@@ -169,11 +169,12 @@ fn what_the_hosts_own_queue_drops_is_sent_again_and_not_taken_for_sent() {
     if !available_or_skipped("what_the_hosts_own_queue_drops_is_sent_again_and_not_taken_for_sent") {
         return;
     }
-    // Two megabytes a second through a queue of 20,000 bytes: 4 MB take the two seconds that a record waits.
+    // Two megabytes a second through a short queue: 4 MB take the two seconds that a record waits. The bucket holds the largest
+    // message: a smaller one makes this discipline cut messages up itself, and it does not tell when it drops some of the pieces.
     for address in ["198.18.0.2", "[2001:db8::2]"] {
         for option in ["", "?gso=false"] {
             let hosts = Hosts::new(false);
-            hosts.limit_output("16mbit burst 5kb limit 20kb");
+            hosts.limit_output("16mbit burst 70kb limit 140kb");
             let (sink, uri) = hosts.sink(address);
             let (rig, mut engine) = hosts.rig(&format!("{uri}{option}"));
             let payloads: Vec<Vec<u8>> = (0..4000u32).map(|number| number.to_be_bytes().repeat(250)).collect();

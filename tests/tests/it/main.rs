@@ -1,0 +1,3 @@
+//! The real binaries over veth pairs.
+
+mod documents;
