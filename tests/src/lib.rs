@@ -15,5 +15,6 @@ pub use ledger::{FORWARDERS, Flow, Ledger};
 pub use metrics::Samples;
 pub use services::{Service, Services, binary};
 pub use site::{
-    DEVICES_WIRE, FIRST_DEVICE, FIRST_DEVICE_V6, HOST, HOST_V6, Links, MIRRORED, MIRRORED_V6, Site, WIRE, collector, collector_v6,
+    DEVICES_WIRE, FIRST_DEVICE, FIRST_DEVICE_V6, HOST, HOST_V6, Links, MIRRORED, MIRRORED_V6, Site, WIRE, collector,
+    collector_v6,
 };

@@ -142,7 +142,18 @@ impl<'a> Service<'a> {
     /// # Errors
     /// It does not end in time, or not with status 0.
     pub fn stop(&mut self) -> anyhow::Result<()> {
-        let status = self.process.stop(END)?;
+        if self.process.is_running()? {
+            self.process.terminate()?;
+        }
+        self.wait_for_end()
+    }
+
+    /// Waits for the end of a service that has been asked to stop, and checks that it is a good one.
+    ///
+    /// # Errors
+    /// It does not end in time, or not with status 0.
+    pub fn wait_for_end(&mut self) -> anyhow::Result<()> {
+        let status = self.process.wait(END)?;
         ensure!(status.success(), "{} ended with {status}: {}", self.name, self.process.stderr().join("\n"));
         Ok(())
     }

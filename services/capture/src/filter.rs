@@ -15,6 +15,16 @@ const VLAN_DEPTH: usize = 3;
 /// mobility, HIP, Shim6 (IANA, "IPv6 Extension Header Types").
 const IPV6_EXTENSIONS: [u8; 8] = [0, 43, 44, 51, 60, 135, 139, 140];
 
+/// IP protocols that carry packets: IP in IP, 6in4 and 4in6, GRE (ERSPAN in it), MPLS in IP, Ethernet in IP.
+const TUNNEL_PROTOCOLS: [u8; 5] = [4, 41, 47, 137, 143];
+
+/// UDP ports that carry packets: VXLAN (IANA's port and Linux's older one), VXLAN-GPE, Geneve.
+const TUNNEL_PORTS: [u16; 4] = [4789, 8472, 4790, 6081];
+
+/// EtherTypes in front of an IP packet: MPLS, unicast and upstream-assigned; PPPoE sessions; bridged Ethernet. libpcap's own
+/// keywords for the first ones shift all that follows.
+const TUNNEL_ETHERTYPES: [&str; 4] = ["0x8847", "0x8848", "0x8864", "0x6558"];
+
 /// The expression, in the language of pcap-filter(7), that passes everything the decoder can make a claimed datagram of.
 ///
 /// `extra` is the user's own expression. It is put first and applies as well, so that in it everything means what it means
@@ -33,8 +43,12 @@ pub fn expression(ports: &Ports, tunnels: bool, link: LinkType, extra: Option<&s
 
 /// Passes every UDP datagram and fragment, behind tags and in tunnels too: for looking around.
 pub fn any_udp(link: LinkType) -> String {
-    let tunnels = "ip proto 4 or ip proto 41 or ip proto 47 or ip6 proto 4 or ip6 proto 41 or ip6 proto 47";
-    let plain = format!("(udp or ip proto 17 or ip6 proto 44 or ip6 proto 0 or {tunnels})");
+    let mut plain = format!("(udp or ip proto 17 or ip proto 51 or {}", ipv6_extensions());
+    for protocol in TUNNEL_PROTOCOLS {
+        // Writing to a String cannot fail.
+        let _ = write!(plain, " or ip proto {protocol} or ip6 proto {protocol}");
+    }
+    plain.push(')');
     match link {
         LinkType::Ethernet => behind_tags(&plain, VLAN_DEPTH),
         _ => plain,
@@ -50,27 +64,30 @@ fn behind_tags(plain: &str, depth: usize) -> String {
 }
 
 fn untagged(ports: &Ports, tunnels: bool, has_ethertype: bool) -> String {
-    let mut filter = String::from("(ip proto 17 and ip[6:2] & 0x1fff != 0)");
+    // An authentication header is the one thing that stands between IPv4 and UDP.
+    let mut filter = String::from("(ip proto 17 and ip[6:2] & 0x1fff != 0) or ip proto 51");
     // Writing to a String cannot fail.
     for port in ports.iter() {
         let _ = write!(filter, " or udp dst port {port}");
     }
-    let extensions: Vec<String> = IPV6_EXTENSIONS.iter().map(|number| format!("ip6[6] = {number}")).collect();
-    let _ = write!(filter, " or (ip6 and ({}))", extensions.join(" or "));
+    let _ = write!(filter, " or {}", ipv6_extensions());
     if tunnels {
-        // IP in IP, 6in4 and 4in6, GRE (ERSPAN in it); VXLAN (IANA's port and Linux's older one) and Geneve.
-        for protocol in [4, 41, 47] {
+        for protocol in TUNNEL_PROTOCOLS {
             let _ = write!(filter, " or ip proto {protocol} or ip6 proto {protocol}");
         }
-        for port in [4789, 8472, 6081] {
+        for port in TUNNEL_PORTS {
             let _ = write!(filter, " or udp dst port {port}");
         }
         if has_ethertype {
-            // MPLS, unicast and upstream-assigned; PPPoE sessions. libpcap's own keywords for them shift all that follows.
-            for ethertype in ["0x8847", "0x8848", "0x8864"] {
+            for ethertype in TUNNEL_ETHERTYPES {
                 let _ = write!(filter, " or ether proto {ethertype}");
             }
         }
     }
     format!("({filter})")
+}
+
+fn ipv6_extensions() -> String {
+    let extensions: Vec<String> = IPV6_EXTENSIONS.iter().map(|number| format!("ip6[6] = {number}")).collect();
+    format!("(ip6 and ({}))", extensions.join(" or "))
 }

@@ -31,6 +31,33 @@ pub(crate) struct Opened {
     pub(crate) link: LinkType,
     /// The largest IP packet that the link carries, bytes; `None` where nobody says.
     pub(crate) mtu: Option<u32>,
+    /// The kernel's number of the interface; `None` for the pseudo-device `any`.
+    pub(crate) index: Option<u32>,
+}
+
+/// What has become of an interface that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// It is there and up.
+    Up,
+    /// It is there and down: libpcap waits without a word, and goes on when it comes up.
+    Down,
+    /// It is gone, renamed, or another one has its name.
+    Gone,
+}
+
+/// Looks after the interface of this name that had this number when it was opened.
+pub(crate) fn presence(interface: &str, index: Option<u32>) -> Presence {
+    const IFF_UP: u32 = 0x1;
+    if index.is_none() {
+        return Presence::Up;
+    }
+    let flags = read_number(interface, "flags").unwrap_or(0);
+    match read_number(interface, "ifindex") == index {
+        true if flags & IFF_UP != 0 => Presence::Up,
+        true => Presence::Down,
+        false => Presence::Gone,
+    }
 }
 
 /// Why an interface cannot be opened.
@@ -68,14 +95,14 @@ pub(crate) fn open(
     group: u16,
 ) -> Result<Opened, OpenError> {
     let opened = open_bare(interface, settings)?;
-    let Opened { mut capture, link, mtu } = opened;
+    let Opened { mut capture, link, mtu, index } = opened;
     let expression = filter::expression(ports, settings.tunnels, link, settings.filter.as_deref());
     set_filter(&mut capture, interface, &expression)?;
     if settings.threads > 1 {
         sekiwake_sys::join_fanout(&capture, group, FanoutMode::Hash)
             .map_err(|source| OpenError::Fanout { interface: interface.to_owned(), source })?;
     }
-    Ok(Opened { capture, link, mtu })
+    Ok(Opened { capture, link, mtu, index })
 }
 
 /// Opens `interface` without a filter.
@@ -89,6 +116,8 @@ pub(crate) fn open_bare(interface: &str, settings: &InterfaceSettings) -> Result
             OpenError::Open { interface, source }
         }
     };
+    // Asked before it is opened: should it be replaced just then, it is opened once more.
+    let index = read_number(interface, "ifindex");
     let capture = Capture::from_device(interface)
         .map_err(failed)?
         .snaplen(SNAP_LENGTH)
@@ -105,7 +134,7 @@ pub(crate) fn open_bare(interface: &str, settings: &InterfaceSettings) -> Result
     let number = capture.get_datalink().0;
     let link =
         LinkType::from_number(number).ok_or_else(|| OpenError::LinkType { interface: interface.to_owned(), number })?;
-    Ok(Opened { capture, link, mtu: mtu_of(interface) })
+    Ok(Opened { capture, link, mtu: mtu_of(interface), index })
 }
 
 pub(crate) fn set_filter(capture: &mut Capture<Active>, interface: &str, expression: &str) -> Result<(), OpenError> {

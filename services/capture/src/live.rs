@@ -9,6 +9,7 @@ use std::{
 };
 
 use pcap::{Active, Capture};
+use prometheus::IntGauge;
 use sekiwake_bus::Producer;
 use sekiwake_runtime::{Latch, Metrics, Worker};
 use tracing::{info, warn};
@@ -16,7 +17,7 @@ use tracing::{info, warn};
 use crate::{
     decode::{DecoderSettings, DropReason, LinkType, Packet},
     discover,
-    interface::{self, InterfaceSettings, OpenError, Opened},
+    interface::{self, InterfaceSettings, OpenError, Opened, Presence},
     metrics::{Meter, names},
     own::OwnDestinations,
     pipeline::Pipeline,
@@ -63,6 +64,40 @@ pub(crate) struct Reader {
 enum End {
     Stopped,
     Failed(pcap::Error),
+    Gone,
+}
+
+/// Whether the interface is there, as others are told.
+struct Watch<'a> {
+    interface: &'a str,
+    index: Option<u32>,
+    up: IntGauge,
+    ready: &'a Latch,
+    is_up: bool,
+}
+
+impl Watch<'_> {
+    /// A handle has been opened, or is gone.
+    fn set(&mut self, is_up: bool) {
+        self.is_up = is_up;
+        self.up.set(i64::from(is_up));
+        self.ready.set(is_up);
+    }
+
+    /// Looks whether the interface is still there, and says whether it is another one.
+    fn look(&mut self) -> bool {
+        let presence = interface::presence(self.interface, self.index);
+        let is_up = presence == Presence::Up;
+        match (self.is_up, presence) {
+            (true, Presence::Down) => warn!(interface = self.interface, "the interface is down, waiting for it"),
+            (false, Presence::Up) => info!(interface = self.interface, "the interface is up again"),
+            _ => {}
+        }
+        if is_up != self.is_up {
+            self.set(is_up);
+        }
+        presence == Presence::Gone
+    }
 }
 
 impl Reader {
@@ -74,6 +109,7 @@ impl Reader {
         let Shared { interface, settings, ports, group, .. } = &*self.shared;
         let label = [("interface", interface.as_str())];
         let up = self.metrics.gauge(names::UP, "Whether the interface is being captured.", &label);
+        let mut watch = Watch { interface, index: None, up, ready: &self.ready, is_up: false };
         let reopened = self.metrics.counter(names::REOPENED, "Times the interface was opened again.", &label);
         let mut meter = Meter::new(&self.metrics, interface);
         let mut pause = REOPEN.0;
@@ -81,21 +117,21 @@ impl Reader {
         while !worker.stopping() {
             worker.beat();
             match interface::open(interface, settings, ports, *group) {
-                Ok(Opened { mut capture, link, mtu }) => {
+                Ok(Opened { mut capture, link, mtu, index }) => {
                     info!(interface, %link, mtu, "capturing");
                     let pipeline = pipeline.get_or_insert_with(|| self.pipeline(mtu));
                     pipeline.set_own_destinations(self.shared.own.snapshot());
                     meter.reopened();
-                    up.set(1);
-                    self.ready.set(true);
+                    watch.index = index;
+                    watch.set(true);
                     pause = REOPEN.0;
-                    let end = self.read(&mut capture, link, pipeline, &mut meter, worker);
+                    let end = self.read(&mut capture, link, pipeline, &mut meter, &mut watch, worker);
                     self.hand_over(pipeline, true);
                     meter.follow(pipeline);
-                    self.ready.set(false);
-                    up.set(0);
+                    watch.set(false);
                     match end {
                         End::Stopped => break,
+                        End::Gone => warn!(interface, "the interface is gone, waiting for it"),
                         End::Failed(error) => warn!(interface, %error, "the interface is gone, waiting for it"),
                     }
                 }
@@ -127,6 +163,7 @@ impl Reader {
         link: LinkType,
         pipeline: &mut Pipeline,
         meter: &mut Meter,
+        watch: &mut Watch<'_>,
         worker: &Worker,
     ) -> End {
         let started = Instant::now();
@@ -157,6 +194,9 @@ impl Reader {
             if now >= housekeeping_at {
                 housekeeping_at = now + HOUSEKEEPING;
                 self.keep_house(capture, pipeline, meter);
+                if watch.look() {
+                    return End::Gone;
+                }
                 silence_ends = silence_ends.filter(|&end| !self.look_around(end, now));
             }
             if worker.stopping() {

@@ -44,11 +44,49 @@ impl Ranks {
 
 /// Puts datagrams of different shards into an order that makes longer runs; within a shard, and so for every source, the order
 /// stays. First come the first datagrams of all shards, the largest first, then the second ones, and so on.
+///
+/// Where that leaves one datagram of such a round without a partner, it is the largest one that waits at the end, and the next
+/// round begins with its smallest: seven shards with mixed sizes need 7 messages for two rounds, and not 8.
 pub(crate) fn arrange(datagrams: &mut [Datagram<'_>], ranks: &Ranks) {
     let equal = datagrams.windows(2).all(|pair| pair[0].payload.len() == pair[1].payload.len());
-    if !equal && ranks.shards_in_use() > 1 {
-        datagrams.sort_by_key(|datagram| (datagram.rank, Reverse(datagram.payload.len())));
+    if equal || ranks.shards_in_use() < 2 {
+        return;
     }
+    datagrams.sort_unstable_by_key(|datagram| (datagram.rank, Reverse(datagram.payload.len())));
+    let mut waiting = None;
+    for round in datagrams.chunk_by_mut(|one, next| one.rank == next.rank) {
+        waiting = arrange_round(round, waiting);
+    }
+}
+
+/// Arranges one round, which is sorted. `waiting` is the size of the datagram before it that has no partner; gives the same for
+/// the next round.
+fn arrange_round(mut round: &mut [Datagram<'_>], waiting: Option<usize>) -> Option<usize> {
+    let smallest = round.last()?.payload.len();
+    if waiting.is_some_and(|size| (1..size).contains(&smallest)) {
+        round.rotate_right(1);
+        round = &mut round[1..];
+    }
+    let waiting = last_alone(round);
+    match round {
+        [first, second, ..] if waiting.is_some() && first.payload.len() > second.payload.len() => {
+            round.rotate_left(1);
+            round.last().map(|datagram| datagram.payload.len())
+        }
+        _ => waiting,
+    }
+}
+
+/// The size of the last datagram if it is a run of its own; the datagrams are sorted, the largest first.
+fn last_alone(sorted: &[Datagram<'_>]) -> Option<usize> {
+    let (mut segment, mut is_alone) = (None, false);
+    for datagram in sorted {
+        let size = datagram.payload.len();
+        is_alone = segment.is_none();
+        // The first smaller one ends the run.
+        segment = if segment.is_none_or(|segment| segment == size) { Some(size) } else { None };
+    }
+    segment.filter(|_| is_alone)
 }
 
 /// One message: a range of the flush's datagrams.
@@ -138,6 +176,23 @@ mod tests {
     #[test]
     fn without_segmentation_each_datagram_is_a_message() {
         assert_eq!(runs(&[200, 200], 0), [(1, None), (1, None)]);
+    }
+
+    #[test]
+    fn mixed_sizes_of_an_odd_number_of_shards_leave_in_pairs() {
+        let mut ranks = Ranks::new();
+        let mut datagrams: Vec<Datagram<'_>> = (0..700)
+            .map(|index| Datagram {
+                payload: &ZEROS[..200 + index * 7919 % 1201],
+                captured_at_ns: index as u64,
+                batch: 0,
+                rank: ranks.next(index % 7),
+            })
+            .collect();
+        arrange(&mut datagrams, &ranks);
+        let lengths: Vec<usize> = datagrams.iter().map(|datagram| datagram.payload.len()).collect();
+        let messages = runs(&lengths, 1472).len();
+        assert!(messages <= 360, "{messages} messages for 700 datagrams");
     }
 
     proptest! {

@@ -80,7 +80,7 @@ impl<P: Protocol> Role for Forwarder<P> {
 /// Carries batches from the bus to the engine. When told to stop it goes on while more arrives, for half of the time it has at
 /// most: the other half is for the queues.
 fn pump(mut subscriber: Subscriber, mut engine: Engine<Frame>, worker: &Worker) -> anyhow::Result<()> {
-    let mut receive_until = None;
+    let mut stopping = None;
     loop {
         worker.beat();
         let delivery = subscriber.receive(QUIET)?;
@@ -90,8 +90,12 @@ fn pump(mut subscriber: Subscriber, mut engine: Engine<Frame>, worker: &Worker) 
         }
         let Some(deadline) = worker.deadline() else { continue };
         let now = Instant::now();
-        let until = *receive_until.get_or_insert(now + deadline.saturating_duration_since(now) / 2);
-        if !received || now >= until {
+        // Silence counts from the stop on: what was captured just before may have its way here still to go.
+        let (until, last) = stopping.get_or_insert((now + deadline.saturating_duration_since(now) / 2, now));
+        if received {
+            *last = now;
+        }
+        if now.duration_since(*last) >= QUIET || now >= *until {
             return Ok(());
         }
     }

@@ -17,7 +17,7 @@ use crate::{
     metrics::{DestinationMetrics, DropReason, ErrorKind},
     queue::{Outlet, Queued, Waited},
     target::Target,
-    udp::{Fault, UdpSender},
+    udp::Fault,
 };
 
 /// How long the worker sleeps when there is nothing to do, at most.

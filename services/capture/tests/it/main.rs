@@ -2,4 +2,6 @@
 
 mod decode;
 mod explain;
+mod filter;
+mod live;
 mod packet_file;

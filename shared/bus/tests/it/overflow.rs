@@ -25,7 +25,7 @@ fn deaf_relay() -> (zmq::Context, zmq::Socket, String) {
 fn introduce(relay: &zmq::Socket, publisher: &TestPublisher) {
     wait_for("the subscription", LONG, || {
         relay.get_events().unwrap();
-        publisher.watch.wait(SHORT, std::time::Duration::ZERO, || false)
+        publisher.watch.wait(SHORT, Duration::ZERO, || false)
     })
     .unwrap();
 }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use sekiwake_sys::{
-    FanoutMode, MAX_MESSAGES, Outgoing, ReceiveBuffers, force_receive_buffer, join_fanout, receive_batch, send_batch,
-    set_udp_gro,
+    ErrorOrigin, FanoutMode, MAX_MESSAGES, Outgoing, ReceiveBuffers, force_receive_buffer, join_fanout, receive_batch,
+    receive_error, send_batch, set_receive_errors, set_udp_gro,
 };
 
 const IPV4: &str = "127.0.0.1:0";
@@ -169,4 +169,33 @@ fn the_error_of_a_later_message_shows_when_it_is_first() {
 fn what_is_no_packet_socket_joins_no_fanout() {
     let (receiver, _) = pair(IPV4);
     assert!(join_fanout(&receiver, 1, FanoutMode::Hash).is_err());
+}
+
+fn check_refusals_are_queued(address: &str) {
+    let (receiver, sender) = pair(address);
+    let closed = receiver.local_addr().unwrap();
+    drop(receiver);
+    set_receive_errors(sender.as_fd(), closed.is_ipv6(), true).unwrap();
+    sender.connect(closed).unwrap();
+    assert!(receive_error(sender.as_fd()).unwrap().is_none());
+    for _ in 0..3 {
+        // Each refusal comes back before the send call ends, and fails the next one if it is left there.
+        sender.send(b"anyone?").unwrap();
+        let refusal = receive_error(sender.as_fd()).unwrap().unwrap();
+        assert_eq!((refusal.origin, refusal.error.kind()), (ErrorOrigin::Icmp, io::ErrorKind::ConnectionRefused));
+        assert!(receive_error(sender.as_fd()).unwrap().is_none());
+    }
+    let too_long = sender.send(&[0; 65_535]).unwrap_err();
+    let local = receive_error(sender.as_fd()).unwrap().unwrap();
+    assert_eq!((local.origin, local.error.raw_os_error()), (ErrorOrigin::Local, too_long.raw_os_error()));
+}
+
+#[test]
+fn refusals_wait_in_the_error_queue_over_ipv4() {
+    check_refusals_are_queued(IPV4);
+}
+
+#[test]
+fn refusals_wait_in_the_error_queue_over_ipv6() {
+    check_refusals_are_queued(IPV6);
 }
