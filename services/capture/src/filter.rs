@@ -18,6 +18,10 @@ const IPV6_EXTENSIONS: [u8; 8] = [0, 43, 44, 51, 60, 135, 139, 140];
 /// IP protocols that carry packets: IP in IP, 6in4 and 4in6, GRE (ERSPAN in it), MPLS in IP, Ethernet in IP.
 const TUNNEL_PROTOCOLS: [u8; 5] = [4, 41, 47, 137, 143];
 
+/// Runs of ports that the filter names one by one. With more it passes all UDP: libpcap takes seconds for hundreds of terms, and
+/// the kernel refuses a program of more than 4096 instructions.
+const MAX_PORT_RANGES: usize = 64;
+
 /// UDP ports that carry packets: VXLAN (IANA's port and Linux's older one), VXLAN-GPE, Geneve.
 const TUNNEL_PORTS: [u16; 4] = [4789, 8472, 4790, 6081];
 
@@ -67,8 +71,12 @@ fn untagged(ports: &Ports, tunnels: bool, has_ethertype: bool) -> String {
     // An authentication header is the one thing that stands between IPv4 and UDP.
     let mut filter = String::from("(ip proto 17 and ip[6:2] & 0x1fff != 0) or ip proto 51");
     // Writing to a String cannot fail.
-    for port in ports.iter() {
-        let _ = write!(filter, " or udp dst port {port}");
+    let ranges = ranges(ports);
+    if ranges.len() > MAX_PORT_RANGES {
+        filter.push_str(" or udp");
+    }
+    for (first, last) in ranges.iter().take_while(|_| ranges.len() <= MAX_PORT_RANGES) {
+        let _ = write!(filter, " or udp dst portrange {first}-{last}");
     }
     let _ = write!(filter, " or {}", ipv6_extensions());
     if tunnels {
@@ -85,6 +93,20 @@ fn untagged(ports: &Ports, tunnels: bool, has_ethertype: bool) -> String {
         }
     }
     format!("({filter})")
+}
+
+/// The ports, neighbours joined: first and last of each run.
+fn ranges(ports: &Ports) -> Vec<(u16, u16)> {
+    let mut all: Vec<u16> = ports.iter().collect();
+    all.sort_unstable();
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for port in all {
+        match ranges.last_mut() {
+            Some((_, last)) if port <= last.saturating_add(1) => *last = port,
+            _ => ranges.push((port, port)),
+        }
+    }
+    ranges
 }
 
 fn ipv6_extensions() -> String {

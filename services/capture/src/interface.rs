@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use pcap::{Active, Capture, Direction, Precision};
 use sekiwake_sys::FanoutMode;
 
-use crate::{decode::LinkType, filter, ports::Ports};
+use crate::{decode::LinkType, filter, live::now_ns, ports::Ports};
 
 /// Longer than any frame. With TPACKET_V3 it costs nothing: blocks hold as many frames as fit.
 const SNAP_LENGTH: i32 = 262_144;
@@ -33,6 +33,9 @@ pub(crate) struct Opened {
     pub(crate) mtu: Option<u32>,
     /// The kernel's number of the interface; `None` for the pseudo-device `any`.
     pub(crate) index: Option<u32>,
+    /// Packets stamped before this time are not this handle's, nanoseconds since 1970-01-01T00:00:00Z: until it joins its
+    /// fan-out group it sees what the others see too.
+    pub(crate) joined_ns: u64,
 }
 
 /// What has become of an interface that was opened.
@@ -67,8 +70,8 @@ pub(crate) enum OpenError {
     #[error("no permission to capture on {interface}: the capability NET_RAW is needed")]
     Permission { interface: String, source: pcap::Error },
     /// The filter is wrong. Waiting does not help.
-    #[error("the filter for {interface} is refused: {expression}")]
-    Filter { interface: String, expression: String, source: pcap::Error },
+    #[error("the kernel filter for {interface} is refused (SEKIWAKE_CAPTURE_FILTER and the ports make it)")]
+    Filter { interface: String, source: pcap::Error },
     /// The link layer is one that is not decoded. Waiting does not help.
     #[error("link type {number} of {interface} is not supported")]
     LinkType { interface: String, number: i32 },
@@ -95,14 +98,15 @@ pub(crate) fn open(
     group: u16,
 ) -> Result<Opened, OpenError> {
     let opened = open_bare(interface, settings)?;
-    let Opened { mut capture, link, mtu, index } = opened;
+    let Opened { mut capture, link, mtu, index, mut joined_ns } = opened;
     let expression = filter::expression(ports, settings.tunnels, link, settings.filter.as_deref());
     set_filter(&mut capture, interface, &expression)?;
     if settings.threads > 1 {
         sekiwake_sys::join_fanout(&capture, group, FanoutMode::Hash)
             .map_err(|source| OpenError::Fanout { interface: interface.to_owned(), source })?;
+        joined_ns = now_ns();
     }
-    Ok(Opened { capture, link, mtu, index })
+    Ok(Opened { capture, link, mtu, index, joined_ns })
 }
 
 /// Opens `interface` without a filter.
@@ -134,15 +138,17 @@ pub(crate) fn open_bare(interface: &str, settings: &InterfaceSettings) -> Result
     let number = capture.get_datalink().0;
     let link =
         LinkType::from_number(number).ok_or_else(|| OpenError::LinkType { interface: interface.to_owned(), number })?;
-    Ok(Opened { capture, link, mtu: mtu_of(interface), index })
+    Ok(Opened { capture, link, mtu: mtu_of(interface), index, joined_ns: 0 })
 }
 
 pub(crate) fn set_filter(capture: &mut Capture<Active>, interface: &str, expression: &str) -> Result<(), OpenError> {
-    capture.filter(expression, true).map_err(|source| OpenError::Filter {
-        interface: interface.to_owned(),
-        expression: expression.to_owned(),
-        source,
-    })
+    let filtered = capture.filter(expression, true);
+    filtered.map_err(|source| OpenError::Filter { interface: interface.to_owned(), source })
+}
+
+/// Whether no hardware is behind it (veth, bridge, tunnel, loopback): what local senders hand over in one piece arrives in one.
+pub(crate) fn is_virtual(interface: &str) -> bool {
+    !Path::new("/sys/class/net").join(interface).join("device").exists()
 }
 
 /// Loopback shows a packet when it leaves and when it arrives; the pseudo-device `any` does where it is routed on.
@@ -152,7 +158,7 @@ fn shows_packets_twice(interface: &str) -> bool {
     interface == "any" || flags & IFF_LOOPBACK != 0
 }
 
-fn mtu_of(interface: &str) -> Option<u32> {
+pub(crate) fn mtu_of(interface: &str) -> Option<u32> {
     // Loopback hands over whatever it is given, up to 64 KiB; there is nothing that a frame could be too large for.
     read_number(interface, "mtu").filter(|_| !shows_packets_twice(interface))
 }

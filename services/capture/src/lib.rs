@@ -19,16 +19,22 @@ pub mod ports;
 mod savefile;
 pub mod settings;
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use anyhow::ensure;
 use interface::InterfaceSettings;
 use sekiwake_bus::{Bus, Overflow, Producer, Publisher, PublisherSettings};
-use sekiwake_runtime::{About, Role, Scope};
+use sekiwake_runtime::{About, RateLimited, Role, Scope};
 use sekiwake_settings::Reader;
 
 pub use metrics::names;
 use settings::{CaptureSettings, Source};
+
+/// How often a capture says that an interface is not there.
+const OPEN_LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// The capture service.
 pub struct CaptureService;
@@ -96,11 +102,8 @@ fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
         }
         Source::Interfaces(names) => {
             if settings.own.has_names() {
-                let own = settings.own.clone();
-                scope.spawn("own-names", move |worker| {
-                    own.keep_resolved(worker);
-                    Ok(())
-                })?;
+                let (own, stop) = (settings.own.clone(), scope.stop());
+                std::thread::Builder::new().name("own-names".into()).spawn(move || own.keep_resolved(&stop))?;
             }
             for (index, name) in names.iter().enumerate() {
                 start_interface(index, name, &settings, &producer, scope)?;
@@ -137,6 +140,8 @@ fn start_interface(
         // Groups are numbered for the whole network namespace: the process and the interface make it unlikely to meet another.
         group: (std::process::id() as u16).wrapping_mul(31).wrapping_add(index as u16),
         has_claimed: AtomicBool::new(false),
+        drop_log: RateLimited::default(),
+        open_log: RateLimited::new(OPEN_LOG_EVERY),
     });
     for thread in 0..settings.interface.threads {
         let reader = live::Reader {

@@ -11,7 +11,7 @@ use std::{
 use pcap::{Active, Capture};
 use prometheus::IntGauge;
 use sekiwake_bus::Producer;
-use sekiwake_runtime::{Latch, Metrics, Worker};
+use sekiwake_runtime::{Latch, Metrics, RateLimited, Worker};
 use tracing::{info, warn};
 
 use crate::{
@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) group: u16,
     /// Something was claimed, so nobody need be told what else there is.
     pub(crate) has_claimed: AtomicBool,
+    pub(crate) drop_log: RateLimited,
+    pub(crate) open_log: RateLimited,
 }
 
 /// One capture thread.
@@ -117,15 +119,22 @@ impl Reader {
         while !worker.stopping() {
             worker.beat();
             match interface::open(interface, settings, ports, *group) {
-                Ok(Opened { mut capture, link, mtu, index }) => {
+                Ok(Opened { mut capture, link, mtu, index, joined_ns }) => {
                     info!(interface, %link, mtu, "capturing");
-                    let pipeline = pipeline.get_or_insert_with(|| self.pipeline(mtu));
+                    if self.speaks && interface::is_virtual(interface) {
+                        info!(
+                            interface,
+                            "a virtual interface: datagrams that a local sender joins (UDP_SEGMENT) cannot be told apart"
+                        );
+                    }
+                    let pipeline = pipeline.get_or_insert_with(|| self.pipeline());
+                    pipeline.set_mtu(mtu);
                     pipeline.set_own_destinations(self.shared.own.snapshot());
                     meter.reopened();
                     watch.index = index;
                     watch.set(true);
                     pause = REOPEN.0;
-                    let end = self.read(&mut capture, link, pipeline, &mut meter, &mut watch, worker);
+                    let end = self.read(&mut capture, (link, joined_ns), pipeline, &mut meter, &mut watch, worker);
                     self.hand_over(pipeline, true);
                     meter.follow(pipeline);
                     watch.set(false);
@@ -135,7 +144,7 @@ impl Reader {
                         End::Failed(error) => warn!(interface, %error, "the interface is gone, waiting for it"),
                     }
                 }
-                Err(error) if error.may_pass() => report(&error, pause),
+                Err(error) if error.may_pass() => self.shared.report(&error),
                 Err(error) => return Err(error.into()),
             }
             if worker.stop().wait(pause) {
@@ -152,15 +161,15 @@ impl Reader {
         Ok(())
     }
 
-    fn pipeline(&self, mtu: Option<u32>) -> Pipeline {
-        let decoder = DecoderSettings { mtu, tunnels: self.shared.settings.tunnels, ..DecoderSettings::default() };
+    fn pipeline(&self) -> Pipeline {
+        let decoder = DecoderSettings { tunnels: self.shared.settings.tunnels, ..DecoderSettings::default() };
         Pipeline::new(decoder, Arc::clone(&self.shared.ports))
     }
 
     fn read(
         &self,
         capture: &mut Capture<Active>,
-        link: LinkType,
+        (link, joined_ns): (LinkType, u64),
         pipeline: &mut Pipeline,
         meter: &mut Meter,
         watch: &mut Watch<'_>,
@@ -173,12 +182,10 @@ impl Reader {
         loop {
             worker.beat();
             let read = capture.dispatch(Some(BURST), |packet| {
-                pipeline.packet(&Packet {
-                    captured_at_ns: nanoseconds(packet.header),
-                    link,
-                    data: packet.data,
-                    original_length: packet.header.len,
-                });
+                let (captured_at_ns, original_length) = (nanoseconds(packet.header), packet.header.len);
+                if captured_at_ns >= joined_ns {
+                    pipeline.packet(&Packet { captured_at_ns, link, data: packet.data, original_length });
+                }
             });
             let read = match read {
                 Ok(read) => read,
@@ -235,14 +242,18 @@ impl Reader {
     fn keep_house(&self, capture: &mut Capture<Active>, pipeline: &mut Pipeline, meter: &mut Meter) {
         pipeline.expire(now_ns());
         pipeline.set_own_destinations(self.shared.own.snapshot());
+        pipeline.set_mtu(interface::mtu_of(&self.shared.interface));
         meter.follow(pipeline);
         if let Ok(statistics) = capture.stats() {
             let dropped = meter.follow_kernel(statistics);
-            if dropped > 0 {
+            if dropped > 0
+                && let Some(suppressed) = self.shared.drop_log.allow(Instant::now())
+            {
                 let interface = &self.shared.interface;
                 warn!(
                     interface,
                     packets = dropped,
+                    suppressed,
                     "the kernel dropped packets: this process did not read fast enough"
                 );
             }
@@ -286,18 +297,18 @@ impl Reader {
 }
 
 impl Shared {
+    /// Says why the interface does not open, now and then.
+    fn report(&self, error: &OpenError) {
+        if let Some(suppressed) = self.open_log.allow(Instant::now()) {
+            let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            warn!(%error, %source, suppressed, "an interface cannot be captured yet, trying again");
+        }
+    }
+
     /// Whether it is time to warn of segmentation offload: once.
     fn warn_of_offload(&self) -> bool {
         static WARNED: AtomicBool = AtomicBool::new(false);
         !WARNED.swap(true, Ordering::Relaxed)
-    }
-}
-
-/// Says why an interface does not open, the first time and when the pause has grown to its longest.
-fn report(error: &OpenError, pause: Duration) {
-    if pause == REOPEN.0 || pause == REOPEN.1 {
-        let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-        warn!(%error, %source, "an interface cannot be captured yet, trying again");
     }
 }
 

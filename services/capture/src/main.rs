@@ -4,9 +4,14 @@ use std::{
     io::{self, BufWriter},
     path::PathBuf,
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use anyhow::anyhow;
 use clap::Subcommand;
 use sekiwake_capture::{
     CaptureService,
@@ -16,6 +21,7 @@ use sekiwake_capture::{
     settings::{interfaces_or_default, ports},
 };
 use sekiwake_settings::Environment;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 #[derive(Subcommand)]
 enum Command {
@@ -50,10 +56,26 @@ fn run(command: Command, environment: &Environment) -> anyhow::Result<ExitCode> 
             explain.run(&file, &mut out, &mut io::stderr().lock())?;
         }
         Command::Discover { seconds, interfaces } => {
-            for interface in interfaces_or_default(interfaces)? {
-                let seen = discover::observe(&interface, Duration::from_secs(seconds), &ports, || false)?;
-                seen.write(&interface, &ports, &mut out)?;
+            let interrupted = Arc::new(AtomicBool::new(false));
+            for signal in [SIGINT, SIGTERM] {
+                signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
             }
+            let (length, is_over) = (Duration::from_secs(seconds), || interrupted.load(Ordering::Relaxed));
+            let interfaces = interfaces_or_default(interfaces)?;
+            // All at the same time: what one shows may be what another does not.
+            std::thread::scope(|threads| {
+                let look = |interface| {
+                    let (ports, is_over) = (&ports, &is_over);
+                    threads.spawn(move || discover::observe(interface, length, ports, is_over))
+                };
+                let looking: Vec<_> =
+                    interfaces.iter().map(|interface| (interface, look(interface.as_str()))).collect();
+                for (interface, look) in looking {
+                    let seen = look.join().map_err(|_| anyhow!("looking at {interface} failed"))??;
+                    seen.write(interface, &ports, &mut out)?;
+                }
+                anyhow::Ok(())
+            })?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -8,11 +8,11 @@ use std::{
 };
 
 use sekiwake_forward::{Destination, Destinations, Host};
-use sekiwake_runtime::Worker;
+use sekiwake_runtime::Stop;
 use sekiwake_settings::Reader;
 use tracing::warn;
 
-/// How often names are resolved again. A forwarder does it as often, so for a moment the two may disagree.
+/// How often names are resolved again. A forwarder moves to a new address only after longer, so capture knows it first.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 
 /// The variables that forwarders read. One environment file can serve all services, so capture can know them too.
@@ -41,8 +41,11 @@ impl OwnDestinations {
         self.configured.iter().any(|destination| literal(destination).is_none())
     }
 
-    /// Keeps the addresses of names up to date until the worker is told to stop.
-    pub(crate) fn keep_resolved(&self, worker: &Worker) {
+    /// Keeps the addresses of names up to date until told to stop. What a name stood for until now counts one round longer: a
+    /// forwarder may still send there. The system's resolver may take long and cannot be interrupted, so this wants a thread
+    /// that nobody waits for.
+    pub(crate) fn keep_resolved(&self, stop: &Stop) {
+        let mut before = Vec::new();
         loop {
             let mut addresses = Vec::new();
             for destination in &self.configured {
@@ -59,8 +62,9 @@ impl OwnDestinations {
                     (Host::Address(_), None) => {}
                 }
             }
-            self.set(addresses);
-            if worker.stop().wait(RESOLVE_EVERY) {
+            self.set(addresses.iter().chain(&before).copied().collect());
+            before = addresses;
+            if stop.wait(RESOLVE_EVERY) {
                 return;
             }
         }
@@ -71,7 +75,11 @@ impl OwnDestinations {
         Arc::clone(&self.addresses.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn set(&self, addresses: Vec<SocketAddr>) {
+    fn set(&self, mut addresses: Vec<SocketAddr>) {
+        // An IPv4 address may be written, or resolved, as an IPv6 one; in packets it never is.
+        addresses.iter_mut().for_each(|address| address.set_ip(address.ip().to_canonical()));
+        addresses.sort_unstable();
+        addresses.dedup();
         *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses.into();
     }
 }
@@ -85,5 +93,26 @@ fn literal(destination: &Destination) -> Option<SocketAddr> {
 
 /// Whether a datagram to this address and port is one of our own.
 pub(crate) fn is_own(own: &[SocketAddr], address: IpAddr, port: u16) -> bool {
-    own.iter().any(|known| known.port() == port && known.ip() == address)
+    own.iter().any(|known| known.port() == port && known.ip() == address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_own_however_it_is_written() {
+        let own = OwnDestinations::default();
+        own.set(vec!["[::ffff:198.51.100.7]:514".parse().unwrap(), "[2001:db8::7]:514".parse().unwrap()]);
+        let known = own.snapshot();
+        for (address, port, expected) in [
+            ("198.51.100.7", 514, true),
+            ("::ffff:198.51.100.7", 514, true),
+            ("2001:db8::7", 514, true),
+            ("198.51.100.7", 515, false),
+            ("198.51.100.8", 514, false),
+        ] {
+            assert_eq!(is_own(&known, address.parse().unwrap(), port), expected, "{address} {port}");
+        }
+    }
 }

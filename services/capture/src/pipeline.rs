@@ -91,6 +91,11 @@ impl Pipeline {
         self.claims.own = own;
     }
 
+    /// Changes the largest IP packet that the link carries, bytes; `None`: not known.
+    pub fn set_mtu(&mut self, mtu: Option<u32>) {
+        self.decoder.set_mtu(mtu);
+    }
+
     /// What became of packets.
     pub fn counters(&self) -> &Counters {
         self.decoder.counters()

@@ -61,7 +61,7 @@ impl CaptureSettings {
                 retire: reader.within("SEKIWAKE_CAPTURE_RETIRE", Duration::from_millis(1)..=Duration::from_secs(1)),
                 threads: reader.within("SEKIWAKE_CAPTURE_THREADS", 1..=16),
                 tunnels: reader.value("SEKIWAKE_CAPTURE_TUNNELS"),
-                filter: reader.optional("SEKIWAKE_CAPTURE_FILTER"),
+                filter: filter(reader),
             },
             wait: reader.within("SEKIWAKE_CAPTURE_WAIT", Duration::ZERO..=Duration::from_secs(24 * 3600)),
             ports: Arc::new(ports(reader)),
@@ -104,6 +104,19 @@ fn source(reader: &mut Reader, file: Option<PathBuf>, interfaces: Option<List<St
             }
         },
     }
+}
+
+/// The user's filter, tried on an Ethernet link: most mistakes show there.
+fn filter(reader: &mut Reader) -> Option<String> {
+    let filter: Option<String> = reader.optional("SEKIWAKE_CAPTURE_FILTER");
+    if let Some(expression) = &filter
+        && let Err(error) =
+            pcap::Capture::dead(pcap::Linktype::ETHERNET).and_then(|handle| handle.compile(expression, true).map(drop))
+    {
+        let takes = format!("a filter in the language of pcap-filter(7) ({error})");
+        reader.mistake("SEKIWAKE_CAPTURE_FILTER", expression, &takes);
+    }
+    filter
 }
 
 /// These interfaces, or where there are none the one of the default route.

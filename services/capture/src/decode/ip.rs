@@ -137,7 +137,9 @@ impl Decoder {
     #[inline]
     fn measure(&self, layers: &mut Layers, packet: &[u8], total_bytes: usize) {
         layers.missing = total_bytes.saturating_sub(packet.len());
-        if layers.tunnels == 0 && self.settings.mtu.is_some_and(|mtu| total_bytes > mtu as usize) {
+        // A length that the frame itself does not have is damage, and no sign of offload.
+        let carried_bytes = total_bytes.min(layers.frame_bytes);
+        if layers.tunnels == 0 && self.settings.mtu.is_some_and(|mtu| carried_bytes > mtu as usize) {
             layers.oversize = true;
         }
     }

@@ -135,6 +135,8 @@ struct Layers {
     context: u64,
     /// How many bytes the innermost length field promises that were not captured.
     missing: usize,
+    /// How long the frame was on the wire, bytes.
+    frame_bytes: usize,
     /// The outermost IP packet is longer than the link's MTU.
     oversize: bool,
     reassembled: bool,
@@ -167,6 +169,7 @@ impl Decoder {
             tunnels: 0,
             context: 0,
             missing: (packet.original_length as usize).saturating_sub(packet.data.len()),
+            frame_bytes: packet.original_length as usize,
             oversize: false,
             reassembled: false,
         };
@@ -193,6 +196,11 @@ impl Decoder {
     /// Gives up all fragments that wait: no more packets will come.
     pub fn finish(&mut self) {
         self.reassembly.finish(&mut self.counters);
+    }
+
+    /// Changes the largest IP packet that the link carries, bytes; `None`: not known.
+    pub fn set_mtu(&mut self, mtu: Option<u32>) {
+        self.settings.mtu = mtu;
     }
 
     /// What became of all packets so far.

@@ -240,3 +240,20 @@ fn looking_around_sees_every_datagram_whatever_its_port() {
         assert!(!program.filter(&tagged(&ethernet(&tcp(514)), tags)), "{tags:x?}");
     }
 }
+
+#[test]
+fn however_many_ports_there_are_the_filter_compiles_and_passes_them() {
+    for ports in [(20_000..23_000).collect::<Vec<u16>>(), (20_000..23_000).step_by(2).collect()] {
+        let (first, last) = (ports[0], ports[ports.len() - 1]);
+        let ports = Ports::new(ports, vec![2055], vec![162]).unwrap();
+        let program = compile(ETHERNET, &filter::expression(&ports, true, LinkType::Ethernet, None));
+        assert!(program.get_instructions().len() < 4096, "the kernel takes no more");
+        for port in [first, last, 2055] {
+            for tags in TAGS {
+                assert!(program.filter(&tagged(&ethernet(&v4(port).packet()), tags)), "{port} {tags:x?}");
+                assert!(program.filter(&tagged(&ethernet(&v6(port).packet()), tags)), "{port} {tags:x?}");
+            }
+        }
+        assert!(!program.filter(&ethernet(&tcp(first))));
+    }
+}

@@ -214,3 +214,22 @@ fn a_packet_longer_than_the_mtu_is_an_artefact_of_offload() {
         assert_eq!(bench.found.len(), 1);
     }
 }
+
+#[test]
+fn a_length_field_that_the_frame_does_not_bear_out_is_damage_and_no_offload() {
+    let settings = DecoderSettings { mtu: Some(1500), ..DecoderSettings::default() };
+    let mut frame = ethernet(&Datagram::new("198.51.100.1:1", "203.0.113.1:514", vec![1; 100]).packet());
+    frame[16..18].copy_from_slice(&9_000_u16.to_be_bytes());
+    let mut bench = Bench::new(settings);
+    let outcome = bench.packet(LinkType::Ethernet, 0, &frame);
+    assert_ne!(outcome, Outcome::Dropped(DropReason::Offload));
+}
+
+#[test]
+fn an_mtu_that_is_raised_lets_larger_packets_through_from_then_on() {
+    let frame = ethernet(&Datagram::new("198.51.100.1:1", "203.0.113.1:514", vec![1; 8_000]).packet());
+    let mut bench = Bench::new(DecoderSettings { mtu: Some(1500), ..DecoderSettings::default() });
+    assert_eq!(bench.packet(LinkType::Ethernet, 0, &frame), Outcome::Dropped(DropReason::Offload));
+    bench.decoder.set_mtu(Some(9000));
+    assert_eq!(bench.packet(LinkType::Ethernet, 0, &frame), Outcome::Delivered);
+}
