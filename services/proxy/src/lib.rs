@@ -37,9 +37,13 @@ impl Role for ProxyService {
     }
 
     fn describe(_settings: &ProxySettings) -> Vec<(String, String)> {
-        // The relay's high-water marks count messages.
-        let worst = Relay::worst_bytes_per_subscriber() >> 20;
-        vec![("memory".to_owned(), format!("up to {worst} MiB for each subscriber that stalls"))]
+        // The relay's high-water marks count messages, which may be large.
+        let (ordinary, worst) =
+            (Relay::ordinary_bytes_per_subscriber() >> 20, Relay::worst_bytes_per_subscriber() >> 20);
+        let memory = format!(
+            "for each subscriber that stalls about {ordinary} MiB of ordinary batches, at most {worst} MiB of the largest datagrams"
+        );
+        vec![("memory".to_owned(), memory)]
     }
 
     fn start(settings: ProxySettings, scope: &Scope) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use std::{
 
 use sekiwake_bus::{Bus, Subscriber, Subscribing};
 use sekiwake_json::{Payload, write_line};
+use sekiwake_record::Topic;
 use sekiwake_runtime::{About, Metrics, Stop, Tool};
 use sekiwake_settings::Reader;
 
@@ -22,7 +23,7 @@ pub struct Tap;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Topics to listen to, as prefixes: syslog/ xflow/ snmptrap/, or one shard as in xflow/0a
-    #[arg(default_values = ["syslog/", "xflow/", "snmptrap/"])]
+    #[arg(value_parser = topic_prefix, default_values = ["syslog/", "xflow/", "snmptrap/"])]
     topics: Vec<String>,
 
     /// End after so many records
@@ -66,6 +67,17 @@ fn print(subscriber: &mut Subscriber, out: &mut impl Write, mut left: u64, stop:
     }
     out.flush()?;
     Ok(())
+}
+
+/// A prefix that selects topics: with another one the tap would wait for ever.
+fn topic_prefix(text: &str) -> Result<String, String> {
+    match Topic::all().any(|topic| topic.as_str().starts_with(text)) {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("topics are syslog/, xflow/ and snmptrap/ with a shard from 00 to 3f, or any prefix of these"
+                .to_owned())
+        }
+    }
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -9,14 +9,14 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError, bounded};
 use sekiwake_record::{Announcement, ClosedBatch, Header, Kind, Name, Topic, TopicPosition};
 use sekiwake_runtime::{Latch, Metrics, Worker};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     BusError,
     batcher::Outbound,
     metrics::PublisherMetrics,
     refusals::{Handover, Refusals},
-    socket::{Bus, Connections, HOLD_TOPIC, milliseconds, uninterrupted},
+    socket::{Bus, Connections, HOLD_TOPIC, LINGER_ACCURACY, SUBSCRIPTION_BURST, milliseconds, uninterrupted},
     subscriptions::{Change, Subscriptions},
 };
 
@@ -134,6 +134,8 @@ pub struct Publisher {
     refusals: Arc<Refusals>,
     buffers: Sender<Vec<u8>>,
     subscriptions: Subscriptions,
+    /// Subscriptions may be left to read.
+    more_subscriptions: bool,
     watch: SubscriptionWatch,
     numbers: Numbers,
     announcement_topic: String,
@@ -161,6 +163,9 @@ pub struct Outcome {
     pub offered: u64,
     /// Records among them that did not get onto the bus: nobody wanted them, or there was no room.
     pub unpublished: u64,
+    /// Whether the time to close ran out before the bus had taken everything: of the published records, some of the last may
+    /// be lost. Never known where the socket's context is shared with others in the process.
+    pub cut_short: bool,
 }
 
 struct Numbered {
@@ -225,6 +230,7 @@ impl Publisher {
             refusals,
             buffers,
             subscriptions: Subscriptions::default(),
+            more_subscriptions: false,
             watch: SubscriptionWatch::default(),
             announcement_topic: Announcement::topic(&settings.name),
             numbers: Numbers { name: settings.name, epoch, next: vec![0; Topic::COUNT] },
@@ -274,7 +280,11 @@ impl Publisher {
 
     /// Takes what producers hand over, or waits for it a moment. Says whether there are producers left.
     fn take(&mut self, worker: &Worker) -> Result<bool, BusError> {
-        let pause = if self.waiting.is_empty() { Duration::from_millis(50) } else { RETRY_AFTER };
+        let pause = match self.waiting.is_empty() {
+            _ if self.more_subscriptions => Duration::ZERO,
+            true => Duration::from_millis(50),
+            false => RETRY_AFTER,
+        };
         if self.is_full() {
             // The producers wait in turn; only when told to stop is the file not read to its end.
             std::thread::park_timeout(pause);
@@ -407,13 +417,18 @@ impl Publisher {
         self.send_parts(&self.announcement_topic, &[&frame])
     }
 
-    /// Reads who wants what, and says whether somebody new wants announcements.
+    /// Reads who wants what, and says whether somebody new wants announcements. A bounded number, so that data has its turn.
     fn take_subscriptions(&mut self, now: Instant) -> Result<bool, BusError> {
-        let mut asked = false;
-        loop {
+        let (mut asked, mut changed) = (false, false);
+        self.more_subscriptions = true;
+        for _ in 0..SUBSCRIPTION_BURST {
             let message = match self.socket.recv_msg(zmq::DONTWAIT) {
                 Ok(message) => message,
-                Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => return Ok(asked),
+                Err(zmq::Error::EAGAIN) => {
+                    self.more_subscriptions = false;
+                    break;
+                }
+                Err(zmq::Error::EINTR) => continue,
                 Err(source) => return Err(failed(source)),
             };
             let Some((&first @ (0 | 1), prefix)) = message.split_first() else { continue };
@@ -430,24 +445,32 @@ impl Publisher {
                     self.watch.subscribed();
                 }
             }
-            if matches!(change, Change::Added | Change::Removed) {
-                for (kind, gauge) in Kind::ALL.into_iter().zip(&self.metrics.wanted_topics) {
-                    gauge.set(self.subscriptions.wanted_topics(kind) as i64);
-                }
+            changed |= matches!(change, Change::Added | Change::Removed);
+        }
+        if changed {
+            for (kind, gauge) in Kind::ALL.into_iter().zip(&self.metrics.wanted_topics) {
+                gauge.set(self.subscriptions.wanted_topics(kind) as i64);
             }
         }
+        Ok(asked)
     }
 
     fn hold(&mut self, now: Instant) {
         self.connections.stand();
         self.held = Some(Held { established: self.connections.established(), until: now + HOLD_AT_MOST });
-        debug!(stream = %self.numbers.name, "the relay asks to hold");
+        info!(stream = %self.numbers.name, "the proxy is about to go: holding what there is to publish");
     }
 
     fn watch_connection(&mut self, now: Instant) {
         let connected = self.connections.stand() || self.in_process;
         let established = self.connections.established();
-        self.held = self.held.filter(|held| established == held.established && now < held.until);
+        if let Some(held) = self.held
+            && (established != held.established || now >= held.until)
+        {
+            self.held = None;
+            let reconnected = established != held.established;
+            info!(stream = %self.numbers.name, reconnected, "no longer holding");
+        }
         self.connected.set(connected);
         self.metrics.connected.set(i64::from(connected));
     }
@@ -474,13 +497,20 @@ impl Publisher {
         // A proxy that is away must not make the process late.
         let linger = end.saturating_duration_since(now) * 4 / 5;
         self.socket.set_linger(milliseconds(linger)).map_err(failed)?;
+        let connected = self.connections.stand() || self.in_process;
         self.outcome.offered += self.refusals.total();
         self.outcome.unpublished += self.refusals.total();
-        let Publisher { bus, socket, connections, numbers, outcome, .. } = self;
+        let Publisher { bus, socket, connections, numbers, mut outcome, .. } = self;
         // The socket goes before the context, whose last clone waits for what lingers.
         drop((socket, connections, bus));
-        if linger > Duration::ZERO && now.elapsed() >= linger {
-            warn!(stream = %numbers.name, "the bus did not take everything within the drain time");
+        outcome.cut_short = now.elapsed() + LINGER_ACCURACY >= linger;
+        if outcome.cut_short {
+            warn!(
+                stream = %numbers.name,
+                connected,
+                linger_ms = milliseconds(linger),
+                "the bus did not take everything within the drain time: the last records published may be lost"
+            );
         }
         Ok(outcome)
     }

@@ -13,7 +13,10 @@ use tracing::{debug, info, warn};
 use crate::{
     BusError,
     metrics::RelayMetrics,
-    socket::{Bus, HOLD_TOPIC, SUBSCRIBER_MESSAGES, milliseconds, nodrop, uninterrupted},
+    socket::{
+        Bus, HOLD_TOPIC, LINGER_ACCURACY, MAX_MESSAGE_BYTES, SUBSCRIBER_MESSAGES, SUBSCRIPTION_BURST, milliseconds,
+        nodrop, uninterrupted,
+    },
     subscriptions::{Change, Subscriptions},
 };
 
@@ -30,6 +33,9 @@ const HOLD_AFTER: Duration = Duration::from_millis(400);
 
 /// How many messages are passed on before subscriptions are looked at again.
 const BURST: usize = 256;
+
+/// The longest header that is passed on, bytes: several times what one is, for later versions append to it.
+const MAX_HEADER_BYTES: usize = 1024;
 
 /// The longest topic of the bus's own, bytes.
 const MAX_OWN_TOPIC_BYTES: usize = 128;
@@ -52,7 +58,10 @@ pub struct Relay {
     metrics: RelayMetrics,
     publish_endpoints: Vec<String>,
     subscribe_endpoints: Vec<String>,
+    /// A subscriber's message of many parts is being passed over, and its last part has not come yet.
+    skipping: bool,
     full_log: RateLimited,
+    refused_log: RateLimited,
 }
 
 impl Relay {
@@ -70,13 +79,20 @@ impl Relay {
             subscribers,
             subscriptions: Subscriptions::default(),
             metrics: RelayMetrics::new(metrics),
+            skipping: false,
             full_log: RateLimited::default(),
+            refused_log: RateLimited::default(),
         })
     }
 
-    /// The most memory that a subscriber that stalls can take, bytes: full pipes of full batches.
-    pub const fn worst_bytes_per_subscriber() -> u64 {
+    /// The memory that a subscriber that stalls takes, bytes, when every message is a full batch of ordinary records.
+    pub const fn ordinary_bytes_per_subscriber() -> u64 {
         SUBSCRIBER_MESSAGES as u64 * sekiwake_record::MAX_BATCH_BYTES as u64
+    }
+
+    /// The most memory that a subscriber that stalls can take, bytes: every message is one datagram of the largest size.
+    pub const fn worst_bytes_per_subscriber() -> u64 {
+        SUBSCRIBER_MESSAGES as u64 * (MAX_MESSAGE_BYTES as u64 + MAX_HEADER_BYTES as u64)
     }
 
     /// Where publishers connect, with the ports that were really bound.
@@ -121,10 +137,17 @@ impl Relay {
         }
         // A subscriber that stalls must not make the process late.
         let remaining = worker.deadline().map_or(QUIET, |end| end.saturating_duration_since(Instant::now()));
-        self.subscribers.set_linger(milliseconds(remaining * 4 / 5)).map_err(failed)?;
+        let (closing_at, linger) = (Instant::now(), remaining * 4 / 5);
+        self.subscribers.set_linger(milliseconds(linger)).map_err(failed)?;
         // The sockets go first; the last clone of the bus waits for what lingers.
         let Relay { bus, publishers, subscribers, .. } = self;
         drop((publishers, subscribers, bus));
+        if closing_at.elapsed() + LINGER_ACCURACY >= linger {
+            warn!(
+                linger_ms = milliseconds(linger),
+                "subscribers did not take everything within the drain time: records may be lost"
+            );
+        }
         Ok(())
     }
 
@@ -138,14 +161,20 @@ impl Relay {
         }
     }
 
-    /// Passes subscriptions on towards the publishers, so that what nobody wants is not sent here.
+    /// Passes subscriptions on towards the publishers, so that what nobody wants is not sent here. A bounded number: whoever
+    /// floods with them must not keep data waiting.
     fn take_subscriptions(&mut self) -> Result<(), BusError> {
-        loop {
+        for _ in 0..SUBSCRIPTION_BURST {
             let message = match self.subscribers.recv_msg(zmq::DONTWAIT) {
                 Ok(message) => message,
-                Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => break,
+                Err(zmq::Error::EAGAIN) => break,
+                Err(zmq::Error::EINTR) => continue,
                 Err(source) => return Err(failed(source)),
             };
+            if self.skipping {
+                self.skipping = message.get_more();
+                continue;
+            }
             let change = match message.split_first() {
                 Some((&first @ (0 | 1), prefix)) if !message.get_more() => {
                     self.subscriptions.change(first == 1, prefix)
@@ -160,8 +189,8 @@ impl Relay {
                 }
                 Change::Unchanged => {}
                 Change::Refused => {
-                    self.metrics.refused_subscriptions.inc();
-                    self.skip_parts(message.get_more())?;
+                    self.skipping = message.get_more();
+                    self.refuse(&message);
                 }
             }
         }
@@ -169,17 +198,12 @@ impl Relay {
         Ok(())
     }
 
-    /// Reads the rest of a message of many parts that a subscriber sent, which is no subscription.
-    fn skip_parts(&self, mut more: bool) -> Result<(), BusError> {
-        while more {
-            match self.subscribers.recv_msg(zmq::DONTWAIT) {
-                Ok(part) => more = part.get_more(),
-                Err(zmq::Error::EINTR) => {}
-                Err(zmq::Error::EAGAIN) => return Ok(()),
-                Err(source) => return Err(failed(source)),
-            }
+    fn refuse(&self, message: &[u8]) {
+        self.metrics.refused_subscriptions.inc();
+        if let Some(suppressed) = self.refused_log.allow(Instant::now()) {
+            let prefix = String::from_utf8_lossy(message.get(1..).unwrap_or_default());
+            warn!(prefix = %prefix.escape_debug(), suppressed, "refused a subscription: subscribers get no such topic");
         }
-        Ok(())
     }
 
     fn ask_to_hold(&self) -> Result<(), BusError> {
@@ -234,9 +258,12 @@ impl Relay {
             return Ok(());
         };
         // The header alone is enough to count; the body is the subscribers' to check.
-        let Ok(count) = Header::decode(&header).map(|header| u64::from(header.count)) else {
-            self.metrics.malformed.inc();
-            return Ok(());
+        let count = match Header::decode(&header) {
+            Ok(decoded) if header.len() <= MAX_HEADER_BYTES => u64::from(decoded.count),
+            _ => {
+                self.metrics.malformed.inc();
+                return Ok(());
+            }
         };
         self.metrics.received[topic.kind.index()].inc_by(count);
         self.send(name, [header, body])?;

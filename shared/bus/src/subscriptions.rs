@@ -1,17 +1,21 @@
 //! Which prefixes somebody has subscribed to, and which topics they select. No socket.
 //!
 //! ZeroMQ takes any bytes as a subscription. Only what can select something is kept and passed on: the prefixes of data
-//! topics, of which there are a few hundred, and a bounded number of those that begin like the bus's own.
+//! topics, of which there are a few hundred, and a bounded number of those of announcements. The bus's other topics are not
+//! for subscribers: what the relay subscribes to there is a word to publishers.
 
 use std::collections::HashSet;
 
-use sekiwake_record::{Kind, Topic};
+use sekiwake_record::{Announcement, Kind, Topic};
 
 /// How many prefixes of the bus's own topics are held.
 const MAX_OWN: usize = 1_024;
 
 /// The longest prefix of the bus's own topics, bytes.
 const MAX_OWN_BYTES: usize = 128;
+
+/// The longest name of a data topic, bytes: a longer prefix selects none.
+const MAX_TOPIC_BYTES: usize = "snmptrap/3f".len();
 
 /// What became of a subscription or its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +35,13 @@ pub(crate) enum Change {
 pub(crate) struct Subscriptions {
     prefixes: HashSet<Vec<u8>>,
     own: usize,
-    wanted: [bool; Topic::COUNT],
+    /// How many of the prefixes select each topic, by [`Topic::index`].
+    selected_by: [u16; Topic::COUNT],
 }
 
 impl Default for Subscriptions {
     fn default() -> Subscriptions {
-        Subscriptions { prefixes: HashSet::new(), own: 0, wanted: [false; Topic::COUNT] }
+        Subscriptions { prefixes: HashSet::new(), own: 0, selected_by: [0; Topic::COUNT] }
     }
 }
 
@@ -53,15 +58,18 @@ impl Subscriptions {
             return Change::Unchanged;
         }
         if is_own(prefix) {
-            if self.own >= MAX_OWN || prefix.len() > MAX_OWN_BYTES {
+            if self.own >= MAX_OWN || !selects_announcements(prefix) {
                 return Change::Refused;
             }
             self.own += 1;
-        } else if !Topic::all().any(|topic| selects(prefix, topic)) {
-            return Change::Refused;
+        } else {
+            let mut topics = selected(prefix).peekable();
+            if topics.peek().is_none() {
+                return Change::Refused;
+            }
+            topics.for_each(|topic| self.selected_by[topic.index()] += 1);
         }
         self.prefixes.insert(prefix.to_vec());
-        self.select();
         Change::Added
     }
 
@@ -69,20 +77,17 @@ impl Subscriptions {
         if !self.prefixes.remove(prefix) {
             return Change::Unchanged;
         }
-        self.own -= usize::from(is_own(prefix));
-        self.select();
-        Change::Removed
-    }
-
-    fn select(&mut self) {
-        for topic in Topic::all() {
-            self.wanted[topic.index()] = self.prefixes.iter().any(|prefix| selects(prefix, topic));
+        if is_own(prefix) {
+            self.own -= 1;
+        } else {
+            selected(prefix).for_each(|topic| self.selected_by[topic.index()] -= 1);
         }
+        Change::Removed
     }
 
     /// Whether somebody wants this topic.
     pub(crate) fn wants(&self, topic: Topic) -> bool {
-        self.wanted[topic.index()]
+        self.selected_by[topic.index()] > 0
     }
 
     /// How many topics of this kind somebody wants.
@@ -96,8 +101,16 @@ impl Subscriptions {
     }
 }
 
-fn selects(prefix: &[u8], topic: Topic) -> bool {
-    topic.as_str().as_bytes().starts_with(prefix)
+/// The data topics that a prefix selects.
+fn selected(prefix: &[u8]) -> impl Iterator<Item = Topic> {
+    let candidates = if prefix.len() <= MAX_TOPIC_BYTES { Topic::COUNT } else { 0 };
+    Topic::all().take(candidates).filter(move |topic| topic.as_str().as_bytes().starts_with(prefix))
+}
+
+/// Whether a prefix of the bus's own topics selects announcements, of all streams or of some.
+fn selects_announcements(prefix: &[u8]) -> bool {
+    let all = Announcement::TOPIC_PREFIX.as_bytes();
+    prefix.len() <= MAX_OWN_BYTES && (prefix.starts_with(all) || all.starts_with(prefix))
 }
 
 fn is_own(prefix: &[u8]) -> bool {
@@ -154,13 +167,29 @@ mod tests {
     #[test]
     fn the_buss_own_topics_are_held_up_to_a_bound() {
         let mut subscriptions = Subscriptions::default();
-        let changes: Vec<Change> =
-            (0..MAX_OWN + 10).map(|number| subscriptions.change(true, format!("@{number}/").as_bytes())).collect();
+        let changes: Vec<Change> = (0..MAX_OWN + 10)
+            .map(|number| subscriptions.change(true, format!("@stream/{number}/").as_bytes()))
+            .collect();
         assert_eq!(changes.iter().filter(|change| **change == Change::Added).count(), MAX_OWN);
         assert_eq!(changes[MAX_OWN..], [Change::Refused; 10]);
         assert_eq!(subscriptions.change(true, b"syslog/"), Change::Added);
-        assert_eq!(subscriptions.change(false, b"@0/"), Change::Removed);
-        assert_eq!(subscriptions.change(true, b"@again/"), Change::Added);
-        assert_eq!(subscriptions.change(true, format!("@{}", "x".repeat(MAX_OWN_BYTES)).as_bytes()), Change::Refused);
+        assert_eq!(subscriptions.change(false, b"@stream/0/"), Change::Removed);
+        assert_eq!(subscriptions.change(true, b"@stream/again/"), Change::Added);
+        subscriptions.change(false, b"@stream/1/");
+        let long = format!("@stream/{}", "x".repeat(MAX_OWN_BYTES));
+        assert_eq!(subscriptions.change(true, long.as_bytes()), Change::Refused);
+    }
+
+    #[test]
+    fn of_the_buss_own_topics_only_announcements_can_be_subscribed_to() {
+        let mut subscriptions = Subscriptions::default();
+        for prefix in ["@", "@s", "@stream", "@stream/", "@stream/wire-1/"] {
+            assert_eq!(subscriptions.change(true, prefix.as_bytes()), Change::Added, "{prefix}");
+        }
+        for prefix in ["@r", "@relay", "@relay/", "@relay/hold/", "@streams", "@@", "@\0"] {
+            assert_eq!(subscriptions.change(true, prefix.as_bytes()), Change::Refused, "{prefix}");
+            assert_eq!(subscriptions.change(false, prefix.as_bytes()), Change::Unchanged, "{prefix}");
+        }
+        assert_eq!((subscriptions.len(), wanted(&subscriptions)), (5, 0));
     }
 }

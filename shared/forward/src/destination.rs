@@ -6,6 +6,10 @@
 //!       port  1 to 65535; there is no default, for a guess would send to the wrong place without a word
 //! ```
 //! Whatever is not of this form is refused with the column where it begins: a typing error must not change where data goes.
+//!
+//! An IPv4 address in the form of an IPv6 one (`[::ffff:198.51.100.7]`) is that IPv4 address. Multicast groups and the broadcast
+//! addresses of IPv4 are destinations as any other: their datagrams leave by the interface that the routes name, 255.255.255.255
+//! by that of the default route. Addresses to which no datagram ever leads are refused ([`never_reached`]).
 
 use std::{
     fmt,
@@ -192,16 +196,14 @@ fn parse_authority(authority: &str) -> Result<(Host, u16), Mistake> {
 
 fn parse_ipv6(literal: &str) -> Result<Host, String> {
     match literal.parse::<Ipv6Addr>() {
-        Ok(address) if address.is_unspecified() => Err(unspecified()),
-        Ok(address) => Ok(Host::Address(address.into())),
+        Ok(address) => parse_address(address.into()),
         Err(_) => Err(format!("\"{literal}\", expected an IPv6 address (without a zone) in the brackets")),
     }
 }
 
 fn parse_host(text: &str) -> Result<Host, String> {
     if let Ok(address) = text.parse::<Ipv4Addr>() {
-        let usable = !address.is_unspecified();
-        return if usable { Ok(Host::Address(address.into())) } else { Err(unspecified()) };
+        return parse_address(address.into());
     }
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -218,8 +220,41 @@ fn parse_host(text: &str) -> Result<Host, String> {
     Ok(Host::Name(text.to_ascii_lowercase()))
 }
 
-fn unspecified() -> String {
-    "the unspecified address receives nothing".to_owned()
+fn parse_address(written: IpAddr) -> Result<Host, String> {
+    let address = written.to_canonical();
+    match never_reached(address) {
+        Some(why) => Err(format!("{written} cannot be a destination: {why}")),
+        None => Ok(Host::Address(address)),
+    }
+}
+
+/// Why no datagram to this canonical address, which has no zone, ever arrives anywhere; `None` if one may.
+pub(crate) fn never_reached(address: IpAddr) -> Option<&'static str> {
+    match address {
+        IpAddr::V4(address) => match address.octets()[0] {
+            0 => Some(
+                "0.0.0.0/8 means \"this host\" and receives nothing (RFC 1122 §3.2.1.3), expected a host's address",
+            ),
+            240.. if !address.is_broadcast() => {
+                Some("240.0.0.0/4 is reserved (RFC 1112 §4), expected a host's address")
+            }
+            _ => None,
+        },
+        IpAddr::V6(address) if address.is_unspecified() => {
+            Some("the unspecified address receives nothing (RFC 4291 §2.5.2), expected a host's address")
+        }
+        IpAddr::V6(address) if address.is_unicast_link_local() => {
+            Some("a link-local address needs a zone, and zones are not supported, expected a wider scope")
+        }
+        IpAddr::V6(address) if address.is_multicast() => match address.segments()[0] & 0xf {
+            0 => Some("multicast scope 0 is reserved (RFC 4291 §2.7), expected site-local (ff05::/16) or wider"),
+            1 | 2 => Some(
+                "a multicast group of this scope needs a zone, and zones are not supported, expected a wider scope",
+            ),
+            _ => None,
+        },
+        IpAddr::V6(_) => None,
+    }
 }
 
 fn parse_port(digits: &str) -> Option<u16> {

@@ -8,7 +8,8 @@ use std::{
 };
 
 use prometheus::IntCounter;
-use tracing::debug;
+use sekiwake_runtime::RateLimited;
+use tracing::warn;
 
 use crate::{
     destination::{Destination, Host},
@@ -22,11 +23,13 @@ const RECONNECT_EVERY: Duration = Duration::from_secs(1);
 
 /// The address of a destination and the socket connected to it, as far as there are any.
 pub(crate) struct Target {
+    label: String,
     /// `None` when the destination was written as an address.
     addresses: Option<Addresses>,
     address: Option<SocketAddr>,
     sender: Option<UdpSender>,
     connected_at: Option<Instant>,
+    refused_log: RateLimited,
 }
 
 impl Target {
@@ -37,7 +40,8 @@ impl Target {
             Host::Address(ip) => (None, Some(SocketAddr::new(*ip, destination.port))),
             Host::Name(name) => (Some(Addresses::of(name.clone(), destination.port, resolution, failures)?), None),
         };
-        Ok(Target { addresses, address, sender: None, connected_at: None })
+        let label = destination.label().to_owned();
+        Ok(Target { label, addresses, address, sender: None, connected_at: None, refused_log: RateLimited::default() })
     }
 
     /// The connected socket.
@@ -69,7 +73,10 @@ impl Target {
                 true
             }
             Err(error) => {
-                debug!(%address, %error, "cannot connect a socket");
+                if let Some(suppressed) = self.refused_log.allow(now) {
+                    let destination = &*self.label;
+                    warn!(destination, %address, %error, suppressed, "cannot connect a socket to the destination");
+                }
                 false
             }
         }
@@ -91,5 +98,76 @@ impl Target {
         self.address = Some(address);
         self.sender = None;
         self.connected_at = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fmt,
+        sync::{Arc, Mutex},
+    };
+
+    use tracing::{
+        Event, Metadata, Subscriber,
+        field::{Field, Visit},
+        span,
+    };
+
+    use super::*;
+
+    /// Keeps the fields of each event as text.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl Subscriber for Lines {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() <= tracing::Level::WARN
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn event(&self, event: &Event<'_>) {
+            let mut line = Line(String::new());
+            event.record(&mut line);
+            self.0.lock().unwrap().push(line.0);
+        }
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    struct Line(String);
+
+    impl Visit for Line {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            self.0.push_str(&format!("{}={value:?} ", field.name()));
+        }
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_made_is_told_with_its_errno_and_not_too_often() {
+        // Without a zone the kernel never connects to it.
+        let address = "[fe80::1]:514".parse().unwrap();
+        let mut target = Target {
+            label: "udp://siem.example:514".to_owned(),
+            addresses: None,
+            address: Some(address),
+            sender: None,
+            connected_at: None,
+            refused_log: RateLimited::default(),
+        };
+        let (lines, start) = (Lines::default(), Instant::now());
+        tracing::subscriber::with_default(lines.clone(), || {
+            for second in 0..11 {
+                assert_eq!(target.sender(start + second * RECONNECT_EVERY).err(), Some(DropReason::Unreachable));
+            }
+        });
+        let lines = lines.0.lock().unwrap();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        for text in ["destination=\"udp://siem.example:514\"", "address=[fe80::1]:514", "(os error ", "suppressed=9"] {
+            assert!(lines[1].contains(text), "{text}: {lines:?}");
+        }
     }
 }

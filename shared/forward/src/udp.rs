@@ -3,6 +3,8 @@
 //! It is connected: the kernel then looks the route up once, and ICMP errors come back. They wait in the socket's error queue and
 //! make the next send fail although they say nothing of its datagram, so the queue is emptied and the datagram is tried again.
 //! The same option makes the kernel admit that a queueing discipline of this host has dropped a datagram (`ENOBUFS`).
+//!
+//! Broadcast and multicast addresses work as well; nobody refuses what goes there, so such a destination always seems to be up.
 
 use std::{
     io,
@@ -26,6 +28,10 @@ const SEND_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 /// The most errors that are taken from the queue in one go, so that a storm of them cannot hold up sending for ever.
 const MAX_ERRORS_AT_ONCE: usize = 1024;
+
+/// TTL or hop limit of multicast datagrams. The kernel's 1 would end them at the first router without a word; how far they go is
+/// a matter of the group's scope and of the routers (RFC 2365, RFC 4291 §2.7).
+const MULTICAST_HOPS: u32 = 64;
 
 const UDP_HEADER_BYTES: usize = 8;
 const IPV4_HEADER_BYTES: usize = 20;
@@ -53,8 +59,16 @@ impl UdpSender {
         // Never "don't fragment": a datagram larger than the path is fragmented here or on the way, as the device's was, instead
         // of being lost until the path's MTU is known, or for ever where ICMP is filtered.
         match destination {
-            SocketAddr::V4(_) => sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?,
-            SocketAddr::V6(_) => sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?,
+            SocketAddr::V4(_) => {
+                sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?;
+                socket.set_multicast_ttl_v4(MULTICAST_HOPS)?;
+                // Which addresses are broadcast depends on the routes, so always; connecting to one is refused without.
+                socket.set_broadcast(true)?;
+            }
+            SocketAddr::V6(_) => {
+                sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?;
+                socket.set_multicast_hops_v6(MULTICAST_HOPS)?;
+            }
         }
         set_receive_errors(socket.as_fd(), destination.is_ipv6(), true)?;
         socket.connect(&destination.into())?;

@@ -1,8 +1,10 @@
 //! The admin server: `/metrics`, `/healthz`, `/readyz`.
 //!
-//! Its port may be open to a network, so each connection is one request and lives [`CONNECTION_TIME`] at most, however
-//! slowly the other side reads or writes, and there are [`MAX_CONNECTIONS`] at a time; more wait in the kernel's queue.
+//! Its port may be open to a network, so each connection is one request of [`MAX_REQUEST_BYTES`] at most that has come within
+//! [`REQUEST_TIME`], and lives [`CONNECTION_TIME`] at most, however slowly the other side reads. There are
+//! [`MAX_CONNECTIONS`] at a time: the oldest makes room for a new one, once it has had [`UNDISTURBED_TIME`].
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -21,17 +23,26 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{IntGauge, Registry};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Sleep, sleep};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::health::Health;
 use crate::metrics::{self, Metrics};
 
 /// How many connections are served at a time.
-const MAX_CONNECTIONS: usize = 32;
+const MAX_CONNECTIONS: usize = 128;
 
 /// How long a connection may live, from being accepted to the last byte of the answer.
 const CONNECTION_TIME: Duration = Duration::from_secs(10);
+
+/// How long the head of a request may take, from the connection being accepted.
+const REQUEST_TIME: Duration = Duration::from_secs(2);
+
+/// How long a connection may live although others wait for its slot: what an honest request takes, many times over.
+const UNDISTURBED_TIME: Duration = Duration::from_millis(100);
+
+/// The largest request that is read, bytes.
+const MAX_REQUEST_BYTES: usize = 16 * 1024;
 
 /// The text format of Prometheus.
 const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -88,7 +99,7 @@ impl AdminServer {
         };
         let (end, ended) = oneshot::channel();
         let thread = thread::Builder::new().name("admin".to_owned()).spawn(move || {
-            let listener = BoundedListener { listener, slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
+            let listener = BoundedListener { listener, open: VecDeque::new() };
             runtime.block_on(async move {
                 tokio::select! {
                     _ = ended => {}
@@ -152,7 +163,29 @@ async fn close_after(mut response: Response) -> Response {
 /// Accepts while there are slots, and gives each connection a limited life.
 struct BoundedListener {
     listener: tokio::net::TcpListener,
-    slots: Arc<Semaphore>,
+    /// The connections that may be open, oldest first.
+    open: VecDeque<Slot>,
+}
+
+/// The listener's end of a connection, which ends when this is dropped.
+struct Slot {
+    accepted_at: Instant,
+    connection: oneshot::Sender<()>,
+}
+
+impl BoundedListener {
+    /// Waits until there is a slot, and takes the oldest connection's if there is none.
+    async fn make_room(&mut self) {
+        self.open.retain(|slot| !slot.connection.is_closed());
+        if self.open.len() >= MAX_CONNECTIONS
+            && let Some(mut oldest) = self.open.pop_front()
+        {
+            tokio::select! {
+                () = sleep_until(oldest.accepted_at + UNDISTURBED_TIME) => {}
+                () = oldest.connection.closed() => {}
+            }
+        }
+    }
 }
 
 impl axum::serve::Listener for BoundedListener {
@@ -161,12 +194,13 @@ impl axum::serve::Listener for BoundedListener {
 
     async fn accept(&mut self) -> (BoundedConnection, SocketAddr) {
         loop {
-            // The semaphore is never closed; an error could only mean that.
-            let Ok(slot) = self.slots.clone().acquire_owned().await else { continue };
+            self.make_room().await;
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    let end = Box::pin(sleep(CONNECTION_TIME));
-                    return (BoundedConnection { stream, end, _slot: slot }, peer);
+                    let accepted_at = Instant::now();
+                    let (connection, slot) = oneshot::channel();
+                    self.open.push_back(Slot { accepted_at, connection });
+                    return (BoundedConnection::new(stream, accepted_at, slot), peer);
                 }
                 // Out of descriptors, most likely: let go of the processor until some are free.
                 Err(error) => {
@@ -182,19 +216,30 @@ impl axum::serve::Listener for BoundedListener {
     }
 }
 
-/// A connection that fails when its time is up.
+/// A connection that fails when its time is up, or its slot is taken.
 struct BoundedConnection {
     stream: tokio::net::TcpStream,
+    accepted_at: Instant,
     end: Pin<Box<Sleep>>,
-    _slot: OwnedSemaphorePermit,
+    slot: oneshot::Receiver<()>,
+    read_bytes: usize,
+    is_answering: bool,
+    is_over: bool,
 }
 
 impl BoundedConnection {
+    fn new(stream: tokio::net::TcpStream, accepted_at: Instant, slot: oneshot::Receiver<()>) -> BoundedConnection {
+        let end = Box::pin(sleep_until(accepted_at + REQUEST_TIME));
+        BoundedConnection { stream, accepted_at, end, slot, read_bytes: 0, is_answering: false, is_over: false }
+    }
+
     fn check_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match self.end.as_mut().poll(context) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
+        if self.end.as_mut().poll(context).is_ready() {
+            return Err(io::ErrorKind::TimedOut.into());
         }
+        // A receiver that has given its answer must not be asked again.
+        self.is_over = self.is_over || Pin::new(&mut self.slot).poll(context).is_ready();
+        if self.is_over { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 }
 
@@ -205,12 +250,24 @@ impl AsyncRead for BoundedConnection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check_time(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.read_bytes += buffer.filled().len() - before;
+        if self.read_bytes > MAX_REQUEST_BYTES {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        result
     }
 }
 
 impl AsyncWrite for BoundedConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.is_answering {
+            // The first byte of an answer: the request has come in time.
+            self.is_answering = true;
+            let end = self.accepted_at + CONNECTION_TIME;
+            self.end.as_mut().reset(end);
+        }
         self.check_time(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

@@ -10,9 +10,12 @@ use crate::supervisor::{Event, StopHandle};
 use crate::telemetry::{self, LogSettings};
 use crate::{About, cli, process};
 
-/// How long a tool may take to end after a signal, as [`Stop::deadline`] says it to the tool. Nobody enforces it: a second
-/// signal ends the tool at once.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long a tool may take to end after a signal, as [`Stop::deadline`] says it to the tool. Then it is ended: it may be
+/// writing to a pipe that nobody reads.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long standard error, which may be such a pipe too, is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// A tool: something that a person starts at a terminal.
 pub trait Tool {
@@ -63,19 +66,33 @@ pub fn run_tool<T: Tool>() -> ExitCode {
         Err(error) => return process::usage_error(&error),
     };
     telemetry::init(&log);
-    let result = stop_on_signals().and_then(|stop| T::run(arguments, settings, &stop));
+    let result = stop_on_signals(about.binary).and_then(|stop| T::run(arguments, settings, &stop));
     result.unwrap_or_else(|error| process::failure(about.binary, &error))
 }
 
-/// A stop that is given by the first SIGTERM or SIGINT.
-fn stop_on_signals() -> anyhow::Result<Stop> {
+/// A stop that is given by the first SIGTERM or SIGINT, and enforced: past the deadline the process ends with status 1.
+fn stop_on_signals(binary: &'static str) -> anyhow::Result<Stop> {
     let (mut stopper, stop) = stop_pair();
     let (sender, events) = crossbeam_channel::bounded(1);
     process::catch_signals(StopHandle::new(sender))?;
     std::thread::Builder::new().name("stopper".to_owned()).spawn(move || {
         if let Ok(Event::StopRequested { .. }) = events.recv() {
             stopper.stop(Instant::now() + GRACE);
+            std::thread::sleep(GRACE);
+            end_at_once(binary);
         }
     })?;
     Ok(stop)
+}
+
+/// Ends the process, whatever its other threads do.
+fn end_at_once(binary: &'static str) -> ! {
+    let (said, heard) = crossbeam_channel::bounded::<()>(0);
+    let last_words = std::thread::Builder::new().spawn(move || {
+        eprintln!("{binary}: did not end within {} s of being told to stop: ending at once", GRACE.as_secs());
+        drop(said);
+    });
+    // Nothing is ever sent: it is over when the line is out, or when it does not get out.
+    let _ = last_words.map(|_| heard.recv_timeout(LAST_WORDS));
+    std::process::exit(1);
 }

@@ -216,7 +216,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "size",
         default: value("256MiB"),
-        about: "memory for published batches that subscribers may ask for again",
+        about: "memory for batches that wait while the bus takes no more; past it they are dropped and counted",
     },
     // Forwarding
     Variable {
@@ -358,7 +358,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ALL,
         takes: "path",
         default: described("none: no CURVE"),
-        about: "the proxy's public key (the proxy: its secret key)",
+        about: "reserved: refused by this version, which does not encrypt the bus",
     },
     Variable {
         name: "SEKIWAKE_BUS_KEY_FILE",
@@ -366,7 +366,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ALL,
         takes: "path",
         default: described("none: no CURVE"),
-        about: "the key pair of this service",
+        about: "reserved: refused by this version, which does not encrypt the bus",
     },
     Variable {
         name: "SEKIWAKE_BUS_ALLOWED_KEYS_FILE",
@@ -374,7 +374,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: PROXY,
         takes: "path",
         default: described("none: no CURVE"),
-        about: "the public keys that may connect",
+        about: "reserved: refused by this version, which does not encrypt the bus",
     },
     // Service
     Variable {

@@ -11,8 +11,8 @@ use std::{
 };
 
 use anyhow::Context;
-use rustix::process::{Pid, kill_process};
 pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 
 use crate::wait::wait_for_some;
 

@@ -173,15 +173,6 @@ fn forwarded(site: &Site, load: Load, seconds: u64, names: &[&str], labels: &[&'
     let capture = services.0[0].metrics()?;
     services.stop()?;
     let report = sink.finish();
-    if report.received < offered {
-        let table = site.collectors.enter(|| fs::read_to_string("/proc/thread-self/net/snmp"))??;
-        for line in table.lines().filter(|l| l.starts_with("Udp:") || l.starts_with("Ip:")) {
-            eprintln!("{line}");
-        }
-        eprintln!("{}", site.collectors.ip("-s link show in0")?);
-        eprintln!("{}", site.host.ip("-s link show out0")?);
-        eprintln!("{:?}", forwarder.nonzero("sekiwake_forward_sent_datagrams_total", &[]));
-    }
     Ok(Row {
         offered,
         delivered: report.received,
@@ -204,9 +195,11 @@ fn losses(offered: u64, capture: &Samples, forwarder: &Samples, sink: Option<u64
         // What the sender's kernel took and capture's kernel never saw: the queue between the two ends of a veth pair.
         ("before capture", offered.saturating_sub(claimed + ring)),
         ("capture's ring", ring),
+        ("not onto the bus", capture.count("sekiwake_bus_unpublished_records_total", &[])),
         ("bus", forwarder.count("sekiwake_bus_lost_records_total", &[])),
+        ("still queued", forwarder.count("sekiwake_forward_queue_records", &[])),
         ("forwarder", forwarder.count("sekiwake_forward_dropped_datagrams_total", &[])),
-        ("sink's own socket (skbs)", sink.unwrap_or(u64::MAX)),
+        ("sink's own socket (skbs)", sink.unwrap_or(0)),
     ];
     let lost: Vec<String> =
         places.iter().filter(|(_, count)| *count > 0).map(|(place, count)| format!("{place} {count}")).collect();

@@ -2,14 +2,21 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     net::{IpAddr, Ipv4Addr},
     process::{Command, Stdio},
     time::Duration,
 };
 
+use rustix::{
+    io::ioctl_fionread,
+    process::{Pid, Signal, kill_process},
+};
 use sekiwake_record::{BatchBuilder, Flags, Format, Header, Record, Vlans};
-use sekiwake_testkit::{process::Process, wait::wait_for_some};
+use sekiwake_testkit::{
+    process::Process,
+    wait::{wait_for, wait_for_some},
+};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -133,4 +140,41 @@ fn a_reader_that_has_seen_enough_ends_it_with_status_0() {
     // Nothing stays behind, whatever happened.
     let _ = tap.kill();
     assert_eq!(status.unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_tap_whose_lines_nobody_reads_ends_soon_after_one_sigterm_with_status_1() {
+    let mut source = Source::new();
+    let mut tap = source.tap(&["syslog/"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    source.wait_for_subscription("syslog/");
+    // Several times what the pipe and the buffer before it hold.
+    for _ in 0..200 {
+        source.send("syslog/00", &[&[b'x'; 4_000]]);
+    }
+    let out = tap.stdout.take().unwrap();
+    let full = wait_for("a full pipe", LONG, || ioctl_fionread(&out).unwrap() > 60_000);
+    kill_process(Pid::from_child(&tap), Signal::TERM).unwrap();
+    let status = wait_for_some("the end of the tap", Duration::from_secs(8), || tap.try_wait().unwrap());
+    // Nothing stays behind, whatever happened.
+    let _ = tap.kill();
+    full.unwrap();
+    assert_eq!(status.unwrap().code(), Some(1));
+    let mut log = String::new();
+    tap.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(log.contains("sekiwake-tap: did not end within 2 s"), "{log}");
+}
+
+#[test]
+fn a_topic_that_cannot_exist_is_refused_with_those_that_can() {
+    let source = Source::new();
+    for topic in ["foo", "syslog/40", "syslog/0A", "syslogs", "@stream/"] {
+        let mut tap = Process::spawn(source.tap(&["--count", "0", topic])).unwrap();
+        assert_eq!(tap.wait(LONG).unwrap().code(), Some(2), "{topic}");
+        let said = tap.stderr().join("\n");
+        assert!(said.contains(topic) && said.contains("syslog/, xflow/ and snmptrap/"), "{said}");
+    }
+    for topic in ["", "s", "sys", "syslog", "syslog/", "syslog/0", "syslog/0a", "xflow/3f"] {
+        let mut tap = Process::spawn(source.tap(&["--count", "0", topic])).unwrap();
+        assert_eq!(tap.wait(LONG).unwrap().code(), Some(0), "{topic}");
+    }
 }

@@ -1,6 +1,12 @@
 //! Peers that are not ours.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use sekiwake_bus::{MAX_MESSAGE_BYTES, names};
 use sekiwake_record::{Announcement, Header, TopicPosition};
@@ -86,8 +92,11 @@ fn garbage_from_publishers_is_counted_and_harms_nobody() {
     evil.send(&[b"syslog/00", &header, b"x", b"y"]);
     evil.send(&[b"syslog/00", b"\xff\xff", b"x"]);
     evil.send(&[b"syslog/00", b"", b""]);
+    // What a later version might append, but more of it than fits: an array of 7 + 1,024 elements.
+    assert_eq!(header[0], 0x97);
+    evil.send(&[b"syslog/00", &[b"\xdc\x04\x07", &header[1..], &[0; 1_024]].concat(), &body()]);
     evil.send(&[b"@stream/evil/"]);
-    wait_for("six malformed messages", LONG, || malformed(&relay) == 6).unwrap();
+    wait_for("seven malformed messages", LONG, || malformed(&relay) == 7).unwrap();
     evil.send(&[b"syslog/40", &header, b"x"]);
     evil.send(&[b"syslog/000", &header, b"x"]);
     evil.send(&[b"@stream", b"x"]);
@@ -132,7 +141,7 @@ fn absurd_subscriptions_are_refused_and_harm_nobody() {
     evil.send(&[b"\0syslog/"]);
     evil.send(&[b"\x01snmptrap/"]);
     for number in 0..2_000 {
-        evil.send(&[format!("\x01@{number}/").as_bytes()]);
+        evil.send(&[format!("\x01@stream/{number}/").as_bytes()]);
     }
     evil.send(&[b"hello"]);
     evil.send(&[b""]);
@@ -149,6 +158,85 @@ fn absurd_subscriptions_are_refused_and_harm_nobody() {
     assert_eq!((subscriber.lost(), relay.value(names::RELAY_SUBSCRIPTIONS)), (0, 2));
     drop(subscriber);
     wait_for("no subscriptions", LONG, || relay.value(names::RELAY_SUBSCRIPTIONS) == 0).unwrap();
+}
+
+#[test]
+fn a_subscriber_cannot_make_publishers_hold() {
+    let _alone = alone();
+    let relay = TestRelay::start();
+    let mut publisher = TestPublisher::start(&relay.publish);
+    let mut subscriber = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
+    join(&mut publisher, &topics(2), &mut [&mut subscriber]);
+    let before = subscriber.count;
+    let evil = Peer::connected(zmq::SUB, &relay.subscribe);
+    for prefix in ["@relay/hold/", "@relay/", "@r"] {
+        evil.socket.set_subscribe(prefix.as_bytes()).unwrap();
+    }
+    // These two select announcements too; what comes after them has been seen by the publisher after them.
+    for prefix in ["@", "", "xflow/"] {
+        evil.socket.set_subscribe(prefix.as_bytes()).unwrap();
+    }
+    wait_for("the last subscription", LONG, || {
+        value_of(publisher.member.metrics(), names::WANTED_TOPICS, "xflow") == 64
+            && relay.value(names::RELAY_SUBSCRIPTIONS) == 5
+    })
+    .unwrap();
+    assert_eq!(relay.value(names::RELAY_REFUSED_SUBSCRIPTIONS), 3);
+    publisher.offer(&topics(2), 100, 100);
+    subscriber.pump_until_received(before + 200);
+    assert_eq!((subscriber.lost(), publisher.value(names::WAITING_RECORDS)), (0, 0));
+}
+
+/// Subscribes to a thousand prefixes in turn and takes each back at once, as fast as it can, until told to stop. Gives how
+/// often.
+fn flood(endpoint: &str, prefix: &'static str, over: &Arc<AtomicBool>) -> std::thread::JoinHandle<u64> {
+    let (peer, over) = (Peer::new(zmq::XSUB), Arc::clone(over));
+    // Past this it drops.
+    peer.socket.set_sndhwm(10_000).unwrap();
+    peer.socket.connect(endpoint).unwrap();
+    std::thread::spawn(move || {
+        let mut count = 0;
+        while !over.load(Ordering::Relaxed) {
+            for added in [1, 0] {
+                let topic = format!("{prefix}{}/", count % 1_000);
+                peer.send(&[&[&[added], topic.as_bytes()].concat()]);
+            }
+            count += 1;
+        }
+        count
+    })
+}
+
+#[test]
+fn data_flows_completely_while_subscribers_flood_with_subscriptions() {
+    let _alone = alone();
+    let relay = TestRelay::start();
+    let mut publisher = TestPublisher::start(&relay.publish);
+    let mut subscriber = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
+    let topics = topics(5);
+    join(&mut publisher, &topics, &mut [&mut subscriber]);
+    let (before, over) = (subscriber.count, Arc::new(AtomicBool::new(false)));
+    let floods = ["nonsense/", "@stream/"].map(|prefix| flood(&relay.subscribe, prefix, &over));
+    wait_for("a flood", LONG, || relay.value(names::RELAY_REFUSED_SUBSCRIPTIONS) > 1_000).unwrap();
+    // Three seconds at 5,000 a second. How far the subscriber is behind at the end of it says whether anything starves.
+    let started = Instant::now();
+    let mut offered = 0;
+    while offered < 15_000 {
+        let due = ((started.elapsed().as_secs_f64() * 5_000.0) as u64).min(15_000) / 5 * 5;
+        if due > offered {
+            publisher.offer(&topics, (due - offered) / 5, 200);
+            offered = due;
+        }
+        subscriber.pump(Duration::from_millis(1));
+    }
+    let all_offered = Instant::now();
+    subscriber.pump_until_received(before + 15_000);
+    let delayed = all_offered.elapsed();
+    over.store(true, Ordering::Relaxed);
+    let sent: Vec<u64> = floods.into_iter().map(|flood| flood.join().unwrap()).collect();
+    println!("sent {sent:?}, refused {}, delayed {delayed:?}", relay.value(names::RELAY_REFUSED_SUBSCRIPTIONS));
+    assert_eq!((subscriber.lost(), publisher.value(names::UNPUBLISHED_RECORDS)), (0, 0));
+    assert!(delayed < Duration::from_secs(2), "{delayed:?}");
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn cost_of_a_record() {
                 while sent < records {
                     let ticked = Instant::now();
                     let due = ((ticked - started).as_secs_f64() * rate).min(records as f64) as u64;
-                    for _ in sent..due.min(sent + 10_000) {
+                    for _ in 0..(due - sent).min(10_000) {
                         batcher.push(topics[(sent % topics.len() as u64) as usize], &record(&payload));
                         sent += 1;
                     }

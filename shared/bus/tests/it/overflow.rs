@@ -56,7 +56,7 @@ fn past_the_hold_records_are_dropped_and_counted_and_subscribers_see_the_hole() 
     let (outcome, member) = publisher.finish();
     let (published, unpublished) =
         (value(member.metrics(), names::PUBLISHED_RECORDS), value(member.metrics(), names::UNPUBLISHED_RECORDS));
-    assert_eq!((outcome.offered, outcome.unpublished), (total, unpublished));
+    assert_eq!((outcome.offered, outcome.unpublished, outcome.cut_short), (total, unpublished, true));
     assert_eq!(published + unpublished, total);
     drop(relay);
 }
@@ -104,6 +104,7 @@ fn a_producer_that_waits_loses_nothing_and_goes_on_when_there_is_room() {
     subscriber.pump_until_received(40_000);
     let (outcome, _member) = producer.join().unwrap().finish();
     assert_eq!((outcome.offered, outcome.unpublished, subscriber.lost()), (40_000, 0, 0));
+    assert!(!outcome.cut_short);
 }
 
 #[test]

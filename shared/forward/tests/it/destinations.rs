@@ -21,6 +21,21 @@ fn addresses_names_and_options_are_understood() {
 }
 
 #[test]
+fn an_ipv4_address_in_the_form_of_an_ipv6_one_is_that_ipv4_address() {
+    let destinations = Destinations::parse("udp://[::ffff:198.18.0.77]:514").unwrap();
+    assert_eq!(destinations.iter().next().unwrap().host, Host::Address([198, 18, 0, 77].into()));
+    assert_eq!(Destinations::parse(&destinations.to_string()).unwrap(), destinations);
+}
+
+#[test]
+fn broadcast_addresses_and_multicast_groups_are_destinations() {
+    let hosts = ["198.18.255.255", "255.255.255.255", "224.1.2.3", "239.255.255.255", "[ff05::1:3]", "[ff3e::1]"];
+    for host in hosts {
+        Destinations::parse(&format!("udp://{host}:514")).expect(host);
+    }
+}
+
+#[test]
 fn nothing_is_a_list_of_none() {
     assert!(Destinations::parse(" \n").unwrap().is_empty());
 }
@@ -42,7 +57,17 @@ fn mistakes_are_refused_with_their_place() {
         ("udp://:514", 7, "host \"\""),
         ("udp://198.51.100.256:514", 7, "host \"198.51.100.256\""),
         ("udp://198.51.100:514", 7, "host \"198.51.100\""),
-        ("udp://0.0.0.0:514", 7, "unspecified"),
+        ("udp://0.0.0.0:514", 7, "0.0.0.0/8"),
+        ("udp://0.1.2.3:514", 7, "0.0.0.0/8"),
+        ("udp://240.0.0.1:514", 7, "reserved"),
+        ("udp://255.255.255.254:514", 7, "reserved"),
+        ("udp://b:1 udp://[::ffff:240.0.0.1]:514", 18, "reserved"),
+        ("udp://[::ffff:0.0.0.0]:514", 8, "0.0.0.0/8"),
+        ("udp://[fe80::1]:514", 8, "needs a zone"),
+        ("udp://[febf::1]:514", 8, "needs a zone"),
+        ("udp://[ff00::1]:514", 8, "scope 0"),
+        ("udp://[ff01::1]:514", 8, "needs a zone"),
+        ("udp://[ff32::1]:514", 8, "needs a zone"),
         ("udp://[::]:514", 8, "unspecified"),
         ("udp://a..example:514", 7, "host"),
         ("udp://-a.example:514", 7, "host"),
@@ -65,6 +90,7 @@ fn mistakes_are_refused_with_their_place() {
         ("udp://198.51.100.7:514?gso=true&", 33, "option \"\""),
         ("udp://a.example:514\nudp://A.example:514?gso=false", 21, "same place"),
         ("udp://[2001:db8::7]:1 udp://[2001:db8:0::7]:1", 23, "same place"),
+        ("udp://198.18.0.77:514 udp://[::ffff:198.18.0.77]:514", 23, "same place"),
         ("udp://é:514 udp://b:0", 7, "host"),
         ("udp://b:1 udp://é.example:0", 17, "host"),
     ];

@@ -2,15 +2,18 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sekiwake_forward::{Resolution, Resolve};
 use sekiwake_testkit::wait::wait_for;
 
 use crate::rig::*;
+
+/// Short, so that no test waits for long.
+const MOVE_DELAY: Duration = Duration::from_millis(500);
 
 /// A resolver that answers what it is told to.
 #[derive(Clone, Default)]
@@ -23,7 +26,7 @@ impl Scripted {
 
     fn resolution(&self) -> Resolution {
         let (every, retry) = (Duration::from_millis(20), Duration::from_millis(10));
-        Resolution { resolver: Arc::new(self.clone()), every, retry }
+        Resolution { resolver: Arc::new(self.clone()), every, retry, move_delay: MOVE_DELAY }
     }
 }
 
@@ -56,14 +59,29 @@ fn datagrams_follow_a_name_to_its_new_address_and_survive_failing_look_ups() {
     forward(&mut engine, &samples([b"two".to_vec()]));
     first.wait_for(2, PATIENCE).unwrap();
 
-    // The name moves.
+    // The name moves, and the forwarder after it: later than capture.
+    let moved_at = Instant::now();
     resolver.answer(Some(vec![second.addresses()[0]]));
     wait_for("the move", PATIENCE, || {
         forward(&mut engine, &samples([b"three".to_vec()]));
         second.received() > 0
     })
     .unwrap();
+    assert!(moved_at.elapsed() >= MOVE_DELAY, "after {:?}", moved_at.elapsed());
     rig.assert_accounts_close(uri);
+    rig.stop();
+}
+
+#[test]
+fn an_ipv4_address_that_is_resolved_as_an_ipv6_one_is_sent_to_as_ipv4() {
+    let rig = Rig::new();
+    let resolver = Scripted::default();
+    let (sink, _) = loopback_sink();
+    let mapped = SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), sink.addresses()[0].port()));
+    resolver.answer(Some(vec![mapped]));
+    let mut engine = rig.engine_with("udp://siem.example:514", &resolver.resolution());
+    forward(&mut engine, &samples([b"hello".to_vec()]));
+    sink.wait_for(1, PATIENCE).unwrap();
     rig.stop();
 }
 

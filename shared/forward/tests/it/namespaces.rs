@@ -1,6 +1,9 @@
 //! Over a link of 1,500 bytes, as to a collector on another host.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use sekiwake_testkit::{
     netns::{End, Link, Namespace, available_or_skipped},
@@ -189,5 +192,37 @@ fn what_the_hosts_own_queue_drops_is_sent_again_and_not_taken_for_sent() {
             assert_eq!(sink.finish().received, sent, "{uri}{option}");
             rig.stop();
         }
+    }
+}
+
+#[test]
+fn broadcasts_and_multicast_groups_are_sent_to() {
+    if !available_or_skipped("broadcasts_and_multicast_groups_are_sent_to") {
+        return;
+    }
+    let hosts = Hosts::new(false);
+    hosts.forwarder.ip("route add default dev fwd0").unwrap();
+    let payloads: Vec<Vec<u8>> = (0..100u8).map(|number| vec![number; 700]).collect();
+    for host in ["198.18.0.255", "255.255.255.255", "224.1.2.3", "[ff05::1:3]"] {
+        let address: SocketAddr = format!("{host}:{PORT}").parse().unwrap();
+        let socket = hosts.collector.udp_socket(address).unwrap();
+        match address.ip() {
+            IpAddr::V4(group) if group.is_multicast() => {
+                socket.join_multicast_v4(&group, &Ipv4Addr::new(198, 18, 0, 2)).unwrap();
+            }
+            IpAddr::V4(_) => {}
+            IpAddr::V6(group) => {
+                // Index 0: the interface that the route to the group names.
+                socket.join_multicast_v6(&group, 0).unwrap();
+            }
+        }
+        let sink = Sink::start(vec![socket], Options::counts().payloads()).unwrap();
+        let uri = format!("udp://{address}");
+        let (rig, mut engine) = hosts.rig(&uri);
+        forward(&mut engine, &samples(payloads.clone()));
+        assert!(arrived(sink, payloads.len()) == payloads, "{uri}");
+        assert_eq!(rig.metric("sekiwake_forward_errors_total", &[]), 0.0, "{uri}");
+        rig.assert_accounts_close(&uri);
+        rig.stop();
     }
 }

@@ -1,6 +1,6 @@
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use sekiwake_runtime::{Ending, Process};
 use sekiwake_settings::Environment;
@@ -83,25 +83,47 @@ fn only_get_and_known_pages_are_served() {
     assert_eq!(ended.join().unwrap(), Ending::Done);
 }
 
-#[test]
-fn a_connection_that_says_nothing_is_closed_and_more_of_them_than_there_are_slots_do_not_block_for_ever() {
-    let (address, stop, ended) = in_background(start(Process::of::<First>(), &[]));
-    let silent: Vec<TcpStream> = (0..40)
-        .map(|_| {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream.write_all(b"GET /metr").unwrap();
-            stream
-        })
-        .collect();
-    // Answered once the first ones have had their ten seconds.
-    assert_eq!(get(address, "/healthz").0, 200);
-    let mut stream = silent.into_iter().next().unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+/// A connection whose request has begun and does not go on.
+fn begun(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metr").unwrap();
+    stream
+}
+
+/// Waits until the other side has closed this connection.
+fn wait_for_close(mut stream: TcpStream) {
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut rest = Vec::new();
     // Either way of closing is fine, a time-out is not.
     if let Err(error) = stream.read_to_end(&mut rest) {
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
+}
+
+#[test]
+fn two_hundred_connections_that_say_nothing_do_not_keep_a_request_from_its_answer() {
+    let (address, stop, ended) = in_background(start(Process::of::<First>(), &[]));
+    let silent: Vec<TcpStream> = (0..200).map(|_| begun(address)).collect();
+    let asked_at = Instant::now();
+    assert_eq!(get(address, "/healthz").0, 200);
+    assert!(asked_at.elapsed() < Duration::from_secs(1), "{:?}", asked_at.elapsed());
+    silent.into_iter().for_each(wait_for_close);
+    stop.stop("the test");
+    assert_eq!(ended.join().unwrap(), Ending::Done);
+}
+
+#[test]
+fn a_request_has_two_seconds_to_come_and_a_bounded_size() {
+    let (address, stop, ended) = in_background(start(Process::of::<First>(), &[]));
+    let begun_at = Instant::now();
+    wait_for_close(begun(address));
+    assert!((1_900..5_000).contains(&begun_at.elapsed().as_millis()), "{:?}", begun_at.elapsed());
+    let mut large = begun(address);
+    let begun_at = Instant::now();
+    // Closed while it is still being written, perhaps.
+    let _ = large.write_all(&[b'x'; 64 * 1024]);
+    wait_for_close(large);
+    assert!(begun_at.elapsed() < Duration::from_millis(1_900), "{:?}", begun_at.elapsed());
     stop.stop("the test");
     assert_eq!(ended.join().unwrap(), Ending::Done);
 }
