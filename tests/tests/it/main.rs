@@ -1,13 +1,14 @@
 //! End to end: the real binaries, real packets over veth pairs, and every byte compared at the collectors.
 //!
 //! Takes root, iproute2 and `cargo build --release --workspace`. Where namespaces cannot be made the tests say loudly that
-//! they are skipped; with `SEKIWAKE_TEST_REQUIRE_NETNS=1` they fail.
+//! they are skipped; with `TEST_SEKIWAKE_REQUIRE_NETNS=1` they fail.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accounting;
 mod all_in_one;
 mod destinations;
 mod discover;
+mod documents;
 mod interfaces;
 mod life;
 mod live;
