@@ -56,8 +56,8 @@ impl Role for ProxyService {
             settings.publish.push(INPROC_PUBLISH.to_owned());
             settings.subscribe.push(INPROC_SUBSCRIBE.to_owned());
         }
-        let relay = Relay::bind(&Bus::shared(), &settings, scope.metrics())?;
-        scope.readiness("bus").set(true);
+        let mut relay = Relay::bind(&Bus::shared(), &settings, scope.metrics())?;
+        relay.tell_when_ready(scope.readiness("bus"));
         scope.spawn("relay", move |worker| Ok(relay.run(worker)?))?;
         Ok(())
     }

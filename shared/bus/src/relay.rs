@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use sekiwake_record::{Header, Topic};
-use sekiwake_runtime::{Metrics, RateLimited, Worker};
+use sekiwake_runtime::{Latch, Metrics, RateLimited, Worker};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -61,6 +61,7 @@ pub struct Relay {
     /// A subscriber's message of many parts is being passed over, and its last part has not come yet.
     skipping: bool,
     full_log: RateLimited,
+    ready: Option<Latch>,
     refused_log: RateLimited,
 }
 
@@ -81,6 +82,7 @@ impl Relay {
             metrics: RelayMetrics::new(metrics),
             skipping: false,
             full_log: RateLimited::default(),
+            ready: None,
             refused_log: RateLimited::default(),
         })
     }
@@ -93,6 +95,11 @@ impl Relay {
     /// The most memory that a subscriber that stalls can take, bytes: every message is one datagram of the largest size.
     pub const fn worst_bytes_per_subscriber() -> u64 {
         SUBSCRIBER_MESSAGES as u64 * (MAX_MESSAGE_BYTES as u64 + MAX_HEADER_BYTES as u64)
+    }
+
+    /// Sets `ready` as soon as data flows: half a second after the start.
+    pub fn tell_when_ready(&mut self, ready: Latch) {
+        self.ready = Some(ready);
     }
 
     /// Where publishers connect, with the ports that were really bound.
@@ -117,6 +124,9 @@ impl Relay {
             worker.beat();
             let now = Instant::now();
             let settled = now >= settled_at;
+            if let Some(ready) = &self.ready {
+                ready.set(settled);
+            }
             if let Some(deadline) = worker.deadline() {
                 let stopped_at = *stopped_at.get_or_insert(now);
                 last_message = last_message.max(stopped_at);

@@ -60,15 +60,20 @@ struct Row {
 }
 
 const EQUAL: &str = "200";
+/// Every size from a short line to a full frame, equally often: no two datagrams in a row are alike.
 const MIXED: &str = "200-1400";
+/// The sizes of syslog lines.
+const LINES: &str = "100-500";
 
-const LOADS: [Load; 10] = [
+const LOADS: [Load; 12] = [
     Load { rate: 50_000, sizes: EQUAL, sources: 8 },
     Load { rate: 100_000, sizes: EQUAL, sources: 8 },
     Load { rate: 200_000, sizes: EQUAL, sources: 8 },
     Load { rate: 200_000, sizes: EQUAL, sources: 1 },
     Load { rate: 200_000, sizes: EQUAL, sources: 64 },
     Load { rate: 300_000, sizes: EQUAL, sources: 8 },
+    Load { rate: 200_000, sizes: LINES, sources: 8 },
+    Load { rate: 200_000, sizes: LINES, sources: 64 },
     Load { rate: 100_000, sizes: MIXED, sources: 8 },
     Load { rate: 200_000, sizes: MIXED, sources: 8 },
     Load { rate: 200_000, sizes: MIXED, sources: 1 },

@@ -72,7 +72,11 @@ fn settings_table() -> String {
     for variable in now {
         if group != Some(variable.group) {
             group = Some(variable.group);
-            let _ = write!(table, "\n**{}**\n\n| variable | read by | takes | default | |\n|---|---|---|---|---|\n", variable.group.heading());
+            let _ = write!(
+                table,
+                "\n**{}**\n\n| variable | read by | takes | default | |\n|---|---|---|---|---|\n",
+                variable.group.heading()
+            );
         }
         let Variable { name, read_by, takes, about, .. } = variable;
         let readers = if read_by.contains(&EVERY_SERVICE) { "all".to_owned() } else { read_by.join(", ") };
@@ -152,7 +156,8 @@ fn metrics_page(families: &BTreeMap<String, Family>) -> String {
     for (name, family) in families {
         let list = |names: &BTreeSet<String>| names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         let services = if family.services.len() >= 5 { "all".to_owned() } else { list(&family.services) };
-        let _ = writeln!(page, "| `{name}` | {} | {} | {services} | {} |", family.kind, list(&family.labels), family.help);
+        let _ =
+            writeln!(page, "| `{name}` | {} | {} | {services} | {} |", family.kind, list(&family.labels), family.help);
     }
     page
 }

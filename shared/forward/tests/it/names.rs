@@ -73,15 +73,18 @@ fn datagrams_follow_a_name_to_its_new_address_and_survive_failing_look_ups() {
 }
 
 #[test]
-fn an_ipv4_address_that_is_resolved_as_an_ipv6_one_is_sent_to_as_ipv4() {
+fn an_answer_that_leads_nowhere_is_passed_over() {
     let rig = Rig::new();
     let resolver = Scripted::default();
-    let (sink, _) = loopback_sink();
+    let ((sink, _), (own_host, _)) = (loopback_sink(), loopback_sink());
+    // The kernel would take it for this host.
+    let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, own_host.addresses()[0].port()));
     let mapped = SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), sink.addresses()[0].port()));
-    resolver.answer(Some(vec![mapped]));
+    resolver.answer(Some(vec![unspecified, mapped]));
     let mut engine = rig.engine_with("udp://siem.example:514", &resolver.resolution());
     forward(&mut engine, &samples([b"hello".to_vec()]));
     sink.wait_for(1, PATIENCE).unwrap();
+    assert_eq!(own_host.received(), 0);
     rig.stop();
 }
 
