@@ -190,7 +190,6 @@ fn a_forwarder_restarted_under_load_delivers_what_it_received_and_takes_up_again
     assert_eq!(flow.sent, flow.received, "the new one delivers what it receives");
     assert_eq!(report.received, of_the_old + flow.received);
     assert_eq!(report.received + unpublished + between, sent);
-    assert!(unpublished > 0, "for a while nobody was subscribed");
     assert_eq!(report.sequence.doubled, 0);
     assert_eq!(report.sequence.missing, sent - report.received, "the last of every source is there");
 }
