@@ -192,6 +192,8 @@ pub struct Member<B> {
     unacknowledged: Vec<StreamPositions>,
     coordinator: u64,
     granted: (u64, u64),
+    /// When the coordinator was last heard of.
+    heard_at: Option<u64>,
     leaving_since: Option<u64>,
     left: bool,
     registration: u64,
@@ -222,6 +224,7 @@ impl<B> Member<B> {
             unacknowledged: Vec::new(),
             coordinator: 0,
             granted: (0, 0),
+            heard_at: None,
             leaving_since: None,
             left: false,
             registration: 0,
@@ -480,6 +483,7 @@ impl<B> Member<B> {
             return;
         }
         self.granted = (grant.renewal, grant.number);
+        self.heard_at = Some(now);
         if another {
             self.coordinator = grant.coordinator;
             self.registered = 0;

@@ -34,12 +34,12 @@ pub(super) struct Position<B> {
     /// What has come behind a hole, by its first sequence.
     pub(super) held: BTreeMap<u64, Arrival<B>>,
     pub(super) held_bytes: usize,
-    outstanding: VecDeque<Outstanding>,
+    pub(super) outstanding: VecDeque<Outstanding>,
 }
 
 /// A batch that was delivered and is not yet handled, or waits for one before it.
 #[derive(Debug)]
-struct Outstanding {
+pub(super) struct Outstanding {
     first: u64,
     bytes: usize,
     done: bool,

@@ -8,12 +8,14 @@ use sekiwake_record::Topic;
 
 use super::{GiveUp, Hold, Member, MemberOutput};
 use crate::{
-    GIVE_UP_AFTER, MILLISECOND, Peer, UNKNOWN,
+    GIVE_UP_AFTER, MILLISECOND, Peer, RENEW_EVERY, UNKNOWN,
     wire::{Done, MAX_RANGES, Number, Outcome, Range, Repair, Repaired},
 };
 
 const FIRST_BACK_OFF: u64 = 50 * MILLISECOND;
 const LAST_BACK_OFF: u64 = 1600 * MILLISECOND;
+/// A coordinator that has not granted for so long cannot pass on requests either.
+const COORDINATOR_SILENT_AFTER: u64 = RENEW_EVERY + 300 * MILLISECOND;
 /// Streams that are asked at the same time.
 const MAX_ASKED: usize = 4;
 
@@ -63,11 +65,11 @@ impl<B> Member<B> {
             return;
         }
         let asked = self.streams.iter().filter(|followed| followed.asking.request.is_some()).count();
-        let lapsed = now >= self.permit.until();
+        let deaf = self.heard_at.is_none_or(|at| now >= at + COORDINATOR_SILENT_AFTER) || now >= self.permit.until();
         let busy = self.outstanding_bytes >= self.settings.held_bytes;
         let asking = &mut self.streams[index].asking;
-        if lapsed || busy || (asked >= MAX_ASKED && asking.request.is_none()) {
-            // The silence is this member's own.
+        if deaf || busy || (asked >= MAX_ASKED && asking.request.is_none()) {
+            // The silence is the coordinator's, or this member's own: it says nothing of the publisher.
             asking.silent_since = None;
             asking.at = Some(now + FIRST_BACK_OFF);
             return;
