@@ -40,6 +40,7 @@ pub struct PublisherControlSettings {
 #[derive(Debug)]
 pub struct PublisherControl {
     settings: PublisherControlSettings,
+    started_at: u64,
     number: u64,
     advertise_at: u64,
     wants_commits: bool,
@@ -73,6 +74,7 @@ impl PublisherControl {
         PublisherControl {
             allowance: settings.repair_bytes_per_second / 10,
             settings,
+            started_at: now,
             number: 0,
             advertise_at: now,
             wants_commits: false,
@@ -305,7 +307,9 @@ impl PublisherControl {
 
     fn finish<B: AsRef<[u8]>>(&mut self, job: Job, outcome: Outcome, retention: &Retention<B>) {
         let since = self.allowed_at.saturating_sub(job.repair.max_age_ns);
-        let locate = |&topic| Position { topic, sequence: Number(retention.first_since(topic, since)) };
+        // Of a stream that is younger than the age asked for, everything is wanted, retained or not: what is not is then counted.
+        let from = |topic| if since <= self.started_at { 0 } else { retention.first_since(topic, since) };
+        let locate = |&topic| Position { topic, sequence: Number(from(topic)) };
         let located = job.repair.locate.iter().map(locate).collect();
         self.done(job.repair, outcome, job.retained, located);
     }

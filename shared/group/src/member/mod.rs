@@ -192,7 +192,7 @@ pub struct Member<B> {
     unacknowledged: Vec<StreamPositions>,
     coordinator: u64,
     granted: (u64, u64),
-    /// When the coordinator was last heard of.
+    /// When the newest renewal that was granted was sent.
     heard_at: Option<u64>,
     leaving_since: Option<u64>,
     left: bool,
@@ -483,7 +483,6 @@ impl<B> Member<B> {
             return;
         }
         self.granted = (grant.renewal, grant.number);
-        self.heard_at = Some(now);
         if another {
             self.coordinator = grant.coordinator;
             self.registered = 0;
@@ -509,6 +508,7 @@ impl<B> Member<B> {
         }
         let sent_at = self.renewals.iter().find(|(renewal, _)| *renewal == grant.renewal).map(|&(_, at)| at);
         if let Some(sent_at) = sent_at {
+            self.heard_at = Some(sent_at);
             self.permit.extend(self.lease_from(now, sent_at) + LEASE);
         }
         self.left |= self.leaving_since.is_some_and(|since| grant.renewal >= since) && grant.assignments.is_empty();

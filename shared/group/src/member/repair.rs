@@ -14,8 +14,8 @@ use crate::{
 
 const FIRST_BACK_OFF: u64 = 50 * MILLISECOND;
 const LAST_BACK_OFF: u64 = 1600 * MILLISECOND;
-/// A coordinator that has not granted for so long cannot pass on requests either.
-const COORDINATOR_SILENT_AFTER: u64 = RENEW_EVERY + 300 * MILLISECOND;
+/// A coordinator that has granted no renewal of so long cannot pass on requests either.
+const COORDINATOR_SILENT_AFTER: u64 = 3 * RENEW_EVERY;
 /// Streams that are asked at the same time.
 const MAX_ASKED: usize = 4;
 
@@ -65,12 +65,15 @@ impl<B> Member<B> {
             return;
         }
         let asked = self.streams.iter().filter(|followed| followed.asking.request.is_some()).count();
-        let deaf = self.heard_at.is_none_or(|at| now >= at + COORDINATOR_SILENT_AFTER) || now >= self.permit.until();
+        let lapsed = now >= self.permit.until();
+        let deaf = self.heard_at.is_none_or(|at| now >= at + COORDINATOR_SILENT_AFTER);
         let busy = self.outstanding_bytes >= self.settings.held_bytes;
         let asking = &mut self.streams[index].asking;
-        if deaf || busy || (asked >= MAX_ASKED && asking.request.is_none()) {
+        if lapsed || deaf || busy {
             // The silence is the coordinator's, or this member's own: it says nothing of the publisher.
             asking.silent_since = None;
+        }
+        if lapsed || busy || (asked >= MAX_ASKED && asking.request.is_none()) {
             asking.at = Some(now + FIRST_BACK_OFF);
             return;
         }

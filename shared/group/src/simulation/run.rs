@@ -79,6 +79,13 @@ pub(super) fn run(seed: u64, scenario: Scenario, mutant: Option<Mutant>, tracing
         None => judge(&world, scenario).map_err(|failure| format!("seed {seed}: {failure}")),
     };
     if let Err(failure) = &verdict {
+        for (index, node) in world.members.iter().enumerate().filter(|(_, node)| node.alive) {
+            let line = format!("member {index} leaving {} {:?}", node.leaving, node.machine);
+            world.trace.extend(tracing.then_some(line));
+        }
+        if let Some(proxy) = &world.proxy {
+            world.trace.push(format!("{:?}", proxy.groups()));
+        }
         trace!(world, "{failure}");
     }
     Outcome { verdict, trace: std::mem::take(&mut world.trace) }
@@ -162,7 +169,7 @@ fn recover(world: &mut World, proxy_is_down: bool) {
     while world.time < end && world.failure.is_none() {
         world.run_until(world.time + SECOND);
         let drained = world.publishers.iter().all(|node| !node.alive || node.machine.is_drained());
-        if drained && world.time > time + 8 * SECOND {
+        if drained && world.time > time + 8 * SECOND && uneven(world).is_none() {
             break;
         }
     }
@@ -191,10 +198,7 @@ fn judge(world: &World, scenario: Scenario) -> Result<(), String> {
     if scenario == Scenario::Graceful && sums.repeated > 0 {
         return Err(format!("{} records were sent twice: the first {first:?}", sums.repeated));
     }
-    let staying = world.members.iter().filter(|node| node.alive && !node.leaving);
-    let counts: Vec<usize> = staying.map(|node| node.machine.owned().count()).collect();
-    let (low, high) = (64 / counts.len(), 64_usize.div_ceil(counts.len()));
-    if counts.iter().sum::<usize>() != 64 || counts.iter().any(|&count| count < low || count > high) {
+    if let Some(counts) = uneven(world) {
         return Err(format!("shards are not evenly owned at the end: {counts:?}"));
     }
     let repaired: u64 = world.publishers.iter().map(|node| node.machine.repaired_bytes()).sum();
@@ -203,4 +207,13 @@ fn judge(world: &World, scenario: Scenario) -> Result<(), String> {
         return Err(format!("{repaired} bytes were repaired"));
     }
     Ok(())
+}
+
+/// How many shards members own, if that is not even.
+fn uneven(world: &World) -> Option<Vec<usize>> {
+    let staying = world.members.iter().filter(|node| node.alive && !node.leaving);
+    let counts: Vec<usize> = staying.map(|node| node.machine.owned().count()).collect();
+    let (low, high) = (64 / counts.len(), 64_usize.div_ceil(counts.len()));
+    let even = counts.iter().sum::<usize>() == 64 && counts.iter().all(|count| (low..=high).contains(count));
+    (!even).then_some(counts)
 }
