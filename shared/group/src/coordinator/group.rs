@@ -137,6 +137,7 @@ impl Group {
             member.leaving = renew.leaving;
             member.prepared = 0;
         }
+        let mut stopped = 0_u64;
         for holding in &renew.holdings {
             let (index, generation) = (holding.shard.index(), holding.generation.0);
             let slot = &mut self.shards[index];
@@ -146,8 +147,19 @@ impl Group {
                 }
                 continue;
             }
+            let released = holding.phase == Phase::Released;
             if slot.holder == Some(me) && slot.generation == generation {
                 slot.confirmed = true;
+                slot.released |= released;
+            } else if released {
+                // It has stopped, and never starts again in this generation: all it may still say is where.
+                if !settled && slot.holder.is_none() {
+                    slot.generation = slot.generation.max(generation);
+                    self.next_generation = self.next_generation.max(generation + 1).min(MAX_NUMBER - 1);
+                }
+                if slot.holder.is_none() && slot.generation == generation {
+                    stopped |= 1 << index;
+                }
             } else if slot.generation == generation && generation > 0 && slot.holder.is_none() {
                 // Its lease had run out, and nobody has had the shard since.
                 slot.take(me, generation);
@@ -162,17 +174,15 @@ impl Group {
                 slot.confirmed = true;
                 self.next_generation = self.next_generation.max(generation + 1).min(MAX_NUMBER - 1);
                 self.moved = true;
-            } else {
-                continue;
             }
-            slot.released |= holding.phase == Phase::Released;
         }
         let mut refused = 0;
         for commit in &renew.commits {
             let stream = &commit.stream;
             for position in &commit.positions {
                 let shard = position.topic.shard;
-                if position.topic.kind != self.kind || self.shards[shard.index()].holder != Some(me) {
+                let speaks = self.shards[shard.index()].holder == Some(me) || stopped & (1 << shard.index()) != 0;
+                if position.topic.kind != self.kind || !speaks {
                     refused += 1;
                     continue;
                 }
@@ -268,7 +278,8 @@ impl Group {
                         self.mark(holder);
                     }
                 }
-                (None, Some(wanted)) => {
+                // Where the last holder says it has stopped is waited for, as long as claims are.
+                (None, Some(wanted)) if claimed & (1 << index) == 0 => {
                     let generation = self.next_generation;
                     self.next_generation = (generation + 1).min(MAX_NUMBER - 1);
                     slot.take(wanted, generation);

@@ -179,6 +179,8 @@ pub struct Member<B> {
     incarnation: u64,
     permit: Arc<Permit>,
     holds: [Hold; SHARDS],
+    /// The generation of each shard that was had last and given up: it never comes back.
+    given_up: [u64; SHARDS],
     streams: Vec<Followed<B>>,
     held_bytes: usize,
     outstanding_bytes: usize,
@@ -213,6 +215,7 @@ impl<B> Member<B> {
             incarnation,
             permit: Arc::new(Permit::new()),
             holds: [Hold::Nothing; SHARDS],
+            given_up: [0; SHARDS],
             streams: Vec::new(),
             held_bytes: 0,
             outstanding_bytes: 0,
@@ -508,7 +511,11 @@ impl<B> Member<B> {
         }
         let sent_at = self.renewals.iter().find(|(renewal, _)| *renewal == grant.renewal).map(|&(_, at)| at);
         if let Some(sent_at) = sent_at {
-            self.heard_at = Some(sent_at);
+            if self.heard_at.is_some_and(|heard_at| sent_at > heard_at + 2 * RENEW_EVERY) {
+                // Until now there was no way to be answered.
+                self.streams.iter_mut().for_each(|followed| followed.asking.was_deaf());
+            }
+            self.heard_at = self.heard_at.max(Some(sent_at));
             self.permit.extend(self.lease_from(now, sent_at) + LEASE);
         }
         self.left |= self.leaving_since.is_some_and(|since| grant.renewal >= since) && grant.assignments.is_empty();
@@ -544,15 +551,15 @@ impl<B> Member<B> {
             }
             (Hold::Preparing, Some((Role::Prepare, _))) => {}
             (_, None) => self.forget(shard),
-            (_, Some((Role::Own, generation))) => self.own(now, shard, generation, grant),
+            (_, Some((Role::Own, generation))) if generation != self.given_up[shard] => self.own(now, shard, generation, grant),
             (_, Some((Role::Prepare, _))) => {
                 self.forget(shard);
                 self.holds[shard] = Hold::Preparing;
                 self.outputs.push_back(MemberOutput::Subscribe(self.topic(shard)));
                 self.renew_soon(now);
             }
-            // What it is to release it never had: it says so.
-            (_, Some((Role::Release, generation))) => {
+            // What it is to release it does not have, or no longer: it says so.
+            (_, Some((Role::Own | Role::Release, generation))) => {
                 self.forget(shard);
                 self.holds[shard] = Hold::Released(generation);
                 self.renew_soon(now);
@@ -632,6 +639,9 @@ impl<B> Member<B> {
     fn forget(&mut self, shard: usize) {
         let topic = self.topic(shard);
         self.permit.set(topic.shard, 0);
+        if let Hold::Owned(generation) | Hold::Releasing(generation) | Hold::Released(generation) = self.holds[shard] {
+            self.given_up[shard] = generation;
+        }
         if matches!(self.holds[shard], Hold::Owned(_) | Hold::Preparing) {
             self.outputs.push_back(MemberOutput::Unsubscribe(topic));
         }

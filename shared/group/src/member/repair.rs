@@ -38,6 +38,11 @@ impl Asking {
         self.at.get_or_insert(now);
     }
 
+    /// The silence until now says nothing.
+    pub(super) fn was_deaf(&mut self) {
+        self.silent_since = None;
+    }
+
     fn later(&mut self, now: u64) {
         self.back_off = (self.back_off * 2).clamp(FIRST_BACK_OFF, LAST_BACK_OFF);
         self.at = Some(now + self.back_off);

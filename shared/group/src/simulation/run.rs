@@ -47,6 +47,7 @@ pub(super) fn run(seed: u64, scenario: Scenario, mutant: Option<Mutant>, tracing
         mutant,
         slow_work: scenario != Scenario::Graceful,
         tracing,
+        traced_shard: 1,
     };
     let mut world = World::new(seed, shape);
     world.start_proxy();
@@ -113,7 +114,7 @@ fn disturb(world: &mut World, scenario: Scenario) {
             let (up, down) = &mut world.members[member].control;
             (up.loses_until, down.loses_until) = (time + run, time + run);
         }
-        5 => {
+        5 if time > world.publishers[publisher].control.0.loses_until + 3 * SECOND => {
             trace!(world, "control from publisher {publisher} is lost for {} ms", run / MILLISECOND);
             world.publishers[publisher].control.0.loses_until = time + run;
         }

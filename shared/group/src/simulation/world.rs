@@ -27,6 +27,7 @@ pub(super) struct Shape {
     pub(super) mutant: Option<Mutant>,
     pub(super) slow_work: bool,
     pub(super) tracing: bool,
+    pub(super) traced_shard: usize,
 }
 
 pub(super) struct Data {
@@ -464,12 +465,34 @@ impl World {
 
     fn proxy_message(&mut self, peer: Peer, frame: Vec<u8>) {
         let now = self.proxy_clock.local(self.time);
+        self.explain(&peer, &frame);
         match &mut self.proxy {
             Some(proxy) => {
                 proxy.on_message(now, &peer, &frame);
                 self.drain_proxy();
             }
             None => self.backlog.push((peer, frame)),
+        }
+    }
+
+    /// Who holds what, from the messages that say so. One shard stands for all.
+    fn explain(&mut self, peer: &Peer, frame: &[u8]) {
+        if !self.shape.tracing {
+            return;
+        }
+        let (_, index) = index_of(peer);
+        match Message::decode(frame) {
+            Ok(Message::Renew(renew)) => {
+                let held = renew.holdings.iter().find(|holding| holding.shard.index() == self.shape.traced_shard);
+                let held = held.map(|holding| (holding.generation.0, holding.phase));
+                trace!(self, "member {index} renews ({}) with {held:?} of {}", renew.renewal, renew.holdings.len());
+            }
+            Ok(Message::Grant(grant)) => {
+                let given = grant.assignments.iter().find(|given| given.shard.index() == self.shape.traced_shard);
+                let given = given.map(|given| (given.generation.0, given.role));
+                trace!(self, "member {index} is granted ({}) {given:?} of {}", grant.renewal, grant.assignments.len());
+            }
+            _ => {}
         }
     }
 
@@ -484,6 +507,7 @@ impl World {
 
     fn drain_proxy(&mut self) {
         while let Some((peer, frame)) = self.proxy.as_mut().and_then(Coordinator::poll_output) {
+            self.explain(&peer, &frame);
             let (party, index) = index_of(&peer);
             let (link, event): (&mut Link, fn(usize, Vec<u8>) -> Event) = match party {
                 b'p' => (&mut self.publishers[index].control.1, Event::PublisherMessage),
