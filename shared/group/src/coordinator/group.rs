@@ -9,7 +9,7 @@
 //!                 └──────────────────────────────────────────┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sekiwake_record::{Kind, Name, SHARDS, Shard, Topic};
 
@@ -28,13 +28,20 @@ pub(super) struct Group {
     pub(super) shards: [Slot; SHARDS],
     pub(super) positions: BTreeMap<Stream, Box<[u64; SHARDS]>>,
     pub(super) empty_since: Option<u64>,
-    /// Commits beyond what their streams have announced, by stream and shard: the sequence, and until when they may wait.
-    claims: BTreeMap<(Stream, u8), (u64, u64)>,
+    /// By shard: commits beyond what their streams have announced.
+    claims: [Claims; SHARDS],
     next_generation: u64,
     desired: [Option<Incarnation>; SHARDS],
     moved: bool,
     #[cfg(test)]
     pub(super) mutant: Option<crate::simulation::Mutant>,
+}
+
+/// Commits that wait for their streams to bear them out, all of a shard until the same time.
+#[derive(Default)]
+struct Claims {
+    sequences: BTreeMap<Stream, u64>,
+    until: u64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -88,7 +95,7 @@ impl Group {
             shards: [Slot::default(); SHARDS],
             positions: BTreeMap::new(),
             empty_since: None,
-            claims: BTreeMap::new(),
+            claims: std::array::from_fn(|_| Claims::default()),
             next_generation: 1,
             desired: [None; SHARDS],
             moved: true,
@@ -190,11 +197,12 @@ impl Group {
                     Some(next) if position.sequence.0 <= next => {
                         refused += u64::from(!self.commit(stream, shard, position.sequence.0));
                     }
-                    _ if self.claims.len() < MAX_STREAMS * SHARDS => {
-                        let claim = self.claims.entry((stream.clone(), shard.index() as u8));
-                        claim
-                            .and_modify(|claim| claim.0 = position.sequence.0)
-                            .or_insert((position.sequence.0, now + CLAIM_WAITS));
+                    _ if self.claims[shard.index()].sequences.len() < MAX_STREAMS => {
+                        let claims = &mut self.claims[shard.index()];
+                        if claims.sequences.is_empty() {
+                            claims.until = now + CLAIM_WAITS;
+                        }
+                        claims.sequences.insert(stream.clone(), position.sequence.0);
                     }
                     _ => refused += 1,
                 }
@@ -210,44 +218,42 @@ impl Group {
         let places = self.positions.entry(stream.clone()).or_insert_with(|| Box::new([UNKNOWN; SHARDS]));
         let place = &mut places[shard.index()];
         *place = if *place == UNKNOWN { sequence } else { sequence.max(*place) };
-        self.claims.remove(&(stream.clone(), shard.index() as u8));
+        self.claims[shard.index()].sequences.remove(stream);
         true
     }
 
     /// Streams that have to say where they stand before commits can be believed.
-    pub(super) fn claimed(&self) -> impl Iterator<Item = &Stream> {
-        self.claims.keys().map(|(stream, _)| stream)
+    pub(super) fn claimed(&self) -> BTreeSet<Stream> {
+        self.claims.iter().flat_map(|claims| claims.sequences.keys().cloned()).collect()
     }
 
     /// When the first claim has waited long enough.
-    pub(super) fn claim_ends(&self) -> u64 {
-        self.claims.values().map(|claim| claim.1).min().unwrap_or(u64::MAX)
+    pub(super) fn claims_end(&self) -> Option<u64> {
+        self.claims.iter().filter(|claims| !claims.sequences.is_empty()).map(|claims| claims.until).min()
     }
 
     /// Believes the claims that a stream's announcement bears out.
     pub(super) fn announced(&mut self, stream: &Stream, announced: impl Fn(Topic) -> u64) {
-        let range = (stream.clone(), 0)..=(stream.clone(), u8::MAX);
-        let borne_out = self.claims.range(range).filter_map(|((_, shard), (sequence, _))| {
-            let shard = Shard::new(*shard)?;
-            (*sequence <= announced(Topic { kind: self.kind, shard })).then_some((shard, *sequence))
-        });
-        for (shard, sequence) in borne_out.collect::<Vec<_>>() {
-            self.commit(stream, shard, sequence);
+        for index in 0..SHARDS {
+            let Some(shard) = Shard::new(index as u8) else { continue };
+            let claim = self.claims[index].sequences.get(stream).copied();
+            if let Some(sequence) = claim.filter(|&sequence| sequence <= announced(Topic { kind: self.kind, shard })) {
+                self.commit(stream, shard, sequence);
+            }
         }
     }
 
     /// Refuses claims that have waited too long, and says how many.
     pub(super) fn refuse_claims(&mut self, now: u64) -> u64 {
-        let before = self.claims.len();
-        self.claims.retain(|_, (_, until)| now < *until);
-        (before - self.claims.len()) as u64
+        let late = self.claims.iter_mut().filter(|claims| now >= claims.until);
+        late.map(|claims| std::mem::take(&mut claims.sequences).len() as u64).sum()
     }
 
     /// Frees, orders and grants what can be. Members whose grant has changed are marked.
     pub(super) fn settle(&mut self, settled: bool) {
-        let claimed = self.claims.keys().fold(0_u64, |mask, (_, shard)| mask | 1 << shard);
+        let claimed: Vec<bool> = self.claims.iter().map(|claims| !claims.sequences.is_empty()).collect();
         for (index, slot) in self.shards.iter_mut().enumerate() {
-            if slot.released && claimed & (1 << index) == 0 {
+            if slot.released && !claimed[index] {
                 if let Some(member) = slot.holder.and_then(|holder| self.members.get_mut(&holder)) {
                     member.dirty = true;
                 }
@@ -279,7 +285,7 @@ impl Group {
                     }
                 }
                 // Where the last holder says it has stopped is waited for, as long as claims are.
-                (None, Some(wanted)) if claimed & (1 << index) == 0 => {
+                (None, Some(wanted)) if !claimed[index] => {
                     let generation = self.next_generation;
                     self.next_generation = (generation + 1).min(MAX_NUMBER - 1);
                     slot.take(wanted, generation);

@@ -168,7 +168,7 @@ impl Coordinator {
                 .map(|(&incarnation, _)| incarnation);
             let expired: Vec<u64> = expired.collect();
             self.refusals.commits += group.refuse_claims(now);
-            if !expired.is_empty() || !self.was_settled || group.claim_ends() != u64::MAX {
+            if !expired.is_empty() || !self.was_settled || group.claims_end().is_some() {
                 expired.into_iter().for_each(|incarnation| self.remove(now, &name, incarnation));
                 self.settle(now, &name);
             }
@@ -189,7 +189,7 @@ impl Coordinator {
     /// When [`Coordinator::on_tick`] has something to do.
     pub fn next_deadline(&self) -> u64 {
         let leases = self.groups.values().flat_map(|group| group.members.values().map(|member| member.lease_until));
-        let claims = self.groups.values().map(Group::claim_ends);
+        let claims = self.groups.values().filter_map(Group::claims_end);
         let empty = self
             .groups
             .values()
@@ -269,8 +269,7 @@ impl Coordinator {
         let streams = &self.streams;
         let announced = |stream: &Stream, topic: sekiwake_record::Topic| Some(streams.get(stream)?.next[topic.index()]);
         self.refusals.commits += group.present(now, settled, renew, announced);
-        let claimed: Vec<Stream> = group.claimed().cloned().collect();
-        for stream in claimed {
+        for stream in group.claimed() {
             self.ask_to_advertise(now, &stream);
         }
         self.settle(now, &renew.group);

@@ -551,7 +551,9 @@ impl<B> Member<B> {
             }
             (Hold::Preparing, Some((Role::Prepare, _))) => {}
             (_, None) => self.forget(shard),
-            (_, Some((Role::Own, generation))) if generation != self.given_up[shard] => self.own(now, shard, generation, grant),
+            (_, Some((Role::Own, generation))) if generation != self.given_up[shard] => {
+                self.own(now, shard, generation, grant)
+            }
             (_, Some((Role::Prepare, _))) => {
                 self.forget(shard);
                 self.holds[shard] = Hold::Preparing;
