@@ -167,8 +167,9 @@ impl Coordinator {
                 .filter(|(_, member)| member.lease_until <= now)
                 .map(|(&incarnation, _)| incarnation);
             let expired: Vec<u64> = expired.collect();
-            self.refusals.commits += group.refuse_claims(now);
-            if !expired.is_empty() || !self.was_settled || group.claims_end().is_some() {
+            let refused = group.refuse_claims(now);
+            self.refusals.commits += refused;
+            if refused > 0 || !expired.is_empty() || !self.was_settled {
                 expired.into_iter().for_each(|incarnation| self.remove(now, &name, incarnation));
                 self.settle(now, &name);
             }
