@@ -511,9 +511,8 @@ impl<B> Member<B> {
         }
         let sent_at = self.renewals.iter().find(|(renewal, _)| *renewal == grant.renewal).map(|&(_, at)| at);
         if let Some(sent_at) = sent_at {
-            if self.heard_at.is_some_and(|heard_at| sent_at > heard_at + 2 * RENEW_EVERY) {
-                // Until now there was no way to be answered.
-                self.streams.iter_mut().for_each(|followed| followed.asking.was_deaf());
+            if another || self.heard_at.is_some_and(|heard_at| sent_at > heard_at + 2 * RENEW_EVERY) {
+                self.streams.iter_mut().for_each(|followed| followed.asking.was_deaf(now));
             }
             self.heard_at = self.heard_at.max(Some(sent_at));
             self.permit.extend(self.lease_from(now, sent_at) + LEASE);

@@ -38,9 +38,10 @@ impl Asking {
         self.at.get_or_insert(now);
     }
 
-    /// The silence until now says nothing.
-    pub(super) fn was_deaf(&mut self) {
-        self.silent_since = None;
+    /// Until now there was no way to be answered: the silence says nothing, and what was asked may be lost.
+    pub(super) fn was_deaf(&mut self, now: u64) {
+        (self.silent_since, self.back_off) = (None, 0);
+        self.at = self.at.map(|_| now);
     }
 
     fn later(&mut self, now: u64) {

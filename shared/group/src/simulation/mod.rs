@@ -85,7 +85,10 @@ fn found(mutant: Mutant, scenario: Scenario) -> (usize, Option<String>) {
 #[test]
 fn a_hand_over_without_hold_back_is_found() {
     let (seeds, first) = found(Mutant::NoHoldBack, Scenario::Graceful);
-    assert!(seeds > 0 && first.as_ref().is_some_and(|first| first.contains("two members")), "{seeds} {first:?}");
+    assert!(
+        seeds > 0 && first.as_ref().is_some_and(|first| first.contains("two members") || first.contains("twice")),
+        "{seeds} {first:?}"
+    );
 }
 
 #[test]

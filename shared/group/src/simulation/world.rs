@@ -201,8 +201,7 @@ impl World {
         trace!(self, "proxy starts");
         // What the DEALERs have kept comes when they are connected again.
         for (peer, frame) in std::mem::take(&mut self.backlog) {
-            let delay = 150 * MILLISECOND + self.random.within(0..MILLISECOND);
-            self.at(self.time + delay, Event::ProxyMessage(peer, frame));
+            self.at(self.time + 150 * MILLISECOND, Event::ProxyMessage(peer, frame));
         }
         self.drain_proxy();
     }
