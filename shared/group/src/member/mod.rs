@@ -37,6 +37,8 @@ use crate::{
 
 /// The least time between two renewals, when something changes.
 const RENEW_SOONEST: u64 = 5 * MILLISECOND;
+/// Of so many renewals one tells all commits, acknowledged or not: the coordinator may have had no use for them at the time.
+const TELL_ALL_EVERY: u64 = 8;
 /// Renewals whose time of sending is remembered.
 const RENEWALS: usize = 16;
 
@@ -418,6 +420,9 @@ impl<B> Member<B> {
             self.renewals.pop_front();
         }
         self.renewals.push_back((self.renewal, now));
+        if self.renewal.is_multiple_of(TELL_ALL_EVERY) {
+            self.forget_acknowledgements();
+        }
         self.unacknowledged = self.commits();
         let holding = |(index, hold): (usize, &Hold)| {
             let (generation, phase) = match *hold {
@@ -489,7 +494,7 @@ impl<B> Member<B> {
         if another {
             self.coordinator = grant.coordinator;
             self.registered = 0;
-            self.streams.iter_mut().flat_map(|followed| &mut followed.positions).for_each(|p| p.acknowledged = UNKNOWN);
+            self.forget_acknowledgements();
             // What ran out before the new coordinator answered, the old one may have given away without its knowledge.
             if now >= self.permit.until()
                 && self.holds.iter().any(|hold| matches!(hold, Hold::Owned(_) | Hold::Releasing(_)))
@@ -526,6 +531,12 @@ impl<B> Member<B> {
             return _now;
         }
         sent_at
+    }
+
+    /// The coordinator is to hear of every commit again.
+    fn forget_acknowledgements(&mut self) {
+        let positions = self.streams.iter_mut().flat_map(|followed| &mut followed.positions);
+        positions.for_each(|position| position.acknowledged = UNKNOWN);
     }
 
     fn acknowledge(&mut self) {

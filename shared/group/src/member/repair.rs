@@ -13,7 +13,8 @@ use crate::{
 };
 
 const FIRST_BACK_OFF: u64 = 50 * MILLISECOND;
-const LAST_BACK_OFF: u64 = 1600 * MILLISECOND;
+/// Short enough for five tries before the answer is given up.
+const LAST_BACK_OFF: u64 = 400 * MILLISECOND;
 /// A coordinator that has granted no renewal of so long cannot pass on requests either.
 const COORDINATOR_SILENT_AFTER: u64 = 3 * RENEW_EVERY;
 /// Streams that are asked at the same time.
