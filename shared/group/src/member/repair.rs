@@ -145,9 +145,7 @@ impl<B> Member<B> {
 
     pub(super) fn on_done(&mut self, now: u64, done: &Done) {
         let Some(index) = self.find(&done.stream) else { return };
-        if self.streams[index].asking.request != Some(done.request) {
-            return;
-        }
+        let Some(newest) = self.streams[index].asking.request else { return };
         let mut progress = self.streams[index].asking.progress;
         for place in &done.located {
             let shard = place.topic.shard.index();
@@ -169,6 +167,13 @@ impl<B> Member<B> {
             }
         }
         let asking = &mut self.streams[index].asking;
+        if done.request != newest {
+            // An answer that took longer than the back-off. What it says is true; the end of the newest is still to come.
+            if progress {
+                (asking.silent_since, asking.progress) = (None, true);
+            }
+            return;
+        }
         asking.request = None;
         asking.gone = done.outcome == Outcome::Gone;
         if progress || done.outcome == Outcome::Wait {
