@@ -52,6 +52,8 @@ pub(super) struct Slot {
     released: bool,
     /// The holder has presented it: it knows where to begin.
     confirmed: bool,
+    /// A holder that lost it to an older claim may act until then, if it has not heard of it.
+    not_before: u64,
 }
 
 pub(super) struct Member {
@@ -176,6 +178,7 @@ impl Group {
                 // This coordinator is new, and the shard has been this member's. An older generation loses.
                 if let Some(loser) = slot.holder.and_then(|loser| self.members.get_mut(&loser)) {
                     loser.dirty = true;
+                    slot.not_before = slot.not_before.max(loser.lease_until);
                 }
                 slot.take(me, generation);
                 slot.confirmed = true;
@@ -250,7 +253,7 @@ impl Group {
     }
 
     /// Frees, orders and grants what can be. Members whose grant has changed are marked.
-    pub(super) fn settle(&mut self, settled: bool) {
+    pub(super) fn settle(&mut self, now: u64, settled: bool) {
         let claimed: Vec<bool> = self.claims.iter().map(|claims| !claims.sequences.is_empty()).collect();
         for (index, slot) in self.shards.iter_mut().enumerate() {
             if slot.released && !claimed[index] {
@@ -285,7 +288,7 @@ impl Group {
                     }
                 }
                 // Where the last holder says it has stopped is waited for, as long as claims are.
-                (None, Some(wanted)) if !claimed[index] => {
+                (None, Some(wanted)) if !claimed[index] && now >= slot.not_before => {
                     let generation = self.next_generation;
                     self.next_generation = (generation + 1).min(MAX_NUMBER - 1);
                     slot.take(wanted, generation);
@@ -294,6 +297,13 @@ impl Group {
                 _ => {}
             }
         }
+    }
+
+    /// When a shard that is free may be given away.
+    pub(super) fn next_grant(&self) -> Option<u64> {
+        let free =
+            self.shards.iter().zip(&self.desired).filter(|(slot, wanted)| slot.holder.is_none() && wanted.is_some());
+        free.map(|(slot, _)| slot.not_before).filter(|&not_before| not_before > 0).min()
     }
 
     fn reassign(&mut self) {
@@ -351,11 +361,11 @@ impl Group {
 
 impl Slot {
     fn take(&mut self, holder: Incarnation, generation: u64) {
-        *self = Slot { holder: Some(holder), generation, ..Slot::default() };
+        *self = Slot { holder: Some(holder), generation, not_before: self.not_before, ..Slot::default() };
     }
 
     /// Nobody's. The generation stays: it may only rise.
     fn free(&mut self) {
-        *self = Slot { generation: self.generation, ..Slot::default() };
+        *self = Slot { generation: self.generation, not_before: self.not_before, ..Slot::default() };
     }
 }

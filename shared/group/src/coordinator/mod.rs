@@ -169,7 +169,8 @@ impl Coordinator {
             let expired: Vec<u64> = expired.collect();
             let refused = group.refuse_claims(now);
             self.refusals.commits += refused;
-            if refused > 0 || !expired.is_empty() || !self.was_settled {
+            let grants = group.next_grant().is_some_and(|at| now >= at);
+            if refused > 0 || grants || !expired.is_empty() || !self.was_settled {
                 expired.into_iter().for_each(|incarnation| self.remove(now, &name, incarnation));
                 self.settle(now, &name);
             }
@@ -191,6 +192,7 @@ impl Coordinator {
     pub fn next_deadline(&self) -> u64 {
         let leases = self.groups.values().flat_map(|group| group.members.values().map(|member| member.lease_until));
         let claims = self.groups.values().filter_map(Group::claims_end);
+        let grants = self.groups.values().filter_map(Group::next_grant);
         let empty = self
             .groups
             .values()
@@ -198,7 +200,7 @@ impl Coordinator {
             .map(|since| since + self.settings.keep_positions);
         let settled = (!self.was_settled).then_some(self.settled_at);
         let lingering = self.lingering.front().map(|(until, _)| *until);
-        leases.chain(claims).chain(empty).chain(settled).chain(lingering).min().unwrap_or(u64::MAX)
+        leases.chain(claims).chain(grants).chain(empty).chain(settled).chain(lingering).min().unwrap_or(u64::MAX)
     }
 
     /// The next message, and whom it is for.
@@ -358,7 +360,7 @@ impl Coordinator {
     fn settle(&mut self, now: u64, name: &Name) {
         let settled = self.settled(now);
         let Some(group) = self.groups.get_mut(name) else { return };
-        group.settle(settled);
+        group.settle(now, settled);
         let (mut grants, streams) = (Vec::new(), &self.streams);
         let listed =
             |version| streams.values().filter(|state| state.answers(now)).all(|state| state.list_version >= version);

@@ -76,7 +76,9 @@ impl<B> Member<B> {
         let deaf = self.heard_at.is_none_or(|at| now >= at + COORDINATOR_SILENT_AFTER);
         let busy = self.outstanding_bytes >= self.settings.held_bytes;
         let asking = &mut self.streams[index].asking;
-        if lapsed || deaf || busy {
+        // It has been stopped itself when it comes so late.
+        let stopped = asking.at.is_some_and(|at| now >= at + LAST_BACK_OFF);
+        if lapsed || deaf || busy || stopped {
             // The silence is the coordinator's, or this member's own: it says nothing of the publisher.
             asking.silent_since = None;
         }

@@ -109,7 +109,7 @@ fn disturb(world: &mut World, scenario: Scenario) {
             trace!(world, "data to member {member} is lost for {} ms", run / MILLISECOND);
             world.members[member].data.loses_until = time + run;
         }
-        4 => {
+        4 if time > world.members[member].control.0.loses_until + 2 * SECOND => {
             trace!(world, "control to and from member {member} is lost for {} ms", run / MILLISECOND);
             let (up, down) = &mut world.members[member].control;
             (up.loses_until, down.loses_until) = (time + run, time + run);
