@@ -33,7 +33,7 @@ fn seeds() -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match (number("SEKIWAKE_TEST_SEED"), number("SEKIWAKE_TEST_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
-        (None, seeds) => 0..seeds.unwrap_or(400),
+        (None, seeds) => 0..seeds.unwrap_or(300),
     }
 }
 
