@@ -301,9 +301,11 @@ impl Group {
 
     /// When a shard that is free may be given away.
     pub(super) fn next_grant(&self) -> Option<u64> {
-        let free =
-            self.shards.iter().zip(&self.desired).filter(|(slot, wanted)| slot.holder.is_none() && wanted.is_some());
-        free.map(|(slot, _)| slot.not_before).filter(|&not_before| not_before > 0).min()
+        let slots = self.shards.iter().zip(&self.desired).zip(&self.claims);
+        let free = slots.filter(|((slot, wanted), claims)| {
+            slot.holder.is_none() && wanted.is_some() && claims.sequences.is_empty()
+        });
+        free.map(|((slot, _), _)| slot.not_before).filter(|&not_before| not_before > 0).min()
     }
 
     fn reassign(&mut self) {

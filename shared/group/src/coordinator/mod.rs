@@ -192,7 +192,7 @@ impl Coordinator {
     pub fn next_deadline(&self) -> u64 {
         let leases = self.groups.values().flat_map(|group| group.members.values().map(|member| member.lease_until));
         let claims = self.groups.values().filter_map(Group::claims_end);
-        let grants = self.groups.values().filter_map(Group::next_grant);
+        let grants = self.groups.values().filter_map(Group::next_grant).map(|at| at.max(self.settled_at));
         let empty = self
             .groups
             .values()

@@ -16,8 +16,6 @@
 mod permit;
 mod position;
 mod repair;
-#[cfg(test)]
-mod tests;
 
 use std::{collections::VecDeque, sync::Arc};
 

@@ -13,7 +13,6 @@ mod check;
 mod network;
 mod random;
 mod run;
-mod traffic;
 mod world;
 
 use run::{Scenario, run};
