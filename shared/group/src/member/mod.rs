@@ -138,6 +138,9 @@ pub enum GiveUp {
     StreamGone,
     /// Nobody has answered in time.
     Unanswered,
+    /// Nobody could say where the group stands, so it begins with what has come. All that is before is counted: an upper bound,
+    /// as the group may have handled some of it.
+    NotLocated,
 }
 
 /// What became of a batch that was given to [`Member::on_batch`].

@@ -2,21 +2,20 @@
 //!
 //! One request at a time for each stream, with all its holes; each has a budget of bytes, and the next follows when the answer is
 //! complete. So a member that is slow asks slowly, and what is answered is what it can take. Without an answer the request is
-//! made again after 50, 100, 200 ms and so on; without any for two seconds the holes are given up.
+//! made again after 50, 100, 200 ms and so on; without any for two seconds the holes are given up. The silence must be the
+//! publisher's: only a coordinator that has granted a renewal sent after those two seconds was there to pass the requests on.
 
 use sekiwake_record::Topic;
 
 use super::{GiveUp, Hold, Member, MemberOutput};
 use crate::{
-    GIVE_UP_AFTER, MILLISECOND, Peer, RENEW_EVERY, UNKNOWN,
+    GIVE_UP_AFTER, MILLISECOND, Peer, UNKNOWN,
     wire::{Done, MAX_RANGES, Number, Outcome, Range, Repair, Repaired},
 };
 
 const FIRST_BACK_OFF: u64 = 50 * MILLISECOND;
 /// Short enough for five tries before the answer is given up.
 const LAST_BACK_OFF: u64 = 400 * MILLISECOND;
-/// A coordinator that has granted no renewal of so long cannot pass on requests either.
-const COORDINATOR_SILENT_AFTER: u64 = 3 * RENEW_EVERY;
 /// Streams that are asked at the same time.
 const MAX_ASKED: usize = 4;
 
@@ -73,12 +72,11 @@ impl<B> Member<B> {
         }
         let asked = self.streams.iter().filter(|followed| followed.asking.request.is_some()).count();
         let lapsed = now >= self.permit.until();
-        let deaf = self.heard_at.is_none_or(|at| now >= at + COORDINATOR_SILENT_AFTER);
         let busy = self.outstanding_bytes >= self.settings.held_bytes;
         let asking = &mut self.streams[index].asking;
         // It has been stopped itself when it comes so late.
         let stopped = asking.at.is_some_and(|at| now >= at + LAST_BACK_OFF);
-        if lapsed || deaf || busy || stopped {
+        if lapsed || busy || stopped {
             // The silence is the coordinator's, or this member's own: it says nothing of the publisher.
             asking.silent_since = None;
         }
@@ -87,7 +85,7 @@ impl<B> Member<B> {
             return;
         }
         let silent_since = *asking.silent_since.get_or_insert(now);
-        if now >= silent_since + GIVE_UP_AFTER {
+        if self.heard_at.is_some_and(|at| at >= silent_since + GIVE_UP_AFTER) {
             let reason = if asking.gone { GiveUp::StreamGone } else { GiveUp::Unanswered };
             *asking = Asking::default();
             return self.give_up_all(now, index, reason);
@@ -193,19 +191,17 @@ impl<B> Member<B> {
             let Hold::Owned(generation) = self.holds[shard] else { continue };
             let topic = self.topic(shard);
             let position = &mut self.streams[index].positions[shard];
+            let announced = position.announced;
             if position.received == UNKNOWN {
-                // Nobody says where to begin: with what there is.
-                let known = position.held.first_key_value().map_or(position.announced, |(&first, _)| first);
-                if known > 0 {
-                    position.received = known;
+                if announced == 0 {
+                    continue;
                 }
-                self.deliver_held(index, topic, generation);
+                // With what there is. That the group had nothing of what is before cannot be known, so all of it is counted.
+                let start = position.held.first_key_value().map_or(announced, |(&first, _)| first);
+                position.received = 0;
+                self.give_up(index, topic, generation, start, GiveUp::NotLocated);
             }
-            let position = &self.streams[index].positions[shard];
-            if position.received != UNKNOWN {
-                let end = position.announced;
-                self.give_up(index, topic, generation, end, reason);
-            }
+            self.give_up(index, topic, generation, announced, reason);
         }
         self.streams[index].asking.begin(now);
     }

@@ -46,8 +46,9 @@ impl Ledger {
         records[from as usize..to as usize].iter_mut().for_each(&mut change);
     }
 
+    /// The sums over the streams that count, and the worst record: lost without a word, or else lost, or else sent twice.
     pub(super) fn sums(&self, counts: impl Fn(usize) -> bool) -> (Sums, Option<(usize, usize, usize)>) {
-        let (mut sums, mut first) = (Sums::default(), None);
+        let (mut sums, mut worst) = (Sums::default(), None);
         for (&(stream, topic), records) in self.records.iter().filter(|((stream, _), _)| counts(*stream)) {
             for (sequence, fate) in records.iter().enumerate() {
                 sums.published += 1;
@@ -55,11 +56,17 @@ impl Ledger {
                 sums.lost += u64::from(fate.acted == 0);
                 sums.lost_unsaid += u64::from(fate.acted == 0 && !fate.given_up);
                 sums.given_up_falsely += u64::from(fate.acted > 0 && fate.given_up);
-                if fate.acted != 1 && first.is_none() {
-                    first = Some((stream, topic, sequence));
+                let severity = match (fate.acted, fate.given_up) {
+                    (0, false) => 3,
+                    (0, true) => 2,
+                    (1, _) => continue,
+                    _ => 1,
+                };
+                if worst.is_none_or(|(worst, _)| severity > worst) {
+                    worst = Some((severity, (stream, topic, sequence)));
                 }
             }
         }
-        (sums, first)
+        (sums, worst.map(|(_, place)| place))
     }
 }

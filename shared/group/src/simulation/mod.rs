@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Joins, leaves, crashes, stalls, lost connections and restarts of the proxy come at random. Each party has a clock with an offset
-//! and a rate of its own. What must hold is checked at every act (`check`) and at the end. `SEKIWAKE_TEST_SEEDS=10000` runs
-//! so many seeds; `SEKIWAKE_TEST_SEED=17` runs one and prints its trace.
+//! and a rate of its own. What must hold is checked at every act (`check`) and at the end. `TEST_SEKIWAKE_SEEDS=10000` runs
+//! so many seeds; `TEST_SEKIWAKE_SEED=17` runs one and prints its trace.
 
 mod check;
 mod network;
@@ -30,7 +30,7 @@ pub(crate) enum Mutant {
 
 fn seeds() -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    match (number("SEKIWAKE_TEST_SEED"), number("SEKIWAKE_TEST_SEEDS")) {
+    match (number("TEST_SEKIWAKE_SEED"), number("TEST_SEKIWAKE_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
         (None, seeds) => 0..seeds.unwrap_or(300),
     }
@@ -38,7 +38,7 @@ fn seeds() -> std::ops::Range<u64> {
 
 /// Runs a seed; when it fails runs it again for its trace.
 fn must_hold(seed: u64, scenario: Scenario) {
-    let tracing = std::env::var("SEKIWAKE_TEST_SEED").is_ok();
+    let tracing = std::env::var("TEST_SEKIWAKE_SEED").is_ok();
     let outcome = run(seed, scenario, None, tracing);
     let Err(failure) = outcome.verdict else {
         if tracing {
@@ -49,7 +49,7 @@ fn must_hold(seed: u64, scenario: Scenario) {
     let again = run(seed, scenario, None, true);
     again.trace.iter().rev().take(300).rev().for_each(|line| println!("{line}"));
     panic!(
-        "{failure}\nscenario {scenario:?}; again with: SEKIWAKE_TEST_SEED={seed} cargo test -p sekiwake-group {}",
+        "{failure}\nscenario {scenario:?}; again with: TEST_SEKIWAKE_SEED={seed} cargo test -p sekiwake-group {}",
         scenario.test()
     );
 }

@@ -15,8 +15,12 @@ use super::{
 };
 use crate::{
     Coordinator, CoordinatorSettings, MILLISECOND, Member, MemberOutput, MemberSettings, Peer, Permission, Permit,
-    PublisherControl, PublisherControlSettings, Received, Retained, Retention, SECOND, Stream, wire::Message,
+    PublisherControl, PublisherControlSettings, Received, Retained, Retention, SECOND, Stream,
+    wire::{Message, StreamPositions},
 };
+
+/// The most events at one instant. A machine whose deadline stays behind its clock is found by it, instead of running for ever.
+const MAX_EVENTS_AT_ONCE: u32 = 100_000;
 
 /// What a run is made of.
 #[derive(Clone)]
@@ -55,6 +59,17 @@ pub(super) enum Event {
     MemberSubscribed(usize, Topic, bool),
     Work(usize, Delivery),
     Chaos,
+}
+
+impl Event {
+    fn name(&self) -> String {
+        match self {
+            Event::PublisherTick(index) => format!("a tick of publisher {index}"),
+            Event::ProxyTick(run) => format!("a tick of proxy {run}"),
+            Event::MemberTick(index) => format!("a tick of member {index}"),
+            _ => "an event that is no tick".to_owned(),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -96,6 +111,7 @@ pub(super) struct MemberNode {
 
 pub(super) struct World {
     pub(super) time: u64,
+    events_at_once: u32,
     order: u64,
     events: BTreeMap<(u64, u64), Event>,
     pub(super) random: Random,
@@ -144,6 +160,7 @@ impl World {
         let proxy_clock = Clock::new(&mut random);
         World {
             time: 0,
+            events_at_once: 0,
             order: 0,
             events: BTreeMap::new(),
             random,
@@ -175,7 +192,11 @@ impl World {
             && let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= end)
         {
             let ((time, order), event) = entry.remove_entry();
+            self.events_at_once = if time == self.time { self.events_at_once + 1 } else { 0 };
             self.time = time;
+            if self.events_at_once > MAX_EVENTS_AT_ONCE {
+                self.fail(format!("time stands still at {}", event.name()));
+            }
             if let Event::Chaos = event {
                 return true;
             }
@@ -485,13 +506,25 @@ impl World {
                 let held = renew.holdings.iter().find(|holding| holding.shard.index() == self.shape.traced_shard);
                 let held = held.map(|holding| (holding.generation.0, holding.phase));
                 trace!(self, "member {index} renews ({}) with {held:?} of {}", renew.renewal, renew.holdings.len());
+                self.explain_positions("commits", &renew.commits);
             }
             Ok(Message::Grant(grant)) => {
                 let given = grant.assignments.iter().find(|given| given.shard.index() == self.shape.traced_shard);
                 let given = given.map(|given| (given.generation.0, given.role));
                 trace!(self, "member {index} is granted ({}) {given:?} of {}", grant.renewal, grant.assignments.len());
+                self.explain_positions("starts", &grant.starts);
             }
             _ => {}
+        }
+    }
+
+    fn explain_positions(&mut self, what: &str, of_streams: &[StreamPositions]) {
+        for of_stream in of_streams {
+            for position in &of_stream.positions {
+                if position.topic.shard.index() == self.shape.traced_shard {
+                    trace!(self, "    {what} {} {}", of_stream.stream, position.sequence.0);
+                }
+            }
         }
     }
 
@@ -637,6 +670,10 @@ impl World {
             Permission::Revoked => return,
         }
         self.acts += 1;
+        if shard.index() == self.shape.traced_shard {
+            let stream = &self.publishers[delivery.stream].stream;
+            trace!(self, "member {index} acts on {stream} {}..{}", delivery.first, delivery.to);
+        }
         self.ledger.acted(delivery.stream, delivery.topic.index(), delivery.first, delivery.to);
         let (time, topic) = (self.time, delivery.topic);
         let also = self.members.iter().enumerate().find(|(other, node)| {
