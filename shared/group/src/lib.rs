@@ -48,7 +48,7 @@ pub const RENEW_EVERY: u64 = 500 * MILLISECOND;
 pub const ADVERTISE_EVERY: u64 = SECOND;
 /// A publisher that has said nothing for so long is taken for gone, until it speaks again.
 pub const PUBLISHER_SILENT_AFTER: u64 = 3 * SECOND;
-/// How long a hole may wait without any answer before it is given up.
+/// How long a hole may wait without any answer, while the coordinator is there, before it is given up.
 pub const GIVE_UP_AFTER: u64 = 2 * SECOND;
 /// How long a forwarder waits for publishers to acknowledge a new destination before it sends to it all the same.
 pub const REGISTER_WITHIN: u64 = 2 * SECOND;

@@ -16,6 +16,8 @@
 mod permit;
 mod position;
 mod repair;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, sync::Arc};
 
