@@ -27,7 +27,7 @@ mod stream;
 pub mod wire;
 
 pub use coordinator::{Coordinator, CoordinatorSettings, GroupView, MemberView, Refusals, fuzz};
-pub use member::{GiveUp, Member, MemberOutput, MemberSettings, Permission, Permit, Received};
+pub use member::{Arrival, GiveUp, Member, MemberOutput, MemberSettings, Permission, Permit, Received};
 pub use publisher::{PublisherControl, PublisherControlSettings};
 pub use retention::{Retained, Retention};
 pub use stream::{Peer, Stream};

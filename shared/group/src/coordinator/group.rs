@@ -270,7 +270,7 @@ impl Group {
         if std::mem::take(&mut self.moved) {
             self.reassign();
         }
-        for index in 0..SHARDS {
+        for (index, claimed) in claimed.into_iter().enumerate() {
             let (wanted, slot) = (self.desired[index], &mut self.shards[index]);
             let prepared = wanted.is_none_or(|wanted| self.members[&wanted].prepared & (1 << index) != 0);
             #[cfg(test)]
@@ -281,14 +281,12 @@ impl Group {
                 slot.free();
             }
             match (slot.holder, wanted) {
-                (Some(holder), wanted) if wanted != Some(holder) => {
-                    if prepared && !slot.release_ordered {
-                        slot.release_ordered = true;
-                        self.mark(holder);
-                    }
+                (Some(holder), wanted) if wanted != Some(holder) && prepared && !slot.release_ordered => {
+                    slot.release_ordered = true;
+                    self.mark(holder);
                 }
                 // Where the last holder says it has stopped is waited for, as long as claims are.
-                (None, Some(wanted)) if !claimed[index] && now >= slot.not_before => {
+                (None, Some(wanted)) if !claimed && now >= slot.not_before => {
                     let generation = self.next_generation;
                     self.next_generation = (generation + 1).min(MAX_NUMBER - 1);
                     slot.take(wanted, generation);

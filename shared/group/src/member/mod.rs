@@ -24,7 +24,8 @@ use std::{collections::VecDeque, sync::Arc};
 use sekiwake_record::{Announcement, Kind, Name, SHARDS, Shard, Topic};
 
 pub use permit::{Permission, Permit};
-use position::{Arrival, Position};
+pub use position::Arrival;
+use position::Position;
 use repair::Asking;
 
 use crate::{
@@ -281,23 +282,13 @@ impl<B> Member<B> {
         self.outputs.pop_front()
     }
 
-    /// Takes a batch from the data plane, or a repaired one, that has been checked. `bytes` is what it holds in memory.
-    pub fn on_batch(
-        &mut self,
-        now: u64,
-        stream: &Stream,
-        topic: Topic,
-        first: u64,
-        count: u32,
-        bytes: usize,
-        batch: B,
-    ) -> Received {
+    /// Takes a batch from the data plane, or a repaired one, that has been checked.
+    pub fn on_batch(&mut self, now: u64, stream: &Stream, topic: Topic, arrival: Arrival<B>) -> Received {
         let hold = self.holds[topic.shard.index()];
         if topic.kind != self.settings.kind || !matches!(hold, Hold::Owned(_) | Hold::Preparing) {
             return Received::NotOurs;
         }
         let Some(index) = self.follow(stream) else { return Received::NoRoom };
-        let arrival = Arrival { first, count, bytes, batch };
         let position = &mut self.streams[index].positions[topic.shard.index()];
         if let Hold::Owned(generation) = hold
             && position.received != UNKNOWN
@@ -305,7 +296,7 @@ impl<B> Member<B> {
             if arrival.next() <= position.received {
                 return Received::Repeated;
             }
-            if first <= position.received {
+            if arrival.first <= position.received {
                 self.deliver(index, topic, generation, arrival);
                 self.deliver_held(index, topic, generation);
                 return Received::Taken;

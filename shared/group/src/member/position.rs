@@ -12,11 +12,15 @@ use crate::UNKNOWN;
 
 /// A batch and what the machine has to know of it.
 #[derive(Debug)]
-pub(super) struct Arrival<B> {
-    pub(super) first: u64,
-    pub(super) count: u32,
-    pub(super) bytes: usize,
-    pub(super) batch: B,
+pub struct Arrival<B> {
+    /// The sequence number of its first record.
+    pub first: u64,
+    /// How many records it holds.
+    pub count: u32,
+    /// What it holds in memory, bytes.
+    pub bytes: usize,
+    /// The batch.
+    pub batch: B,
 }
 
 impl<B> Arrival<B> {

@@ -37,10 +37,10 @@ impl Pair {
             self.coordinator.on_tick(self.now);
             while let Some(output) = self.member.poll_output() {
                 match output {
-                    MemberOutput::Send(frame) if !matches!(Message::decode(&frame), Ok(Message::Repair(_))) => {
-                        if coordinator_is_there {
-                            self.coordinator.on_message(self.now, &peer, &frame);
-                        }
+                    MemberOutput::Send(frame)
+                        if !matches!(Message::decode(&frame), Ok(Message::Repair(_))) && coordinator_is_there =>
+                    {
+                        self.coordinator.on_message(self.now, &peer, &frame);
                     }
                     MemberOutput::Deliver { first_sequence, .. } => self.delivered.push(first_sequence),
                     MemberOutput::GaveUp { from, to, reason, .. } => self.given_up.push((from, to, reason)),
@@ -58,7 +58,7 @@ impl Pair {
     fn batch(&mut self, first: u64, count: u32) -> Received {
         let stream = Stream::new(&Name::new("tap0").unwrap(), 1);
         let topic = self.member.topic(0);
-        self.member.on_batch(self.now, &stream, topic, first, count, 100, ())
+        self.member.on_batch(self.now, &stream, topic, Arrival { first, count, bytes: 100, batch: () })
     }
 }
 

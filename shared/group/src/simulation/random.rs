@@ -21,7 +21,7 @@ impl Random {
 
     /// True once in so many times.
     pub(super) fn once_in(&mut self, times: u64) -> bool {
-        self.number() % times == 0
+        self.number().is_multiple_of(times)
     }
 
     pub(super) fn index(&mut self, length: usize) -> usize {

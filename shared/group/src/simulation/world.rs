@@ -14,8 +14,8 @@ use super::{
     random::Random,
 };
 use crate::{
-    Coordinator, CoordinatorSettings, MILLISECOND, Member, MemberOutput, MemberSettings, Peer, Permission, Permit,
-    PublisherControl, PublisherControlSettings, Received, Retained, Retention, SECOND, Stream,
+    Arrival, Coordinator, CoordinatorSettings, MILLISECOND, Member, MemberOutput, MemberSettings, Peer, Permission,
+    Permit, PublisherControl, PublisherControlSettings, Received, Retained, Retention, SECOND, Stream,
     wire::{Message, StreamPositions},
 };
 
@@ -142,11 +142,11 @@ macro_rules! trace {
 pub(super) use trace;
 
 fn publisher_peer(index: usize) -> Peer {
-    Peer::new(&[&[b'p'], &(index as u64).to_be_bytes()[..]].concat()).unwrap()
+    Peer::new(&[b"p", &(index as u64).to_be_bytes()[..]].concat()).unwrap()
 }
 
 fn member_peer(index: usize) -> Peer {
-    Peer::new(&[&[b'm'], &(index as u64).to_be_bytes()[..]].concat()).unwrap()
+    Peer::new(&[b"m", &(index as u64).to_be_bytes()[..]].concat()).unwrap()
 }
 
 fn index_of(peer: &Peer) -> (u8, usize) {
@@ -540,13 +540,13 @@ impl World {
     fn drain_proxy(&mut self) {
         while let Some((peer, frame)) = self.proxy.as_mut().and_then(Coordinator::poll_output) {
             self.explain(&peer, &frame);
-            let (party, index) = index_of(&peer);
-            let (link, event): (&mut Link, fn(usize, Vec<u8>) -> Event) = match party {
-                b'p' => (&mut self.publishers[index].control.1, Event::PublisherMessage),
-                _ => (&mut self.members[index].control.1, Event::MemberMessage),
+            let ((party, index), bytes) = (index_of(&peer), frame.len());
+            let (link, event) = match party {
+                b'p' => (&mut self.publishers[index].control.1, Event::PublisherMessage(index, frame)),
+                _ => (&mut self.members[index].control.1, Event::MemberMessage(index, frame)),
             };
-            if let Some(at) = link.send(self.time, frame.len(), &mut self.random) {
-                self.at(at, event(index, frame));
+            if let Some(at) = link.send(self.time, bytes, &mut self.random) {
+                self.at(at, event);
             }
         }
         let Some(proxy) = &self.proxy else { return };
@@ -561,7 +561,8 @@ impl World {
         let stream = self.publishers[data.stream].stream.clone();
         let node = &mut self.members[index];
         let now = node.clock.local(self.time);
-        node.machine.on_batch(now, &stream, data.topic, data.first, data.count, data.bytes, data.count);
+        let arrival = Arrival { first: data.first, count: data.count, bytes: data.bytes, batch: data.count };
+        node.machine.on_batch(now, &stream, data.topic, arrival);
         self.drain_member(index);
     }
 
@@ -628,15 +629,9 @@ impl World {
                 let stream = Stream::new(&Name::new(header.stream_name).unwrap(), header.stream_epoch);
                 let node = &mut self.members[index];
                 let now = node.clock.local(self.time);
-                let taken = node.machine.on_batch(
-                    now,
-                    &stream,
-                    topic,
-                    header.first_sequence,
-                    header.count,
-                    body.len(),
-                    header.count,
-                );
+                let (first, count) = (header.first_sequence, header.count);
+                let arrival = Arrival { first, count, bytes: body.len(), batch: count };
+                let taken = node.machine.on_batch(now, &stream, topic, arrival);
                 if taken == Received::NotOurs {
                     trace!(self, "member {index} got a repair for a shard that it has not");
                 }
