@@ -17,7 +17,7 @@ mod batch;
 mod format;
 mod header;
 mod kind;
-mod msgpack;
+pub mod msgpack;
 mod record;
 mod topic;
 

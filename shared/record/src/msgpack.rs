@@ -1,21 +1,22 @@
-//! Reading msgpack from a slice by hand, for records: the readers of headers and announcements, of which there are few, use serde.
+//! Reading msgpack from a slice by hand, for records and control messages: the readers of headers and announcements use serde.
+//! Whatever is read is refused or has a bound: nothing is allocated, and nothing recurses.
 
 use std::fmt;
 
 use rmp::{
     Marker,
-    decode::{RmpRead as _, read_array_len, read_bin_len, read_int, read_marker},
+    decode::{RmpRead as _, read_array_len, read_bin_len, read_bool, read_int, read_marker, read_str_len},
 };
 
 /// Why the next element is not what it has to be.
 #[derive(Debug)]
-pub(crate) struct Unexpected {
+pub struct Unexpected {
     element: &'static str,
 }
 
 impl Unexpected {
     /// The error for an element that is missing or of another type, size or range.
-    pub(crate) fn new(element: &'static str) -> Unexpected {
+    pub fn new(element: &'static str) -> Unexpected {
         Unexpected { element }
     }
 }
@@ -32,26 +33,39 @@ fn unexpected<E>(element: &'static str) -> impl Fn(E) -> Unexpected {
 }
 
 /// A non-negative number that fits `T`.
-pub(crate) fn read_number<T: TryFrom<u64>>(rest: &mut &[u8], element: &'static str) -> Result<T, Unexpected> {
+pub fn read_number<T: TryFrom<u64>>(rest: &mut &[u8], element: &'static str) -> Result<T, Unexpected> {
     let number: u64 = read_int(rest).map_err(unexpected(element))?;
     T::try_from(number).map_err(unexpected(element))
 }
 
 /// The length of an array.
-pub(crate) fn read_array(rest: &mut &[u8], element: &'static str) -> Result<u32, Unexpected> {
+pub fn read_array(rest: &mut &[u8], element: &'static str) -> Result<u32, Unexpected> {
     read_array_len(rest).map_err(unexpected(element))
 }
 
 /// Bytes, borrowed.
-pub(crate) fn read_bytes<'a>(rest: &mut &'a [u8], element: &'static str) -> Result<&'a [u8], Unexpected> {
+pub fn read_bytes<'a>(rest: &mut &'a [u8], element: &'static str) -> Result<&'a [u8], Unexpected> {
     let length = read_bin_len(rest).map_err(unexpected(element))?;
     let (bytes, after) = rest.split_at_checked(length as usize).ok_or(Unexpected { element })?;
     *rest = after;
     Ok(bytes)
 }
 
+/// A text, borrowed.
+pub fn read_text<'a>(rest: &mut &'a [u8], element: &'static str) -> Result<&'a str, Unexpected> {
+    let length = read_str_len(rest).map_err(unexpected(element))?;
+    let (bytes, after) = rest.split_at_checked(length as usize).ok_or(Unexpected { element })?;
+    *rest = after;
+    std::str::from_utf8(bytes).map_err(unexpected(element))
+}
+
+/// A truth value.
+pub fn read_truth(rest: &mut &[u8], element: &'static str) -> Result<bool, Unexpected> {
+    read_bool(rest).map_err(unexpected(element))
+}
+
 /// Passes over so many elements of any type. Without recursion: nested arrays cost no stack, however deep.
-pub(crate) fn skip(rest: &mut &[u8], elements: u32) -> Result<(), Unexpected> {
+pub fn skip(rest: &mut &[u8], elements: u32) -> Result<(), Unexpected> {
     const ELEMENT: &str = "whole element";
     let mut pending = u64::from(elements);
     while pending > 0 {

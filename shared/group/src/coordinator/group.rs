@@ -1,0 +1,371 @@
+//! One group: its members, who has which shard, and where it stands.
+//!
+//! ```text
+//! of a shard:   free ──── the one that should have it ───▶ held by M, generation + 1
+//!                 ▲                                          │  another should have it, and is prepared
+//!                 │  released, and its commits believed      ▼
+//!                 └────────────────────────────────────── release ordered
+//!                 ▲  the lease of M has run out              │
+//!                 └──────────────────────────────────────────┘
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sekiwake_record::{Kind, Name, SHARDS, Shard, Topic};
+
+use super::{assignment::Incarnation, assignment::assign};
+use crate::{
+    MAX_NUMBER, Peer, Stream, UNKNOWN,
+    wire::{self, Assignment, Destination, MAX_STREAMS, Number, Phase, Renew, Role, StreamPositions},
+};
+
+/// How long a commit beyond what its stream has announced waits for an announcement.
+const CLAIM_WAITS: u64 = 3 * crate::SECOND;
+
+pub(super) struct Group {
+    pub(super) kind: Kind,
+    pub(super) members: BTreeMap<Incarnation, Member>,
+    pub(super) shards: [Slot; SHARDS],
+    pub(super) positions: BTreeMap<Stream, Box<[u64; SHARDS]>>,
+    pub(super) empty_since: Option<u64>,
+    /// By shard: commits beyond what their streams have announced.
+    claims: [Claims; SHARDS],
+    next_generation: u64,
+    desired: [Option<Incarnation>; SHARDS],
+    moved: bool,
+    #[cfg(test)]
+    pub(super) mutant: Option<crate::simulation::Mutant>,
+}
+
+/// Commits that wait for their streams to bear them out, all of a shard until the same time.
+#[derive(Default)]
+struct Claims {
+    sequences: BTreeMap<Stream, u64>,
+    until: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+pub(super) struct Slot {
+    pub(super) holder: Option<Incarnation>,
+    pub(super) generation: u64,
+    release_ordered: bool,
+    released: bool,
+    /// The holder has presented it: it knows where to begin.
+    confirmed: bool,
+    /// A holder that lost it to an older claim may act until then, if it has not heard of it.
+    not_before: u64,
+}
+
+pub(super) struct Member {
+    pub(super) peer: Peer,
+    pub(super) label: Name,
+    pub(super) renewal: u64,
+    pub(super) lease_until: u64,
+    pub(super) leaving: bool,
+    pub(super) protocols: (u64, u64),
+    pub(super) registration: u64,
+    pub(super) destinations: Vec<Destination>,
+    /// The list of destinations that holds this member's newest.
+    pub(super) listed_in: u64,
+    prepared: u64,
+    pub(super) dirty: bool,
+}
+
+impl Member {
+    pub(super) fn new(peer: Peer, renew: &Renew) -> Member {
+        Member {
+            peer,
+            label: renew.label.clone(),
+            renewal: 0,
+            lease_until: 0,
+            leaving: renew.leaving,
+            protocols: (renew.lowest_protocol, renew.highest_protocol),
+            registration: 0,
+            destinations: Vec::new(),
+            listed_in: 0,
+            prepared: 0,
+            dirty: false,
+        }
+    }
+}
+
+impl Group {
+    pub(super) fn new(kind: Kind) -> Group {
+        Group {
+            kind,
+            members: BTreeMap::new(),
+            shards: [Slot::default(); SHARDS],
+            positions: BTreeMap::new(),
+            empty_since: None,
+            claims: std::array::from_fn(|_| Claims::default()),
+            next_generation: 1,
+            desired: [None; SHARDS],
+            moved: true,
+            #[cfg(test)]
+            mutant: None,
+        }
+    }
+
+    /// The lowest of the highest protocols present.
+    pub(super) fn protocol(&self) -> u64 {
+        self.members.values().map(|member| member.protocols.1).min().unwrap_or(wire::HIGHEST_PROTOCOL)
+    }
+
+    /// Whether all members, with this one, have a protocol in common.
+    pub(super) fn speaks(&self, lowest: u64, highest: u64) -> bool {
+        let common = self.protocol().min(highest);
+        lowest <= common && self.members.values().all(|member| member.protocols.0 <= common)
+    }
+
+    pub(super) fn join(&mut self, incarnation: Incarnation, member: Member) {
+        self.members.insert(incarnation, member);
+        self.empty_since = None;
+        self.moved = true;
+    }
+
+    pub(super) fn remove(&mut self, now: u64, incarnation: Incarnation) {
+        self.members.remove(&incarnation);
+        self.moved = true;
+        self.shards.iter_mut().filter(|slot| slot.holder == Some(incarnation)).for_each(Slot::free);
+        if self.members.is_empty() {
+            self.empty_since = Some(now);
+        }
+    }
+
+    /// Takes what a member says it holds, and its commits. Gives how many commits were refused.
+    pub(super) fn present(
+        &mut self,
+        now: u64,
+        settled: bool,
+        renew: &Renew,
+        announced: impl Fn(&Stream, Topic) -> Option<u64>,
+    ) -> u64 {
+        let me = renew.incarnation;
+        if let Some(member) = self.members.get_mut(&me) {
+            self.moved |= member.leaving != renew.leaving;
+            member.leaving = renew.leaving;
+            member.prepared = 0;
+        }
+        let mut stopped = 0_u64;
+        for holding in &renew.holdings {
+            let (index, generation) = (holding.shard.index(), holding.generation.0);
+            let slot = &mut self.shards[index];
+            if holding.phase == Phase::Prepared {
+                if let Some(member) = self.members.get_mut(&me) {
+                    member.prepared |= 1 << index;
+                }
+                continue;
+            }
+            let released = holding.phase == Phase::Released;
+            if slot.holder == Some(me) && slot.generation == generation {
+                slot.confirmed = true;
+                slot.released |= released;
+            } else if released {
+                // It has stopped, and never starts again in this generation: all it may still say is where.
+                if !settled && slot.holder.is_none() {
+                    slot.generation = slot.generation.max(generation);
+                    self.next_generation = self.next_generation.max(generation + 1).min(MAX_NUMBER - 1);
+                }
+                if slot.holder.is_none() && slot.generation == generation {
+                    stopped |= 1 << index;
+                }
+            } else if slot.generation == generation && generation > 0 && slot.holder.is_none() {
+                // Its lease had run out, and nobody has had the shard since.
+                slot.take(me, generation);
+                slot.confirmed = true;
+                self.moved = true;
+            } else if !settled && generation > slot.generation {
+                // This coordinator is new, and the shard has been this member's. An older generation loses.
+                if let Some(loser) = slot.holder.and_then(|loser| self.members.get_mut(&loser)) {
+                    loser.dirty = true;
+                    slot.not_before = slot.not_before.max(loser.lease_until);
+                }
+                slot.take(me, generation);
+                slot.confirmed = true;
+                self.next_generation = self.next_generation.max(generation + 1).min(MAX_NUMBER - 1);
+                self.moved = true;
+            }
+        }
+        let mut refused = 0;
+        for commit in &renew.commits {
+            let stream = &commit.stream;
+            for position in &commit.positions {
+                let shard = position.topic.shard;
+                let speaks = self.shards[shard.index()].holder == Some(me) || stopped & (1 << shard.index()) != 0;
+                if position.topic.kind != self.kind || !speaks {
+                    refused += 1;
+                    continue;
+                }
+                match announced(stream, position.topic) {
+                    Some(next) if position.sequence.0 <= next => {
+                        refused += u64::from(!self.commit(stream, shard, position.sequence.0));
+                    }
+                    _ if self.claims[shard.index()].sequences.len() < MAX_STREAMS => {
+                        let claims = &mut self.claims[shard.index()];
+                        if claims.sequences.is_empty() {
+                            claims.until = now + CLAIM_WAITS;
+                        }
+                        claims.sequences.insert(stream.clone(), position.sequence.0);
+                    }
+                    _ => refused += 1,
+                }
+            }
+        }
+        refused
+    }
+
+    fn commit(&mut self, stream: &Stream, shard: Shard, sequence: u64) -> bool {
+        if !self.positions.contains_key(stream) && self.positions.len() >= MAX_STREAMS {
+            return false;
+        }
+        let places = self.positions.entry(stream.clone()).or_insert_with(|| Box::new([UNKNOWN; SHARDS]));
+        let place = &mut places[shard.index()];
+        *place = if *place == UNKNOWN { sequence } else { sequence.max(*place) };
+        self.claims[shard.index()].sequences.remove(stream);
+        true
+    }
+
+    /// Streams that have to say where they stand before commits can be believed.
+    pub(super) fn claimed(&self) -> BTreeSet<Stream> {
+        self.claims.iter().flat_map(|claims| claims.sequences.keys().cloned()).collect()
+    }
+
+    /// When the first claim has waited long enough.
+    pub(super) fn claims_end(&self) -> Option<u64> {
+        self.claims.iter().filter(|claims| !claims.sequences.is_empty()).map(|claims| claims.until).min()
+    }
+
+    /// Believes the claims that a stream's announcement bears out.
+    pub(super) fn announced(&mut self, stream: &Stream, announced: impl Fn(Topic) -> u64) {
+        for index in 0..SHARDS {
+            let Some(shard) = Shard::new(index as u8) else { continue };
+            let claim = self.claims[index].sequences.get(stream).copied();
+            if let Some(sequence) = claim.filter(|&sequence| sequence <= announced(Topic { kind: self.kind, shard })) {
+                self.commit(stream, shard, sequence);
+            }
+        }
+    }
+
+    /// Refuses claims that have waited too long, and says how many.
+    pub(super) fn refuse_claims(&mut self, now: u64) -> u64 {
+        let late = self.claims.iter_mut().filter(|claims| now >= claims.until);
+        late.map(|claims| std::mem::take(&mut claims.sequences).len() as u64).sum()
+    }
+
+    /// Frees, orders and grants what can be. Members whose grant has changed are marked.
+    pub(super) fn settle(&mut self, now: u64, settled: bool) {
+        let claimed: Vec<bool> = self.claims.iter().map(|claims| !claims.sequences.is_empty()).collect();
+        for (index, slot) in self.shards.iter_mut().enumerate() {
+            if slot.released && !claimed[index] {
+                if let Some(member) = slot.holder.and_then(|holder| self.members.get_mut(&holder)) {
+                    member.dirty = true;
+                }
+                slot.free();
+            }
+        }
+        // A new coordinator gives nothing away before every lease that the last one granted has run out.
+        if !settled {
+            return;
+        }
+        if std::mem::take(&mut self.moved) {
+            self.reassign();
+        }
+        for (index, claimed) in claimed.into_iter().enumerate() {
+            let (wanted, slot) = (self.desired[index], &mut self.shards[index]);
+            let prepared = wanted.is_none_or(|wanted| self.members[&wanted].prepared & (1 << index) != 0);
+            #[cfg(test)]
+            if self.mutant == Some(crate::simulation::Mutant::NoHoldBack)
+                && slot.holder.is_some()
+                && slot.holder != wanted
+            {
+                slot.free();
+            }
+            match (slot.holder, wanted) {
+                (Some(holder), wanted) if wanted != Some(holder) && prepared && !slot.release_ordered => {
+                    slot.release_ordered = true;
+                    self.mark(holder);
+                }
+                // Where the last holder says it has stopped is waited for, as long as claims are.
+                (None, Some(wanted)) if !claimed && now >= slot.not_before => {
+                    let generation = self.next_generation;
+                    self.next_generation = (generation + 1).min(MAX_NUMBER - 1);
+                    slot.take(wanted, generation);
+                    self.mark(wanted);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// When a shard that is free may be given away.
+    pub(super) fn next_grant(&self) -> Option<u64> {
+        let slots = self.shards.iter().zip(&self.desired).zip(&self.claims);
+        let free = slots.filter(|((slot, wanted), claims)| {
+            slot.holder.is_none() && wanted.is_some() && claims.sequences.is_empty()
+        });
+        free.map(|((slot, _), _)| slot.not_before).filter(|&not_before| not_before > 0).min()
+    }
+
+    fn reassign(&mut self) {
+        let staying = |incarnation: &Incarnation| self.members.get(incarnation).is_some_and(|member| !member.leaving);
+        let mut wish = [None; SHARDS];
+        for (index, wish) in wish.iter_mut().enumerate() {
+            *wish = self.desired[index].filter(staying).or(self.shards[index].holder.filter(staying));
+        }
+        let staying: Vec<Incarnation> = self.members.keys().copied().filter(staying).collect();
+        self.desired = assign(&wish, &staying);
+        self.members.values_mut().for_each(|member| member.dirty = true);
+    }
+
+    fn mark(&mut self, incarnation: Incarnation) {
+        if let Some(member) = self.members.get_mut(&incarnation) {
+            member.dirty = true;
+        }
+    }
+
+    /// A member's shards, and where to begin on those that it has not presented yet.
+    pub(super) fn granted(&self, me: Incarnation) -> (Vec<Assignment>, Vec<StreamPositions>) {
+        let (mut assignments, mut new) = (Vec::new(), 0_u64);
+        for (index, slot) in self.shards.iter().enumerate() {
+            let Some(shard) = Shard::new(index as u8) else { continue };
+            if slot.holder == Some(me) {
+                let role = if slot.release_ordered { Role::Release } else { Role::Own };
+                assignments.push(Assignment { shard, generation: Number(slot.generation), role });
+                new |= u64::from(!slot.confirmed) << index;
+            } else if self.desired[index] == Some(me) && slot.holder.is_some() {
+                assignments.push(Assignment { shard, generation: Number(0), role: Role::Prepare });
+            }
+        }
+        let mut starts = Vec::new();
+        for (stream, places) in self.positions.iter().filter(|_| new != 0) {
+            let known =
+                places.iter().enumerate().filter(|&(index, &place)| new & (1 << index) != 0 && place != UNKNOWN);
+            let positions: Vec<wire::Position> = known
+                .filter_map(|(index, &place)| {
+                    let topic = Topic { kind: self.kind, shard: Shard::new(index as u8)? };
+                    Some(wire::Position { topic, sequence: Number(place) })
+                })
+                .collect();
+            if !positions.is_empty() {
+                starts.push(StreamPositions { stream: stream.clone(), positions });
+            }
+        }
+        (assignments, starts)
+    }
+
+    /// Where the group stands on a topic of its kind.
+    pub(super) fn committed(&self, stream: &Stream, shard: Shard) -> Option<u64> {
+        self.positions.get(stream).map(|places| places[shard.index()]).filter(|&place| place != UNKNOWN)
+    }
+}
+
+impl Slot {
+    fn take(&mut self, holder: Incarnation, generation: u64) {
+        *self = Slot { holder: Some(holder), generation, not_before: self.not_before, ..Slot::default() };
+    }
+
+    /// Nobody's. The generation stays: it may only rise.
+    fn free(&mut self) {
+        *self = Slot { generation: self.generation, not_before: self.not_before, ..Slot::default() };
+    }
+}

@@ -1,0 +1,211 @@
+//! A publisher's recent batches, in memory, for repairs.
+//!
+//! ```text
+//! topic   ring of batches, by sequence      ◀── repairs look up here
+//! kind    order in which they came, bytes   ◀── what goes over the kind's budget is forgotten, oldest first
+//! ```
+//!
+//! **Invariant:** a batch makes room only among batches of its own kind.
+
+use std::collections::VecDeque;
+
+use sekiwake_record::{Kind, Topic};
+
+/// What a batch costs beside its body, bytes.
+const ENTRY_BYTES: usize = 96;
+
+/// The recent batches of one stream. The writer of the stream stores, whoever answers repairs looks up; between them stands a
+/// lock that both hold for a moment only.
+#[derive(Debug)]
+pub struct Retention<B> {
+    topics: Vec<Ring<B>>,
+    kinds: [Budget; Kind::ALL.len()],
+}
+
+#[derive(Debug)]
+struct Ring<B> {
+    batches: VecDeque<Retained<B>>,
+    next: u64,
+    committed: u64,
+    /// The batches at the front that every live group has committed.
+    committed_batches: usize,
+}
+
+#[derive(Debug)]
+struct Budget {
+    limit: usize,
+    bytes: usize,
+    uncommitted_bytes: usize,
+    order: VecDeque<Topic>,
+}
+
+/// A batch that can be repeated.
+#[derive(Debug, Clone)]
+pub struct Retained<B> {
+    /// The sequence number of its first record.
+    pub first_sequence: u64,
+    /// How many records it holds.
+    pub count: u32,
+    /// Capture time of its earliest record, nanoseconds since 1970.
+    pub first_captured_at_ns: u64,
+    /// Capture time of its latest record, nanoseconds since 1970.
+    pub last_captured_at_ns: u64,
+    /// When it was published, by the publisher's own clock, ns.
+    pub published_at: u64,
+    /// The body frame.
+    pub body: B,
+}
+
+impl<B> Retained<B> {
+    fn next_sequence(&self) -> u64 {
+        self.first_sequence + u64::from(self.count)
+    }
+}
+
+impl<B: AsRef<[u8]>> Retention<B> {
+    /// With a budget in bytes for each kind, in the order of [`Kind::ALL`].
+    pub fn new(limits: [usize; Kind::ALL.len()]) -> Retention<B> {
+        let ring = || Ring { batches: VecDeque::new(), next: 0, committed: 0, committed_batches: 0 };
+        Retention {
+            topics: (0..Topic::COUNT).map(|_| ring()).collect(),
+            kinds: limits.map(|limit| Budget { limit, bytes: 0, uncommitted_bytes: 0, order: VecDeque::new() }),
+        }
+    }
+
+    /// Takes a batch that has just been given its numbers. Batches of a topic come in order, without holes.
+    pub fn store(&mut self, topic: Topic, batch: Retained<B>) {
+        let bytes = cost(&batch);
+        let ring = &mut self.topics[topic.index()];
+        ring.next = batch.next_sequence();
+        ring.batches.push_back(batch);
+        let budget = &mut self.kinds[topic.kind.index()];
+        budget.order.push_back(topic);
+        budget.bytes += bytes;
+        budget.uncommitted_bytes += bytes;
+        while budget.bytes > budget.limit
+            && budget.order.len() > 1
+            && let Some(oldest) = budget.order.pop_front()
+        {
+            let ring = &mut self.topics[oldest.index()];
+            let Some(forgotten) = ring.batches.pop_front() else { continue };
+            budget.bytes -= cost(&forgotten);
+            match ring.committed_batches {
+                0 => budget.uncommitted_bytes -= cost(&forgotten),
+                _ => ring.committed_batches -= 1,
+            }
+        }
+    }
+
+    /// The number that the next record of a topic will have.
+    pub fn next_sequence(&self, topic: Topic) -> u64 {
+        self.topics[topic.index()].next
+    }
+
+    /// The oldest record of a topic that can be repeated; the next one when there is none.
+    pub fn oldest_sequence(&self, topic: Topic) -> u64 {
+        let ring = &self.topics[topic.index()];
+        ring.batches.front().map_or(ring.next, |batch| batch.first_sequence)
+    }
+
+    /// The batch that holds this record.
+    pub fn batch(&self, topic: Topic, sequence: u64) -> Option<&Retained<B>> {
+        let batches = &self.topics[topic.index()].batches;
+        let index = batches.partition_point(|batch| batch.next_sequence() <= sequence);
+        batches.get(index).filter(|batch| batch.first_sequence <= sequence)
+    }
+
+    /// The oldest record that was published at `since` or later, ns by the publisher's own clock.
+    pub fn first_since(&self, topic: Topic, since: u64) -> u64 {
+        let ring = &self.topics[topic.index()];
+        let index = ring.batches.partition_point(|batch| batch.published_at < since);
+        ring.batches.get(index).map_or(ring.next, |batch| batch.first_sequence)
+    }
+
+    /// When the oldest batch of a kind was published.
+    pub fn oldest_published_at(&self, kind: Kind) -> Option<u64> {
+        let topic = self.kinds[kind.index()].order.front()?;
+        self.topics[topic.index()].batches.front().map(|batch| batch.published_at)
+    }
+
+    /// Memory held for a kind, bytes.
+    pub fn bytes(&self, kind: Kind) -> usize {
+        self.kinds[kind.index()].bytes
+    }
+
+    /// Takes note that every live group has handled what is below `sequence`.
+    pub(crate) fn commit(&mut self, topic: Topic, sequence: u64) {
+        let ring = &mut self.topics[topic.index()];
+        ring.committed = ring.committed.max(sequence.min(ring.next));
+        while let Some(batch) = ring.batches.get(ring.committed_batches)
+            && batch.next_sequence() <= ring.committed
+        {
+            ring.committed_batches += 1;
+            self.kinds[topic.kind.index()].uncommitted_bytes -= cost(batch);
+        }
+    }
+
+    /// Whether some record of a kind has not been handled by every live group.
+    pub(crate) fn has_uncommitted(&self, kind: Kind) -> bool {
+        Topic::all().filter(|topic| topic.kind == kind).any(|topic| {
+            let ring = &self.topics[topic.index()];
+            ring.committed < ring.next
+        })
+    }
+
+    /// Whether a reader of a file may publish more of a kind: the next batch will not push out one that a live group still has
+    /// to handle.
+    pub fn may_read_ahead(&self, kind: Kind, next_bytes: usize) -> bool {
+        let budget = &self.kinds[kind.index()];
+        budget.uncommitted_bytes == 0 || budget.uncommitted_bytes + next_bytes + ENTRY_BYTES <= budget.limit
+    }
+}
+
+fn cost<B: AsRef<[u8]>>(batch: &Retained<B>) -> usize {
+    batch.body.as_ref().len() + ENTRY_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(name: &str) -> Topic {
+        Topic::parse(name.as_bytes()).unwrap()
+    }
+
+    fn batch(first_sequence: u64, published_at: u64) -> Retained<Vec<u8>> {
+        let body = vec![0; 904];
+        Retained { first_sequence, count: 10, first_captured_at_ns: 0, last_captured_at_ns: 0, published_at, body }
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_evicts_nothing_of_the_others() {
+        let mut retention = Retention::new([3000, 3000, 3000]);
+        retention.store(topic("snmptrap/00"), batch(0, 0));
+        (0..100).for_each(|n| retention.store(topic("xflow/01"), batch(n * 10, n)));
+        assert_eq!(retention.oldest_sequence(topic("snmptrap/00")), 0);
+        assert_eq!(retention.oldest_sequence(topic("xflow/01")), 970, "three batches of a thousand bytes each");
+        assert!(retention.bytes(Kind::Xflow) <= 3000);
+    }
+
+    #[test]
+    fn a_record_is_found_in_its_batch_and_a_forgotten_one_is_not() {
+        let mut retention = Retention::new([3000, 3000, 3000]);
+        (0..5).for_each(|n| retention.store(topic("syslog/2a"), batch(n * 10, n * 100)));
+        assert!(retention.batch(topic("syslog/2a"), 19).is_none());
+        assert_eq!(retention.batch(topic("syslog/2a"), 29).unwrap().first_sequence, 20);
+        assert!(retention.batch(topic("syslog/2a"), 50).is_none());
+        assert_eq!(retention.first_since(topic("syslog/2a"), 250), 30);
+        assert_eq!(retention.first_since(topic("syslog/2a"), 1000), 50);
+    }
+
+    #[test]
+    fn a_file_is_read_no_further_ahead_than_the_memory() {
+        let mut retention = Retention::new([3000, 3000, 3000]);
+        let syslog = topic("syslog/00");
+        (0..3).for_each(|n| retention.store(syslog, batch(n * 10, 0)));
+        assert!(!retention.may_read_ahead(Kind::Syslog, 904));
+        retention.commit(syslog, 15);
+        assert!(retention.may_read_ahead(Kind::Syslog, 904), "the first batch is done with");
+        assert!(retention.may_read_ahead(Kind::Xflow, 1 << 30), "one batch always goes");
+    }
+}

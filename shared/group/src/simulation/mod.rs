@@ -1,0 +1,103 @@
+//! The three machines against each other, in one thread, in a time of its own, from a seed.
+//!
+//! ```text
+//! publishers ──data──▶ proxy ──data──▶ members          each arrow: FIFO, its own delay, loses contiguous runs
+//! publishers ◀control▶ proxy ◀control▶ members          a proxy that is down: DEALERs keep what they are given to send
+//! ```
+//!
+//! Joins, leaves, crashes, stalls, lost connections and restarts of the proxy come at random. Each party has a clock with an offset
+//! and a rate of its own. What must hold is checked at every act (`check`) and at the end. `TEST_SEKIWAKE_SEEDS=10000` runs
+//! so many seeds; `TEST_SEKIWAKE_SEED=17` runs one and prints its trace.
+
+mod check;
+mod network;
+mod random;
+mod run;
+mod world;
+
+use run::{Scenario, run};
+
+/// Faults that are built in on purpose, to show that the checks find them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// The coordinator gives a shard away before its holder has stopped.
+    NoHoldBack,
+    /// A member commits what it has delivered, not what is handled.
+    CommitBeforeSend,
+    /// A member counts its lease from when the grant arrives.
+    LeaseFromArrival,
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match (number("TEST_SEKIWAKE_SEED"), number("TEST_SEKIWAKE_SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, seeds) => 0..seeds.unwrap_or(300),
+    }
+}
+
+/// Runs a seed; when it fails runs it again for its trace.
+fn must_hold(seed: u64, scenario: Scenario) {
+    let tracing = std::env::var("TEST_SEKIWAKE_SEED").is_ok();
+    let outcome = run(seed, scenario, None, tracing);
+    let Err(failure) = outcome.verdict else {
+        if tracing {
+            outcome.trace.iter().for_each(|line| println!("{line}"));
+        }
+        return;
+    };
+    let again = run(seed, scenario, None, true);
+    again.trace.iter().rev().take(300).rev().for_each(|line| println!("{line}"));
+    panic!(
+        "{failure}\nscenario {scenario:?}; again with: TEST_SEKIWAKE_SEED={seed} cargo test -p sekiwake-group {}",
+        scenario.test()
+    );
+}
+
+#[test]
+fn graceful_changes_deliver_every_record_exactly_once() {
+    seeds().for_each(|seed| must_hold(seed, Scenario::Graceful));
+}
+
+#[test]
+fn crashes_stalls_and_lost_connections_lose_nothing_and_no_two_members_act_on_a_shard() {
+    seeds().for_each(|seed| must_hold(seed, Scenario::Crashes));
+}
+
+#[test]
+fn restarts_of_the_proxy_lose_nothing_and_no_two_members_act_on_a_shard() {
+    seeds().for_each(|seed| must_hold(seed, Scenario::Restarts));
+}
+
+#[test]
+fn with_little_memory_what_is_lost_is_exactly_what_is_given_up() {
+    seeds().for_each(|seed| must_hold(seed, Scenario::LittleMemory));
+}
+
+/// The seeds among the first 200 in which a mutant is found, and what is said of the first.
+fn found(mutant: Mutant, scenario: Scenario) -> (usize, Option<String>) {
+    let failures: Vec<String> =
+        (0..200).filter_map(|seed| run(seed, scenario, Some(mutant), false).verdict.err()).collect();
+    (failures.len(), failures.into_iter().next())
+}
+
+#[test]
+fn a_hand_over_without_hold_back_is_found() {
+    let (seeds, first) = found(Mutant::NoHoldBack, Scenario::Graceful);
+    assert!(
+        seeds > 0 && first.as_ref().is_some_and(|first| first.contains("two members") || first.contains("twice")),
+        "{seeds} {first:?}"
+    );
+}
+
+#[test]
+fn a_commit_before_the_send_is_found() {
+    let (seeds, first) = found(Mutant::CommitBeforeSend, Scenario::Crashes);
+    assert!(seeds > 0 && first.as_ref().is_some_and(|first| first.contains("never")), "{seeds} {first:?}");
+}
+
+#[test]
+fn a_lease_counted_from_the_grants_arrival_is_found() {
+    let (seeds, first) = found(Mutant::LeaseFromArrival, Scenario::Crashes);
+    assert!(seeds > 0 && first.as_ref().is_some_and(|first| first.contains("two members")), "{seeds} {first:?}");
+}

@@ -1,0 +1,688 @@
+//! The parties, and what happens to them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use sekiwake_record::{Announcement, Header, Kind, Name, Shard, Topic, TopicPosition};
+
+use super::{
+    Mutant,
+    check::Ledger,
+    network::{Clock, Link},
+    random::Random,
+};
+use crate::{
+    Arrival, Coordinator, CoordinatorSettings, MILLISECOND, Member, MemberOutput, MemberSettings, Peer, Permission,
+    Permit, PublisherControl, PublisherControlSettings, Received, Retained, Retention, SECOND, Stream,
+    wire::{Message, StreamPositions},
+};
+
+/// The most events at one instant. A machine whose deadline stays behind its clock is found by it, instead of running for ever.
+const MAX_EVENTS_AT_ONCE: u32 = 100_000;
+
+/// What a run is made of.
+#[derive(Clone)]
+pub(super) struct Shape {
+    pub(super) retain_bytes: usize,
+    pub(super) repair_bytes_per_second: u64,
+    pub(super) shards: u64,
+    pub(super) mutant: Option<Mutant>,
+    pub(super) slow_work: bool,
+    pub(super) tracing: bool,
+    pub(super) traced_shard: usize,
+}
+
+pub(super) struct Data {
+    stream: usize,
+    topic: Topic,
+    first: u64,
+    count: u32,
+    bytes: usize,
+}
+
+#[derive(Clone)]
+pub(super) enum Event {
+    Publish(usize),
+    Announce(usize),
+    PublisherTick(usize),
+    PublisherMessage(usize, Vec<u8>),
+    ProxyData(u64, Arc<Data>),
+    ProxyAnnouncement(u64, Arc<Announcement>),
+    ProxyMessage(Peer, Vec<u8>),
+    ProxyTick(u64),
+    MemberData(usize, Arc<Data>),
+    MemberAnnouncement(usize, Arc<Announcement>),
+    MemberMessage(usize, Vec<u8>),
+    MemberTick(usize),
+    MemberSubscribed(usize, Topic, bool),
+    Work(usize, Delivery),
+    Chaos,
+}
+
+impl Event {
+    fn name(&self) -> String {
+        match self {
+            Event::PublisherTick(index) => format!("a tick of publisher {index}"),
+            Event::ProxyTick(run) => format!("a tick of proxy {run}"),
+            Event::MemberTick(index) => format!("a tick of member {index}"),
+            _ => "an event that is no tick".to_owned(),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Delivery {
+    stream: usize,
+    topic: Topic,
+    generation: u64,
+    first: u64,
+    to: u64,
+}
+
+pub(super) struct PublisherNode {
+    pub(super) stream: Stream,
+    pub(super) machine: PublisherControl,
+    pub(super) retention: Retention<Vec<u8>>,
+    clock: Clock,
+    pub(super) alive: bool,
+    pub(super) publishing: bool,
+    pub(super) crashed: bool,
+    tick_at: u64,
+    data: Link,
+    pub(super) control: (Link, Link),
+}
+
+pub(super) struct MemberNode {
+    pub(super) machine: Member<u32>,
+    permit: Arc<Permit>,
+    clock: Clock,
+    pub(super) alive: bool,
+    pub(super) leaving: bool,
+    pub(super) stalled_until: u64,
+    tick_at: u64,
+    worked_until: u64,
+    subscribed: BTreeSet<usize>,
+    pub(super) data: Link,
+    pub(super) control: (Link, Link),
+    requests: (u64, u64),
+}
+
+pub(super) struct World {
+    pub(super) time: u64,
+    events_at_once: u32,
+    order: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    pub(super) random: Random,
+    pub(super) shape: Shape,
+    pub(super) proxy: Option<Coordinator>,
+    proxy_clock: Clock,
+    pub(super) proxy_run: u64,
+    proxy_tick_at: u64,
+    relays_from: u64,
+    backlog: Vec<(Peer, Vec<u8>)>,
+    pub(super) publishers: Vec<PublisherNode>,
+    pub(super) members: Vec<MemberNode>,
+    pub(super) ledger: Ledger,
+    pub(super) failure: Option<String>,
+    pub(super) trace: Vec<String>,
+    pub(super) acts: u64,
+    pub(super) requests: u64,
+}
+
+macro_rules! trace {
+    ($world:expr, $($text:tt)*) => {
+        if $world.shape.tracing {
+            let line = format!("{:>10.6} {}", $world.time as f64 / 1e9, format_args!($($text)*));
+            $world.trace.push(line);
+        }
+    };
+}
+pub(super) use trace;
+
+fn publisher_peer(index: usize) -> Peer {
+    Peer::new(&[b"p", &(index as u64).to_be_bytes()[..]].concat()).unwrap()
+}
+
+fn member_peer(index: usize) -> Peer {
+    Peer::new(&[b"m", &(index as u64).to_be_bytes()[..]].concat()).unwrap()
+}
+
+fn index_of(peer: &Peer) -> (u8, usize) {
+    let bytes = peer.as_bytes();
+    (bytes[0], u64::from_be_bytes(bytes[1..].try_into().unwrap()) as usize)
+}
+
+impl World {
+    pub(super) fn new(seed: u64, shape: Shape) -> World {
+        let mut random = Random::new(seed);
+        let proxy_clock = Clock::new(&mut random);
+        World {
+            time: 0,
+            events_at_once: 0,
+            order: 0,
+            events: BTreeMap::new(),
+            random,
+            shape,
+            proxy: None,
+            proxy_clock,
+            proxy_run: 0,
+            proxy_tick_at: u64::MAX,
+            relays_from: 0,
+            backlog: Vec::new(),
+            publishers: Vec::new(),
+            members: Vec::new(),
+            ledger: Ledger::default(),
+            failure: None,
+            trace: Vec::new(),
+            acts: 0,
+            requests: 0,
+        }
+    }
+
+    pub(super) fn at(&mut self, time: u64, event: Event) {
+        self.order += 1;
+        self.events.insert((time.max(self.time), self.order), event);
+    }
+
+    /// Runs until `end`, or until an event of chaos is due: that is the caller's.
+    pub(super) fn run_until(&mut self, end: u64) -> bool {
+        while self.failure.is_none()
+            && let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= end)
+        {
+            let ((time, order), event) = entry.remove_entry();
+            self.events_at_once = if time == self.time { self.events_at_once + 1 } else { 0 };
+            self.time = time;
+            if self.events_at_once > MAX_EVENTS_AT_ONCE {
+                self.fail(format!("time stands still at {}", event.name()));
+            }
+            if let Event::Chaos = event {
+                return true;
+            }
+            self.happen(order, event);
+        }
+        self.time = self.time.max(end);
+        false
+    }
+
+    pub(super) fn fail(&mut self, what: String) {
+        trace!(self, "FAILED {what}");
+        self.failure.get_or_insert(what);
+    }
+
+    pub(super) fn start_proxy(&mut self) {
+        self.proxy_clock = Clock::new(&mut self.random);
+        let settings = CoordinatorSettings { mutant: self.shape.mutant, ..CoordinatorSettings::default() };
+        let epoch = self.random.number() | 1;
+        let now = self.proxy_clock.local(self.time);
+        self.proxy = Some(Coordinator::new(settings, epoch, now));
+        self.proxy_run += 1;
+        self.relays_from = self.time + 500 * MILLISECOND;
+        trace!(self, "proxy starts");
+        // What the DEALERs have kept comes when they are connected again.
+        for (peer, frame) in std::mem::take(&mut self.backlog) {
+            self.at(self.time + 150 * MILLISECOND, Event::ProxyMessage(peer, frame));
+        }
+        self.drain_proxy();
+    }
+
+    pub(super) fn kill_proxy(&mut self) {
+        trace!(self, "proxy is killed");
+        (self.proxy, self.proxy_tick_at) = (None, u64::MAX);
+    }
+
+    pub(super) fn start_publisher(&mut self) {
+        let index = self.publishers.len();
+        let clock = Clock::new(&mut self.random);
+        let stream = Stream::new(&Name::new(&format!("tap{}", index % 3)).unwrap(), self.random.number());
+        let repair_bytes_per_second = self.shape.repair_bytes_per_second;
+        let settings = PublisherControlSettings { stream: stream.clone(), repair_bytes_per_second };
+        self.publishers.push(PublisherNode {
+            stream,
+            machine: PublisherControl::new(settings, clock.local(self.time)),
+            retention: Retention::new([self.shape.retain_bytes; 3]),
+            clock,
+            alive: true,
+            publishing: true,
+            crashed: false,
+            tick_at: u64::MAX,
+            data: Link::default(),
+            control: Default::default(),
+        });
+        trace!(self, "publisher {index} starts");
+        self.at(self.time, Event::Publish(index));
+        self.at(self.time, Event::Announce(index));
+        self.drain_publisher(index);
+    }
+
+    pub(super) fn start_member(&mut self) -> usize {
+        let index = self.members.len();
+        let clock = Clock::new(&mut self.random);
+        let mut settings = MemberSettings::new(
+            Name::new("syslog-forwarder.default").unwrap(),
+            Kind::Syslog,
+            Name::new(&format!("m{index}")).unwrap(),
+        );
+        settings.start_age = 600 * SECOND;
+        settings.held_bytes_per_topic = 16 << 10;
+        settings.held_bytes = 256 << 10;
+        settings.request_bytes = 32 << 10;
+        settings.mutant = self.shape.mutant;
+        let machine = Member::new(settings, self.random.number(), clock.local(self.time));
+        let permit = machine.permit();
+        self.members.push(MemberNode {
+            machine,
+            permit,
+            clock,
+            alive: true,
+            leaving: false,
+            stalled_until: 0,
+            tick_at: u64::MAX,
+            worked_until: 0,
+            subscribed: BTreeSet::new(),
+            data: Link::default(),
+            control: Default::default(),
+            requests: (0, 0),
+        });
+        trace!(self, "member {index} starts");
+        self.drain_member(index);
+        index
+    }
+
+    pub(super) fn leave(&mut self, index: usize) {
+        trace!(self, "member {index} leaves");
+        let node = &mut self.members[index];
+        node.leaving = true;
+        node.machine.leave(node.clock.local(self.time));
+        self.drain_member(index);
+    }
+
+    pub(super) fn kill_member(&mut self, index: usize) {
+        trace!(self, "member {index} is killed");
+        self.members[index].alive = false;
+    }
+
+    pub(super) fn drain(&mut self, index: usize) {
+        trace!(self, "publisher {index} drains");
+        let node = &mut self.publishers[index];
+        node.publishing = false;
+        node.machine.drain(node.clock.local(self.time));
+        self.drain_publisher(index);
+    }
+
+    fn happen(&mut self, order: u64, event: Event) {
+        let member = match &event {
+            Event::MemberData(index, _)
+            | Event::MemberAnnouncement(index, _)
+            | Event::MemberMessage(index, _)
+            | Event::MemberTick(index)
+            | Event::Work(index, _) => Some(*index),
+            _ => None,
+        };
+        if let Some(node) = member.map(|index| &self.members[index]) {
+            if !node.alive {
+                return;
+            }
+            if self.time < node.stalled_until {
+                self.events.insert((node.stalled_until, order), event);
+                return;
+            }
+        }
+        match event {
+            Event::Publish(index) => self.publish(index),
+            Event::Announce(index) => self.announce(index),
+            Event::PublisherTick(index) => self.publisher_tick(index),
+            Event::PublisherMessage(index, frame) => self.publisher_message(index, &frame),
+            Event::ProxyData(run, data) => self.relay(run, &data),
+            Event::ProxyAnnouncement(run, announcement) => self.relay_announcement(run, &announcement),
+            Event::ProxyMessage(peer, frame) => self.proxy_message(peer, frame),
+            Event::ProxyTick(run) => self.proxy_tick(run),
+            Event::MemberData(index, data) => self.member_data(index, &data),
+            Event::MemberAnnouncement(index, announcement) => {
+                let node = &mut self.members[index];
+                node.machine.on_announcement(node.clock.local(self.time), &announcement);
+                self.drain_member(index);
+            }
+            Event::MemberMessage(index, frame) => {
+                let node = &mut self.members[index];
+                node.machine.on_message(node.clock.local(self.time), &frame);
+                self.drain_member(index);
+            }
+            Event::MemberTick(index) => {
+                let node = &mut self.members[index];
+                if self.time >= node.tick_at {
+                    node.tick_at = u64::MAX;
+                    node.machine.on_tick(node.clock.local(self.time));
+                    self.drain_member(index);
+                }
+            }
+            Event::MemberSubscribed(index, topic, on) => {
+                let subscribed = &mut self.members[index].subscribed;
+                if on {
+                    subscribed.insert(topic.index())
+                } else {
+                    subscribed.remove(&topic.index())
+                };
+            }
+            Event::Work(index, delivery) => self.work(index, delivery),
+            Event::Chaos => {}
+        }
+    }
+
+    fn publish(&mut self, index: usize) {
+        let shard = Shard::new(self.random.within(0..self.shape.shards) as u8).unwrap();
+        let topic = Topic { kind: Kind::Syslog, shard };
+        let (count, bytes) = (self.random.within(1..5) as u32, self.random.within(20..400) as usize);
+        let node = &mut self.publishers[index];
+        if !node.alive || !node.publishing {
+            return;
+        }
+        if node.machine.may_publish() {
+            let first = node.retention.next_sequence(topic);
+            let batch = Retained {
+                first_sequence: first,
+                count,
+                first_captured_at_ns: 0,
+                last_captured_at_ns: 0,
+                published_at: node.clock.local(self.time),
+                body: vec![0; bytes],
+            };
+            node.retention.store(topic, batch);
+            let data = Arc::new(Data { stream: index, topic, first, count, bytes });
+            if let Some(at) = node.data.send(self.time, bytes, &mut self.random) {
+                self.at(at, Event::ProxyData(self.proxy_run, data));
+            }
+            self.ledger.published(index, topic.index(), u64::from(count));
+        }
+        let pause = self.random.within(1..40) * MILLISECOND;
+        self.at(self.time + pause, Event::Publish(index));
+    }
+
+    fn announce(&mut self, index: usize) {
+        let node = &mut self.publishers[index];
+        if !node.alive {
+            return;
+        }
+        let retention = &node.retention;
+        let positions = Topic::all().filter(|&topic| retention.next_sequence(topic) > 0).map(|topic| TopicPosition {
+            topic,
+            oldest_sequence: retention.oldest_sequence(topic),
+            next_sequence: retention.next_sequence(topic),
+        });
+        let announcement = Arc::new(Announcement {
+            stream_name: node.stream.name.to_string(),
+            stream_epoch: node.stream.epoch,
+            ended: false,
+            positions: positions.collect(),
+        });
+        if let Some(at) = node.data.send(self.time, 100, &mut self.random) {
+            self.at(at, Event::ProxyAnnouncement(self.proxy_run, announcement));
+        }
+        self.at(self.time + SECOND, Event::Announce(index));
+    }
+
+    fn relay(&mut self, run: u64, data: &Arc<Data>) {
+        if self.proxy.is_none() || run != self.proxy_run || self.time < self.relays_from {
+            return;
+        }
+        for index in 0..self.members.len() {
+            let node = &mut self.members[index];
+            if node.alive
+                && node.subscribed.contains(&data.topic.index())
+                && let Some(at) = node.data.send(self.time, data.bytes, &mut self.random)
+            {
+                self.at(at, Event::MemberData(index, Arc::clone(data)));
+            }
+        }
+    }
+
+    fn relay_announcement(&mut self, run: u64, announcement: &Arc<Announcement>) {
+        if self.proxy.is_none() || run != self.proxy_run || self.time < self.relays_from {
+            return;
+        }
+        for index in 0..self.members.len() {
+            let node = &mut self.members[index];
+            if node.alive
+                && let Some(at) = node.data.send(self.time, 100, &mut self.random)
+            {
+                self.at(at, Event::MemberAnnouncement(index, Arc::clone(announcement)));
+            }
+        }
+    }
+
+    fn publisher_tick(&mut self, index: usize) {
+        let node = &mut self.publishers[index];
+        if node.alive && self.time >= node.tick_at {
+            node.tick_at = u64::MAX;
+            node.machine.on_tick(node.clock.local(self.time), &node.retention);
+            self.drain_publisher(index);
+        }
+    }
+
+    fn publisher_message(&mut self, index: usize, frame: &[u8]) {
+        let node = &mut self.publishers[index];
+        if node.alive {
+            node.machine.on_message(node.clock.local(self.time), frame, &mut node.retention);
+            self.drain_publisher(index);
+        }
+    }
+
+    fn drain_publisher(&mut self, index: usize) {
+        while let Some(frame) = self.publishers[index].machine.poll_output() {
+            let node = &mut self.publishers[index];
+            if let Some(at) = node.control.0.send(self.time, frame.len(), &mut self.random) {
+                self.at(at, Event::ProxyMessage(publisher_peer(index), frame));
+            }
+        }
+        let node = &mut self.publishers[index];
+        let due = node.clock.time(node.machine.next_deadline()).max(self.time);
+        if due < node.tick_at {
+            node.tick_at = due;
+            self.at(due, Event::PublisherTick(index));
+        }
+    }
+
+    fn proxy_message(&mut self, peer: Peer, frame: Vec<u8>) {
+        let now = self.proxy_clock.local(self.time);
+        self.explain(&peer, &frame);
+        match &mut self.proxy {
+            Some(proxy) => {
+                proxy.on_message(now, &peer, &frame);
+                self.drain_proxy();
+            }
+            None => self.backlog.push((peer, frame)),
+        }
+    }
+
+    /// Who holds what, from the messages that say so. One shard stands for all.
+    fn explain(&mut self, peer: &Peer, frame: &[u8]) {
+        if !self.shape.tracing {
+            return;
+        }
+        let (_, index) = index_of(peer);
+        match Message::decode(frame) {
+            Ok(Message::Renew(renew)) => {
+                let held = renew.holdings.iter().find(|holding| holding.shard.index() == self.shape.traced_shard);
+                let held = held.map(|holding| (holding.generation.0, holding.phase));
+                trace!(self, "member {index} renews ({}) with {held:?} of {}", renew.renewal, renew.holdings.len());
+                self.explain_positions("commits", &renew.commits);
+            }
+            Ok(Message::Grant(grant)) => {
+                let given = grant.assignments.iter().find(|given| given.shard.index() == self.shape.traced_shard);
+                let given = given.map(|given| (given.generation.0, given.role));
+                trace!(self, "member {index} is granted ({}) {given:?} of {}", grant.renewal, grant.assignments.len());
+                self.explain_positions("starts", &grant.starts);
+            }
+            _ => {}
+        }
+    }
+
+    fn explain_positions(&mut self, what: &str, of_streams: &[StreamPositions]) {
+        for of_stream in of_streams {
+            for position in &of_stream.positions {
+                if position.topic.shard.index() == self.shape.traced_shard {
+                    trace!(self, "    {what} {} {}", of_stream.stream, position.sequence.0);
+                }
+            }
+        }
+    }
+
+    fn proxy_tick(&mut self, run: u64) {
+        let now = self.proxy_clock.local(self.time);
+        if let Some(proxy) = self.proxy.as_mut().filter(|_| run == self.proxy_run && self.time >= self.proxy_tick_at) {
+            self.proxy_tick_at = u64::MAX;
+            proxy.on_tick(now);
+            self.drain_proxy();
+        }
+    }
+
+    fn drain_proxy(&mut self) {
+        while let Some((peer, frame)) = self.proxy.as_mut().and_then(Coordinator::poll_output) {
+            self.explain(&peer, &frame);
+            let ((party, index), bytes) = (index_of(&peer), frame.len());
+            let (link, event) = match party {
+                b'p' => (&mut self.publishers[index].control.1, Event::PublisherMessage(index, frame)),
+                _ => (&mut self.members[index].control.1, Event::MemberMessage(index, frame)),
+            };
+            if let Some(at) = link.send(self.time, bytes, &mut self.random) {
+                self.at(at, event);
+            }
+        }
+        let Some(proxy) = &self.proxy else { return };
+        let due = self.proxy_clock.time(proxy.next_deadline()).max(self.time);
+        if due < self.proxy_tick_at {
+            self.proxy_tick_at = due;
+            self.at(due, Event::ProxyTick(self.proxy_run));
+        }
+    }
+
+    fn member_data(&mut self, index: usize, data: &Data) {
+        let stream = self.publishers[data.stream].stream.clone();
+        let node = &mut self.members[index];
+        let now = node.clock.local(self.time);
+        let arrival = Arrival { first: data.first, count: data.count, bytes: data.bytes, batch: data.count };
+        node.machine.on_batch(now, &stream, data.topic, arrival);
+        self.drain_member(index);
+    }
+
+    fn drain_member(&mut self, index: usize) {
+        while let Some(output) = self.members[index].machine.poll_output() {
+            self.do_for_member(index, output);
+        }
+        let node = &mut self.members[index];
+        if node.machine.held_bytes() > 256 << 10 {
+            let held = node.machine.held_bytes();
+            self.fail(format!("member {index} holds {held} bytes"));
+        }
+        let node = &mut self.members[index];
+        if node.leaving && node.machine.has_left() && node.alive {
+            node.alive = false;
+            trace!(self, "member {index} has left");
+        }
+        let node = &mut self.members[index];
+        let due = node.clock.time(node.machine.next_deadline()).max(self.time);
+        if due < node.tick_at {
+            node.tick_at = due;
+            self.at(due, Event::MemberTick(index));
+        }
+    }
+
+    fn do_for_member(&mut self, index: usize, output: MemberOutput<u32>) {
+        match output {
+            MemberOutput::Send(frame) => {
+                if let Ok(Message::Repair(repair)) = Message::decode(&frame) {
+                    trace!(
+                        self,
+                        "member {index} asks {} for {} ranges, {} starts",
+                        repair.stream,
+                        repair.ranges.len(),
+                        repair.locate.len()
+                    );
+                    self.count_request(index);
+                }
+                let node = &mut self.members[index];
+                if let Some(at) = node.control.0.send(self.time, frame.len(), &mut self.random) {
+                    self.at(at, Event::ProxyMessage(member_peer(index), frame));
+                }
+            }
+            MemberOutput::Subscribe(topic) => {
+                let at = self.time + self.random.within(1..30) * MILLISECOND;
+                self.at(at, Event::MemberSubscribed(index, topic, true));
+            }
+            MemberOutput::Unsubscribe(topic) => {
+                let at = self.time + 30 * MILLISECOND;
+                self.at(at, Event::MemberSubscribed(index, topic, false));
+            }
+            MemberOutput::Deliver { stream, topic, generation, first_sequence, skip, batch } => {
+                let stream = self.publishers.iter().position(|node| node.stream == stream).unwrap();
+                let to = first_sequence + u64::from(batch - skip);
+                let slow = self.shape.slow_work && self.random.once_in(60);
+                let delay = if slow { self.random.within(200..1500) } else { self.random.within(0..20) } * MILLISECOND;
+                let node = &mut self.members[index];
+                node.worked_until = node.worked_until.max(self.time + delay);
+                let at = node.worked_until;
+                self.at(at, Event::Work(index, Delivery { stream, topic, generation, first: first_sequence, to }));
+            }
+            MemberOutput::Repaired { topic, header, body } => {
+                let header = Header::decode(&header).unwrap();
+                let stream = Stream::new(&Name::new(header.stream_name).unwrap(), header.stream_epoch);
+                let node = &mut self.members[index];
+                let now = node.clock.local(self.time);
+                let (first, count) = (header.first_sequence, header.count);
+                let arrival = Arrival { first, count, bytes: body.len(), batch: count };
+                let taken = node.machine.on_batch(now, &stream, topic, arrival);
+                if taken == Received::NotOurs {
+                    trace!(self, "member {index} got a repair for a shard that it has not");
+                }
+            }
+            MemberOutput::GaveUp { stream, topic, from, to, reason } => {
+                trace!(self, "member {index} gives up {stream} {topic} {from}..{to}: {reason:?}");
+                let stream = self.publishers.iter().position(|node| node.stream == stream).unwrap();
+                self.ledger.gave_up(stream, topic.index(), from, to);
+            }
+            MemberOutput::Refused(reason) => self.fail(format!("member {index} is refused: {reason:?}")),
+        }
+    }
+
+    fn count_request(&mut self, index: usize) {
+        self.requests += 1;
+        let second = self.time / SECOND;
+        let requests = &mut self.members[index].requests;
+        *requests = if requests.0 == second { (second, requests.1 + 1) } else { (second, 1) };
+        if requests.1 > 150 {
+            self.fail(format!("member {index} made 150 requests in a second"));
+        }
+    }
+
+    /// A sending thread: asks for permission and sends; the call itself is one instant.
+    fn work(&mut self, index: usize, delivery: Delivery) {
+        let node = &mut self.members[index];
+        let (now, shard) = (node.clock.local(self.time), delivery.topic.shard);
+        match node.permit.may_act(shard, delivery.generation, now) {
+            Permission::Granted => {}
+            Permission::Lapsed => return self.at(self.time + 20 * MILLISECOND, Event::Work(index, delivery)),
+            Permission::Revoked => return,
+        }
+        self.acts += 1;
+        if shard.index() == self.shape.traced_shard {
+            let stream = &self.publishers[delivery.stream].stream;
+            trace!(self, "member {index} acts on {stream} {}..{}", delivery.first, delivery.to);
+        }
+        self.ledger.acted(delivery.stream, delivery.topic.index(), delivery.first, delivery.to);
+        let (time, topic) = (self.time, delivery.topic);
+        let also = self.members.iter().enumerate().find(|(other, node)| {
+            let owned = node.machine.owned().find(|(owned, _)| *owned == shard);
+            let may =
+                |(_, generation)| node.permit.may_act(shard, generation, node.clock.local(time)) == Permission::Granted;
+            *other != index && node.alive && owned.is_some_and(may)
+        });
+        if let Some((other, _)) = also {
+            self.fail(format!("two members act on {topic}: {index} did, and {other} may"));
+        }
+        let stream = self.publishers[delivery.stream].stream.clone();
+        let node = &mut self.members[index];
+        node.machine.handled(now, &stream, shard, delivery.generation, delivery.first);
+        self.drain_member(index);
+    }
+}
