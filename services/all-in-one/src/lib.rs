@@ -1,12 +1,12 @@
 //! Every role in one process, for a site without containers: the same services, the same settings.
 //!
 //! The roles meet on the bus within the process, so that no datagram takes the way through TCP. Whoever sets
-//! `SEKIWAKE_BUS_PUBLISH` or `SEKIWAKE_BUS_SUBSCRIBE` has them use that instead. The proxy's own addresses are bound as
+//! `SEKIWAKE_BUS_PUBLISH`, `SEKIWAKE_BUS_SUBSCRIBE` or `SEKIWAKE_BUS_CONTROL` has them use that instead. The proxy's own addresses are bound as
 //! always: the tap and subscribers of one's own connect there.
 
 use std::marker::PhantomData;
 
-use sekiwake_bus::{INPROC_PUBLISH, INPROC_SUBSCRIBE};
+use sekiwake_bus::{Controlling, INPROC_CONTROL, INPROC_PUBLISH, INPROC_SUBSCRIBE};
 use sekiwake_capture::CaptureService;
 use sekiwake_forward::{Forwarder, Protocol};
 use sekiwake_proxy::ProxyService;
@@ -19,14 +19,15 @@ use sekiwake_xflow_forwarder::XflowForwarder;
 const ABOUT: About =
     About { service: "all-in-one", binary: "sekiwake", summary: "Every role in one process", admin_port: 9607 };
 
-/// All roles, in the order in which they start and stop: who brings before who takes.
+/// All roles, in the order in which they start and stop: who brings before who takes, and the proxy last, for all others say
+/// goodbye to it.
 pub fn process() -> Process {
     Process::new(ABOUT)
         .add::<Inside<CaptureService>>()
-        .add::<Inside<ProxyService>>()
         .add::<Inside<SyslogForwarder>>()
         .add::<Inside<XflowForwarder>>()
         .add::<Inside<TrapForwarder>>()
+        .add::<Inside<ProxyService>>()
 }
 
 /// A role that finds the bus within the process.
@@ -63,6 +64,7 @@ impl OnBus for CaptureService {
         if is_unset(reader, "SEKIWAKE_BUS_PUBLISH") {
             settings.bus.endpoints = vec![INPROC_PUBLISH.to_owned()];
         }
+        turn_control_inside(&mut settings.controlling, reader);
     }
 }
 
@@ -77,6 +79,13 @@ impl<P: Protocol> OnBus for Forwarder<P> {
         if is_unset(reader, "SEKIWAKE_BUS_SUBSCRIBE") {
             settings.subscribing.endpoints = vec![INPROC_SUBSCRIBE.to_owned()];
         }
+        turn_control_inside(&mut settings.controlling, reader);
+    }
+}
+
+fn turn_control_inside(controlling: &mut Controlling, reader: &mut Reader) {
+    if is_unset(reader, "SEKIWAKE_BUS_CONTROL") {
+        controlling.endpoints = vec![INPROC_CONTROL.to_owned()];
     }
 }
 

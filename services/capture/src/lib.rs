@@ -12,7 +12,6 @@ pub mod filter;
 mod interface;
 mod live;
 mod metrics;
-pub mod own;
 pub mod packet_file;
 pub mod pipeline;
 pub mod ports;
@@ -26,7 +25,7 @@ use std::{
 
 use anyhow::ensure;
 use interface::InterfaceSettings;
-use sekiwake_bus::{Bus, Overflow, Producer, Publisher, PublisherSettings};
+use sekiwake_bus::{Bus, Overflow, OwnDestinations, Producer, Publisher, PublisherSettings, retain_shares};
 use sekiwake_runtime::{About, RateLimited, Role, Scope};
 use sekiwake_settings::Reader;
 
@@ -81,10 +80,14 @@ fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
     let publisher = PublisherSettings {
         name: settings.publisher.clone(),
         endpoints: settings.bus.endpoints.clone(),
-        hold_bytes: usize::try_from(settings.retain.0)?,
+        retain_bytes: retain_shares(usize::try_from(settings.retain.0)?),
         overflow: if is_file { Overflow::Wait } else { Overflow::Drop },
     };
-    let (publisher, producer) = Publisher::new(&Bus::shared(), publisher, scope.metrics(), scope.readiness("bus"))?;
+    let (mut publisher, producer) = Publisher::new(&Bus::shared(), publisher, scope.metrics(), scope.readiness("bus"))?;
+    let told = (scope.readiness("control"), scope.status("stream"));
+    let control = publisher.control(&settings.controlling, scope.metrics(), told)?;
+    let own = control.own_destinations();
+    scope.status_with("sources", control.sources());
     match &settings.source {
         Source::File(path) => {
             let reader = savefile::SavefileReader {
@@ -101,15 +104,12 @@ fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
             scope.spawn("savefile", move |worker| reader.run(worker))?;
         }
         Source::Interfaces(names) => {
-            if settings.own.has_names() {
-                let (own, stop) = (settings.own.clone(), scope.stop());
-                std::thread::Builder::new().name("own-names".into()).spawn(move || own.keep_resolved(&stop))?;
-            }
             for (index, name) in names.iter().enumerate() {
-                start_interface(index, name, &settings, &producer, scope)?;
+                start_interface(index, name, &settings, (&producer, &own), scope)?;
             }
         }
     }
+    scope.spawn("control", move |worker| Ok(control.run(worker)?))?;
     scope.spawn("publisher", move |worker| {
         let outcome = publisher.run(worker)?;
         // A wire goes on without us; a file was to be published completely.
@@ -117,6 +117,12 @@ fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
             !is_file || outcome.unpublished == 0,
             "{} of {} datagrams did not get onto the bus",
             outcome.unpublished,
+            outcome.offered
+        );
+        ensure!(
+            !is_file || outcome.uncommitted == 0,
+            "{} of {} datagrams were not handled by every group",
+            outcome.uncommitted,
             outcome.offered
         );
         Ok(())
@@ -128,14 +134,13 @@ fn start_interface(
     index: usize,
     name: &str,
     settings: &CaptureSettings,
-    producer: &Producer,
+    (producer, own): (&Producer, &OwnDestinations),
     scope: &Scope,
 ) -> anyhow::Result<()> {
     let shared = Arc::new(live::Shared {
         interface: name.to_owned(),
         settings: settings.interface.clone(),
         ports: Arc::clone(&settings.ports),
-        own: settings.own.clone(),
         tick: settings.tick,
         // Groups are numbered for the whole network namespace: the process and the interface make it unlikely to meet another.
         group: (std::process::id() as u16).wrapping_mul(31).wrapping_add(index as u16),
@@ -147,6 +152,7 @@ fn start_interface(
         let reader = live::Reader {
             shared: Arc::clone(&shared),
             producer: producer.clone(),
+            own: own.watch(),
             ready: scope.readiness("interfaces"),
             metrics: scope.metrics().clone(),
             speaks: thread == 0,

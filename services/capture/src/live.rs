@@ -10,7 +10,7 @@ use std::{
 
 use pcap::{Active, Capture};
 use prometheus::IntGauge;
-use sekiwake_bus::Producer;
+use sekiwake_bus::{OwnWatch, Producer};
 use sekiwake_runtime::{Latch, Metrics, RateLimited, Worker};
 use tracing::{info, warn};
 
@@ -19,7 +19,6 @@ use crate::{
     discover,
     interface::{self, InterfaceSettings, OpenError, Opened, Presence},
     metrics::{Meter, names},
-    own::OwnDestinations,
     pipeline::Pipeline,
     ports::Ports,
 };
@@ -42,7 +41,6 @@ pub(crate) struct Shared {
     pub(crate) interface: String,
     pub(crate) settings: InterfaceSettings,
     pub(crate) ports: Arc<Ports>,
-    pub(crate) own: OwnDestinations,
     pub(crate) tick: Duration,
     /// The fan-out group that all threads of this interface join.
     pub(crate) group: u16,
@@ -56,6 +54,7 @@ pub(crate) struct Shared {
 pub(crate) struct Reader {
     pub(crate) shared: Arc<Shared>,
     pub(crate) producer: Producer,
+    pub(crate) own: OwnWatch,
     pub(crate) ready: Latch,
     pub(crate) metrics: Metrics,
     /// The first thread of an interface speaks for all of them.
@@ -129,7 +128,7 @@ impl Reader {
                     }
                     let pipeline = pipeline.get_or_insert_with(|| self.pipeline());
                     pipeline.set_mtu(mtu);
-                    pipeline.set_own_destinations(self.shared.own.snapshot());
+                    self.heed_own_destinations(pipeline);
                     meter.reopened();
                     watch.index = index;
                     watch.set(true);
@@ -137,6 +136,7 @@ impl Reader {
                     let end = self.read(&mut capture, (link, joined_ns), pipeline, &mut meter, &mut watch, worker);
                     self.hand_over(pipeline, true);
                     meter.follow(pipeline);
+                    self.own.rest();
                     watch.set(false);
                     match end {
                         End::Stopped => break,
@@ -181,6 +181,7 @@ impl Reader {
         let mut stop_at: Option<(Instant, u64)> = None;
         loop {
             worker.beat();
+            self.heed_own_destinations(pipeline);
             let read = capture.dispatch(Some(BURST), |packet| {
                 let (captured_at_ns, original_length) = (nanoseconds(packet.header), packet.header.len);
                 if captured_at_ns >= joined_ns {
@@ -224,6 +225,13 @@ impl Reader {
         }
     }
 
+    /// Goes by the newest list of what this installation itself sends to.
+    fn heed_own_destinations(&self, pipeline: &mut Pipeline) {
+        if let Some(own) = self.own.changed() {
+            pipeline.set_own_destinations(own);
+        }
+    }
+
     /// Hands batches to the publisher: the full ones, or on the tick all of them.
     fn hand_over(&self, pipeline: &mut Pipeline, all: bool) {
         let batches = pipeline.take(all);
@@ -241,7 +249,6 @@ impl Reader {
 
     fn keep_house(&self, capture: &mut Capture<Active>, pipeline: &mut Pipeline, meter: &mut Meter) {
         pipeline.expire(now_ns());
-        pipeline.set_own_destinations(self.shared.own.snapshot());
         pipeline.set_mtu(interface::mtu_of(&self.shared.interface));
         meter.follow(pipeline);
         if let Ok(statistics) = capture.stats() {

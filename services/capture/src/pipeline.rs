@@ -2,12 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use sekiwake_bus::{Batcher, Outbound};
+use sekiwake_bus::{Batcher, Outbound, is_own};
 use sekiwake_record::{Flags, Format, Kind, Record, Topic, dscp_ttl};
 
 use crate::{
     decode::{Counters, Datagram, Decoder, DecoderSettings, Packet},
-    own::is_own,
     ports::Ports,
 };
 

@@ -3,14 +3,13 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use sekiwake_bus::Publishing;
+use sekiwake_bus::{Controlling, Publishing};
 use sekiwake_record::Name;
 use sekiwake_runtime::host_name;
 use sekiwake_settings::{ByteSize, List, Ports as PortList, Reader};
 
 use crate::{
     interface::{InterfaceSettings, default_route_interface},
-    own::OwnDestinations,
     ports::Ports,
 };
 
@@ -45,8 +44,8 @@ pub struct CaptureSettings {
     pub retain: ByteSize,
     /// Where to publish.
     pub bus: Publishing,
-    /// What is left alone because this installation itself sends it.
-    pub own: OwnDestinations,
+    /// The control plane.
+    pub controlling: Controlling,
 }
 
 impl CaptureSettings {
@@ -69,7 +68,7 @@ impl CaptureSettings {
             tick: reader.within("SEKIWAKE_TICK", Duration::from_micros(100)..=Duration::from_secs(1)),
             retain: reader.within("SEKIWAKE_RETAIN", ByteSize(1 << 20)..=ByteSize(1 << 40)),
             bus: Publishing::read(reader),
-            own: OwnDestinations::read(reader),
+            controlling: Controlling::read(reader),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The one well-known name on the bus: publishers and subscribers connect here, and find each other.
 
-use sekiwake_bus::{Bus, INPROC_PUBLISH, INPROC_SUBSCRIBE, Relay, RelaySettings, refuse_keys};
+use sekiwake_bus::{
+    Bus, ControlPlane, ControlPlaneSettings, INPROC_CONTROL, INPROC_PUBLISH, INPROC_SUBSCRIBE, Relay, RelaySettings,
+    refuse_keys,
+};
 use sekiwake_runtime::{About, Role, Scope};
 use sekiwake_settings::{BindEndpoint, List, Reader};
 use tracing::warn;
@@ -13,6 +16,7 @@ pub struct ProxyService;
 pub struct ProxySettings {
     publish: List<BindEndpoint>,
     subscribe: List<BindEndpoint>,
+    control: List<BindEndpoint>,
     /// Whether to serve publishers and subscribers in the same process as well.
     pub in_process: bool,
 }
@@ -32,6 +36,7 @@ impl Role for ProxyService {
         ProxySettings {
             publish: reader.value("SEKIWAKE_PROXY_PUBLISH"),
             subscribe: reader.value("SEKIWAKE_PROXY_SUBSCRIBE"),
+            control: reader.value("SEKIWAKE_PROXY_CONTROL"),
             in_process: false,
         }
     }
@@ -47,18 +52,23 @@ impl Role for ProxyService {
     }
 
     fn start(settings: ProxySettings, scope: &Scope) -> anyhow::Result<()> {
-        let ProxySettings { publish, subscribe, in_process } = settings;
-        for endpoint in publish.0.iter().chain(&subscribe.0).filter(|endpoint| !endpoint.is_local()) {
+        let ProxySettings { publish, subscribe, control, in_process } = settings;
+        for endpoint in publish.0.iter().chain(&subscribe.0).chain(&control.0).filter(|endpoint| !endpoint.is_local()) {
             warn!(%endpoint, "the bus is open beyond this host without encryption: whoever reaches it can read and write it");
         }
         let mut settings = RelaySettings { publish: texts(&publish), subscribe: texts(&subscribe) };
+        let mut of_control = ControlPlaneSettings { endpoints: texts(&control), keys: None };
         if in_process {
+            of_control.endpoints.push(INPROC_CONTROL.to_owned());
             settings.publish.push(INPROC_PUBLISH.to_owned());
             settings.subscribe.push(INPROC_SUBSCRIBE.to_owned());
         }
         let mut relay = Relay::bind(&Bus::shared(), &settings, scope.metrics())?;
         relay.tell_when_ready(scope.readiness("bus"));
+        let told = (scope.readiness("control"), scope.status("control"));
+        let plane = ControlPlane::bind(&Bus::shared(), &of_control, scope.metrics(), told)?;
         scope.spawn("relay", move |worker| Ok(relay.run(worker)?))?;
+        scope.spawn("control", move |worker| Ok(plane.run(worker)?))?;
         Ok(())
     }
 }

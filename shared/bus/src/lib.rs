@@ -5,11 +5,19 @@
 //!      sans-I/O ──────┘          bounded      numbers records          counts, never blocks      Tracker: gaps, repeats
 //! ```
 //!
+//! Beside it the control plane ([`ControlPlane`], [`StreamControl`], [`GroupSubscriber`]): who owns which shard, and what is
+//! repeated. Its logic is in `sekiwake-group`.
+//!
 //! This crate alone opens ZeroMQ sockets. A socket belongs to one thread; threads talk through bounded channels.
 
 mod batcher;
+mod control;
+mod early;
 mod error;
+mod group_subscriber;
+mod keys;
 mod metrics;
+mod own;
 mod publisher;
 mod refusals;
 mod relay;
@@ -20,11 +28,16 @@ mod subscriptions;
 mod tracker;
 
 pub use batcher::{Batcher, Outbound};
+pub use control::{ControlPlane, ControlPlaneSettings, StreamControl, boot_now};
 pub use error::BusError;
+pub use group_subscriber::{GroupDelivery, GroupSubscriber, GroupSubscriberSettings, Ticket};
 pub use metrics::names;
-pub use publisher::{Outcome, Overflow, Producer, Publisher, PublisherSettings, SubscriptionWatch};
+pub use own::{OwnDestinations, OwnWatch, is_own};
+pub use sekiwake_group::{Permission, wire::{Destination as RegisteredDestination, Transport}};
+pub use publisher::{Outcome, Overflow, Producer, Publisher, PublisherSettings, SubscriptionWatch, retain_shares};
 pub use relay::{Relay, RelaySettings};
-pub use settings::{Publishing, Subscribing, refuse_keys};
-pub use socket::{Bus, INPROC_PUBLISH, INPROC_SUBSCRIBE, MAX_MESSAGE_BYTES};
+pub use keys::{ClientKeys, ServerKeys};
+pub use settings::{Controlling, Grouping, Publishing, Subscribing, refuse_keys};
+pub use socket::{Bus, INPROC_CONTROL, INPROC_PUBLISH, INPROC_SUBSCRIBE, MAX_MESSAGE_BYTES};
 pub use subscriber::{Delivery, Frame, Subscriber};
 pub use tracker::{Observation, Tracker};

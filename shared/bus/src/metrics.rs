@@ -1,8 +1,19 @@
 //! The names of the bus's metrics, and the counters behind them, resolved once.
 
+use std::collections::BTreeMap;
+
 use prometheus::{Gauge, IntCounter, IntGauge};
+use sekiwake_group::{GiveUp, GroupView, Member, Refusals, StreamView};
 use sekiwake_record::Kind;
 use sekiwake_runtime::Metrics;
+
+use crate::tracker::MAX_STREAMS;
+
+/// Groups that have metrics of their own at the proxy.
+const MAX_GROUPS_SHOWN: usize = 64;
+
+/// Help of the one family that subscribers with and without a group share.
+const LOST: &str = "Records that are lost to this subscriber, by stream and reason.";
 
 /// Metric names.
 pub mod names {
@@ -44,6 +55,46 @@ pub mod names {
     pub const STREAMS: &str = "sekiwake_bus_streams";
     /// Age of the newest record when it was received: now less its capture time.
     pub const LAG_SECONDS: &str = "sekiwake_bus_lag_seconds";
+    /// Bytes of memory in which a publisher keeps batches to repeat them.
+    pub const RETAINED_BYTES: &str = "sekiwake_bus_retained_bytes";
+    /// How far back that reaches.
+    pub const RETAINED_SECONDS: &str = "sekiwake_bus_retained_seconds";
+    /// Bytes of bodies that a publisher has sent again.
+    pub const REPEATED_BYTES: &str = "sekiwake_bus_repaired_bytes_total";
+    /// Control messages that were refused, by reason.
+    pub const CONTROL_REFUSED: &str = "sekiwake_control_refused_messages_total";
+    /// Control messages that found no room in the way to their receiver.
+    pub const CONTROL_UNSENT: &str = "sekiwake_control_unsent_messages_total";
+    /// Whether the control connection to the proxy stands.
+    pub const CONTROL_CONNECTED: &str = "sekiwake_control_connected";
+    /// Bytes of control messages at the proxy, by direction.
+    pub const CONTROL_BYTES: &str = "sekiwake_control_bytes_total";
+    /// Members of each group.
+    pub const GROUP_MEMBERS: &str = "sekiwake_group_members";
+    /// Shards of a group that nobody owns.
+    pub const GROUP_UNOWNED_SHARDS: &str = "sekiwake_group_unowned_shards";
+    /// Records that a group has not committed yet.
+    pub const GROUP_LAG_RECORDS: &str = "sekiwake_group_lag_records";
+    /// Streams whose publishers are heard of.
+    pub const LIVE_STREAMS: &str = "sekiwake_control_live_streams";
+    /// Shards that a member owns.
+    pub const OWNED_SHARDS: &str = "sekiwake_group_owned_shards";
+    /// Whether a member has a lease.
+    pub const LEASED: &str = "sekiwake_group_leased";
+    /// Bytes that a member holds behind holes.
+    pub const HELD_BYTES: &str = "sekiwake_group_held_bytes";
+    /// Bytes that a member has given out and that are not done with.
+    pub const OUTSTANDING_BYTES: &str = "sekiwake_group_outstanding_bytes";
+    /// Requests for repair that a member has made.
+    pub const REPAIR_REQUESTS: &str = "sekiwake_group_repair_requests_total";
+    /// Batches that came again.
+    pub const REPAIRED_BATCHES: &str = "sekiwake_group_repaired_batches_total";
+    /// Bytes of their bodies.
+    pub const REPAIRED_BYTES: &str = "sekiwake_group_repaired_bytes_total";
+    /// Batches that a member had no room for behind a hole. They are asked for again.
+    pub const NO_ROOM: &str = "sekiwake_group_no_room_batches_total";
+    /// Times that the proxy did not take a member into its group.
+    pub const REFUSED_JOINS: &str = "sekiwake_group_refused_joins_total";
     /// Whether the connection to the relay stands.
     pub const CONNECTED: &str = "sekiwake_bus_connected";
 }
@@ -66,6 +117,7 @@ pub(crate) struct PublisherMetrics {
     pub(crate) bytes: PerKind,
     pub(crate) no_subscriber: PerKind,
     pub(crate) bus_full: PerKind,
+    pub(crate) own_destination: PerKind,
     pub(crate) waiting_records: IntGauge,
     pub(crate) waiting_bytes: IntGauge,
     pub(crate) wanted_topics: [IntGauge; 3],
@@ -81,6 +133,12 @@ impl PublisherMetrics {
             bytes: per_kind(metrics, names::PUBLISHED_BYTES, "Bytes of batch bodies given to the bus.", &[]),
             no_subscriber: per_kind(metrics, names::UNPUBLISHED_RECORDS, unpublished, &[("reason", "no_subscriber")]),
             bus_full: per_kind(metrics, names::UNPUBLISHED_RECORDS, unpublished, &[("reason", "bus_full")]),
+            own_destination: per_kind(
+                metrics,
+                names::UNPUBLISHED_RECORDS,
+                unpublished,
+                &[("reason", "own_destination")],
+            ),
             waiting_records: metrics.gauge(names::WAITING_RECORDS, "Records that wait for room on the bus.", &[]),
             waiting_bytes: metrics.gauge(names::WAITING_BYTES, "Bytes of batches that wait for room on the bus.", &[]),
             wanted_topics: Kind::ALL.map(|kind| {
@@ -135,11 +193,10 @@ pub(crate) struct SubscriberMetrics {
 impl SubscriberMetrics {
     pub(crate) fn new(metrics: &Metrics) -> SubscriberMetrics {
         let malformed = "Messages from the bus that could not be read, or whose stream had to be forgotten.";
-        let lost = "Records that never came, by the holes they left in their sequence.";
         SubscriberMetrics {
             received: per_kind(metrics, names::RECEIVED_RECORDS, "Records received for the first time.", &[]),
             repeated: per_kind(metrics, names::REPEATED_RECORDS, "Records received before and not used again.", &[]),
-            lost: per_kind(metrics, names::LOST_RECORDS, lost, &[("reason", "gap")]),
+            lost: per_kind(metrics, names::LOST_RECORDS, LOST, &[("reason", "gap"), ("stream", "")]),
             malformed: metrics.counter(names::MALFORMED_MESSAGES, malformed, &[("reason", "malformed")]),
             forgotten: metrics.counter(names::MALFORMED_MESSAGES, malformed, &[("reason", "too_many_streams")]),
             streams: metrics.gauge(names::STREAMS, "Streams that are followed.", &[]),
@@ -147,6 +204,193 @@ impl SubscriberMetrics {
             connected: connected(metrics),
         }
     }
+}
+
+pub(crate) struct StreamControlMetrics {
+    pub(crate) retained_bytes: [IntGauge; 3],
+    pub(crate) retained_seconds: [Gauge; 3],
+    pub(crate) repaired_bytes: IntCounter,
+    pub(crate) refused: IntCounter,
+    pub(crate) connected: IntGauge,
+}
+
+impl StreamControlMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> StreamControlMetrics {
+        let bytes = "Bytes of memory in which batches are kept, to repeat them.";
+        let seconds = "How far back what is kept reaches.";
+        StreamControlMetrics {
+            retained_bytes: Kind::ALL
+                .map(|kind| metrics.gauge(names::RETAINED_BYTES, bytes, &[("kind", kind.as_str())])),
+            retained_seconds: Kind::ALL
+                .map(|kind| metrics.float_gauge(names::RETAINED_SECONDS, seconds, &[("kind", kind.as_str())])),
+            repaired_bytes: metrics.counter(names::REPEATED_BYTES, "Bytes of batch bodies that were sent again.", &[]),
+            refused: control_refused(metrics, "malformed"),
+            connected: control_connected(metrics),
+        }
+    }
+}
+
+pub(crate) struct ControlPlaneMetrics {
+    metrics: Metrics,
+    pub(crate) malformed: IntCounter,
+    refusals: [IntCounter; 7],
+    pub(crate) undeliverable: IntCounter,
+    pub(crate) received_bytes: IntCounter,
+    pub(crate) sent_bytes: IntCounter,
+    live_streams: IntGauge,
+    groups: BTreeMap<String, [IntGauge; 3]>,
+}
+
+impl ControlPlaneMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> ControlPlaneMetrics {
+        let bytes = |direction| {
+            metrics.counter(names::CONTROL_BYTES, "Bytes of control messages.", &[("direction", direction)])
+        };
+        ControlPlaneMetrics {
+            metrics: metrics.clone(),
+            malformed: control_refused(metrics, "malformed"),
+            refusals: ["malformed", "joins", "foreign", "stale", "commits", "repairs", "streams"]
+                .map(|reason| control_refused(metrics, reason)),
+            undeliverable: control_unsent(metrics),
+            received_bytes: bytes("in"),
+            sent_bytes: bytes("out"),
+            live_streams: metrics.gauge(names::LIVE_STREAMS, "Streams whose publishers are heard of.", &[]),
+            groups: BTreeMap::new(),
+        }
+    }
+
+    /// Adds what has been refused since `before`, and gives its number.
+    pub(crate) fn refuse(&self, before: &Refusals, now: &Refusals) -> u64 {
+        let list = |r: &Refusals| [r.malformed, r.joins, r.foreign, r.stale, r.commits, r.repairs, r.streams];
+        let differences = list(now).into_iter().zip(list(before)).map(|(now, before)| now - before);
+        differences.zip(&self.refusals).map(|(difference, counter)| {
+            counter.inc_by(difference);
+            difference
+        }).sum()
+    }
+
+    /// Shows the groups. The coordinator holds a bounded number of them; one that is gone shows 0 members.
+    pub(crate) fn follow(&mut self, groups: &[GroupView], streams: &[StreamView]) {
+        self.live_streams.set(streams.iter().filter(|stream| stream.is_live).count() as i64);
+        for gauges in self.groups.values() {
+            gauges.iter().for_each(|gauge| gauge.set(0));
+        }
+        for group in groups {
+            if !self.groups.contains_key(group.name.as_str()) && self.groups.len() >= MAX_GROUPS_SHOWN {
+                continue;
+            }
+            let metrics = &self.metrics;
+            let gauges = self.groups.entry(group.name.to_string()).or_insert_with(|| {
+                let labels = [("group", group.name.as_str())];
+                [
+                    metrics.gauge(names::GROUP_MEMBERS, "Members of the group.", &labels),
+                    metrics.gauge(names::GROUP_UNOWNED_SHARDS, "Shards of the group that nobody owns.", &labels),
+                    metrics.gauge(names::GROUP_LAG_RECORDS, "Records that the group has not committed yet.", &labels),
+                ]
+            });
+            gauges[0].set(group.members.len() as i64);
+            gauges[1].set(0);
+            gauges[2].set(group.positions.iter().map(|position| position.3).sum::<u64>() as i64);
+        }
+    }
+}
+
+pub(crate) struct GroupMetrics {
+    metrics: Metrics,
+    kind: Kind,
+    pub(crate) received: IntCounter,
+    pub(crate) repeated: IntCounter,
+    pub(crate) malformed: IntCounter,
+    pub(crate) lag_seconds: Gauge,
+    pub(crate) connected: IntGauge,
+    pub(crate) unsent: IntCounter,
+    pub(crate) repaired_batches: IntCounter,
+    pub(crate) repaired_bytes: IntCounter,
+    pub(crate) no_room: IntCounter,
+    pub(crate) refused_joins: IntCounter,
+    requests: IntCounter,
+    requests_before: u64,
+    refused: IntCounter,
+    refused_before: u64,
+    owned: IntGauge,
+    leased: IntGauge,
+    held_bytes: IntGauge,
+    outstanding_bytes: IntGauge,
+    streams: IntGauge,
+    /// By stream name and reason.
+    lost: BTreeMap<(String, &'static str), IntCounter>,
+}
+
+impl GroupMetrics {
+    pub(crate) fn new(metrics: &Metrics, kind: Kind) -> GroupMetrics {
+        let of_kind = [("kind", kind.as_str())];
+        let malformed = "Messages from the bus that could not be read, or whose stream had to be forgotten.";
+        let mut of_group = GroupMetrics {
+            metrics: metrics.clone(),
+            kind,
+            received: metrics.counter(names::RECEIVED_RECORDS, "Records received for the first time.", &of_kind),
+            repeated: metrics.counter(names::REPEATED_RECORDS, "Records received before and not used again.", &of_kind),
+            malformed: metrics.counter(names::MALFORMED_MESSAGES, malformed, &[("reason", "malformed")]),
+            lag_seconds: metrics.float_gauge(names::LAG_SECONDS, "Age of the newest record when it was received.", &[]),
+            connected: connected(metrics),
+            unsent: control_unsent(metrics),
+            repaired_batches: metrics.counter(names::REPAIRED_BATCHES, "Batches that came again.", &[]),
+            repaired_bytes: metrics.counter(names::REPAIRED_BYTES, "Bytes of batch bodies that came again.", &[]),
+            no_room: metrics.counter(names::NO_ROOM, "Batches without room behind a hole, to be asked for again.", &[]),
+            refused_joins: metrics.counter(names::REFUSED_JOINS, "Times the proxy refused this member.", &[]),
+            requests: metrics.counter(names::REPAIR_REQUESTS, "Requests for repair.", &[]),
+            requests_before: 0,
+            refused: control_refused(metrics, "malformed"),
+            refused_before: 0,
+            owned: metrics.gauge(names::OWNED_SHARDS, "Shards that this member owns.", &[]),
+            leased: metrics.gauge(names::LEASED, "Whether this member has a lease.", &[]),
+            held_bytes: metrics.gauge(names::HELD_BYTES, "Bytes held behind holes.", &[]),
+            outstanding_bytes: metrics.gauge(names::OUTSTANDING_BYTES, "Bytes given out and not done with.", &[]),
+            streams: metrics.gauge(names::STREAMS, "Streams that are followed.", &[]),
+            lost: BTreeMap::new(),
+        };
+        for reason in GiveUp::ALL {
+            // So that the family is there before anything is lost.
+            let _ = of_group.lost("", *reason);
+        }
+        of_group
+    }
+
+    /// The count of what is lost of a stream. Names that are too many share one.
+    pub(crate) fn lost(&mut self, stream: &str, reason: GiveUp) -> &IntCounter {
+        let known = self.lost.contains_key(&(stream.to_owned(), reason.as_str()));
+        let stream = if known || self.lost.len() < GiveUp::ALL.len() * MAX_STREAMS { stream } else { "other" };
+        let (metrics, kind) = (&self.metrics, self.kind);
+        self.lost.entry((stream.to_owned(), reason.as_str())).or_insert_with(|| {
+            let labels = [("kind", kind.as_str()), ("reason", reason.as_str()), ("stream", stream)];
+            metrics.counter(names::LOST_RECORDS, LOST, &labels)
+        })
+    }
+
+    pub(crate) fn follow<B>(&mut self, member: &Member<B>, owned: usize, leased: bool) {
+        self.owned.set(owned as i64);
+        self.leased.set(i64::from(leased));
+        self.held_bytes.set(member.held_bytes() as i64);
+        self.outstanding_bytes.set(member.outstanding_bytes() as i64);
+        self.streams.set(member.followed_streams() as i64);
+        self.requests.inc_by(member.requests() - self.requests_before);
+        self.requests_before = member.requests();
+        self.refused.inc_by(member.refused() - self.refused_before);
+        self.refused_before = member.refused();
+    }
+}
+
+fn control_refused(metrics: &Metrics, reason: &str) -> IntCounter {
+    metrics.counter(names::CONTROL_REFUSED, "Control messages that were refused.", &[("reason", reason)])
+}
+
+fn control_unsent(metrics: &Metrics) -> IntCounter {
+    let help = "Control messages that found no room on the way to their receiver.";
+    metrics.counter(names::CONTROL_UNSENT, help, &[])
+}
+
+fn control_connected(metrics: &Metrics) -> IntGauge {
+    metrics.gauge(names::CONTROL_CONNECTED, "Whether the control connection to the proxy stands.", &[])
 }
 
 fn connected(metrics: &Metrics) -> IntGauge {

@@ -7,15 +7,19 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError, bounded};
+use sekiwake_group::{Retained, Stream};
 use sekiwake_record::{Announcement, ClosedBatch, Header, Kind, Name, Topic, TopicPosition};
-use sekiwake_runtime::{Latch, Metrics, Worker};
+use sekiwake_runtime::{Latch, Metrics, StatusDesk, Worker};
 use tracing::{info, warn};
 
 use crate::{
-    BusError,
+    BusError, OwnDestinations, StreamControl,
     batcher::Outbound,
+    control::{Body, Common, boot_now},
+    early::without_own,
     metrics::PublisherMetrics,
     refusals::{Handover, Refusals},
+    settings::Controlling,
     socket::{Bus, Connections, HOLD_TOPIC, LINGER_ACCURACY, SUBSCRIPTION_BURST, milliseconds, uninterrupted},
     subscriptions::{Change, Subscriptions},
 };
@@ -28,8 +32,17 @@ const WATCH_EVERY: Duration = Duration::from_millis(200);
 const RETRY_AFTER: Duration = Duration::from_millis(1);
 /// Hand-overs from capture threads that may wait for the writer. Each is what one tick, or one ring block, gave: 256 KiB.
 const HANDOVERS: usize = 256;
+/// The same from a reader of a file, who can wait: each is some thousand packets.
+const FILE_HANDOVERS: usize = 4;
 /// How long a publisher that was asked to hold waits for a new connection before it goes on over the old one.
 const HOLD_AT_MOST: Duration = Duration::from_secs(30);
+
+/// The most bytes that a file is read ahead of the slowest group, where the memory is larger: less than the queue of a destination
+/// holds, so that a file that is read faster than it is forwarded overflows nothing.
+const AHEAD_BYTES: usize = 16 << 20;
+
+/// Batches that wait for the bus, after which those that are no longer retained are looked for.
+const MAX_WAITING: usize = 1 << 18;
 
 /// How long a publisher whose producers are gone takes to bring out the rest, where nobody set a deadline.
 const CLOSE_AT_MOST: Duration = Duration::from_secs(10);
@@ -50,10 +63,19 @@ pub struct PublisherSettings {
     pub name: Name,
     /// The relays to publish to.
     pub endpoints: Vec<String>,
-    /// The most bytes of batches that wait here while the bus takes no more; one batch may go over it.
-    pub hold_bytes: usize,
-    /// What happens past that.
+    /// Memory for recent batches by kind, in the order of [`Kind::ALL`], bytes: what subscribers missed is repeated from it, and
+    /// what the bus has no room for waits in it. Past it the oldest batch of the kind is forgotten.
+    pub retain_bytes: [usize; Kind::ALL.len()],
+    /// What happens when producers bring more than the writer takes.
     pub overflow: Overflow,
+}
+
+/// How a budget for all kinds is divided: traps are few and small, and must not be forgotten because of the others.
+pub fn retain_shares(bytes: usize) -> [usize; Kind::ALL.len()] {
+    Kind::ALL.map(|kind| match kind {
+        Kind::Syslog | Kind::Xflow => bytes / 16 * 7,
+        Kind::SnmpTrap => bytes / 8,
+    })
 }
 
 /// The capture threads' end: batches go in without numbers.
@@ -128,8 +150,17 @@ pub struct Publisher {
     connected: Latch,
     in_process: bool,
     held: Option<Held>,
-    hold_bytes: usize,
     overflow: Overflow,
+    common: Arc<Common>,
+    /// The most bytes that a file is read ahead of the slowest.
+    ahead_bytes: usize,
+    /// What must not be published, where a control thread says it.
+    own: OwnDestinations,
+    /// What came before publishing may begin, oldest first, and its bytes.
+    early: VecDeque<Outbound>,
+    early_bytes: usize,
+    early_records: u64,
+    early_limit: usize,
     handovers: Receiver<Handover>,
     refusals: Arc<Refusals>,
     buffers: Sender<Vec<u8>>,
@@ -137,12 +168,15 @@ pub struct Publisher {
     /// Subscriptions may be left to read.
     more_subscriptions: bool,
     watch: SubscriptionWatch,
-    numbers: Numbers,
+    name: Name,
+    epoch: u64,
     announcement_topic: String,
-    /// Batches that have their numbers and wait for room, oldest first.
-    waiting: VecDeque<Numbered>,
+    /// Batches that are retained and wait for room on the bus, oldest first.
+    waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     waiting_records: u64,
+    /// The batches that are being published; its room is used again.
+    retained: Vec<(Topic, Retained<Body>)>,
     header: Vec<u8>,
     outcome: Outcome,
     metrics: PublisherMetrics,
@@ -166,26 +200,17 @@ pub struct Outcome {
     /// Whether the time to close ran out before the bus had taken everything: of the published records, some of the last may
     /// be lost. Never known where the socket's context is shared with others in the process.
     pub cut_short: bool,
+    /// Records that were published and that some group had not handled at the end.
+    pub uncommitted: u64,
 }
 
-struct Numbered {
+/// A batch that waits, by its place in what is retained.
+#[derive(Clone, Copy)]
+struct Waiting {
     topic: Topic,
     first_sequence: u64,
-    batch: ClosedBatch,
-}
-
-impl Numbered {
-    /// What it costs while it waits, bytes.
-    fn memory(&self) -> usize {
-        self.batch.body.capacity() + size_of::<Numbered>()
-    }
-}
-
-/// The stream's identity and what its next sequence numbers are.
-struct Numbers {
-    name: Name,
-    epoch: u64,
-    next: Vec<u64>,
+    count: u32,
+    bytes: usize,
 }
 
 impl Publisher {
@@ -209,7 +234,8 @@ impl Publisher {
         let epoch = getrandom::u64().map_err(BusError::Random)?;
         let metrics = PublisherMetrics::new(metrics);
         let refusals = Arc::new(Refusals::new(metrics.bus_full.clone()));
-        let (handovers_in, handovers) = bounded(HANDOVERS);
+        let handovers = if settings.overflow == Overflow::Wait { FILE_HANDOVERS } else { HANDOVERS };
+        let (handovers_in, handovers) = bounded(handovers);
         let (buffers, buffers_out) = bounded(Topic::COUNT);
         let producer = Producer {
             handovers: handovers_in,
@@ -224,8 +250,14 @@ impl Publisher {
             connected,
             in_process: settings.endpoints.iter().any(|endpoint| endpoint.starts_with("inproc:")),
             held: None,
-            hold_bytes: settings.hold_bytes,
             overflow: settings.overflow,
+            common: Arc::new(Common::new(settings.retain_bytes)),
+            ahead_bytes: settings.retain_bytes.into_iter().min().unwrap_or(0).min(AHEAD_BYTES),
+            own: OwnDestinations::default(),
+            early: VecDeque::new(),
+            early_bytes: 0,
+            early_records: 0,
+            early_limit: settings.retain_bytes.into_iter().sum(),
             handovers,
             refusals,
             buffers,
@@ -233,10 +265,12 @@ impl Publisher {
             more_subscriptions: false,
             watch: SubscriptionWatch::default(),
             announcement_topic: Announcement::topic(&settings.name),
-            numbers: Numbers { name: settings.name, epoch, next: vec![0; Topic::COUNT] },
+            name: settings.name,
+            epoch,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             waiting_records: 0,
+            retained: Vec::new(),
             header: Vec::with_capacity(128),
             outcome: Outcome::default(),
             metrics,
@@ -244,23 +278,47 @@ impl Publisher {
         Ok((publisher, producer))
     }
 
+    /// The thread that will answer for this stream on the control plane. From here on nothing is published before it has the list
+    /// of destinations, and the end waits for the groups.
+    ///
+    /// # Errors
+    /// As [`Publisher::new`].
+    pub fn control(
+        &mut self,
+        controlling: &Controlling,
+        metrics: &Metrics,
+        (ready, desk): (Latch, StatusDesk),
+    ) -> Result<StreamControl, BusError> {
+        let stream = Stream::new(&self.name, self.epoch);
+        let (bus, common, follows) = (&self.bus, Arc::clone(&self.common), self.overflow == Overflow::Wait);
+        let control = StreamControl::new(bus, controlling, stream, common, follows, metrics, (ready, desk))?;
+        if self.overflow == Overflow::Drop {
+            // What is in a file has been sent by others, and long ago: there is no loop that it could be in.
+            self.own = control.own_destinations();
+        }
+        Ok(control)
+    }
+
     /// For those who wait for a subscriber before they publish.
     pub fn subscription_watch(&self) -> SubscriptionWatch {
         self.watch.clone()
     }
 
-    /// Publishes until every [`Producer`] is gone; then sends what waits, within the worker's deadline, and says that the
-    /// stream has ended.
+    /// Publishes until every [`Producer`] is gone; then sends what waits, waits until the groups have handled everything, within
+    /// the worker's deadline, and says that the stream has ended.
     ///
     /// # Errors
     /// The socket failed: the context is gone.
     pub fn run(mut self, worker: &Worker) -> Result<Outcome, BusError> {
-        let (name, epoch) = (&self.numbers.name, self.numbers.epoch);
-        info!(stream = %name, epoch, "publishing");
+        // Whatever happens here, the control thread does not answer for a writer that is gone.
+        let _finished = Finished(Arc::clone(&self.common));
+        info!(stream = %self.name, epoch = self.epoch, "publishing");
         let (mut announce_at, mut watch_at) = (Instant::now(), Instant::now());
+        let mut draining = false;
         loop {
             worker.beat();
             let open = self.take(worker)?;
+            self.publish_early()?;
             let now = Instant::now();
             self.send_waiting()?;
             let asked = self.take_subscriptions(now)?;
@@ -272,7 +330,17 @@ impl Publisher {
                 self.watch_connection(now);
                 watch_at = now + WATCH_EVERY;
             }
-            if !open && (self.waiting.is_empty() || worker.deadline().is_some_and(|end| now >= end)) {
+            if open {
+                continue;
+            }
+            let over = worker.deadline().is_some_and(|end| now >= end);
+            if !draining && (over || (self.waiting.is_empty() && self.early.is_empty())) {
+                draining = true;
+                // Where the stream stands at its end, before the wait for those who are to get there.
+                announce_at = now;
+                self.common.drain();
+            }
+            if over || (draining && self.waiting.is_empty() && self.common.is_drained()) {
                 return self.close(worker);
             }
         }
@@ -280,20 +348,23 @@ impl Publisher {
 
     /// Takes what producers hand over, or waits for it a moment. Says whether there are producers left.
     fn take(&mut self, worker: &Worker) -> Result<bool, BusError> {
-        let pause = match self.waiting.is_empty() {
+        let pause = match self.waiting.is_empty() && self.early.is_empty() {
             _ if self.more_subscriptions => Duration::ZERO,
             true => Duration::from_millis(50),
             false => RETRY_AFTER,
         };
         if self.is_full() {
             // The producers wait in turn; only when told to stop is the file not read to its end.
-            std::thread::park_timeout(pause);
+            std::thread::park_timeout(pause.min(RETRY_AFTER));
             return Ok(!worker.stopping());
         }
         match self.handovers.recv_timeout(pause) {
             Ok(handover) => self.publish(handover)?,
             Err(RecvTimeoutError::Timeout) => return Ok(true),
-            Err(RecvTimeoutError::Disconnected) => return Ok(false),
+            Err(RecvTimeoutError::Disconnected) => {
+                std::thread::park_timeout(pause.min(RETRY_AFTER));
+                return Ok(false);
+            }
         }
         // What else is there already goes along, but not for ever: subscriptions and announcements want their turn.
         for _ in 0..HANDOVERS {
@@ -309,72 +380,142 @@ impl Publisher {
         Ok(true)
     }
 
-    /// Whether producers have to wait.
+    /// Whether producers have to wait: for room on the bus, for the list of what is our own, or for the slowest group.
     fn is_full(&self) -> bool {
-        self.overflow == Overflow::Wait && self.waiting_bytes >= self.hold_bytes
+        if self.overflow == Overflow::Drop {
+            return false;
+        }
+        self.waiting_bytes >= self.ahead_bytes
+            || self.early_bytes >= self.ahead_bytes
+            || !self.common.may_read_ahead(self.ahead_bytes)
     }
 
     fn publish(&mut self, handover: Handover) -> Result<(), BusError> {
-        for (topic, batch) in handover.take() {
-            let refused = self.refusals.take(topic);
-            let numbered = Numbered { topic, first_sequence: self.numbers.take(topic, refused, batch.count), batch };
-            let (kind, count) = (topic.kind.index(), u64::from(numbered.batch.count));
+        if !self.common.may_publish() || !self.early.is_empty() {
+            self.keep_early(handover);
+            return Ok(());
+        }
+        self.publish_batches(handover.take())
+    }
+
+    /// Keeps what may not be published yet. Where there is no room for it, it is refused and counted.
+    fn keep_early(&mut self, handover: Handover) {
+        if self.overflow == Overflow::Drop && self.early_bytes >= self.early_limit {
+            return;
+        }
+        for (topic, mut batch) in handover.take() {
+            // Its buffer is one for a full batch.
+            batch.body.shrink_to_fit();
+            self.early_bytes += batch.body.len();
+            self.early_records += u64::from(batch.count);
+            self.early.push_back((topic, batch));
+        }
+    }
+
+    /// Publishes what had to wait for the list of what is our own, without what is.
+    fn publish_early(&mut self) -> Result<(), BusError> {
+        if self.early.is_empty() || !self.common.may_publish() {
+            return Ok(());
+        }
+        let own = self.own.list();
+        info!(stream = %self.name, records = self.early_records, "publishing what came before the list of own destinations");
+        (self.early_bytes, self.early_records) = (0, 0);
+        for (topic, batch) in std::mem::take(&mut self.early) {
+            let (kept, left_out) = without_own(batch, &own);
+            self.metrics.own_destination[topic.kind.index()].inc_by(u64::from(left_out));
+            self.outcome.offered += u64::from(left_out);
+            self.publish_batches(kept.map(|kept| (topic, kept)).into_iter().collect())?;
+        }
+        Ok(())
+    }
+
+    /// Numbers and retains batches, and sends those that somebody wants.
+    fn publish_batches(&mut self, batches: Vec<Outbound>) -> Result<(), BusError> {
+        let published_at = boot_now();
+        self.retained.clear();
+        let mut retention = self.common.retention();
+        for (topic, batch) in batches {
+            let body: Body = Arc::from(&batch.body[..]);
+            let ClosedBatch { count, first_captured_at_ns, last_captured_at_ns, body: buffer } = batch;
+            recycle(&self.buffers, buffer);
+            let first_sequence = retention.next_sequence(topic);
+            let retained =
+                Retained { first_sequence, count, first_captured_at_ns, last_captured_at_ns, published_at, body };
+            self.retained.push((topic, retained.clone()));
+            retention.store(topic, retained);
+        }
+        drop(retention);
+        let mut batches = std::mem::take(&mut self.retained);
+        for (topic, batch) in batches.drain(..) {
+            let (kind, count) = (topic.kind.index(), u64::from(batch.count));
             self.outcome.offered += count;
             if !self.subscriptions.wants(topic) {
                 self.metrics.no_subscriber[kind].inc_by(count);
                 self.outcome.unpublished += count;
-                self.recycle(numbered.batch.body);
-            } else if self.waiting.is_empty() && self.held.is_none() && self.send(&numbered)? {
-                self.recycle(numbered.batch.body);
-            } else if self.waiting_bytes < self.hold_bytes {
-                self.keep(numbered);
-            } else {
-                self.metrics.bus_full[kind].inc_by(count);
-                self.outcome.unpublished += count;
-                self.recycle(numbered.batch.body);
+            } else if !(self.waiting.is_empty() && self.held.is_none() && self.send(topic, &batch)?) {
+                let bytes = batch.body.len();
+                self.waiting_bytes += bytes;
+                self.waiting_records += count;
+                let Retained { first_sequence, count, .. } = batch;
+                self.waiting.push_back(Waiting { topic, first_sequence, count, bytes });
             }
         }
+        // The room is used again.
+        self.retained = batches;
         Ok(())
     }
 
-    /// Lets a batch wait. Its buffer is one for a full batch; where the batch is small it waits in one of its own size.
-    fn keep(&mut self, mut numbered: Numbered) {
-        let body = &mut numbered.batch.body;
-        if body.len() < body.capacity() / 2 {
-            let large = std::mem::take(body);
-            body.extend_from_slice(&large);
-            self.recycle(large);
-        }
-        self.waiting_bytes += numbered.memory();
-        self.waiting_records += u64::from(numbered.batch.count);
-        self.waiting.push_back(numbered);
-    }
-
-    /// Sends what waits, as far as there is room.
+    /// Sends what waits, as far as there is room. What has been forgotten meanwhile is counted.
     fn send_waiting(&mut self) -> Result<(), BusError> {
         while self.held.is_none()
-            && let Some(numbered) = self.waiting.pop_front()
+            && let Some(waiting) = self.waiting.front().copied()
         {
-            if !self.send(&numbered)? {
-                self.waiting.push_front(numbered);
-                break;
+            let Waiting { topic, first_sequence, count, bytes } = waiting;
+            let batch = self.common.retention().batch(topic, first_sequence).cloned();
+            match batch {
+                Some(batch) if !self.send(topic, &batch)? => break,
+                Some(_) => {}
+                None => {
+                    self.metrics.bus_full[topic.kind.index()].inc_by(u64::from(count));
+                    self.outcome.unpublished += u64::from(count);
+                }
             }
-            self.waiting_bytes -= numbered.memory();
-            self.waiting_records -= u64::from(numbered.batch.count);
-            self.recycle(numbered.batch.body);
+            self.waiting.pop_front();
+            self.waiting_bytes -= bytes;
+            self.waiting_records -= u64::from(count);
         }
-        self.metrics.waiting_bytes.set(self.waiting_bytes as i64);
-        self.metrics.waiting_records.set(self.waiting_records as i64);
+        self.forget_waiting();
+        self.metrics.waiting_bytes.set((self.waiting_bytes + self.early_bytes) as i64);
+        self.metrics.waiting_records.set((self.waiting_records + self.early_records) as i64);
         Ok(())
+    }
+
+    /// Lets go of what waits and is no longer retained, so that the list of it is bounded as the memory is.
+    fn forget_waiting(&mut self) {
+        if self.waiting.len() < MAX_WAITING {
+            return;
+        }
+        let retention = self.common.retention();
+        let (metrics, outcome) = (&self.metrics, &mut self.outcome);
+        self.waiting.retain(|waiting| {
+            let kept = waiting.first_sequence >= retention.oldest_sequence(waiting.topic);
+            if !kept {
+                metrics.bus_full[waiting.topic.kind.index()].inc_by(u64::from(waiting.count));
+                outcome.unpublished += u64::from(waiting.count);
+            }
+            kept
+        });
+        drop(retention);
+        self.waiting_bytes = self.waiting.iter().map(|waiting| waiting.bytes).sum();
+        self.waiting_records = self.waiting.iter().map(|waiting| u64::from(waiting.count)).sum();
     }
 
     /// Sends one batch, unless there is no room: then it says `false` and nothing has been sent.
-    fn send(&mut self, numbered: &Numbered) -> Result<bool, BusError> {
-        let Numbered { topic, first_sequence, batch } = numbered;
+    fn send(&mut self, topic: Topic, batch: &Retained<Body>) -> Result<bool, BusError> {
         let header = Header {
-            stream_name: self.numbers.name.as_str(),
-            stream_epoch: self.numbers.epoch,
-            first_sequence: *first_sequence,
+            stream_name: self.name.as_str(),
+            stream_epoch: self.epoch,
+            first_sequence: batch.first_sequence,
             count: batch.count,
             first_captured_at_ns: batch.first_captured_at_ns,
             last_captured_at_ns: batch.last_captured_at_ns,
@@ -409,12 +550,24 @@ impl Publisher {
         if !self.waiting.is_empty() || (self.held.is_some() && !ended) {
             return Ok(false);
         }
-        for topic in Topic::all() {
-            self.numbers.take(topic, self.refusals.take(topic), 0);
-        }
         let mut frame = Vec::new();
-        self.numbers.announcement(ended).encode(&mut frame);
+        self.announcement(ended).encode(&mut frame);
         self.send_parts(&self.announcement_topic, &[&frame])
+    }
+
+    fn announcement(&self, ended: bool) -> Announcement {
+        let retention = self.common.retention();
+        let positions = Topic::all().map(|topic| TopicPosition {
+            topic,
+            oldest_sequence: retention.oldest_sequence(topic),
+            next_sequence: retention.next_sequence(topic),
+        });
+        Announcement {
+            stream_name: self.name.as_str().to_owned(),
+            stream_epoch: self.epoch,
+            ended,
+            positions: positions.filter(|position| position.next_sequence > 0).collect(),
+        }
     }
 
     /// Reads who wants what, and says whether somebody new wants announcements. A bounded number, so that data has its turn.
@@ -458,7 +611,7 @@ impl Publisher {
     fn hold(&mut self, now: Instant) {
         self.connections.stand();
         self.held = Some(Held { established: self.connections.established(), until: now + HOLD_AT_MOST });
-        info!(stream = %self.numbers.name, "the proxy is about to go: holding what there is to publish");
+        info!(stream = %self.name, "the proxy is about to go: holding what there is to publish");
     }
 
     fn watch_connection(&mut self, now: Instant) {
@@ -469,21 +622,21 @@ impl Publisher {
         {
             self.held = None;
             let reconnected = established != held.established;
-            info!(stream = %self.numbers.name, reconnected, "no longer holding");
+            info!(stream = %self.name, reconnected, "no longer holding");
         }
         self.connected.set(connected);
         self.metrics.connected.set(i64::from(connected));
     }
 
-    fn recycle(&self, buffer: Vec<u8>) {
-        // Full means that there are buffers enough.
-        drop(self.buffers.try_send(buffer));
-    }
-
     fn close(mut self, worker: &Worker) -> Result<Outcome, BusError> {
-        for numbered in self.waiting.drain(..) {
-            self.metrics.bus_full[numbered.topic.kind.index()].inc_by(u64::from(numbered.batch.count));
-            self.outcome.unpublished += u64::from(numbered.batch.count);
+        for waiting in self.waiting.drain(..) {
+            self.metrics.bus_full[waiting.topic.kind.index()].inc_by(u64::from(waiting.count));
+            self.outcome.unpublished += u64::from(waiting.count);
+        }
+        for (topic, batch) in self.early.drain(..) {
+            self.metrics.bus_full[topic.kind.index()].inc_by(u64::from(batch.count));
+            self.outcome.offered += u64::from(batch.count);
+            self.outcome.unpublished += u64::from(batch.count);
         }
         // Nobody waits for a writer that is gone: what producers hand over from here on is refused and counted.
         // The channel itself would drop them only with the last producer.
@@ -500,13 +653,16 @@ impl Publisher {
         let connected = self.connections.stand() || self.in_process;
         self.outcome.offered += self.refusals.total();
         self.outcome.unpublished += self.refusals.total();
-        let Publisher { bus, socket, connections, numbers, mut outcome, .. } = self;
+        self.outcome.uncommitted = self.common.left();
+        let Publisher { bus, socket, connections, name, mut outcome, .. } = self;
         // The socket goes before the context, whose last clone waits for what lingers.
         drop((socket, connections, bus));
+        let Outcome { offered, unpublished, uncommitted, .. } = outcome;
+        info!(stream = %name, offered, unpublished, uncommitted, "the stream has ended");
         outcome.cut_short = now.elapsed() + LINGER_ACCURACY >= linger;
         if outcome.cut_short {
             warn!(
-                stream = %numbers.name,
+                stream = %name,
                 connected,
                 linger_ms = milliseconds(linger),
                 "the bus did not take everything within the drain time: the last records published may be lost"
@@ -516,29 +672,18 @@ impl Publisher {
     }
 }
 
-impl Numbers {
-    /// The next `count` sequence numbers of a topic, after those of `refused` records that never got here: gives the first.
-    fn take(&mut self, topic: Topic, refused: u64, count: u32) -> u64 {
-        let next = &mut self.next[topic.index()];
-        let first = *next + refused;
-        *next = first;
-        *next += u64::from(count);
-        first
-    }
+/// Tells the control thread that the writer is gone, whichever way.
+struct Finished(Arc<Common>);
 
-    fn announcement(&self, ended: bool) -> Announcement {
-        let positions = Topic::all()
-            .zip(&self.next)
-            .filter(|(_, next)| **next > 0)
-            // Nothing is kept for repetition yet, so the oldest record that can be repeated is the one to come.
-            .map(|(topic, &next)| TopicPosition { topic, oldest_sequence: next, next_sequence: next });
-        Announcement {
-            stream_name: self.name.as_str().to_owned(),
-            stream_epoch: self.epoch,
-            ended,
-            positions: positions.collect(),
-        }
+impl Drop for Finished {
+    fn drop(&mut self) {
+        self.0.finish();
     }
+}
+
+fn recycle(buffers: &Sender<Vec<u8>>, buffer: Vec<u8>) {
+    // Full means that there are buffers enough.
+    drop(buffers.try_send(buffer));
 }
 
 fn failed(source: zmq::Error) -> BusError {

@@ -10,24 +10,15 @@ use sekiwake_record::Topic;
 
 use crate::{batcher::Outbound, metrics::PerKind};
 
-/// Counts refused records. They have sequence numbers like all others, so that subscribers see them as a hole.
+/// Counts refused records. They have no sequence numbers: a stream's numbers are those of what can be repeated, without holes.
 pub(crate) struct Refusals {
     bus_full: PerKind,
     total: AtomicU64,
-    /// Records refused by topic that have no sequence numbers yet.
-    unnumbered: [AtomicU64; Topic::COUNT],
 }
 
 impl Refusals {
     pub(crate) fn new(bus_full: PerKind) -> Refusals {
-        Refusals { bus_full, total: AtomicU64::new(0), unnumbered: [const { AtomicU64::new(0) }; Topic::COUNT] }
-    }
-
-    /// How many records of a topic were refused since the writer last asked.
-    pub(crate) fn take(&self, topic: Topic) -> u64 {
-        let unnumbered = &self.unnumbered[topic.index()];
-        // Mostly nothing was, and a look is cheaper than an exchange.
-        if unnumbered.load(Ordering::Relaxed) == 0 { 0 } else { unnumbered.swap(0, Ordering::Relaxed) }
+        Refusals { bus_full, total: AtomicU64::new(0) }
     }
 
     /// How many records were refused in all.
@@ -38,7 +29,6 @@ impl Refusals {
     fn refuse(&self, topic: Topic, records: u64) {
         self.bus_full[topic.kind.index()].inc_by(records);
         self.total.fetch_add(records, Ordering::Relaxed);
-        self.unnumbered[topic.index()].fetch_add(records, Ordering::Relaxed);
     }
 }
 

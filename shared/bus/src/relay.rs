@@ -319,7 +319,7 @@ fn is_own_topic(topic: &[u8]) -> bool {
     }
 }
 
-fn bind_all(socket: &zmq::Socket, endpoints: &[String]) -> Result<Vec<String>, BusError> {
+pub(crate) fn bind_all(socket: &zmq::Socket, endpoints: &[String]) -> Result<Vec<String>, BusError> {
     let mut bound = Vec::with_capacity(endpoints.len());
     for endpoint in endpoints {
         socket.bind(endpoint).map_err(|source| BusError::Bind { endpoint: endpoint.clone(), source })?;

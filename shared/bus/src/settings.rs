@@ -1,6 +1,15 @@
 //! Where the bus is: the settings that publishers and subscribers share.
 
+use std::time::Duration;
+
+use sekiwake_record::{Name, NameError};
+use sekiwake_runtime::host_name;
 use sekiwake_settings::{Endpoint, List, Reader};
+
+use crate::keys::ClientKeys;
+
+/// The longest name of a group, bytes: a service's name stands before it.
+const MAX_GROUP_NAME: usize = 40;
 
 /// Where to publish.
 #[derive(Clone, Debug)]
@@ -14,6 +23,28 @@ pub struct Publishing {
 pub struct Subscribing {
     /// The proxy's endpoints for subscribers.
     pub endpoints: Vec<String>,
+    /// This party's keys, where the bus is encrypted.
+    pub keys: Option<ClientKeys>,
+}
+
+/// Where the control plane is.
+#[derive(Clone, Debug)]
+pub struct Controlling {
+    /// The proxy's endpoints for control.
+    pub endpoints: Vec<String>,
+    /// This party's keys, where the bus is encrypted.
+    pub keys: Option<ClientKeys>,
+}
+
+/// Which group a subscriber is a member of, and as whom.
+#[derive(Clone, Debug)]
+pub struct Grouping {
+    /// Replicas of a service with one name share the work.
+    pub name: Name,
+    /// What people call this member.
+    pub label: Name,
+    /// How far back a group begins that is seen for the first time.
+    pub start_age: Duration,
 }
 
 impl Publishing {
@@ -28,7 +59,50 @@ impl Subscribing {
     /// Reads `SEKIWAKE_BUS_SUBSCRIBE`.
     pub fn read(reader: &mut Reader) -> Subscribing {
         refuse_keys(reader);
-        Subscribing { endpoints: endpoints(reader, "SEKIWAKE_BUS_SUBSCRIBE") }
+        Subscribing { endpoints: endpoints(reader, "SEKIWAKE_BUS_SUBSCRIBE"), keys: None }
+    }
+}
+
+impl Controlling {
+    /// Reads `SEKIWAKE_BUS_CONTROL`.
+    pub fn read(reader: &mut Reader) -> Controlling {
+        Controlling { endpoints: endpoints(reader, "SEKIWAKE_BUS_CONTROL"), keys: None }
+    }
+
+    /// Whether the coordinator is in this process: such connections are not seen by a watch, and stand as long as the process does.
+    pub(crate) fn is_in_process(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.starts_with("inproc:"))
+    }
+}
+
+impl Grouping {
+    /// Reads `SEKIWAKE_GROUP`, `SEKIWAKE_MEMBER` and `SEKIWAKE_GROUP_START`.
+    pub fn read(reader: &mut Reader) -> Grouping {
+        let takes = "1 to 40 letters, digits, dots, hyphens or underscores";
+        let group: String = reader.value("SEKIWAKE_GROUP");
+        let name = Name::new(&group).ok().filter(|name| name.as_str().len() <= MAX_GROUP_NAME);
+        if name.is_none() {
+            reader.mistake("SEKIWAKE_GROUP", &group, takes);
+        }
+        let member: Option<String> = reader.optional("SEKIWAKE_MEMBER");
+        let label = member.as_deref().map_or_else(|| Ok(host_name()), Name::new);
+        if label.is_err() {
+            let takes = "1 to 63 letters, digits, dots, hyphens or underscores";
+            reader.mistake("SEKIWAKE_MEMBER", member.as_deref().unwrap_or_default(), takes);
+        }
+        Grouping {
+            name: name.unwrap_or_else(host_name),
+            label: label.unwrap_or_else(|_| host_name()),
+            start_age: reader.within("SEKIWAKE_GROUP_START", Duration::ZERO..=Duration::from_secs(24 * 3600)),
+        }
+    }
+
+    /// The group of this service: `<service>.<name>`, so that one environment can serve all services.
+    ///
+    /// # Errors
+    /// A service whose name is too long.
+    pub fn group(&self, service: &str) -> Result<Name, NameError> {
+        Name::new(&format!("{service}.{}", self.name))
     }
 }
 

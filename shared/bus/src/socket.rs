@@ -10,12 +10,17 @@ use std::{
     time::Duration,
 };
 
-use crate::BusError;
+use crate::{
+    BusError,
+    keys::{ClientKeys, ServerKeys},
+};
 
 /// Where the all-in-one's relay takes data from publishers in the same process.
 pub const INPROC_PUBLISH: &str = "inproc://sekiwake-publish";
 /// Where the all-in-one's subscribers find their relay.
 pub const INPROC_SUBSCRIBE: &str = "inproc://sekiwake-subscribe";
+/// Where the all-in-one's parties find the coordinator.
+pub const INPROC_CONTROL: &str = "inproc://sekiwake-control";
 
 /// A relay that is about to go subscribes to this, and ends the subscription at once: publishers then keep what they have
 /// until they are connected again, so that nothing is on its way while the relay closes.
@@ -117,6 +122,26 @@ impl Bus {
         self.socket("subscriber", zmq::SUB, |socket| {
             socket.set_rcvhwm(SUBSCRIBER_MESSAGES)?;
             socket.set_maxmsgsize(MAX_MESSAGE_BYTES)
+        })
+    }
+
+    /// The coordinator's end of all control connections.
+    pub(crate) fn control_server(&self, _keys: Option<&ServerKeys>) -> Result<zmq::Socket, BusError> {
+        self.socket("control plane", zmq::ROUTER, |socket| {
+            socket.set_sndhwm(1000)?;
+            socket.set_rcvhwm(1000)?;
+            socket.set_backlog(1024)?;
+            socket.set_maxmsgsize((1 << 20) + (64 << 10))
+        })
+    }
+
+    /// Everybody else's end.
+    pub(crate) fn control_client(&self, id: &[u8; 16], _keys: Option<&ClientKeys>) -> Result<zmq::Socket, BusError> {
+        self.socket("control", zmq::DEALER, |socket| {
+            socket.set_identity(id)?;
+            socket.set_sndhwm(256)?;
+            socket.set_rcvhwm(1000)?;
+            socket.set_maxmsgsize((1 << 20) + (64 << 10))
         })
     }
 

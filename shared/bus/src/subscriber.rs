@@ -23,11 +23,35 @@ const BURST: usize = 64;
 
 /// A part of a received message. Records borrow from it.
 #[derive(Debug)]
-pub struct Frame(zmq::Message);
+pub struct Frame(Bytes);
+
+#[derive(Debug)]
+enum Bytes {
+    /// As the data plane gave it.
+    Message(zmq::Message),
+    /// Out of a control message: a batch that came again.
+    Repeated(Vec<u8>),
+}
+
+impl From<zmq::Message> for Frame {
+    fn from(message: zmq::Message) -> Frame {
+        Frame(Bytes::Message(message))
+    }
+}
+
+impl From<Vec<u8>> for Frame {
+    fn from(bytes: Vec<u8>) -> Frame {
+        Frame(Bytes::Repeated(bytes))
+    }
+}
 
 impl AsRef<[u8]> for Frame {
+    #[inline]
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Bytes::Message(message) => message,
+            Bytes::Repeated(bytes) => bytes,
+        }
     }
 }
 
@@ -172,7 +196,7 @@ impl Subscriber {
     fn batch(&mut self, topic: Topic, header: &[u8], body: zmq::Message) -> Result<Option<Delivery>, DecodeError> {
         let header = Header::decode(header)?;
         believable(header.next_sequence(), "header")?;
-        let mut batch = Batch::decode(&header, Frame(body))?;
+        let mut batch = Batch::decode(&header, Frame::from(body))?;
         let seen = self.tracker.observe(topic, &header);
         let kind = topic.kind.index();
         self.metrics.lost[kind].inc_by(seen.missing);
@@ -240,7 +264,7 @@ impl Subscriber {
 }
 
 /// Refuses sequence numbers that no stream reaches.
-fn believable(next_sequence: u64, part: &'static str) -> Result<(), DecodeError> {
+pub(crate) fn believable(next_sequence: u64, part: &'static str) -> Result<(), DecodeError> {
     match next_sequence {
         0..=MAX_SEQUENCE => Ok(()),
         _ => Err(DecodeError::Malformed { part, reason: format!("sequence number {next_sequence} is beyond belief") }),
@@ -248,7 +272,7 @@ fn believable(next_sequence: u64, part: &'static str) -> Result<(), DecodeError>
 }
 
 /// Now less a capture time, seconds; 0 for a time in the future.
-fn age_seconds(captured_at_ns: u64) -> f64 {
+pub(crate) fn age_seconds(captured_at_ns: u64) -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(Duration::from_nanos(captured_at_ns)).as_secs_f64()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sekiwake_record::{Announcement, Header, Kind, Topic};
 
 /// How many streams are followed at once. Each run of a publisher is one; the one unheard of for longest is forgotten.
-const MAX_STREAMS: usize = 256;
+pub(crate) const MAX_STREAMS: usize = 256;
 
 /// No record of this topic has been seen and no announcement has spoken of it.
 const UNKNOWN: u64 = u64::MAX;

@@ -3,10 +3,11 @@
 use std::{io, sync::Arc, time::Instant};
 
 use prometheus::IntCounter;
-use sekiwake_record::{Batch, Kind};
+use sekiwake_record::Kind;
 use sekiwake_runtime::{Losses, Scope};
 
 use crate::{
+    Parcel, Registry,
     destination::Destinations,
     metrics::{self, DestinationMetrics, DropReason},
     queue::{Intake, queue},
@@ -15,7 +16,7 @@ use crate::{
     worker::DestinationWorker,
 };
 
-/// Sends batches to all destinations. It belongs to the thread that receives.
+/// Sends parcels to all destinations. It belongs to the thread that receives.
 ///
 /// Dropping it lets the workers send what is queued, until the role's deadline when it is stopping, and end.
 pub struct Engine<B> {
@@ -34,10 +35,10 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
     /// # Errors
     /// When the system gives no threads. A destination that cannot be reached or resolved is none: that may change.
     pub fn start(kind: Kind, destinations: &Destinations, scope: &Scope) -> io::Result<Engine<B>> {
-        Engine::start_with(kind, destinations, &Resolution::default(), scope)
+        Engine::start_with(kind, destinations, &Resolution::default(), &Registry::open(), scope)
     }
 
-    /// As [`Engine::start`], with names looked up in another way.
+    /// As [`Engine::start`], with names looked up in another way, and addresses that are used once `registry` approves of them.
     ///
     /// # Errors
     /// As [`Engine::start`].
@@ -45,6 +46,7 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
         kind: Kind,
         destinations: &Destinations,
         resolution: &Resolution,
+        registry: &Registry,
         scope: &Scope,
     ) -> io::Result<Engine<B>> {
         let mut routes = Vec::new();
@@ -52,7 +54,7 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
             let metrics = DestinationMetrics::new(scope, destination.label());
             let (intake, outlet) = queue(metrics.queue_records.clone(), metrics.queue_bytes.clone());
             routes.push(Route { intake, dropped: metrics.dropped.clone() });
-            let target = Target::new(destination, resolution.clone(), metrics.resolve_failures.clone())?;
+            let target = Target::new(destination, resolution.clone(), metrics.resolve_failures.clone(), registry.register())?;
             let label = destination.label().to_owned();
             // The kernel shows 15 bytes of a thread's name: those that tell destinations apart.
             let name = label.trim_start_matches("udp://").to_owned();
@@ -65,16 +67,16 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
         Ok(Engine { received: metrics::received(scope, kind), routes })
     }
 
-    /// Queues a batch for each destination, and never waits: where the queue is full the batch is dropped and counted.
-    pub fn forward(&mut self, batch: &Arc<Batch<B>>) {
-        let records = batch.len() as u64;
+    /// Queues a parcel for each destination, and never waits: where the queue is full its records are dropped and counted.
+    pub fn forward(&mut self, parcel: &Arc<Parcel<B>>) {
+        let records = parcel.batch.len() as u64;
         if records == 0 {
             return;
         }
         self.received.inc_by(records);
         let now = Instant::now();
         for route in &self.routes {
-            if !route.intake.offer(batch, now) {
+            if !route.intake.offer(parcel, now) {
                 route.dropped.add(DropReason::QueueFull, records);
             }
         }

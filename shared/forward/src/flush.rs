@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 
 use arrayvec::ArrayVec;
+use sekiwake_bus::Permission;
 use sekiwake_record::Shard;
 use sekiwake_sys::{MAX_MESSAGES, Outgoing};
 
@@ -18,19 +19,26 @@ pub(crate) struct Flush<'a> {
     messages: Vec<Message>,
     /// The next message.
     next: usize,
+    /// One batch for each permission that the datagrams need.
+    permits: Vec<usize>,
 }
 
 impl<'a> Flush<'a> {
     /// Plans the sending of everything in `taken`. `max_segment_bytes` as for [`plan`].
     pub(crate) fn of<B: AsRef<[u8]>>(taken: &'a [Queued<B>], max_segment_bytes: usize) -> Flush<'a> {
-        let count = taken.iter().map(|queued| queued.batch.len()).sum();
+        let count = taken.iter().map(Queued::records).sum();
         let mut datagrams: Vec<Datagram<'a>> = Vec::with_capacity(count);
         let mut ranks = Ranks::new();
+        let mut permits: Vec<usize> = Vec::new();
         for (batch, queued) in taken.iter().enumerate() {
             // All records of a batch are of one topic, and so of one shard.
-            let Some(first) = queued.batch.get(0) else { continue };
+            let Some(first) = queued.parcel.batch.get(0) else { continue };
             let shard = Shard::of(first.source).index();
-            datagrams.extend(queued.batch.records().map(|record| Datagram {
+            let key = queued.parcel.permit_key();
+            if key.is_some() && !permits.iter().any(|&known| taken[known].parcel.permit_key() == key) {
+                permits.push(batch);
+            }
+            datagrams.extend(queued.parcel.batch.records().map(|record| Datagram {
                 payload: record.payload,
                 captured_at_ns: record.captured_at_ns,
                 batch: batch as u32,
@@ -43,7 +51,7 @@ impl<'a> Flush<'a> {
         let payloads: Vec<IoSlice<'a>> = datagrams.iter().map(|datagram| IoSlice::new(datagram.payload)).collect();
         let mut messages = Vec::with_capacity(count);
         plan(&payloads, 0, max_segment_bytes, &mut messages);
-        Flush { datagrams, payloads, messages, next: 0 }
+        Flush { datagrams, payloads, messages, next: 0, permits }
     }
 
     /// The next message; `None` when all are sent or given up.
@@ -77,6 +85,36 @@ impl<'a> Flush<'a> {
         };
         self.next += count;
         &self.datagrams[range]
+    }
+
+    /// Whether everything that is left may be sent at `now`: all of it, nothing for the moment, or not what is revoked.
+    pub(crate) fn permission<B>(&self, taken: &[Queued<B>], now: u64) -> Permission {
+        let mut worst = Permission::Granted;
+        for &batch in &self.permits {
+            match taken[batch].parcel.permission(now) {
+                Permission::Granted => {}
+                Permission::Lapsed => worst = Permission::Lapsed,
+                Permission::Revoked => return Permission::Revoked,
+            }
+        }
+        worst
+    }
+
+    /// Takes out what another member of the group has become responsible for, and says how many datagrams that were.
+    pub(crate) fn leave_out_revoked<B>(&mut self, taken: &[Queued<B>], now: u64, max_segment_bytes: usize) -> usize {
+        let is_revoked = |batch: usize| taken[batch].parcel.permission(now) == Permission::Revoked;
+        self.permits.retain(|&batch| !is_revoked(batch));
+        let Some(message) = self.message() else { return 0 };
+        let first = message.first as usize;
+        let before = self.datagrams.len();
+        let left = self.datagrams.split_off(first);
+        self.datagrams.clear();
+        self.datagrams.extend(left.into_iter().filter(|datagram| !is_revoked(datagram.batch as usize)));
+        self.payloads.clear();
+        self.payloads.extend(self.datagrams.iter().map(|datagram| IoSlice::new(datagram.payload)));
+        plan(&self.payloads, 0, max_segment_bytes, &mut self.messages);
+        self.next = 0;
+        before - first - self.datagrams.len()
     }
 
     /// How many messages are left.

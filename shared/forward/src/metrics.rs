@@ -1,7 +1,8 @@
 //! The names of the engine's metrics, and the counters of one destination, resolved once.
 //!
 //! For each destination, whenever its worker is idle:
-//! `received_records_total{kind} == sent_datagrams_total + sum of dropped_datagrams_total{reason} + queue_records`.
+//! `received_records_total{kind} == sent_datagrams_total + sum of dropped_datagrams_total{reason}
+//! + handed_over_datagrams_total + queue_records`.
 
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge, local::LocalHistogram};
 use sekiwake_record::Kind;
@@ -17,6 +18,8 @@ pub mod names {
     pub const SENT_BYTES: &str = "sekiwake_forward_sent_bytes_total";
     /// Datagrams that were not sent, by reason.
     pub const DROPPED_DATAGRAMS: &str = "sekiwake_forward_dropped_datagrams_total";
+    /// Datagrams that were left to the group's other members, who are given them again.
+    pub const HANDED_OVER_DATAGRAMS: &str = "sekiwake_forward_handed_over_datagrams_total";
     /// Records that wait for a destination, those being sent among them.
     pub const QUEUE_RECORDS: &str = "sekiwake_forward_queue_records";
     /// Bytes of memory that they hold, as the bound of the queue counts them.
@@ -120,6 +123,7 @@ pub(crate) struct DestinationMetrics {
     pub(crate) sent_datagrams: IntCounter,
     pub(crate) sent_bytes: IntCounter,
     pub(crate) dropped: Losses<DropReason>,
+    pub(crate) handed_over: IntCounter,
     pub(crate) queue_records: IntGauge,
     pub(crate) queue_bytes: IntGauge,
     pub(crate) up: Gauge,
@@ -144,6 +148,7 @@ impl DestinationMetrics {
             sent_datagrams: counter(names::SENT_DATAGRAMS, "Datagrams that the kernel took."),
             sent_bytes: counter(names::SENT_BYTES, "Bytes of payload that the kernel took."),
             dropped: scope.losses(names::DROPPED_DATAGRAMS, dropped, format!("forward to {label}"), &labels),
+            handed_over: counter(names::HANDED_OVER_DATAGRAMS, "Datagrams left to other members of the group."),
             queue_records: metrics.gauge(names::QUEUE_RECORDS, "Records that wait to be sent.", &labels),
             queue_bytes: metrics.gauge(names::QUEUE_BYTES, "Bytes of memory that they hold.", &labels),
             up: metrics.float_gauge(names::UP, "Whether the destination takes datagrams; NaN: not known.", &labels),

@@ -7,7 +7,8 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use prometheus::IntGauge;
-use sekiwake_record::Batch;
+
+use crate::Parcel;
 
 /// How long a record may wait in memory for a destination.
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(2);
@@ -25,18 +26,21 @@ const BYTES_PER_RECORD: usize = 96;
 /// A batch that waits, or that is being sent.
 #[derive(Debug)]
 pub(crate) struct Queued<B> {
-    pub(crate) batch: Arc<Batch<B>>,
+    pub(crate) parcel: Arc<Parcel<B>>,
     pub(crate) since: Instant,
     bytes: i64,
 }
 
 impl<B> Queued<B> {
-    pub(crate) fn is_expired(&self, now: Instant) -> bool {
-        self.expires_at() <= now
+    /// How many records it holds.
+    pub(crate) fn records(&self) -> usize {
+        self.parcel.batch.len()
     }
 
-    pub(crate) fn expires_at(&self) -> Instant {
-        self.since + MAX_AGE
+    /// Whether it has waited too long for its destination. Time before `resumed_at`, when nothing could be sent for reasons of our
+    /// own, does not count.
+    pub(crate) fn is_expired(&self, now: Instant, resumed_at: Option<Instant>) -> bool {
+        resumed_at.map_or(self.since, |at| at.max(self.since)) + MAX_AGE <= now
     }
 }
 
@@ -77,7 +81,8 @@ fn queue_of<B>(records: IntGauge, bytes: IntGauge, max_batches: usize, max_bytes
 impl<B: AsRef<[u8]>> Intake<B> {
     /// Gives a batch. `false`: there is no room for it.
     #[must_use]
-    pub(crate) fn offer(&self, batch: &Arc<Batch<B>>, now: Instant) -> bool {
+    pub(crate) fn offer(&self, parcel: &Arc<Parcel<B>>, now: Instant) -> bool {
+        let batch = &parcel.batch;
         let bytes = (batch.body_len() + batch.len() * BYTES_PER_RECORD) as i64;
         let held = self.bytes.get();
         // An empty queue takes any batch. Only this thread adds, so what is held can only shrink between the two lines.
@@ -87,7 +92,7 @@ impl<B: AsRef<[u8]>> Intake<B> {
         let records = batch.len() as i64;
         self.bytes.add(bytes);
         self.records.add(records);
-        match self.sender.try_send(Queued { batch: batch.clone(), since: now, bytes }) {
+        match self.sender.try_send(Queued { parcel: Arc::clone(parcel), since: now, bytes }) {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.bytes.sub(bytes);
@@ -116,7 +121,7 @@ impl<B: AsRef<[u8]>> Outlet<B> {
     /// A batch that was taken is done with: sent or counted as dropped.
     pub(crate) fn release(&self, queued: &Queued<B>) {
         self.bytes.sub(queued.bytes);
-        self.records.sub(queued.batch.len() as i64);
+        self.records.sub(queued.records() as i64);
     }
 }
 
@@ -163,7 +168,10 @@ mod tests {
         let now = Instant::now();
         assert!(intake.offer(&batch(&[b"a"]), now));
         let queued = outlet.take().unwrap();
-        assert!(!queued.is_expired(now + MAX_AGE - Duration::from_millis(1)));
-        assert!(queued.is_expired(now + MAX_AGE));
+        assert!(!queued.is_expired(now + MAX_AGE - Duration::from_millis(1), None));
+        assert!(queued.is_expired(now + MAX_AGE, None));
+        let resumed_at = Some(now + MAX_AGE);
+        assert!(!queued.is_expired(now + MAX_AGE, resumed_at), "it could not be sent until now");
+        assert!(queued.is_expired(now + 2 * MAX_AGE, resumed_at));
     }
 }

@@ -2,20 +2,28 @@
 
 use std::{
     marker::PhantomData,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use sekiwake_bus::{Bus, Frame, Subscriber, Subscribing};
+use sekiwake_bus::{
+    Bus, Controlling, Frame, GroupSubscriber, GroupSubscriberSettings, Grouping, RegisteredDestination, Subscribing,
+    Transport,
+};
 use sekiwake_record::Kind;
 use sekiwake_runtime::{About, Role, Scope, Worker};
 use sekiwake_settings::Reader;
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::{Destinations, Engine};
+use crate::{Destinations, Engine, Parcel, Registry, Resolution};
 
-/// How long the bus must have been silent before a forwarder that stops believes that nothing more comes.
+/// How long nothing must have come before a forwarder that has its group to itself, and is told to stop, believes that nothing
+/// more comes.
 const QUIET: Duration = Duration::from_millis(200);
+
+/// The longest sleep: completions have to get to the group soon when a shard changes hands.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// What tells one forwarder from another.
 pub trait Protocol: 'static {
@@ -35,6 +43,10 @@ pub struct Forwarder<P>(PhantomData<P>);
 pub struct ForwarderSettings {
     /// The bus.
     pub subscribing: Subscribing,
+    /// The control plane.
+    pub controlling: Controlling,
+    /// Which group it is a member of, and as whom.
+    pub grouping: Grouping,
     /// The destinations, possibly none.
     pub destinations: Destinations,
 }
@@ -50,13 +62,23 @@ impl<P: Protocol> Forwarder<P> {
             info!(variable = P::DESTINATIONS, "no destinations are set, nothing to forward");
             return Ok(scope.idle()?);
         }
-        let prefix = format!("{}/", P::KIND);
-        let connected = scope.readiness("bus");
-        let subscriber =
-            Subscriber::connect(bus, &settings.subscribing.endpoints, &[prefix], scope.metrics(), connected)?;
-        let engine = Engine::start(P::KIND, &settings.destinations, scope)?;
+        let group = settings.grouping.group(P::ABOUT.service)?;
+        let of_group = GroupSubscriberSettings {
+            subscribing: settings.subscribing.clone(),
+            controlling: settings.controlling.clone(),
+            group,
+            label: settings.grouping.label.clone(),
+            kind: P::KIND,
+            start_age: settings.grouping.start_age,
+        };
+        let told = (scope.readiness("lease"), scope.status("group"));
+        let subscriber = GroupSubscriber::connect(bus, of_group, scope.metrics(), told)?;
+        let registry = Registry::new();
+        let engine =
+            Engine::start_with(P::KIND, &settings.destinations, &Resolution::default(), &registry, scope)?;
         info!(kind = %P::KIND, destinations = %settings.destinations, "forwarding");
-        scope.spawn("receive", move |worker| pump(subscriber, engine, worker))?;
+        let pump = Pump { subscriber, engine, registry, registered: 0, stop: None };
+        scope.spawn("receive", move |worker| pump.run(worker))?;
         Ok(())
     }
 }
@@ -67,9 +89,10 @@ impl<P: Protocol> Role for Forwarder<P> {
     type Settings = ForwarderSettings;
 
     fn read(reader: &mut Reader) -> ForwarderSettings {
-        let subscribing = Subscribing::read(reader);
+        let (subscribing, controlling) = (Subscribing::read(reader), Controlling::read(reader));
+        let grouping = Grouping::read(reader);
         let destinations = reader.optional(P::DESTINATIONS).unwrap_or_default();
-        ForwarderSettings { subscribing, destinations }
+        ForwarderSettings { subscribing, controlling, grouping, destinations }
     }
 
     fn start(settings: ForwarderSettings, scope: &Scope) -> anyhow::Result<()> {
@@ -77,26 +100,87 @@ impl<P: Protocol> Role for Forwarder<P> {
     }
 }
 
-/// Carries batches from the bus to the engine. When told to stop it goes on while more arrives, for half of the time it has at
-/// most: the other half is for the queues.
-fn pump(mut subscriber: Subscriber, mut engine: Engine<Frame>, worker: &Worker) -> anyhow::Result<()> {
-    let mut stopping = None;
-    loop {
-        worker.beat();
-        let delivery = subscriber.receive(QUIET)?;
-        let received = delivery.is_some();
-        if let Some(delivery) = delivery {
-            engine.forward(&Arc::new(delivery.batch));
+/// Carries batches from the bus to the engine, and addresses from the destinations to the control plane.
+struct Pump {
+    subscriber: GroupSubscriber,
+    engine: Engine<Frame>,
+    registry: Registry,
+    /// The number of the list of addresses that was registered last.
+    registered: u64,
+    stop: Option<Stopping>,
+}
+
+/// A pump that has been told to stop.
+struct Stopping {
+    /// When something came last.
+    last: Instant,
+    /// Silence is waited for no longer than until then: the rest of the time is for giving the shards back.
+    quiet_until: Instant,
+    /// What is queued leaves until then.
+    leave_until: Instant,
+    leaving: bool,
+}
+
+impl Pump {
+    fn run(mut self, worker: &Worker) -> anyhow::Result<()> {
+        loop {
+            worker.beat();
+            self.register();
+            let delivery = self.subscriber.receive(PATIENCE)?;
+            let received = delivery.is_some();
+            if let Some(delivery) = delivery {
+                self.engine.forward(&Arc::new(Parcel::new(delivery.batch, delivery.ticket)));
+            }
+            if let Some(deadline) = worker.deadline()
+                && self.stop(received, deadline)
+            {
+                return Ok(());
+            }
         }
-        let Some(deadline) = worker.deadline() else { continue };
+    }
+
+    /// Tells the control plane of addresses that have changed, and destinations when they may be used.
+    fn register(&mut self) {
+        if self.registry.number() != self.registered {
+            let (number, addresses) = self.registry.list();
+            let destination =
+                |address: &SocketAddr| RegisteredDestination::new(address.ip(), address.port(), Transport::Udp);
+            self.subscriber.set_destinations(addresses.iter().map(destination).collect());
+            self.registered = number;
+        }
+        if self.subscriber.may_use_destinations() {
+            self.registry.approve(self.registered);
+        }
+    }
+
+    /// Gives the shards back, and says when that is done. A member that has the group to itself first takes what still comes:
+    /// nobody else would, and captures that were told to stop at the same time wait for it.
+    fn stop(&mut self, received: bool, deadline: Instant) -> bool {
         let now = Instant::now();
-        // Silence counts from the stop on: what was captured just before may have its way here still to go.
-        let (until, last) = stopping.get_or_insert((now + deadline.saturating_duration_since(now) / 2, now));
+        let stopping = self.stop.get_or_insert_with(|| {
+            let left = deadline.saturating_duration_since(now);
+            Stopping { last: now, quiet_until: now + left / 2, leave_until: now + left * 9 / 10, leaving: false }
+        });
         if received {
-            *last = now;
+            stopping.last = now;
         }
-        if now.duration_since(*last) >= QUIET || now >= *until {
-            return Ok(());
+        let quiet = now.duration_since(stopping.last) >= QUIET || now >= stopping.quiet_until;
+        if !stopping.leaving && (quiet || !self.subscriber.owns_all()) {
+            stopping.leaving = true;
+            self.subscriber.leave();
         }
+        if !stopping.leaving {
+            return false;
+        }
+        if self.subscriber.has_left() {
+            return true;
+        }
+        // Without a proxy there is nobody to give anything back to; what was sent and not committed is sent again by others.
+        let alone = quiet && !self.subscriber.has_lease();
+        if alone || now >= stopping.leave_until {
+            warn!("ending without having given all shards back: the group takes them when the lease runs out");
+            return true;
+        }
+        false
     }
 }

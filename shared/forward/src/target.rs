@@ -14,6 +14,7 @@ use tracing::warn;
 use crate::{
     destination::{Destination, Host},
     metrics::DropReason,
+    registry::Registration,
     resolve::{Addresses, Resolution},
     udp::UdpSender,
 };
@@ -26,7 +27,11 @@ pub(crate) struct Target {
     label: String,
     /// `None` when the destination was written as an address.
     addresses: Option<Addresses>,
+    /// The address in use.
     address: Option<SocketAddr>,
+    /// The address to move to as soon as captures leave alone what goes there.
+    next: Option<SocketAddr>,
+    registration: Registration,
     sender: Option<UdpSender>,
     connected_at: Option<Instant>,
     refused_log: RateLimited,
@@ -35,13 +40,34 @@ pub(crate) struct Target {
 impl Target {
     /// # Errors
     /// When the system gives no thread for look-ups.
-    pub(crate) fn new(destination: &Destination, resolution: Resolution, failures: IntCounter) -> io::Result<Target> {
-        let (addresses, address) = match &destination.host {
+    pub(crate) fn new(
+        destination: &Destination,
+        resolution: Resolution,
+        failures: IntCounter,
+        mut registration: Registration,
+    ) -> io::Result<Target> {
+        let (addresses, next) = match &destination.host {
             Host::Address(ip) => (None, Some(SocketAddr::new(*ip, destination.port))),
             Host::Name(name) => (Some(Addresses::of(name.clone(), destination.port, resolution, failures)?), None),
         };
-        let label = destination.label().to_owned();
-        Ok(Target { label, addresses, address, sender: None, connected_at: None, refused_log: RateLimited::default() })
+        if let Some(address) = next {
+            registration.propose(address);
+        }
+        Ok(Target {
+            label: destination.label().to_owned(),
+            addresses,
+            address: None,
+            next,
+            registration,
+            sender: None,
+            connected_at: None,
+            refused_log: RateLimited::default(),
+        })
+    }
+
+    /// Whether it has no address yet that captures know, so that nothing can be sent for reasons of our own.
+    pub(crate) fn awaits_approval(&self) -> bool {
+        self.address.is_none() && self.next.is_some()
     }
 
     /// The connected socket.
@@ -50,7 +76,10 @@ impl Target {
     /// Why datagrams cannot leave now, as the reason to drop those that have waited too long for it.
     pub(crate) fn sender(&mut self, now: Instant) -> Result<&mut UdpSender, DropReason> {
         if let Some(address) = self.addresses.as_ref().and_then(Addresses::changed) {
-            self.move_to(address);
+            self.propose(address);
+        }
+        if self.next.is_some() && self.registration.may_use() {
+            self.move_on();
         }
         if self.sender.is_none() {
             self.reconnect(now);
@@ -88,14 +117,20 @@ impl Target {
             None => thread::sleep(timeout),
             Some(addresses) => {
                 if let Some(address) = addresses.wait(timeout) {
-                    self.move_to(address);
+                    self.propose(address);
                 }
             }
         }
     }
 
-    fn move_to(&mut self, address: SocketAddr) {
-        self.address = Some(address);
+    fn propose(&mut self, address: SocketAddr) {
+        self.next = Some(address);
+        self.registration.propose(address);
+    }
+
+    fn move_on(&mut self) {
+        self.address = self.next.take();
+        self.registration.moved();
         self.sender = None;
         self.connected_at = None;
     }
@@ -115,6 +150,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::Registry;
 
     /// Keeps the fields of each event as text.
     #[derive(Clone, Default)]
@@ -154,6 +190,8 @@ mod tests {
             label: "udp://siem.example:514".to_owned(),
             addresses: None,
             address: Some(address),
+            next: None,
+            registration: Registry::open().register(),
             sender: None,
             connected_at: None,
             refused_log: RateLimited::default(),

@@ -4,8 +4,10 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use sekiwake_record::{Batch, BatchBuilder, Flags, Format, Header, Record, Vlans};
 
-/// A batch with these payloads, from one source.
-pub(crate) fn batch(payloads: &[&[u8]]) -> Arc<Batch<Vec<u8>>> {
+use crate::Parcel;
+
+/// A parcel with these payloads, from one source.
+pub(crate) fn batch(payloads: &[&[u8]]) -> Arc<Parcel<Vec<u8>>> {
     let mut builder = BatchBuilder::new(Vec::new());
     for payload in payloads {
         builder.push(&Record {
@@ -30,5 +32,5 @@ pub(crate) fn batch(payloads: &[&[u8]]) -> Arc<Batch<Vec<u8>>> {
         first_captured_at_ns: 1,
         last_captured_at_ns: 1,
     };
-    Arc::new(Batch::decode(&header, closed.body).unwrap())
+    Arc::new(Batch::decode(&header, closed.body).unwrap().into())
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use prometheus::local::LocalHistogram;
+use sekiwake_bus::{Permission, boot_now};
 use sekiwake_runtime::Worker;
 use tracing::{info, warn};
 
@@ -34,6 +35,12 @@ const SOCKET_FULL_PAUSE: Duration = Duration::from_millis(100);
 const NO_BUFFERS_PAUSE: Duration = Duration::from_millis(1);
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(20);
 
+/// How soon it is asked again whether the group's lease has come back.
+const LAPSED_PAUSE: Duration = Duration::from_millis(5);
+
+/// A longer time between two looks at the clock than any pause here, several times: this process was stopped, or starved.
+const STOPPED_FOR: Duration = Duration::from_millis(500);
+
 /// How often a datagram is tried at once before an error is taken to be about the path, and not the echo of earlier datagrams.
 const TRIES_AT_ONCE: u32 = 3;
 
@@ -58,6 +65,11 @@ pub(crate) struct DestinationWorker<B> {
     looked_around_at: Option<Instant>,
     /// When what is left is given up; `None` until it is time to stop.
     give_up_at: Option<Instant>,
+    /// When the clock was last looked at.
+    seen_at: Option<Instant>,
+    /// Until then nothing could be sent for reasons of our own: the process was stopped, the lease had run out, or captures did
+    /// not know the address yet. What has waited until then has its whole time before it.
+    resumed_at: Option<Instant>,
 }
 
 impl<B: AsRef<[u8]>> DestinationWorker<B> {
@@ -81,6 +93,8 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
             late_because: DropReason::Expired,
             looked_around_at: None,
             give_up_at: None,
+            seen_at: None,
+            resumed_at: None,
         }
     }
 
@@ -90,6 +104,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
         loop {
             worker.beat();
             self.look_around(Instant::now());
+            self.see(Instant::now());
             match self.outlet.wait(IDLE) {
                 Waited::Batch(queued) => self.take_more(queued, &mut taken),
                 Waited::Nothing => continue,
@@ -103,11 +118,11 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
 
     /// Takes what else is there. It does not wait for more: under load there is more by itself.
     fn take_more(&self, first: Queued<B>, taken: &mut Vec<Queued<B>>) {
-        let mut records = first.batch.len();
+        let mut records = first.records();
         taken.push(first);
         while records < FLUSH_RECORDS {
             let Some(queued) = self.outlet.take() else { return };
-            records += queued.batch.len();
+            records += queued.records();
             taken.push(queued);
         }
     }
@@ -115,14 +130,23 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
     /// Gives up the batches that have waited too long, or all of them when the time to stop is up.
     fn drop_expired(&mut self, taken: &mut Vec<Queued<B>>, worker: &Worker) {
         let now = Instant::now();
+        self.see(now);
+        let boot_now = boot_now();
+        if taken.iter().any(|queued| queued.parcel.permission(boot_now) == Permission::Lapsed) {
+            self.resumed_at = Some(now);
+        }
         let reason = if self.is_over(worker, now) { DropReason::Shutdown } else { self.late_because };
         taken.retain(|queued| {
-            let keep = reason != DropReason::Shutdown && !queued.is_expired(now);
-            if !keep {
-                self.metrics.dropped.add(reason, queued.batch.len() as u64);
-                self.outlet.release(queued);
+            let revoked = queued.parcel.permission(boot_now) == Permission::Revoked;
+            if revoked {
+                self.metrics.handed_over.inc_by(queued.records() as u64);
+            } else if reason == DropReason::Shutdown || queued.is_expired(now, self.resumed_at) {
+                self.give_up_parcel(queued, reason);
+            } else {
+                return true;
             }
-            keep
+            self.outlet.release(queued);
+            false
         });
     }
 
@@ -130,11 +154,28 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
         let mut flush = Flush::of(taken, self.max_segment_bytes());
         let (mut failures, mut echoes) = (0, 0);
         while let Some(message) = flush.message() {
+            match flush.permission(taken, boot_now()) {
+                Permission::Granted => {}
+                Permission::Lapsed => {
+                    self.wait_for_lease(&mut flush, taken, worker);
+                    continue;
+                }
+                Permission::Revoked => {
+                    let max_segment_bytes = self.max_segment_bytes();
+                    let count = flush.leave_out_revoked(taken, boot_now(), max_segment_bytes);
+                    self.metrics.handed_over.inc_by(count as u64);
+                    continue;
+                }
+            }
             let sender = match self.target.sender(Instant::now()) {
                 Ok(sender) => sender,
                 Err(absence) => {
                     self.late_because = absence;
-                    self.failed(&"has no address or no route");
+                    if self.target.awaits_approval() {
+                        self.resumed_at = Some(Instant::now());
+                    } else {
+                        self.failed(&"has no address or no route");
+                    }
                     self.target.wait(UNREACHABLE_PAUSE);
                     self.give_up_late(&mut flush, taken, worker);
                     // There may be a socket by now, and with it the size of a segment.
@@ -205,6 +246,27 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
         self.latency.flush();
     }
 
+    /// The group's lease has run out. It may come back, or somebody else has got the shards: nothing is sent and nothing is dropped
+    /// until that is known.
+    fn wait_for_lease(&mut self, flush: &mut Flush<'_>, taken: &[Queued<B>], worker: &Worker) {
+        thread::sleep(LAPSED_PAUSE);
+        worker.beat();
+        let now = Instant::now();
+        self.see(now);
+        self.resumed_at = Some(now);
+        if self.is_over(worker, now) {
+            self.give_up_all(flush, taken);
+        }
+    }
+
+    /// Looks at the clock: was this process stopped since it last did?
+    fn see(&mut self, now: Instant) {
+        if self.seen_at.is_some_and(|seen_at| now.duration_since(seen_at) >= STOPPED_FOR) {
+            self.resumed_at = Some(now);
+        }
+        self.seen_at = Some(now);
+    }
+
     fn max_segment_bytes(&mut self) -> usize {
         let sender = self.target.sender(Instant::now());
         if self.segmentation { sender.map_or(0, |sender| sender.max_segment_bytes()) } else { 0 }
@@ -229,11 +291,11 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
     fn give_up_late(&mut self, flush: &mut Flush<'_>, taken: &[Queued<B>], worker: &Worker) {
         worker.beat();
         let now = Instant::now();
+        self.see(now);
         if self.is_over(worker, now) {
-            let left = flush.messages_left();
-            self.give_up(flush, left, DropReason::Shutdown);
+            self.give_up_all(flush, taken);
         }
-        while flush.batch().is_some_and(|batch| taken[batch].is_expired(now)) {
+        while flush.batch().is_some_and(|batch| taken[batch].is_expired(now, self.resumed_at)) {
             self.give_up(flush, 1, self.late_because);
         }
     }
@@ -241,6 +303,29 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
     fn give_up(&mut self, flush: &mut Flush<'_>, messages: usize, reason: DropReason) {
         let datagrams = flush.advance(messages).len() as u64;
         self.metrics.dropped.add(reason, datagrams);
+    }
+
+    /// The time to stop is up. What a group can send later is left to it.
+    fn give_up_all(&mut self, flush: &mut Flush<'_>, taken: &[Queued<B>]) {
+        let left = flush.messages_left();
+        let (mut dropped, mut handed_over) = (0, 0);
+        for datagram in flush.advance(left) {
+            match taken[datagram.batch as usize].parcel.leave_to_group() {
+                true => handed_over += 1,
+                false => dropped += 1,
+            }
+        }
+        self.metrics.handed_over.inc_by(handed_over);
+        self.metrics.dropped.add(DropReason::Shutdown, dropped);
+    }
+
+    fn give_up_parcel(&self, queued: &Queued<B>, reason: DropReason) {
+        let records = queued.records() as u64;
+        if reason == DropReason::Shutdown && queued.parcel.leave_to_group() {
+            self.metrics.handed_over.inc_by(records);
+        } else {
+            self.metrics.dropped.add(reason, records);
+        }
     }
 
     /// A segmented message does not leave: because the path has become narrower, or because somebody on the way out does not

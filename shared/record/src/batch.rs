@@ -99,6 +99,18 @@ struct Entry {
     vlans: Vlans,
 }
 
+impl<B> Batch<B> {
+    /// How many records it holds.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
 impl<B: AsRef<[u8]>> Batch<B> {
     /// Reads and checks a body against its header.
     ///
@@ -136,16 +148,6 @@ impl<B: AsRef<[u8]>> Batch<B> {
     /// Leaves out the first `count` records: they have come before.
     pub fn drop_first(&mut self, count: usize) {
         self.entries.drain(..count.min(self.entries.len()));
-    }
-
-    /// How many records it holds.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     /// Bytes of the body.

@@ -99,8 +99,8 @@ const GROUPED: &[&str] = &["syslog-forwarder", "xflow-forwarder", "trap-forwarde
 const PUBLISHERS: &[&str] = &["capture", "anomaly-detector"];
 const SUBSCRIBERS: &[&str] =
     &["syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector", "tap"];
-const ALL_BUT_PROXY: &[&str] =
-    &["capture", "syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector", "tap"];
+const CONTROLLED: &[&str] =
+    &["capture", "syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector"];
 
 /// The whole list, by group.
 pub static VARIABLES: &[Variable] = &[
@@ -216,13 +216,13 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "size",
         default: value("256MiB"),
-        about: "memory for batches that wait while the bus takes no more; past it they are dropped and counted",
+        about: "memory for recent batches, to repeat what subscribers missed; a share for each kind",
     },
     // Forwarding
     Variable {
         name: "SEKIWAKE_SYSLOG_DESTINATIONS",
         group: Group::Forwarding,
-        read_by: &["syslog-forwarder", "capture"],
+        read_by: &["syslog-forwarder"],
         takes: "URIs",
         default: described("none: it idles"),
         about: "where syslog goes, such as udp://198.51.100.7:514, separated by white space",
@@ -230,7 +230,7 @@ pub static VARIABLES: &[Variable] = &[
     Variable {
         name: "SEKIWAKE_XFLOW_DESTINATIONS",
         group: Group::Forwarding,
-        read_by: &["xflow-forwarder", "capture"],
+        read_by: &["xflow-forwarder"],
         takes: "URIs",
         default: described("none: it idles"),
         about: "where flow records go, such as udp://[2001:db8::7]:2055",
@@ -238,7 +238,7 @@ pub static VARIABLES: &[Variable] = &[
     Variable {
         name: "SEKIWAKE_TRAP_DESTINATIONS",
         group: Group::Forwarding,
-        read_by: &["trap-forwarder", "capture"],
+        read_by: &["trap-forwarder"],
         takes: "URIs",
         default: described("none: it idles"),
         about: "where SNMP traps go, such as udp://198.51.100.7:162",
@@ -302,6 +302,14 @@ pub static VARIABLES: &[Variable] = &[
         default: described("the host's name"),
         about: "a label for this replica",
     },
+    Variable {
+        name: "SEKIWAKE_GROUP_START",
+        group: Group::Replicas,
+        read_by: GROUPED,
+        takes: "duration",
+        default: value("30s"),
+        about: "how far back a group begins that is new, or that the proxy has forgotten",
+    },
     // Proxy
     Variable {
         name: "SEKIWAKE_PROXY_PUBLISH",
@@ -347,7 +355,7 @@ pub static VARIABLES: &[Variable] = &[
     Variable {
         name: "SEKIWAKE_BUS_CONTROL",
         group: Group::Bus,
-        read_by: ALL_BUT_PROXY,
+        read_by: CONTROLLED,
         takes: "endpoints",
         default: value("tcp://127.0.0.1:5561"),
         about: "the proxy's end for control",

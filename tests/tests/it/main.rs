@@ -14,6 +14,7 @@ mod life;
 mod live;
 mod load;
 mod payloads;
+mod replicas;
 mod savefile;
 mod settings;
 mod support;

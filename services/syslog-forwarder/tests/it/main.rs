@@ -57,7 +57,7 @@ impl Devices {
         let settings = PublisherSettings {
             name: Name::new("wire-1").unwrap(),
             endpoints: relay.publish_endpoints().to_vec(),
-            hold_bytes: 1 << 20,
+            retain_bytes: [1 << 20; 3],
             overflow: Overflow::Drop,
         };
         let (publisher, producer) =

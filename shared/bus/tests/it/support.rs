@@ -148,7 +148,7 @@ impl TestPublisher {
     pub(crate) fn draining(endpoint: &str, hold_bytes: usize, overflow: Overflow, drain: &str) -> TestPublisher {
         let member = Member::new(drain);
         let name = Name::new("wire-1").unwrap();
-        let settings = PublisherSettings { name, endpoints: vec![endpoint.to_owned()], hold_bytes, overflow };
+        let settings = PublisherSettings { name, endpoints: vec![endpoint.to_owned()], retain_bytes: [hold_bytes; 3], overflow };
         let latch = member.scope.readiness("bus");
         let (publisher, producer) = Publisher::new(&Bus::default(), settings, member.metrics(), latch).unwrap();
         let (sender, outcome) = crossbeam_channel::bounded(1);

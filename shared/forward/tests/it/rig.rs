@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use sekiwake_forward::{Destinations, Engine, Resolution};
+use sekiwake_forward::{Destinations, Engine, Parcel, Registry, Resolution};
 use sekiwake_record::{Batch, BatchBuilder, Flags, Format, Header, Kind, Record, Vlans};
 use sekiwake_runtime::{About, Ending, Process, Role, Scope, StopHandle};
 use sekiwake_settings::{Environment, Reader};
@@ -20,7 +20,7 @@ use sekiwake_testkit::{
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) type TestEngine = Engine<Vec<u8>>;
-pub(crate) type TestBatch = Arc<Batch<Vec<u8>>>;
+pub(crate) type TestBatch = Arc<Parcel<Vec<u8>>>;
 
 thread_local! {
     static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
@@ -63,7 +63,7 @@ impl Rig {
 
     pub(crate) fn engine_with(&self, destinations: &str, resolution: &Resolution) -> TestEngine {
         let destinations = Destinations::parse(destinations).unwrap();
-        Engine::start_with(Kind::Syslog, &destinations, resolution, &self.scope).unwrap()
+        Engine::start_with(Kind::Syslog, &destinations, resolution, &Registry::open(), &self.scope).unwrap()
     }
 
     /// The sum of a metric's children whose labels contain all of these texts.
@@ -155,7 +155,7 @@ fn close(builder: BatchBuilder) -> Option<TestBatch> {
         first_captured_at_ns: closed.first_captured_at_ns,
         last_captured_at_ns: closed.last_captured_at_ns,
     };
-    Some(Arc::new(Batch::decode(&header, closed.body).unwrap()))
+    Some(Arc::new(Batch::decode(&header, closed.body).unwrap().into()))
 }
 
 pub(crate) fn forward(engine: &mut TestEngine, samples: &[Sample]) {

@@ -1,0 +1,239 @@
+//! The proxy's end of the control plane: a ROUTER, and the coordinator behind it.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use sekiwake_group::{Coordinator, CoordinatorSettings, GroupView, Peer, Refusals, StreamView};
+use sekiwake_record::Kind;
+use sekiwake_runtime::{Latch, Metrics, RateLimited, StatusDesk, Worker};
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use crate::{
+    BusError,
+    control::{CONTROL_BURST, boot_now, pass_over, patience},
+    keys::ServerKeys,
+    metrics::ControlPlaneMetrics,
+    relay::bind_all,
+    socket::{Bus, milliseconds, uninterrupted},
+};
+
+/// The longest sleep, so that a stop is noticed.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// How often metrics are set.
+const METER_EVERY: Duration = Duration::from_millis(500);
+/// What is said last has so long to leave.
+const LINGER: Duration = Duration::from_millis(200);
+/// When told to stop it goes on for as long as members or publishers are on their way out too, and so much longer, for those who
+/// have been told at the same time and have not said so yet.
+const LEAVING_GRACE: Duration = Duration::from_millis(700);
+
+/// Where the control plane binds.
+#[derive(Clone, Debug, Default)]
+pub struct ControlPlaneSettings {
+    /// For everybody.
+    pub endpoints: Vec<String>,
+    /// The proxy's keys, where the bus is encrypted.
+    pub keys: Option<ServerKeys>,
+}
+
+/// A bound control plane. Belongs to one thread.
+pub struct ControlPlane {
+    bus: Bus,
+    socket: zmq::Socket,
+    endpoints: Vec<String>,
+    coordinator: Coordinator,
+    metrics: ControlPlaneMetrics,
+    counted: Refusals,
+    metered_at: Option<Instant>,
+    refused_log: RateLimited,
+    ready: Latch,
+    desk: StatusDesk,
+    said_settled: bool,
+    /// What each group's members were when that was last logged.
+    logged: BTreeMap<String, usize>,
+}
+
+impl ControlPlane {
+    /// Binds.
+    ///
+    /// # Errors
+    /// An address that is taken, or that libzmq does not understand; no random numbers.
+    pub fn bind(
+        bus: &Bus,
+        settings: &ControlPlaneSettings,
+        metrics: &Metrics,
+        (ready, desk): (Latch, StatusDesk),
+    ) -> Result<ControlPlane, BusError> {
+        let socket = bus.control_server(settings.keys.as_ref())?;
+        let endpoints = bind_all(&socket, &settings.endpoints)?;
+        let epoch = getrandom::u64().map_err(BusError::Random)?.max(1);
+        Ok(ControlPlane {
+            bus: bus.clone(),
+            socket,
+            endpoints,
+            coordinator: Coordinator::new(CoordinatorSettings::default(), epoch, boot_now()),
+            metrics: ControlPlaneMetrics::new(metrics),
+            counted: Refusals::default(),
+            metered_at: None,
+            refused_log: RateLimited::default(),
+            ready,
+            desk,
+            said_settled: false,
+            logged: BTreeMap::new(),
+        })
+    }
+
+    /// Where everybody connects, with the ports that were really bound.
+    pub fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    /// Coordinates until the worker is told to stop and nobody is on the way out.
+    ///
+    /// # Errors
+    /// The socket failed: the context is gone.
+    pub fn run(mut self, worker: &Worker) -> Result<(), BusError> {
+        self.ready.set(true);
+        let mut last_leaver = None;
+        loop {
+            worker.beat();
+            self.take_messages()?;
+            let now = boot_now();
+            if now >= self.coordinator.next_deadline() {
+                self.coordinator.on_tick(now);
+            }
+            self.send_outputs()?;
+            self.look_around(now);
+            if let Some(deadline) = worker.deadline() {
+                let instant = Instant::now();
+                let since = last_leaver.get_or_insert(instant);
+                if self.coordinator.is_being_left(now) {
+                    *since = instant;
+                }
+                if instant >= *since + LEAVING_GRACE || instant + LINGER >= deadline {
+                    return self.close();
+                }
+            }
+            let wait = patience(now, self.coordinator.next_deadline(), PATIENCE);
+            match self.socket.poll(zmq::POLLIN, wait) {
+                Ok(_) | Err(zmq::Error::EINTR) => {}
+                Err(source) => return Err(failed(source)),
+            }
+        }
+    }
+
+    fn take_messages(&mut self) -> Result<(), BusError> {
+        for _ in 0..CONTROL_BURST {
+            let id = match uninterrupted(|| self.socket.recv_msg(zmq::DONTWAIT)) {
+                Ok(id) => id,
+                Err(zmq::Error::EAGAIN) => return Ok(()),
+                Err(source) => return Err(failed(source)),
+            };
+            let peer = Peer::new(&id);
+            if !id.get_more() {
+                self.metrics.malformed.inc();
+                continue;
+            }
+            let frame = uninterrupted(|| self.socket.recv_msg(0)).map_err(failed)?;
+            if frame.get_more() {
+                self.metrics.malformed.inc();
+                pass_over(&self.socket, "control plane")?;
+                continue;
+            }
+            let Some(peer) = peer else {
+                self.metrics.malformed.inc();
+                continue;
+            };
+            self.metrics.received_bytes.inc_by(frame.len() as u64);
+            self.coordinator.on_message(boot_now(), &peer, &frame);
+        }
+        Ok(())
+    }
+
+    /// Sends what the coordinator has to say. Where a peer is gone, or does not read, it is dropped and counted.
+    fn send_outputs(&mut self) -> Result<(), BusError> {
+        while let Some((peer, frame)) = self.coordinator.poll_output() {
+            let bytes = frame.len() as u64;
+            // libzmq looks for room only when the first part is sent.
+            match uninterrupted(|| self.socket.send(peer.as_bytes(), zmq::DONTWAIT | zmq::SNDMORE)) {
+                Ok(()) => {}
+                Err(zmq::Error::EAGAIN | zmq::Error::EHOSTUNREACH) => {
+                    self.metrics.undeliverable.inc();
+                    continue;
+                }
+                Err(source) => return Err(failed(source)),
+            }
+            match self.socket.send(frame, zmq::DONTWAIT) {
+                Ok(()) => self.metrics.sent_bytes.inc_by(bytes),
+                Err(zmq::Error::EAGAIN | zmq::Error::EHOSTUNREACH) => self.metrics.undeliverable.inc(),
+                Err(source) => return Err(failed(source)),
+            }
+        }
+        Ok(())
+    }
+
+    fn look_around(&mut self, now: u64) {
+        self.desk.answer(|| status(&self.coordinator, now));
+        let instant = Instant::now();
+        if self.metered_at.is_some_and(|at| instant.duration_since(at) < METER_EVERY) {
+            return;
+        }
+        self.metered_at = Some(instant);
+        if !self.said_settled && self.coordinator.settled(now) {
+            self.said_settled = true;
+            info!("the control plane grants shards: every lease of a proxy before this one has run out");
+        }
+        let groups = self.coordinator.groups(now);
+        self.metrics.follow(&groups, &self.coordinator.streams(now));
+        for group in &groups {
+            let members = self.logged.entry(group.name.to_string()).or_default();
+            if *members != group.members.len() {
+                *members = group.members.len();
+                let labels: Vec<&str> = group.members.iter().map(|member| member.label.as_str()).collect();
+                info!(group = %group.name, members = *members, labels = labels.join(","), "a group has changed");
+            }
+        }
+        self.logged.retain(|name, _| groups.iter().any(|group| group.name.as_str() == name));
+        let refusals = self.coordinator.refusals();
+        let refused = self.metrics.refuse(&self.counted, &refusals);
+        self.counted = refusals;
+        if refused > 0
+            && let Some(suppressed) = self.refused_log.allow(instant)
+        {
+            warn!(messages = refused, suppressed, ?refusals, "refused control messages");
+        }
+    }
+
+    fn close(self) -> Result<(), BusError> {
+        self.socket.set_linger(milliseconds(LINGER)).map_err(failed)?;
+        let ControlPlane { bus, socket, .. } = self;
+        // The socket goes before the context, whose last clone waits for what lingers.
+        drop((socket, bus));
+        Ok(())
+    }
+}
+
+fn failed(source: zmq::Error) -> BusError {
+    BusError::Io { role: "control plane", source }
+}
+
+fn status(coordinator: &Coordinator, now: u64) -> Value {
+    json!({
+        "epoch": format!("{:016x}", coordinator.epoch()),
+        "settled": coordinator.settled(now),
+        "groups": coordinator.groups(now).iter().map(group).collect::<Vec<_>>(),
+        "streams": coordinator.streams(now).iter().map(stream).collect::<Vec<_>>(),
+        "refused": format!("{:?}", coordinator.refusals()),
+    })
+}
+
+fn group(_group: &GroupView) -> Value {
+    json!({})
+}
+
+fn stream(_stream: &StreamView) -> Value {
+    json!({ "kinds": Kind::ALL.map(Kind::as_str) })
+}

@@ -1,0 +1,475 @@
+//! A subscriber that is a member of a group: it gets the shards that are its own, from where the group stands, without holes.
+//!
+//! ```text
+//! SUB ── batches ──▶ check ─▶ Member ─▶ GroupDelivery + Ticket ─▶ whoever acts on it
+//! DEALER ◀─ renewals, requests ─┘ ▲  ▲                                      │
+//!        ── grants, repairs ──────┘  └──────── Completions ◀── the ticket is dropped: everything is done with
+//! ```
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sekiwake_group::{
+    Arrival, GiveUp, Member, MemberOutput, MemberSettings, Permission, Permit, Received, Stream,
+    wire::{Destination, RefusalReason},
+};
+use sekiwake_record::{Announcement, Batch, DecodeError, Header, Kind, Name, Shard, Topic};
+use sekiwake_runtime::{Latch, Metrics, RateLimited, StatusDesk};
+use serde_json::{Value, json};
+use tracing::{debug, info, warn};
+
+use crate::{
+    BusError,
+    control::{CONTROL_BURST, Incoming, boot_now, patience, receive, routing_id, send},
+    metrics::GroupMetrics,
+    settings::{Controlling, Subscribing},
+    socket::{Bus, Connections, uninterrupted},
+    subscriber::{Frame, age_seconds, believable},
+    tracker::MAX_STREAMS,
+};
+
+/// How often the state of the connections is looked at, and metrics are set.
+const METER_EVERY: Duration = Duration::from_millis(200);
+/// Data messages that are taken before control messages, completions and time are looked at again.
+const BURST: usize = 64;
+/// What a record costs in memory beside its bytes in the body: the entry that the decoder makes of it.
+const BYTES_PER_RECORD: usize = 96;
+
+/// Settings of a [`GroupSubscriber`].
+#[derive(Clone, Debug)]
+pub struct GroupSubscriberSettings {
+    /// Where data comes from.
+    pub subscribing: Subscribing,
+    /// Where the coordinator is.
+    pub controlling: Controlling,
+    /// The group, `<service>.<name>`.
+    pub group: Name,
+    /// What people call this member.
+    pub label: Name,
+    /// The kind that it works on.
+    pub kind: Kind,
+    /// Where to begin where nobody knows where the group stands: at the oldest record published no longer ago than this.
+    pub start_age: Duration,
+}
+
+/// A batch to act on: nothing of it has been given to this group's members before, as far as the group knows.
+#[derive(Debug)]
+pub struct GroupDelivery {
+    /// Its topic.
+    pub topic: Topic,
+    /// The records.
+    pub batch: Batch<Frame>,
+    /// The right to act on it, and the duty to be done with it. It must live until every record has been sent, stored, or counted
+    /// as dropped: then it is dropped, and the group's position moves past the batch.
+    pub ticket: Ticket,
+}
+
+/// See [`GroupDelivery::ticket`].
+#[derive(Debug)]
+pub struct Ticket {
+    permit: Arc<Permit>,
+    completions: Arc<Completions>,
+    done: Option<Done>,
+    shard: Shard,
+    generation: u64,
+    abandoned: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Done {
+    stream: Stream,
+    shard: Shard,
+    generation: u64,
+    first_sequence: u64,
+}
+
+#[derive(Debug, Default)]
+struct Completions(Mutex<Vec<Done>>);
+
+impl Ticket {
+    /// Whether the records may be acted on now. To be asked just before each call that sends, with [`boot_now`] read for this
+    /// question.
+    #[inline]
+    pub fn permission(&self, now: u64) -> Permission {
+        self.permit.may_act(self.shard, self.generation, now)
+    }
+
+    /// The records were not acted on, and nobody has counted them as dropped: the next owner of the shard is given them again.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    /// Two tickets of one shard and generation have the same permission.
+    pub fn key(&self) -> (Shard, u64) {
+        (self.shard, self.generation)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // A thread that panics has not done what it was to do: the next owner will.
+        if std::thread::panicking() || self.abandoned.load(Ordering::Acquire) {
+            return;
+        }
+        if let Some(done) = self.done.take() {
+            self.completions.0.lock().unwrap_or_else(PoisonError::into_inner).push(done);
+        }
+    }
+}
+
+/// A batch that has been checked.
+type Checked = Batch<Frame>;
+
+/// A member of a group. Belongs to one thread.
+pub struct GroupSubscriber {
+    data: zmq::Socket,
+    control: zmq::Socket,
+    connections: Connections,
+    control_connections: Connections,
+    in_process: bool,
+    ready: Latch,
+    member: Member<Checked>,
+    /// Streams that have been heard of: their names are shared, not made anew for each batch.
+    streams: VecDeque<Stream>,
+    deliveries: VecDeque<GroupDelivery>,
+    permit: Arc<Permit>,
+    completions: Arc<Completions>,
+    completed: Vec<Done>,
+    /// Data messages since other things were looked at.
+    burst: usize,
+    metered_at: Option<Instant>,
+    metrics: GroupMetrics,
+    desk: StatusDesk,
+    loss_log: RateLimited,
+    refused_log: RateLimited,
+    group: Name,
+    was_leased: bool,
+    owned: usize,
+}
+
+impl GroupSubscriber {
+    /// Connects; the proxy need not be there yet. `ready` is set while the member has a lease.
+    ///
+    /// # Errors
+    /// Endpoints that libzmq does not understand, no more sockets, or no random numbers.
+    pub fn connect(
+        bus: &Bus,
+        settings: GroupSubscriberSettings,
+        metrics: &Metrics,
+        (ready, desk): (Latch, StatusDesk),
+    ) -> Result<GroupSubscriber, BusError> {
+        let GroupSubscriberSettings { subscribing, controlling, group, label, kind, start_age } = settings;
+        let data = bus.subscriber()?;
+        let connections = bus.watch(&data)?;
+        data.set_subscribe(Announcement::TOPIC_PREFIX.as_bytes()).map_err(failed)?;
+        let control = bus.control_client(&routing_id()?, controlling.keys.as_ref())?;
+        let control_connections = bus.watch(&control)?;
+        for (socket, endpoints) in [(&data, &subscribing.endpoints), (&control, &controlling.endpoints)] {
+            for endpoint in endpoints {
+                let connect = socket.connect(endpoint);
+                connect.map_err(|source| BusError::Connect { endpoint: endpoint.clone(), source })?;
+            }
+        }
+        let incarnation = getrandom::u64().map_err(BusError::Random)?;
+        let mut of_member = MemberSettings::new(group.clone(), kind, label);
+        of_member.start_age = u64::try_from(start_age.as_nanos()).unwrap_or(u64::MAX);
+        let member = Member::new(of_member, incarnation, boot_now());
+        Ok(GroupSubscriber {
+            data,
+            control,
+            connections,
+            control_connections,
+            in_process: controlling.is_in_process(),
+            ready,
+            permit: member.permit(),
+            member,
+            streams: VecDeque::new(),
+            deliveries: VecDeque::new(),
+            completions: Arc::default(),
+            completed: Vec::new(),
+            burst: 0,
+            metered_at: None,
+            metrics: GroupMetrics::new(metrics, kind),
+            desk,
+            loss_log: RateLimited::default(),
+            refused_log: RateLimited::default(),
+            group,
+            was_leased: false,
+            owned: 0,
+        })
+    }
+
+    /// The next batch to act on, or `None` when there is none within `timeout`. To be called again and again, also with nothing
+    /// to act on: the lease is renewed here.
+    ///
+    /// # Errors
+    /// A socket failed: the context is gone.
+    pub fn receive(&mut self, timeout: Duration) -> Result<Option<GroupDelivery>, BusError> {
+        let mut waited = false;
+        loop {
+            if self.burst >= BURST {
+                self.burst = 0;
+                self.look_around()?;
+            }
+            if let Some(delivery) = self.deliveries.pop_front() {
+                return Ok(Some(delivery));
+            }
+            match uninterrupted(|| self.data.recv_msg(zmq::DONTWAIT)) {
+                Ok(topic) => {
+                    self.burst += 1;
+                    self.take_data(&topic)?;
+                }
+                Err(zmq::Error::EAGAIN) => {
+                    self.burst = 0;
+                    self.look_around()?;
+                    if !self.deliveries.is_empty() {
+                        continue;
+                    }
+                    if waited {
+                        return Ok(None);
+                    }
+                    self.wait(timeout)?;
+                    waited = true;
+                }
+                Err(source) => return Err(failed(source)),
+            }
+        }
+    }
+
+    /// Replaces the destinations that captures have to know.
+    pub fn set_destinations(&mut self, destinations: Vec<Destination>) {
+        self.member.set_destinations(boot_now(), destinations);
+    }
+
+    /// Whether the newest destinations may be sent to: every publisher leaves alone what goes there, or has had the time.
+    pub fn may_use_destinations(&self) -> bool {
+        self.member.may_use_destinations(boot_now())
+    }
+
+    /// Whether all shards of the group are this member's.
+    pub fn owns_all(&self) -> bool {
+        self.member.owns_all()
+    }
+
+    /// Begins to give everything back to the group.
+    pub fn leave(&mut self) {
+        self.member.leave(boot_now());
+    }
+
+    /// Whether everything has been given back.
+    pub fn has_left(&self) -> bool {
+        self.member.has_left()
+    }
+
+    /// Whether a proxy is there to give anything back to.
+    pub fn has_lease(&self) -> bool {
+        boot_now() < self.member.lease_until()
+    }
+
+    fn wait(&self, timeout: Duration) -> Result<(), BusError> {
+        let mut items = [self.data.as_poll_item(zmq::POLLIN), self.control.as_poll_item(zmq::POLLIN)];
+        let wait = patience(boot_now(), self.member.next_deadline(), timeout);
+        match zmq::poll(&mut items, wait) {
+            Ok(_) | Err(zmq::Error::EINTR) => Ok(()),
+            Err(source) => Err(failed(source)),
+        }
+    }
+
+    /// Completions, control messages, what is due, metrics.
+    fn look_around(&mut self) -> Result<(), BusError> {
+        let now = boot_now();
+        std::mem::swap(&mut self.completed, &mut *self.completions.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for done in self.completed.drain(..) {
+            self.member.handled(now, &done.stream, done.shard, done.generation, done.first_sequence);
+        }
+        for _ in 0..CONTROL_BURST {
+            match receive(&self.control, "group control")? {
+                Incoming::Frame(frame) => {
+                    self.member.on_message(boot_now(), &frame);
+                    self.do_outputs()?;
+                }
+                Incoming::Malformed => self.metrics.malformed.inc(),
+                Incoming::Nothing => break,
+            }
+        }
+        let now = boot_now();
+        if now >= self.member.next_deadline() {
+            self.member.on_tick(now);
+        }
+        self.do_outputs()?;
+        self.meter(now);
+        Ok(())
+    }
+
+    fn take_data(&mut self, topic: &zmq::Message) -> Result<(), BusError> {
+        let mut parts = [None, None];
+        let (mut count, mut more) = (0, topic.get_more());
+        while more {
+            // The parts of a message arrive together, so this does not wait.
+            let part = uninterrupted(|| self.data.recv_msg(0)).map_err(failed)?;
+            more = part.get_more();
+            if let Some(slot) = parts.get_mut(count) {
+                *slot = Some(part);
+            }
+            count += 1;
+        }
+        let taken = match (Topic::parse(topic), parts) {
+            (Some(topic), [Some(header), Some(body)]) if count == 2 => self.batch(topic, &header, Frame::from(body)),
+            (None, [Some(frame), None]) if topic.starts_with(Announcement::TOPIC_PREFIX.as_bytes()) => {
+                self.announced(&frame)
+            }
+            _ => Err(DecodeError::Malformed { part: "message", reason: format!("{count} parts after the topic") }),
+        };
+        if let Err(error) = taken {
+            self.metrics.malformed.inc();
+            debug!(%error, topic = %String::from_utf8_lossy(topic).escape_debug(), "refused a message");
+        }
+        self.do_outputs()
+    }
+
+    /// Checks a batch, from the data plane or repeated, and gives it to the machine.
+    fn batch(&mut self, topic: Topic, header: &[u8], body: Frame) -> Result<(), DecodeError> {
+        let header = Header::decode(header)?;
+        believable(header.next_sequence(), "header")?;
+        let batch = Batch::decode(&header, body)?;
+        let stream = self.stream(header.stream_name, header.stream_epoch)?;
+        let bytes = batch.body_len() + batch.len() * BYTES_PER_RECORD;
+        let arrival = Arrival { first: header.first_sequence, count: header.count, bytes, batch };
+        let received = self.member.on_batch(boot_now(), &stream, topic, arrival);
+        match received {
+            Received::Repeated => self.metrics.repeated.inc_by(u64::from(header.count)),
+            Received::NoRoom => self.metrics.no_room.inc(),
+            Received::Taken | Received::NotOurs => {}
+        }
+        self.metrics.lag_seconds.set(age_seconds(header.last_captured_at_ns));
+        Ok(())
+    }
+
+    fn announced(&mut self, frame: &[u8]) -> Result<(), DecodeError> {
+        let announcement = Announcement::decode(frame)?;
+        for position in &announcement.positions {
+            believable(position.next_sequence, "announcement")?;
+        }
+        self.member.on_announcement(boot_now(), &announcement);
+        Ok(())
+    }
+
+    /// The stream of this name and epoch, its name shared. The newest is in front.
+    fn stream(&mut self, name: &str, epoch: u64) -> Result<Stream, DecodeError> {
+        let known = self.streams.iter().position(|stream| stream.epoch == epoch && *stream.name == *name);
+        if let Some(index) = known {
+            return Ok(self.streams[index].clone());
+        }
+        let checked = Name::new(name);
+        let checked = checked.map_err(|error| DecodeError::Malformed { part: "header", reason: error.to_string() })?;
+        let stream = Stream::new(&checked, epoch);
+        self.streams.truncate(MAX_STREAMS - 1);
+        self.streams.push_front(stream.clone());
+        Ok(stream)
+    }
+
+    fn do_outputs(&mut self) -> Result<(), BusError> {
+        while let Some(output) = self.member.poll_output() {
+            match output {
+                MemberOutput::Send(frame) => {
+                    if !send(&self.control, frame, "group control")? {
+                        // It tells a state, which the next one tells again.
+                        self.metrics.unsent.inc();
+                    }
+                }
+                MemberOutput::Subscribe(topic) => {
+                    self.data.set_subscribe(topic.as_str().as_bytes()).map_err(failed)?;
+                }
+                MemberOutput::Unsubscribe(topic) => {
+                    self.data.set_unsubscribe(topic.as_str().as_bytes()).map_err(failed)?;
+                }
+                MemberOutput::Deliver { stream, topic, generation, first_sequence, skip, mut batch } => {
+                    self.metrics.repeated.inc_by(u64::from(skip));
+                    batch.drop_first(skip as usize);
+                    self.metrics.received.inc_by(batch.len() as u64);
+                    let shard = topic.shard;
+                    let ticket = Ticket {
+                        permit: Arc::clone(&self.permit),
+                        completions: Arc::clone(&self.completions),
+                        done: Some(Done { stream, shard, generation, first_sequence }),
+                        shard,
+                        generation,
+                        abandoned: AtomicBool::new(false),
+                    };
+                    self.deliveries.push_back(GroupDelivery { topic, batch, ticket });
+                }
+                MemberOutput::Repaired { topic, header, body } => {
+                    self.metrics.repaired_batches.inc();
+                    self.metrics.repaired_bytes.inc_by(body.len() as u64);
+                    if let Err(error) = self.batch(topic, &header, Frame::from(body)) {
+                        self.metrics.malformed.inc();
+                        debug!(%error, %topic, "refused a repair");
+                    }
+                }
+                MemberOutput::GaveUp { stream, topic, from, to, reason } => {
+                    self.lost(&stream, topic, to - from, reason);
+                }
+                MemberOutput::Refused(reason) => self.refused(reason),
+            }
+        }
+        Ok(())
+    }
+
+    fn lost(&mut self, stream: &Stream, topic: Topic, records: u64, reason: GiveUp) {
+        self.metrics.lost(&stream.name, reason).inc_by(records);
+        if let Some(suppressed) = self.loss_log.allow(Instant::now()) {
+            let reason = reason.as_str();
+            warn!(%stream, %topic, records, reason, suppressed, "records are lost for this group");
+        }
+    }
+
+    fn refused(&self, reason: RefusalReason) {
+        self.metrics.refused_joins.inc();
+        if let Some(suppressed) = self.refused_log.allow(Instant::now()) {
+            warn!(group = %self.group, ?reason, suppressed, "the proxy does not take this member into the group");
+        }
+    }
+
+    fn meter(&mut self, now: u64) {
+        let leased = now < self.member.lease_until();
+        if leased != self.was_leased {
+            self.was_leased = leased;
+            if leased {
+                info!(group = %self.group, "the group's lease is held");
+            } else {
+                warn!(group = %self.group, "the lease has run out: nothing is sent until the proxy answers");
+            }
+            self.ready.set(leased);
+        }
+        self.desk.answer(|| status(&self.member, &self.group, now));
+        let instant = Instant::now();
+        if self.metered_at.is_some_and(|at| instant.duration_since(at) < METER_EVERY) {
+            return;
+        }
+        self.metered_at = Some(instant);
+        let connected =
+            self.in_process || (self.connections.stand() && self.control_connections.stand());
+        self.metrics.connected.set(i64::from(connected));
+        self.ready.set(leased);
+        let owned = self.member.owned().count();
+        if owned != self.owned {
+            info!(group = %self.group, shards = owned, before = self.owned, "shards of this member");
+            self.owned = owned;
+        }
+        self.metrics.follow(&self.member, owned, leased);
+    }
+}
+
+fn failed(source: zmq::Error) -> BusError {
+    BusError::Io { role: "group subscriber", source }
+}
+
+fn status(_member: &Member<Checked>, group: &Name, _now: u64) -> Value {
+    json!({ "group": group.as_str() })
+}

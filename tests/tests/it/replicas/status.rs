@@ -1,0 +1,59 @@
+//! What `/status` tells.
+
+use super::*;
+
+use serde_json::Value;
+
+fn status(service: &Service<'_>) -> Value {
+    serde_json::from_str(&service.page("/status").unwrap()).unwrap()
+}
+
+#[test]
+fn status_shows_groups_members_positions_memory_and_sources() {
+    let Some(site) = site("status_shows_groups_members_positions_memory_and_sources") else { return };
+    let sink = site.sink(&[at(collector(0), 514)], numbered());
+    let spine = site.start(&[CAPTURE, PROXY], &[]);
+    let mut members = Members::new(&site);
+    members.start("default", 0, 2);
+    members.wait_for_shares(&[32, 32]);
+    let sent = site.send(&format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 30 --rate 5000 --count 3000"));
+    sink.wait_for(sent, LONG).unwrap();
+
+    let of_proxy = || status(spine.get(PROXY))["roles"]["proxy"]["control"].clone();
+    wait_for("all to be committed", LONG, || of_proxy()["groups"][0]["lag_records"] == 0).unwrap();
+    let control = of_proxy();
+    let group = &control["groups"][0];
+    assert_eq!(group["name"], "syslog-forwarder.default");
+    assert_eq!(group["kind"], "syslog");
+    let labels: Vec<&str> = group["members"].as_array().unwrap().iter().filter_map(|m| m["label"].as_str()).collect();
+    assert_eq!(labels.len(), 2);
+    assert!(labels.contains(&"m1") && labels.contains(&"m2"), "{labels:?}");
+    let shards = group["shards"].as_array().unwrap();
+    assert_eq!(shards.len(), 64);
+    assert!(shards.iter().all(|shard| shard["generation"].as_u64() > Some(0) && shard["owner"].is_string()), "{shards:?}");
+    let positions = group["positions"].as_array().unwrap();
+    let committed: u64 = positions
+        .iter()
+        .flat_map(|position| position["shards"].as_array().unwrap())
+        .map(|shard| shard["committed"].as_u64().unwrap())
+        .sum();
+    assert_eq!(committed, sent, "{positions:?}");
+    let stream = &control["streams"][0];
+    assert_eq!(stream["live"], true);
+    assert_eq!(stream["published"]["syslog"], sent);
+    assert_eq!(stream["retained"]["syslog"], sent);
+
+    let member = status(&members.members[0])["roles"]["syslog-forwarder"]["group"].clone();
+    assert_eq!(member["group"], "syslog-forwarder.default");
+    assert_eq!(member["leased"], true);
+    assert_eq!(member["shards"].as_array().unwrap().len(), 32);
+    assert!(member["repair_requests"].is_u64() && member["given_up"].is_object(), "{member}");
+
+    let capture = status(spine.get(CAPTURE))["roles"]["capture"].clone();
+    assert!(capture["stream"]["retained"][0]["bytes"].as_u64() > Some(sent * 200), "{capture}");
+    let sources = capture["sources"]["top"].as_array().unwrap();
+    assert_eq!(sources.len(), 20, "the twenty with the most records of thirty");
+    assert!(sources.iter().all(|source| source["records"].as_u64() > Some(0)), "{sources:?}");
+    members.stop();
+    spine.stop().unwrap();
+}
