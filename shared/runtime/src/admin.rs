@@ -1,4 +1,4 @@
-//! The admin server: `/metrics`, `/healthz`, `/readyz`.
+//! The admin server: `/metrics`, `/healthz`, `/readyz`, `/status`.
 //!
 //! Its port may be open to a network, so each connection is one request of [`MAX_REQUEST_BYTES`] at most that has come within
 //! [`REQUEST_TIME`], and lives [`CONNECTION_TIME`] at most, however slowly the other side reads. There are
@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,11 +23,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{IntGauge, Registry};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::health::Health;
 use crate::metrics::{self, Metrics};
+use crate::status::{Boards, MAX_MAKER_THREADS, MAX_WAITING, Page};
 
 /// How many connections are served at a time.
 const MAX_CONNECTIONS: usize = 128;
@@ -46,6 +47,12 @@ const MAX_REQUEST_BYTES: usize = 16 * 1024;
 
 /// The text format of Prometheus.
 const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// JSON, which is UTF-8 (RFC 8259 §8.1, §11).
+const STATUS_TYPE: HeaderValue = HeaderValue::from_static("application/json");
+
+/// Where a request for `/status` asks for its page.
+type StatusRequests = mpsc::Sender<oneshot::Sender<Page>>;
 
 /// What the admin server answers from.
 #[derive(Debug)]
@@ -88,24 +95,32 @@ impl AdminServer {
     ///
     /// # Errors
     /// When the address cannot be bound, or there is no thread to have.
-    pub(crate) fn start(address: SocketAddr, state: AdminState) -> anyhow::Result<AdminServer> {
+    pub(crate) fn start(address: SocketAddr, state: AdminState, boards: Boards) -> anyhow::Result<AdminServer> {
         let listener = TcpListener::bind(address).with_context(|| format!("cannot bind {address} (SEKIWAKE_ADMIN)"))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(MAX_MAKER_THREADS)
+            .thread_name("status")
+            .build()?;
         let listener = {
             let _entered = runtime.enter();
             tokio::net::TcpListener::from_std(listener)?
         };
         let (end, ended) = oneshot::channel();
+        let (status_requests, requests) = mpsc::channel(MAX_WAITING);
         let thread = thread::Builder::new().name("admin".to_owned()).spawn(move || {
             let listener = BoundedListener { listener, open: VecDeque::new() };
             runtime.block_on(async move {
+                tokio::spawn(boards.serve(requests));
                 tokio::select! {
                     _ = ended => {}
-                    _ = axum::serve(listener, router(state)) => {}
+                    _ = axum::serve(listener, router(state, status_requests)) => {}
                 }
             });
+            // Dropped, it would wait for a function of a status, which need not return.
+            runtime.shutdown_background();
         })?;
         Ok(AdminServer { address, end: Some(end), thread: Some(thread) })
     }
@@ -124,11 +139,12 @@ impl Drop for AdminServer {
     }
 }
 
-fn router(state: AdminState) -> Router {
+fn router(state: AdminState, status_requests: StatusRequests) -> Router {
     Router::new()
         .route("/metrics", get(metrics_page))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/status", get(status_page).with_state(status_requests))
         .layer(axum::middleware::map_response(close_after))
         .with_state(Arc::new(state))
 }
@@ -144,6 +160,17 @@ async fn healthz(State(state): State<Arc<AdminState>>) -> Response {
 
 async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
     verdict("ready", &state.health.missing())
+}
+
+async fn status_page(State(requests): State<StatusRequests>) -> Response {
+    let (request, answer) = oneshot::channel();
+    // Refused as the server ends; the answer fails then.
+    let _ = requests.send(request).await;
+    match answer.await {
+        Ok(Some(page)) => ([(CONTENT_TYPE, STATUS_TYPE)], page).into_response(),
+        Ok(None) => (StatusCode::SERVICE_UNAVAILABLE, "too many pages are being sent\n").into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "ended\n").into_response(),
+    }
 }
 
 /// 200 and the good word, or 503 and what is wrong, one a line.
@@ -233,6 +260,16 @@ impl BoundedConnection {
         BoundedConnection { stream, accepted_at, end, slot, read_bytes: 0, is_answering: false, is_over: false }
     }
 
+    /// To be called before bytes of an answer are written. With the first ones the request has come in time.
+    fn check_answer_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if !self.is_answering {
+            self.is_answering = true;
+            let end = self.accepted_at + CONNECTION_TIME;
+            self.end.as_mut().reset(end);
+        }
+        self.check_time(context)
+    }
+
     fn check_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.end.as_mut().poll(context).is_ready() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -262,14 +299,22 @@ impl AsyncRead for BoundedConnection {
 
 impl AsyncWrite for BoundedConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if !self.is_answering {
-            // The first byte of an answer: the request has come in time.
-            self.is_answering = true;
-            let end = self.accepted_at + CONNECTION_TIME;
-            self.end.as_mut().reset(end);
-        }
-        self.check_time(context)?;
+        self.check_answer_time(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    /// Without it, each connection would have a copy of its page, where that is shared.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check_answer_time(context)?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use crate::admin::{self, AdminServer, AdminState};
 use crate::health::{Health, Phase};
 use crate::scope::Scope;
+use crate::status::Boards;
 use crate::stop::stop_pair;
 use crate::supervisor::{Ending, Event, StopHandle, SupervisedRole, Supervisor};
 use crate::telemetry::{self, LogSettings};
@@ -298,7 +299,9 @@ impl ReadyToStart {
         }
         let metrics = supervised.iter().map(|role| (role.scope.service(), role.scope.metrics()));
         let state = AdminState::new(health.clone(), metrics);
-        let admin = AdminServer::start(self.about.admin_address(self.settings.admin), state)?;
+        let boards = supervised.iter().map(|role| (role.scope.service(), role.scope.board()));
+        let boards = Boards::new(self.about.service, boards);
+        let admin = AdminServer::start(self.about.admin_address(self.settings.admin), state, boards)?;
         prepare(stop.clone())?;
 
         let scopes: Vec<Scope> = supervised.iter().map(|role| role.scope.clone()).collect();

@@ -9,10 +9,12 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
+use serde_json::Value;
 
 use crate::health::{Health, Latch, Pulse, lock};
 use crate::losses::{Due, Ledger, LossReason, Losses};
 use crate::metrics::Metrics;
+use crate::status::{Board, StatusDesk};
 use crate::stop::Stop;
 use crate::supervisor::{Event, Outcome};
 
@@ -33,6 +35,7 @@ struct Inner {
     events: Sender<Event>,
     workers: Mutex<Workers>,
     losses: Mutex<Vec<Arc<Ledger>>>,
+    status: Board,
 }
 
 #[derive(Debug, Default)]
@@ -63,8 +66,8 @@ impl Scope {
         events: Sender<Event>,
     ) -> Scope {
         let metrics = Metrics::new(service);
-        let (workers, losses) = (Mutex::default(), Mutex::default());
-        Scope { inner: Arc::new(Inner { service, position, metrics, health, stop, events, workers, losses }) }
+        let (workers, losses, status) = (Mutex::default(), Mutex::default(), Board::default());
+        Scope { inner: Arc::new(Inner { service, position, metrics, health, stop, events, workers, losses, status }) }
     }
 
     /// The name of the service whose role this is.
@@ -94,6 +97,23 @@ impl Scope {
         let losses = Losses::new(&self.inner.metrics, name, help, stage, labels);
         lock(&self.inner.losses).push(losses.ledger());
         losses
+    }
+
+    /// A part of the role's `/status` that a worker answers for: the desk is the worker's to take along, and to look at in each
+    /// round of its loop. A part that is not answered for within 1 s shows that instead, and so does one whose desk is gone.
+    /// The part takes the place of an earlier one of the same name, as when a role starts something again; what has a name
+    /// is listed until the process ends, so names are few and do not come from the network.
+    pub fn status(&self, part: impl Into<String>) -> StatusDesk {
+        self.inner.status.desk(part.into())
+    }
+
+    /// A part of the role's `/status` that is made of shared state, by one of two threads that are there for this: it may take
+    /// some hundred milliseconds. It never runs twice at a time. One that takes more than 1 s shows that instead, and whoever
+    /// asks while it still runs gets what it returns. Names are as in [`Scope::status`].
+    ///
+    /// The function is kept until the process ends, and what it owns with it; the process does not wait for it to return.
+    pub fn status_with(&self, part: impl Into<String>, make: impl Fn() -> Value + Send + Sync + 'static) {
+        self.inner.status.maker(part.into(), make);
     }
 
     /// Runs `body` in a thread of this name (the kernel shows its first 15 bytes). When it returns an error or panics, the
@@ -159,6 +179,11 @@ impl Scope {
     pub(crate) fn live(&self) -> Vec<String> {
         let name = |worker: &LiveWorker| worker.thread.thread().name().unwrap_or_default().to_owned();
         lock(&self.inner.workers).live.values().map(name).collect()
+    }
+
+    /// The parts of `/status`.
+    pub(crate) fn board(&self) -> Board {
+        self.inner.status.clone()
     }
 
     pub(crate) fn report_losses(&self, due: Due) {

@@ -7,4 +7,5 @@ mod command_line;
 mod life;
 mod losses;
 mod metrics;
+mod status;
 mod toys;
