@@ -26,8 +26,14 @@ mod simulation;
 mod stream;
 pub mod wire;
 
-pub use coordinator::{Coordinator, CoordinatorSettings, GroupView, MemberView, Refusals, fuzz};
-pub use member::{Arrival, GiveUp, Member, MemberOutput, MemberSettings, Permission, Permit, Received};
+pub use coordinator::{
+    Coordinator, CoordinatorSettings, CoordinatorView, GroupView, MemberView, PositionView, Refusals, ShardState,
+    ShardView, StreamView, fuzz,
+};
+pub use member::{
+    Arrival, GiveUp, HoldState, Member, MemberCounters, MemberOutput, MemberSettings, MemberStatus, Permission, Permit,
+    Received, ShardStatus, StreamStatus,
+};
 pub use publisher::{PublisherControl, PublisherControlSettings};
 pub use retention::{Retained, Retention};
 pub use stream::{Peer, Stream};

@@ -4,6 +4,8 @@
 //! every second ─ Advertise ─▶                         jobs, one a requester
 //!                                 Repair ─▶ [ranges ▸ ▸ ▸] ─ token bucket ─▶ Repaired … Done
 //!              ◀─ Notice ─ list of destinations, commits of the slowest group
+//!
+//! of a list:  received, number n ──▶ [the capture threads filter by it] ──▶ applied n ──▶ acknowledged, and records may be published
 //! ```
 //!
 //! Repairs are made on the control thread from [`Retention`], within a budget of bytes a second: live data never waits for them.
@@ -13,17 +15,23 @@ use std::collections::VecDeque;
 use sekiwake_record::{Header, Kind, Topic};
 
 use crate::{
-    ADVERTISE_EVERY, Retained, Retention, SECOND, Stream,
+    ADVERTISE_EVERY, MILLISECOND, Retained, Retention, SECOND, Stream,
     wire::{
         Advertise, Destination, Done, Extent, Frame, Message, Notice, Number, Outcome, Position, Range, Repair,
         Repaired,
     },
 };
 
+/// How often a publisher that waits for commits asks where groups stand: it reads a file no further ahead.
+const ADVERTISE_FOR_COMMITS_EVERY: u64 = 100 * MILLISECOND;
 /// The most requests that wait. One more is told to wait.
 const MAX_JOBS: usize = 64;
 /// The most answers that are made in one go, so that the lock is held for a moment only.
 const MAX_ANSWERS: usize = 32;
+/// Answers that may wait to be sent; no more are made until the socket has taken some.
+const MAX_WAITING: usize = 64;
+/// Lists that have been received and not applied. Of more, those in the middle are never acknowledged: a later one is.
+const MAX_PENDING: usize = 16;
 /// The most bytes that a request may ask for.
 const MAX_REQUEST_BYTES: u64 = 4 << 20;
 
@@ -49,21 +57,41 @@ pub struct PublisherControl {
     drain_from: Option<u64>,
     drained: bool,
     coordinator: u64,
-    list_version: u64,
-    has_complete_list: bool,
     destinations: Vec<Destination>,
+    /// Counts changes of the list; 0 until there is one.
+    list_number: u64,
+    /// The newest list that every capture thread filters by.
+    applied: u64,
+    pending: VecDeque<PendingList>,
+    /// The newest version of this coordinator that has been received.
+    received_version: u64,
+    /// The newest version of this coordinator that has been applied.
+    acknowledged_version: u64,
+    may_publish: bool,
     jobs: VecDeque<Job>,
-    allowance: u64,
+    /// Bytes that may be sent; below zero after a batch that was larger than what was left.
+    allowance: i64,
     allowed_at: u64,
+    /// Goes before the answers, and only the newest of them goes.
+    advertisement: Option<Vec<u8>>,
     outputs: VecDeque<Vec<u8>>,
     refused: u64,
     repaired_bytes: u64,
+}
+
+/// A version of the list that is acknowledged when the list of this number is applied.
+#[derive(Debug)]
+struct PendingList {
+    number: u64,
+    version: u64,
+    complete: bool,
 }
 
 #[derive(Debug)]
 struct Job {
     repair: Repair,
     bytes_left: u64,
+    has_sent: bool,
     turn: usize,
     retained: Vec<Position>,
 }
@@ -72,7 +100,7 @@ impl PublisherControl {
     /// A publisher that nobody has heard of.
     pub fn new(settings: PublisherControlSettings, now: u64) -> PublisherControl {
         PublisherControl {
-            allowance: settings.repair_bytes_per_second / 10,
+            allowance: burst(settings.repair_bytes_per_second),
             settings,
             started_at: now,
             number: 0,
@@ -82,11 +110,16 @@ impl PublisherControl {
             drain_from: None,
             drained: false,
             coordinator: 0,
-            list_version: 0,
-            has_complete_list: false,
             destinations: Vec::new(),
+            list_number: 0,
+            applied: 0,
+            pending: VecDeque::new(),
+            received_version: 0,
+            acknowledged_version: 0,
+            may_publish: false,
             jobs: VecDeque::new(),
             allowed_at: now,
+            advertisement: None,
             outputs: VecDeque::new(),
             refused: 0,
             repaired_bytes: 0,
@@ -96,9 +129,7 @@ impl PublisherControl {
     /// Takes a message of the coordinator.
     pub fn on_message<B: AsRef<[u8]>>(&mut self, now: u64, frame: &[u8], retention: &mut Retention<B>) {
         match Message::decode(frame) {
-            Ok(Message::Repair(repair)) if repair.stream == self.settings.stream => {
-                self.on_repair(now, repair, retention)
-            }
+            Ok(Message::Repair(repair)) if repair.stream == self.settings.stream => self.on_repair(repair, retention),
             Ok(Message::Notice(notice)) if notice.stream == self.settings.stream => {
                 self.on_notice(now, notice, retention)
             }
@@ -113,35 +144,48 @@ impl PublisherControl {
         }
         self.refill(now);
         for _ in 0..MAX_ANSWERS {
-            if self.allowance == 0 || !self.answer(retention) {
+            if self.allowance <= 0 || self.is_congested() || !self.answer(now, retention) {
                 break;
             }
         }
     }
 
-    /// When [`PublisherControl::on_tick`] has something to do.
+    /// When [`PublisherControl::on_tick`] has something to do. While more answers wait than the socket takes, only outputs that are
+    /// polled make it earlier: ask again after that.
     pub fn next_deadline(&self) -> u64 {
         let advertise_at = if self.ended { u64::MAX } else { self.advertise_at };
-        match (self.jobs.is_empty(), self.allowance) {
-            (true, _) => advertise_at,
-            (false, 0) => advertise_at.min(self.allowed_at + SECOND / 1000),
-            (false, _) => self.allowed_at,
+        if self.jobs.is_empty() || self.is_congested() {
+            return advertise_at;
         }
+        if self.allowance > 0 {
+            return self.allowed_at;
+        }
+        // Enough for the debt and a byte more, and not more often than every millisecond.
+        let owed = u128::from(self.allowance.unsigned_abs() + 1) * u128::from(SECOND);
+        let wait = owed.div_ceil(u128::from(self.rate())).min(u128::from(SECOND)) as u64;
+        advertise_at.min(self.allowed_at + wait.max(MILLISECOND))
     }
 
-    /// The next message for the coordinator.
+    /// The next message for the coordinator. To be polled only while the socket takes more: what waits here bounds what is made.
     pub fn poll_output(&mut self) -> Option<Vec<u8>> {
-        self.outputs.pop_front()
+        self.advertisement.take().or_else(|| self.outputs.pop_front())
     }
 
-    /// What is addressed to one of these is not published.
-    pub fn destinations(&self) -> &[Destination] {
-        &self.destinations
+    /// What is addressed to one of these is not published, and the number of this list: it rises with every change, and is 0 until
+    /// there is a list. The shell hands it to the capture threads, and calls [`PublisherControl::applied`].
+    pub fn list(&self) -> (u64, &[Destination]) {
+        (self.list_number, &self.destinations)
     }
 
-    /// Whether the list of destinations is there and complete: nothing is published before.
+    /// Every capture thread filters by the list of this number, or a newer one: it may be acknowledged.
+    pub fn applied(&mut self, now: u64, number: u64) {
+        self.applied = self.applied.max(number.min(self.list_number));
+        self.acknowledge(now);
+    }
+
+    /// Whether the capture threads filter by a list that was complete: nothing is published before.
     pub fn may_publish(&self) -> bool {
-        self.has_complete_list
+        self.may_publish
     }
 
     /// From now on the publisher wants to know where groups stand, to read a file no further ahead than its memory.
@@ -178,7 +222,7 @@ impl PublisherControl {
     }
 
     fn advertise<B: AsRef<[u8]>>(&mut self, now: u64, retention: &Retention<B>) {
-        self.advertise_at = now + ADVERTISE_EVERY;
+        self.advertise_at = now + if self.wants_commits { ADVERTISE_FOR_COMMITS_EVERY } else { ADVERTISE_EVERY };
         self.number += 1;
         let extents = Topic::all().filter(|&topic| retention.next_sequence(topic) > 0).map(|topic| Extent {
             topic,
@@ -191,34 +235,24 @@ impl PublisherControl {
             ended: self.ended,
             wants_commits: self.wants_commits,
             coordinator: self.coordinator,
-            list_version: self.list_version,
+            list_version: self.acknowledged_version,
             extents: extents.collect(),
         };
-        self.send(advertise);
+        self.advertisement = Some(Message::from(advertise).encode());
     }
 
     fn on_notice<B: AsRef<[u8]>>(&mut self, now: u64, notice: Notice, retention: &mut Retention<B>) {
         if notice.coordinator != self.coordinator {
             self.coordinator = notice.coordinator;
-            self.list_version = 0;
+            (self.received_version, self.acknowledged_version) = (0, 0);
+            self.pending.clear();
         }
-        // A notice that answers nothing asks for an advertisement; so does a new list, for the acknowledgement.
+        // A notice that answers nothing asks for an advertisement.
         if notice.number != self.number {
             self.advertise_at = self.advertise_at.min(now);
         }
-        if notice.has_list && (notice.settled || notice.list_version > self.list_version) {
-            self.list_version = notice.list_version;
-            self.advertise_at = now;
-            if !notice.settled {
-                // Members that have not been heard yet still send to what they registered with the last coordinator.
-                let known = std::mem::take(&mut self.destinations);
-                self.destinations = known.into_iter().chain(notice.destinations).collect();
-                self.destinations.sort();
-                self.destinations.dedup();
-            } else {
-                self.destinations = notice.destinations;
-                self.has_complete_list = true;
-            }
+        if notice.has_list && notice.list_version > self.received_version {
+            self.receive_list(now, notice.list_version, notice.settled, notice.destinations);
         }
         for position in notice.commits {
             retention.commit(position.topic, position.sequence.0);
@@ -230,11 +264,48 @@ impl PublisherControl {
         }
     }
 
-    fn on_repair<B: AsRef<[u8]>>(&mut self, now: u64, repair: Repair, retention: &Retention<B>) {
+    fn receive_list(&mut self, now: u64, version: u64, complete: bool, mut list: Vec<Destination>) {
+        if !complete {
+            // Members that have not been heard yet still send to what they registered with the last coordinator.
+            list.extend_from_slice(&self.destinations);
+        }
+        list.sort();
+        list.dedup();
+        if list != self.destinations || self.list_number == 0 {
+            self.destinations = list;
+            self.list_number += 1;
+        }
+        self.received_version = version;
+        if self.pending.len() == MAX_PENDING {
+            self.pending.remove(MAX_PENDING / 2);
+        }
+        self.pending.push_back(PendingList { number: self.list_number, version, complete });
+        // A list that says what the last one said is applied already.
+        self.acknowledge(now);
+    }
+
+    /// Acknowledges the lists that are applied, at once.
+    fn acknowledge(&mut self, now: u64) {
+        while let Some(list) = self.pending.pop_front_if(|list| list.number <= self.applied) {
+            self.acknowledged_version = list.version;
+            self.may_publish |= list.complete;
+            self.advertise_at = self.advertise_at.min(now);
+        }
+    }
+
+    fn is_congested(&self) -> bool {
+        self.outputs.len() >= MAX_WAITING
+    }
+
+    fn on_repair<B: AsRef<[u8]>>(&mut self, repair: Repair, retention: &Retention<B>) {
         // A new request of the same member replaces its old one: what it still misses is in the new one.
         self.jobs.retain(|job| job.repair.requester != repair.requester);
         if self.jobs.len() >= MAX_JOBS {
-            return self.done(repair, Outcome::Wait, Vec::new(), Vec::new());
+            // Who is told nothing asks again.
+            if self.outputs.len() < 2 * MAX_WAITING {
+                self.done(repair, Outcome::Wait, Vec::new(), Vec::new());
+            }
+            return;
         }
         let mut retained = Vec::new();
         for range in &repair.ranges {
@@ -244,12 +315,11 @@ impl PublisherControl {
             }
         }
         let bytes_left = repair.max_bytes.min(MAX_REQUEST_BYTES);
-        self.jobs.push_back(Job { repair, bytes_left, turn: 0, retained });
-        self.refill(now);
+        self.jobs.push_back(Job { repair, bytes_left, has_sent: false, turn: 0, retained });
     }
 
     /// Makes one answer to the request whose turn it is, from one of its ranges in turn. `false`: there is nothing to do.
-    fn answer<B: AsRef<[u8]>>(&mut self, retention: &Retention<B>) -> bool {
+    fn answer<B: AsRef<[u8]>>(&mut self, now: u64, retention: &Retention<B>) -> bool {
         let Some(mut job) = self.jobs.pop_front() else { return false };
         let oldest = |range: &Range| range.from.0.max(retention.oldest_sequence(range.topic));
         while let Some(range) = job.repair.ranges.get_mut(job.turn) {
@@ -265,16 +335,17 @@ impl PublisherControl {
         let next = job.repair.ranges.get_mut(job.turn);
         let found = next.and_then(|range| retention.batch(range.topic, range.from.0).map(|batch| (range, batch)));
         let Some((range, batch)) = found else {
-            self.finish(job, Outcome::Complete, retention);
+            self.finish(now, job, Outcome::Complete, retention);
             return true;
         };
         let bytes = batch.body.as_ref().len() as u64;
-        if bytes > job.bytes_left {
-            self.finish(job, Outcome::More, retention);
+        // One batch always goes: a request for less would be asked for ever.
+        if bytes > job.bytes_left && job.has_sent {
+            self.finish(now, job, Outcome::More, retention);
             return true;
         }
-        job.bytes_left -= bytes;
-        self.allowance = self.allowance.saturating_sub(bytes);
+        (job.bytes_left, job.has_sent) = (job.bytes_left.saturating_sub(bytes), true);
+        self.allowance -= bytes as i64;
         self.repaired_bytes += bytes;
         range.from = Number(batch.first_sequence + u64::from(batch.count));
         let repaired = Repaired {
@@ -305,8 +376,8 @@ impl PublisherControl {
         frame
     }
 
-    fn finish<B: AsRef<[u8]>>(&mut self, job: Job, outcome: Outcome, retention: &Retention<B>) {
-        let since = self.allowed_at.saturating_sub(job.repair.max_age_ns);
+    fn finish<B: AsRef<[u8]>>(&mut self, now: u64, job: Job, outcome: Outcome, retention: &Retention<B>) {
+        let since = now.saturating_sub(job.repair.max_age_ns);
         // Of a stream that is younger than the age asked for, everything is wanted, retained or not: what is not is then counted.
         let from = |topic| if since <= self.started_at { 0 } else { retention.first_since(topic, since) };
         let locate = |&topic| Position { topic, sequence: Number(from(topic)) };
@@ -319,15 +390,30 @@ impl PublisherControl {
         self.send(Done { requester, request, stream, outcome, retained, located });
     }
 
+    fn rate(&self) -> u64 {
+        self.settings.repair_bytes_per_second.max(1)
+    }
+
     fn refill(&mut self, now: u64) {
-        let rate = self.settings.repair_bytes_per_second;
-        let elapsed = now.saturating_sub(self.allowed_at).min(SECOND);
-        self.allowed_at = now;
-        self.allowance =
-            (self.allowance + (u128::from(rate) * u128::from(elapsed) / u128::from(SECOND)) as u64).min(rate / 10);
+        let (rate, most) = (self.rate(), burst(self.settings.repair_bytes_per_second));
+        let elapsed = now.saturating_sub(self.allowed_at);
+        let earned = u128::from(rate) * u128::from(elapsed) / u128::from(SECOND);
+        let room = most.abs_diff(self.allowance.min(most));
+        if earned >= u128::from(room) {
+            (self.allowance, self.allowed_at) = (most, now);
+            return;
+        }
+        // The time that makes no whole byte yet counts next time: however low the rate, it is kept.
+        self.allowance += earned as i64;
+        self.allowed_at += (earned * u128::from(SECOND)).div_ceil(u128::from(rate)) as u64;
     }
 
     fn send(&mut self, message: impl Into<Message>) {
         self.outputs.push_back(message.into().encode());
     }
+}
+
+/// The most bytes that may be sent at once: a tenth of a second's.
+fn burst(bytes_per_second: u64) -> i64 {
+    i64::try_from(bytes_per_second / 10).unwrap_or(i64::MAX).max(1)
 }

@@ -121,6 +121,11 @@ impl<B: AsRef<[u8]>> Retention<B> {
         ring.batches.get(index).map_or(ring.next, |batch| batch.first_sequence)
     }
 
+    /// The batches of a topic that can be repeated, newest first.
+    pub fn batches(&self, topic: Topic) -> impl Iterator<Item = &Retained<B>> {
+        self.topics[topic.index()].batches.iter().rev()
+    }
+
     /// When the oldest batch of a kind was published.
     pub fn oldest_published_at(&self, kind: Kind) -> Option<u64> {
         let topic = self.kinds[kind.index()].order.front()?;
@@ -196,6 +201,8 @@ mod tests {
         assert!(retention.batch(topic("syslog/2a"), 50).is_none());
         assert_eq!(retention.first_since(topic("syslog/2a"), 250), 30);
         assert_eq!(retention.first_since(topic("syslog/2a"), 1000), 50);
+        let newest_first: Vec<u64> = retention.batches(topic("syslog/2a")).map(|batch| batch.first_sequence).collect();
+        assert_eq!(newest_first, [40, 30, 20]);
     }
 
     #[test]

@@ -14,7 +14,8 @@
 //!   6 Done       [1, 6, requester, request, [stream_name, stream_epoch], outcome, [[topic, oldest]], [[topic, start]]]
 //! coordinator ─▶ member
 //!   7 Grant      [1, 7, group, incarnation, coordinator, number, renewal, protocol, registration,
-//!                 [[shard, generation, role]], [[[stream_name, stream_epoch], [[topic, sequence]]]]]
+//!                 [[shard, generation, role]], [[[stream_name, stream_epoch], [[topic, sequence, next_sequence]]]],
+//!                 heard_registration]
 //!   8 Refused    [1, 8, group, incarnation, reason]
 //! coordinator ─▶ publisher
 //!   3 Repair     as it came, with the requester filled in
@@ -399,6 +400,28 @@ array! {
 }
 
 array! {
+    /// Where to begin in a topic.
+    Start (list Topic::COUNT) {
+        /// The topic.
+        topic: Topic,
+        /// The first record to act on.
+        sequence: Number,
+        /// The number that the stream's next record will have, as far as it has said: what is below and never comes is lost.
+        next: Number,
+    }
+}
+
+array! {
+    /// Where to begin in one stream.
+    StreamStarts (list MAX_STREAMS) {
+        /// The stream.
+        stream: Stream,
+        /// The places, by topic.
+        starts: Vec<Start>,
+    }
+}
+
+array! {
     /// What a stream has on one topic.
     Extent (list Topic::COUNT) {
         /// The topic.
@@ -599,7 +622,9 @@ array! {
         /// The member's shards, all of them.
         assignments: Vec<Assignment>,
         /// Where to begin on shards that the member has not yet said to own.
-        starts: Vec<StreamPositions>,
+        starts: Vec<StreamStarts>,
+        /// The member's newest registration that has been heard of: a newer one has to be sent again.
+        heard_registration: u64,
     }
 }
 
@@ -639,6 +664,47 @@ array! {
     }
 }
 
+/// What the coordinator reads of an answer to a request before it passes it on as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) requester: Peer,
+    pub(crate) request: u64,
+    pub(crate) stream: Stream,
+    /// Whether it is the last of its request.
+    pub(crate) is_done: bool,
+}
+
+impl Answer {
+    /// The answer that a frame is; `None` for any other message. The whole frame is one array without trailing bytes, but what
+    /// follows the stream is passed over: the member that gets it checks it.
+    pub(crate) fn peek(frame: &[u8]) -> Result<Option<Answer>, WireError> {
+        if frame.len() > MAX_MESSAGE_BYTES {
+            return Err(WireError::TooLarge(frame.len()));
+        }
+        let mut rest = frame;
+        let length = read_array(&mut rest, "message")?;
+        let fields = length.checked_sub(2).ok_or(Unexpected::new("message"))?;
+        let (version, number) = (u64::read(&mut rest)?, u64::read(&mut rest)?);
+        let (least, is_done) = match (version, number) {
+            (VERSION, Repaired::NUMBER) => (Repaired::FIELDS, false),
+            (VERSION, Done::NUMBER) => (Done::FIELDS, true),
+            _ => return Ok(None),
+        };
+        if fields < least {
+            return Err(Unexpected::new("answer").into());
+        }
+        let requester = Peer::read(&mut rest)?;
+        let request = u64::read(&mut rest)?;
+        let stream = Stream::read(&mut rest)?;
+        skip(&mut rest, fields - 3)?;
+        if rest.is_empty() {
+            Ok(Some(Answer { requester, request, stream, is_done }))
+        } else {
+            Err(WireError::Trailing)
+        }
+    }
+}
+
 macro_rules! messages {
     ($($name:ident = $number:literal),*) => {
         /// Any message of the control plane.
@@ -653,8 +719,7 @@ macro_rules! messages {
                     $(Message::$name(message) => {
                         msgpack::write_array_len(&mut out, 2 + $name::FIELDS).expect(VEC);
                         VERSION.write(&mut out);
-                        let number: u8 = $number;
-                        number.write(&mut out);
+                        $name::NUMBER.write(&mut out);
                         message.write_fields(&mut out);
                     })*
                 }
@@ -674,13 +739,17 @@ macro_rules! messages {
                 let length = length.checked_sub(2).ok_or(Unexpected::new("message"))?;
                 let (version, number) = (u64::read(&mut rest)?, u64::read(&mut rest)?);
                 let message = match (version, number) {
-                    $((VERSION, $number) => Message::$name($name::read_fields(&mut rest, length)?),)*
+                    $((VERSION, $name::NUMBER) => Message::$name($name::read_fields(&mut rest, length)?),)*
                     _ => return Err(WireError::Unknown { version, number }),
                 };
                 if rest.is_empty() { Ok(message) } else { Err(WireError::Trailing) }
             }
         }
-        $(impl From<$name> for Message {
+        $(impl $name {
+            /// The message's number.
+            pub const NUMBER: u64 = $number;
+        }
+        impl From<$name> for Message {
             fn from(message: $name) -> Message {
                 Message::$name(message)
             }

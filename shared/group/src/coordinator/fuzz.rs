@@ -28,7 +28,7 @@ pub fn fuzz(input: &[u8]) {
         while let Some((_, frame)) = coordinator.poll_output() {
             assert!(Message::decode(&frame).is_ok(), "it sends only what can be read");
         }
-        for group in coordinator.groups() {
+        for group in coordinator.groups(now) {
             let held: usize = group.members.iter().map(|member| member.shards.len()).sum();
             assert!(held <= sekiwake_record::SHARDS, "a shard has one holder");
         }

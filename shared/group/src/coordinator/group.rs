@@ -16,11 +16,13 @@ use sekiwake_record::{Kind, Name, SHARDS, Shard, Topic};
 use super::{assignment::Incarnation, assignment::assign};
 use crate::{
     MAX_NUMBER, Peer, Stream, UNKNOWN,
-    wire::{self, Assignment, Destination, MAX_STREAMS, Number, Phase, Renew, Role, StreamPositions},
+    wire::{self, Assignment, Destination, MAX_STREAMS, Number, Phase, Renew, Role, Start, StreamStarts},
 };
 
 /// How long a commit beyond what its stream has announced waits for an announcement.
-const CLAIM_WAITS: u64 = 3 * crate::SECOND;
+pub(super) const CLAIM_WAITS: u64 = 3 * crate::SECOND;
+/// The largest generation that a member is believed to hold: so many are left to be granted after it.
+const MAX_GENERATION: u64 = MAX_NUMBER / 2;
 
 pub(super) struct Group {
     pub(super) kind: Kind,
@@ -30,11 +32,31 @@ pub(super) struct Group {
     pub(super) empty_since: Option<u64>,
     /// By shard: commits beyond what their streams have announced.
     claims: [Claims; SHARDS],
-    next_generation: u64,
+    pub(super) next_generation: u64,
     desired: [Option<Incarnation>; SHARDS],
     moved: bool,
     #[cfg(test)]
     pub(super) mutant: Option<crate::simulation::Mutant>,
+}
+
+/// What is not taken of a renewal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct NotTaken {
+    pub(super) holdings: u64,
+    pub(super) commits: u64,
+    /// Commits in streams that nobody speaks for.
+    pub(super) unknown: u64,
+}
+
+/// What is known of a stream when a commit in it comes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Announced {
+    /// It has said that its next record has this number.
+    Next(u64),
+    /// It has not been heard of yet, and may be.
+    Awaited,
+    /// Nobody speaks for it.
+    Unknown,
 }
 
 /// Commits that wait for their streams to bear them out, all of a shard until the same time.
@@ -48,7 +70,7 @@ struct Claims {
 pub(super) struct Slot {
     pub(super) holder: Option<Incarnation>,
     pub(super) generation: u64,
-    release_ordered: bool,
+    pub(super) release_ordered: bool,
     released: bool,
     /// The holder has presented it: it knows where to begin.
     confirmed: bool,
@@ -65,8 +87,10 @@ pub(super) struct Member {
     pub(super) protocols: (u64, u64),
     pub(super) registration: u64,
     pub(super) destinations: Vec<Destination>,
-    /// The list of destinations that holds this member's newest.
+    /// The list of destinations that holds this member's newest; 0 until there is one.
     pub(super) listed_in: u64,
+    /// The newest registration that it was told to be acknowledged.
+    pub(super) told: u64,
     prepared: u64,
     pub(super) dirty: bool,
 }
@@ -83,6 +107,7 @@ impl Member {
             registration: 0,
             destinations: Vec::new(),
             listed_in: 0,
+            told: 0,
             prepared: 0,
             dirty: false,
         }
@@ -132,15 +157,15 @@ impl Group {
         }
     }
 
-    /// Takes what a member says it holds, and its commits. Gives how many commits were refused.
+    /// Takes what a member says it holds, and its commits. Gives what is refused.
     pub(super) fn present(
         &mut self,
         now: u64,
         settled: bool,
         renew: &Renew,
-        announced: impl Fn(&Stream, Topic) -> Option<u64>,
-    ) -> u64 {
-        let me = renew.incarnation;
+        announced: impl Fn(&Stream, Topic) -> Announced,
+    ) -> NotTaken {
+        let (me, mut refused) = (renew.incarnation, NotTaken::default());
         if let Some(member) = self.members.get_mut(&me) {
             self.moved |= member.leaving != renew.leaving;
             member.leaving = renew.leaving;
@@ -150,6 +175,10 @@ impl Group {
         for holding in &renew.holdings {
             let (index, generation) = (holding.shard.index(), holding.generation.0);
             let slot = &mut self.shards[index];
+            if generation > MAX_GENERATION {
+                refused.holdings += 1;
+                continue;
+            }
             if holding.phase == Phase::Prepared {
                 if let Some(member) = self.members.get_mut(&me) {
                     member.prepared |= 1 << index;
@@ -186,20 +215,21 @@ impl Group {
                 self.moved = true;
             }
         }
-        let mut refused = 0;
         for commit in &renew.commits {
             let stream = &commit.stream;
             for position in &commit.positions {
                 let shard = position.topic.shard;
                 let speaks = self.shards[shard.index()].holder == Some(me) || stopped & (1 << shard.index()) != 0;
                 if position.topic.kind != self.kind || !speaks {
-                    refused += 1;
+                    refused.commits += 1;
                     continue;
                 }
                 match announced(stream, position.topic) {
-                    Some(next) if position.sequence.0 <= next => {
-                        refused += u64::from(!self.commit(stream, shard, position.sequence.0));
+                    Announced::Next(next) if position.sequence.0 <= next => {
+                        refused.commits += u64::from(!self.commit(stream, shard, position.sequence.0));
                     }
+                    // To wait for its word would only hold back the shard.
+                    Announced::Unknown => refused.unknown += 1,
                     _ if self.claims[shard.index()].sequences.len() < MAX_STREAMS => {
                         let claims = &mut self.claims[shard.index()];
                         if claims.sequences.is_empty() {
@@ -207,7 +237,7 @@ impl Group {
                         }
                         claims.sequences.insert(stream.clone(), position.sequence.0);
                     }
-                    _ => refused += 1,
+                    _ => refused.commits += 1,
                 }
             }
         }
@@ -323,8 +353,18 @@ impl Group {
         }
     }
 
+    /// Whether a member is to have nothing, not even to prepare.
+    pub(super) fn grants_nothing(&self, me: Incarnation) -> bool {
+        let mut slots = self.shards.iter().zip(&self.desired);
+        !slots.any(|(slot, desired)| slot.holder == Some(me) || (*desired == Some(me) && slot.holder.is_some()))
+    }
+
     /// A member's shards, and where to begin on those that it has not presented yet.
-    pub(super) fn granted(&self, me: Incarnation) -> (Vec<Assignment>, Vec<StreamPositions>) {
+    pub(super) fn granted(
+        &self,
+        me: Incarnation,
+        next: impl Fn(&Stream, Topic) -> u64,
+    ) -> (Vec<Assignment>, Vec<StreamStarts>) {
         let (mut assignments, mut new) = (Vec::new(), 0_u64);
         for (index, slot) in self.shards.iter().enumerate() {
             let Some(shard) = Shard::new(index as u8) else { continue };
@@ -340,14 +380,15 @@ impl Group {
         for (stream, places) in self.positions.iter().filter(|_| new != 0) {
             let known =
                 places.iter().enumerate().filter(|&(index, &place)| new & (1 << index) != 0 && place != UNKNOWN);
-            let positions: Vec<wire::Position> = known
+            let places: Vec<Start> = known
                 .filter_map(|(index, &place)| {
                     let topic = Topic { kind: self.kind, shard: Shard::new(index as u8)? };
-                    Some(wire::Position { topic, sequence: Number(place) })
+                    let next = next(stream, topic).clamp(place, MAX_NUMBER - 1);
+                    Some(Start { topic, sequence: Number(place), next: Number(next) })
                 })
                 .collect();
-            if !positions.is_empty() {
-                starts.push(StreamPositions { stream: stream.clone(), positions });
+            if !places.is_empty() {
+                starts.push(StreamStarts { stream: stream.clone(), starts: places });
             }
         }
         (assignments, starts)

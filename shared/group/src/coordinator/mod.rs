@@ -14,20 +14,22 @@ mod group;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use sekiwake_record::{Kind, Name};
+use sekiwake_record::{Kind, Name, Topic};
 
 pub use fuzz::fuzz;
-use group::{Group, Member};
+use group::{Announced, CLAIM_WAITS, Group, Member};
 use streams::{Route, StreamState};
+pub use view::{CoordinatorView, GroupView, MemberView, PositionView, ShardState, ShardView, StreamView};
 
 use crate::{
-    LEASE, LEASE_MARGIN, Peer, SECOND, Stream,
+    LEASE, LEASE_MARGIN, MILLISECOND, Peer, SECOND, Stream,
     wire::{
-        Advertise, Destination, Done, Grant, MAX_DESTINATIONS, MAX_MESSAGE_BYTES, MAX_STREAMS, Message, Notice, Number,
-        Outcome, Position, RefusalReason, Refused, Register, Renew, Repair,
+        Advertise, Answer, Destination, Done, Grant, MAX_DESTINATIONS, MAX_MESSAGE_BYTES, MAX_STREAMS, Message, Notice,
+        Number, Outcome, Position, RefusalReason, Refused, Register, Renew, Repair,
     },
 };
 
@@ -39,6 +41,19 @@ const MAX_MEMBERS: usize = 128;
 const MAX_MEMBERSHIPS: usize = 8;
 /// How long destinations are still kept from being captured after their forwarder has gone: what is on its way.
 const DESTINATIONS_LINGER: u64 = 10 * SECOND;
+/// The most destinations in the list for publishers. A registration that would make it longer is refused: what is not in the list
+/// must not be taken for listed.
+const MAX_LISTED: usize = 16 * MAX_DESTINATIONS;
+/// The most former lists of one peer that linger, and the most in all.
+const MAX_LINGERING_OF_PEER: usize = 2;
+const MAX_LINGERING: usize = 256;
+/// The least time between two lists: each goes to every publisher.
+const RELIST_SOONEST: u64 = 100 * MILLISECOND;
+/// How often streams that are over are looked for.
+const SWEEP_EVERY: u64 = 60 * SECOND;
+/// How long a stream is known after its publisher was last heard of, when every group has all of it. One of which something is left
+/// is kept as long as positions are, so that the loss is counted when a member takes the shard.
+const KEEP_DONE_STREAMS: u64 = 600 * SECOND;
 
 /// Settings of a [`Coordinator`].
 #[derive(Clone, Debug)]
@@ -71,38 +86,46 @@ pub struct Refusals {
     pub foreign: u64,
     /// Messages that a newer one has overtaken.
     pub stale: u64,
+    /// Shards held in a generation that nobody can have granted.
+    pub holdings: u64,
     /// Commits on shards of others, and beyond what a stream has announced.
     pub commits: u64,
+    /// Commits in streams that nobody speaks for: of publishers that were gone before this coordinator began. No fault.
+    pub unknown_streams: u64,
+    /// Destinations for which there is no room in the list.
+    pub destinations: u64,
     /// Requests over the peer's rate or of no member, answers that nobody asked for.
     pub repairs: u64,
     /// Streams over the number that is kept.
     pub streams: u64,
+    /// Advertisements in which a topic's oldest record comes after its next.
+    pub advertisements: u64,
 }
 
-/// A member, as `/status` shows it.
-#[derive(Clone, Debug)]
-pub struct MemberView {
-    /// Its random number.
-    pub incarnation: u64,
-    /// Its label.
-    pub label: Name,
-    /// Whether it is leaving.
-    pub leaving: bool,
-    /// Its shards and their generations.
-    pub shards: Vec<(u8, u64)>,
+impl Refusals {
+    /// The sums with their names, as metrics have them.
+    pub fn by_reason(&self) -> [(&'static str, u64); 11] {
+        [
+            ("malformed", self.malformed),
+            ("joins", self.joins),
+            ("foreign", self.foreign),
+            ("stale", self.stale),
+            ("holdings", self.holdings),
+            ("commits", self.commits),
+            ("unknown_streams", self.unknown_streams),
+            ("destinations", self.destinations),
+            ("repairs", self.repairs),
+            ("streams", self.streams),
+            ("advertisements", self.advertisements),
+        ]
+    }
 }
 
-/// A group, as `/status` shows it.
-#[derive(Clone, Debug)]
-pub struct GroupView {
-    /// Its name.
-    pub name: Name,
-    /// What it works on.
-    pub kind: Kind,
-    /// Its members.
-    pub members: Vec<MemberView>,
-    /// Where it stands, by stream and shard, where that is known, and how many records are not committed yet.
-    pub positions: Vec<(Stream, u8, u64, u64)>,
+/// Destinations that are kept in the list after their member has gone or changed them.
+struct Lingering {
+    until: u64,
+    peer: Peer,
+    destinations: Vec<Destination>,
 }
 
 /// The machine of the proxy's control plane.
@@ -117,7 +140,12 @@ pub struct Coordinator {
     routes: BTreeMap<Peer, Route>,
     list: Vec<Destination>,
     list_version: u64,
-    lingering: VecDeque<(u64, Vec<Destination>)>,
+    lingering: VecDeque<Lingering>,
+    relisted_at: Option<u64>,
+    relist_at: Option<u64>,
+    /// Destinations that were registered since the list was made.
+    unlisted: usize,
+    sweep_at: u64,
     outputs: VecDeque<(Peer, Vec<u8>)>,
     refusals: Refusals,
 }
@@ -137,6 +165,10 @@ impl Coordinator {
             list: Vec::new(),
             list_version: 1,
             lingering: VecDeque::new(),
+            relisted_at: None,
+            relist_at: None,
+            unlisted: 0,
+            sweep_at: now + SWEEP_EVERY,
             outputs: VecDeque::new(),
             refusals: Refusals::default(),
         }
@@ -144,14 +176,17 @@ impl Coordinator {
 
     /// Takes a message from a peer.
     pub fn on_message(&mut self, now: u64, peer: &Peer, frame: &[u8]) {
+        match Answer::peek(frame) {
+            Ok(None) => {}
+            Ok(Some(answer)) => return self.pass_on(peer, &answer, frame),
+            Err(_) => return self.refusals.malformed += 1,
+        }
         match Message::decode(frame) {
             Ok(Message::Renew(renew)) => self.on_renew(now, peer, &renew),
             Ok(Message::Register(register)) => self.on_register(now, peer, register),
             Ok(Message::Repair(repair)) => self.on_repair(now, peer, repair),
-            Ok(Message::Advertise(advertise)) => self.on_advertise(now, peer, advertise),
-            Ok(Message::Repaired(repaired)) => self.pass_on(peer, &repaired.stream, &repaired.requester, frame),
-            Ok(Message::Done(done)) => self.pass_on(peer, &done.stream, &done.requester, frame),
-            Ok(Message::Grant(_) | Message::Refused(_) | Message::Notice(_)) | Err(_) => self.refusals.malformed += 1,
+            Ok(Message::Advertise(advertise)) => self.on_advertise(now, peer, &advertise),
+            _ => self.refusals.malformed += 1,
         }
     }
 
@@ -177,12 +212,21 @@ impl Coordinator {
         }
         let keep = self.settings.keep_positions;
         self.groups.retain(|_, group| group.empty_since.is_none_or(|since| now < since + keep));
-        while self.lingering.front().is_some_and(|(until, _)| *until <= now) {
+        while self.lingering.front().is_some_and(|lingering| lingering.until <= now) {
             self.lingering.pop_front();
-            self.relist();
+            self.relist_soon(now);
+        }
+        if self.relist_at.is_some_and(|at| now >= at) {
+            self.relist(now);
+        }
+        if now >= self.sweep_at {
+            self.sweep_at = now + SWEEP_EVERY;
+            self.forget_streams(now);
         }
         if settled && !self.was_settled {
             self.was_settled = true;
+            // What is registered and waits for its turn belongs into the list that is the first to be complete.
+            self.relist(now);
             self.list_version += 1;
             self.notify_all();
         }
@@ -199,8 +243,9 @@ impl Coordinator {
             .filter_map(|group| group.empty_since)
             .map(|since| since + self.settings.keep_positions);
         let settled = (!self.was_settled).then_some(self.settled_at);
-        let lingering = self.lingering.front().map(|(until, _)| *until);
-        leases.chain(claims).chain(grants).chain(empty).chain(settled).chain(lingering).min().unwrap_or(u64::MAX)
+        let lingering = self.lingering.front().map(|lingering| lingering.until);
+        let once = settled.into_iter().chain(lingering).chain(self.relist_at);
+        leases.chain(claims).chain(grants).chain(empty).chain(once).min().unwrap_or(u64::MAX).min(self.sweep_at)
     }
 
     /// The next message, and whom it is for.
@@ -216,37 +261,6 @@ impl Coordinator {
     /// Whether it grants: every lease of a coordinator before it has run out.
     pub fn settled(&self, now: u64) -> bool {
         now >= self.settled_at
-    }
-
-    /// The groups.
-    pub fn groups(&self) -> Vec<GroupView> {
-        let view = |(name, group): (&Name, &Group)| {
-            let shards = |incarnation| {
-                let held = group.shards.iter().enumerate().filter(move |(_, slot)| slot.holder == Some(incarnation));
-                held.map(|(index, slot)| (index as u8, slot.generation)).collect()
-            };
-            let members = group.members.iter().map(|(&incarnation, member)| MemberView {
-                incarnation,
-                label: member.label.clone(),
-                leaving: member.leaving,
-                shards: shards(incarnation),
-            });
-            let positions = group.positions.iter().flat_map(|(stream, places)| {
-                let state = self.streams.get(stream);
-                places.iter().enumerate().filter(|(_, place)| **place != crate::UNKNOWN).map(move |(index, &place)| {
-                    let next =
-                        state.map_or(0, |state| state.next[group.kind.index() * sekiwake_record::SHARDS + index]);
-                    (stream.clone(), index as u8, place, next.saturating_sub(place))
-                })
-            });
-            GroupView {
-                name: name.clone(),
-                kind: group.kind,
-                members: members.collect(),
-                positions: positions.collect(),
-            }
-        };
-        self.groups.iter().map(view).collect()
     }
 
     fn on_renew(&mut self, now: u64, peer: &Peer, renew: &Renew) {
@@ -269,15 +283,22 @@ impl Coordinator {
             return;
         }
         (member.renewal, member.lease_until, member.dirty) = (renew.renewal, now + LEASE + LEASE_MARGIN, true);
-        let streams = &self.streams;
-        let announced = |stream: &Stream, topic: sekiwake_record::Topic| Some(streams.get(stream)?.next[topic.index()]);
-        self.refusals.commits += group.present(now, settled, renew, announced);
+        let (streams, awaited) = (&self.streams, now < self.settled_at + CLAIM_WAITS);
+        let announced = |stream: &Stream, topic: Topic| match streams.get(stream) {
+            Some(state) => Announced::Next(state.next[topic.index()]),
+            None if awaited => Announced::Awaited,
+            None => Announced::Unknown,
+        };
+        let refused = group.present(now, settled, renew, announced);
+        self.refusals.holdings += refused.holdings;
+        self.refusals.commits += refused.commits;
+        self.refusals.unknown_streams += refused.unknown;
         for stream in group.claimed() {
             self.ask_to_advertise(now, &stream);
         }
         self.settle(now, &renew.group);
         let leaver = self.groups.get(&renew.group).filter(|_| renew.leaving);
-        if leaver.is_some_and(|group| group.granted(renew.incarnation).0.is_empty()) {
+        if leaver.is_some_and(|group| group.grants_nothing(renew.incarnation)) {
             self.remove(now, &renew.group, renew.incarnation);
             self.settle(now, &renew.group);
         }
@@ -325,7 +346,7 @@ impl Coordinator {
         let Some(group) = self.groups.get_mut(name) else { return };
         let Some(member) = group.members.get(&incarnation) else { return };
         let (peer, destinations, renewal) = (member.peer.clone(), member.destinations.clone(), member.renewal);
-        let leaving = member.leaving;
+        let (leaving, heard_registration) = (member.leaving, member.registration);
         group.remove(now, incarnation);
         if group.members.is_empty() && group.positions.is_empty() {
             self.groups.remove(name);
@@ -336,9 +357,7 @@ impl Coordinator {
                 self.routes.remove(&peer);
             }
         }
-        if !destinations.is_empty() && self.lingering.len() < MAX_MEMBERS {
-            self.lingering.push_back((now + DESTINATIONS_LINGER, destinations));
-        }
+        self.linger(now, &peer, destinations);
         if leaving {
             self.grants += 1;
             let grant = Grant {
@@ -351,6 +370,7 @@ impl Coordinator {
                 registration: 0,
                 assignments: Vec::new(),
                 starts: Vec::new(),
+                heard_registration,
             };
             self.send(&peer, grant);
         }
@@ -368,10 +388,13 @@ impl Coordinator {
         let take_dirty =
             |(&incarnation, member): (&u64, &mut Member)| std::mem::take(&mut member.dirty).then_some(incarnation);
         let dirty: Vec<u64> = group.members.iter_mut().filter_map(take_dirty).collect();
+        let next = |stream: &Stream, topic: Topic| streams.get(stream).map_or(0, |state| state.next[topic.index()]);
         for incarnation in dirty {
-            let (assignments, starts) = group.granted(incarnation);
-            let member = &group.members[&incarnation];
-            let acknowledged = member.listed_in > 0 && listed(member.listed_in);
+            let (assignments, starts) = group.granted(incarnation, next);
+            let Some(member) = group.members.get_mut(&incarnation) else { continue };
+            let acknowledged = settled && member.listed_in > 0 && listed(member.listed_in);
+            let registration = if acknowledged { member.registration } else { 0 };
+            member.told = member.told.max(registration);
             self.grants += 1;
             let grant = Grant {
                 group: name.clone(),
@@ -380,9 +403,10 @@ impl Coordinator {
                 number: self.grants,
                 renewal: member.renewal,
                 protocol,
-                registration: if acknowledged && settled { member.registration } else { 0 },
+                registration,
                 assignments,
                 starts,
+                heard_registration: member.registration,
             };
             grants.push((member.peer.clone(), grant));
         }
@@ -392,41 +416,70 @@ impl Coordinator {
     fn on_register(&mut self, now: u64, peer: &Peer, register: Register) {
         let group = self.groups.get_mut(&register.group);
         let member = group.and_then(|group| group.members.get_mut(&register.incarnation));
-        let Some(member) =
-            member.filter(|member| member.peer == *peer && register.destinations.len() <= MAX_DESTINATIONS)
-        else {
+        let Some(member) = member.filter(|member| member.peer == *peer) else {
             self.refusals.foreign += 1;
             return;
         };
         if register.registration <= member.registration {
             return;
         }
-        member.registration = register.registration;
-        let before = std::mem::replace(&mut member.destinations, register.destinations);
-        if !before.is_empty() && self.lingering.len() < MAX_MEMBERS {
-            self.lingering.push_back((now + DESTINATIONS_LINGER, before));
+        let new =
+            register.destinations.iter().filter(|destination| self.list.binary_search(destination).is_err()).count();
+        if register.destinations.len() > MAX_DESTINATIONS || self.list.len() + self.unlisted + new > MAX_LISTED {
+            self.refusals.destinations += register.destinations.len() as u64;
+            return;
         }
-        self.relist();
-        let version = self.list_version;
-        let group = self.groups.get_mut(&register.group);
-        if let Some(member) = group.and_then(|group| group.members.get_mut(&register.incarnation)) {
-            member.listed_in = version;
+        self.unlisted += new;
+        (member.registration, member.listed_in) = (register.registration, 0);
+        let before = std::mem::replace(&mut member.destinations, register.destinations);
+        self.linger(now, peer, before);
+        self.relist_soon(now);
+    }
+
+    /// Keeps destinations in the list for a while. A peer that changes its own in haste only shortens that for itself.
+    fn linger(&mut self, now: u64, peer: &Peer, destinations: Vec<Destination>) {
+        if destinations.is_empty() {
+            return;
+        }
+        let of_peer = self.lingering.iter().filter(|lingering| lingering.peer == *peer).count();
+        let too_many = if of_peer >= MAX_LINGERING_OF_PEER {
+            self.lingering.iter().position(|lingering| lingering.peer == *peer)
+        } else {
+            (self.lingering.len() >= MAX_LINGERING).then_some(0)
+        };
+        too_many.map(|index| self.lingering.remove(index));
+        self.lingering.push_back(Lingering { until: now + DESTINATIONS_LINGER, peer: peer.clone(), destinations });
+    }
+
+    /// Makes the list now, or when the last one is old enough.
+    fn relist_soon(&mut self, now: u64) {
+        match self.relisted_at.map(|at| at + RELIST_SOONEST) {
+            Some(at) if now < at => drop(self.relist_at.get_or_insert(at)),
+            _ => self.relist(now),
         }
     }
 
     /// Makes the list of destinations again, and tells publishers if it has changed.
-    fn relist(&mut self) {
-        let members =
-            self.groups.values().flat_map(|group| group.members.values()).flat_map(|member| &member.destinations);
+    fn relist(&mut self, now: u64) {
+        (self.relisted_at, self.relist_at, self.unlisted) = (Some(now), None, 0);
+        let members = self.groups.values().flat_map(|group| group.members.values());
+        let lingering = self.lingering.iter().flat_map(|lingering| &lingering.destinations);
         let mut list: Vec<Destination> =
-            members.chain(self.lingering.iter().flat_map(|(_, list)| list)).cloned().collect();
+            members.flat_map(|member| &member.destinations).chain(lingering).cloned().collect();
         list.sort();
         list.dedup();
-        list.truncate(16 * MAX_DESTINATIONS);
         if list != self.list {
             (self.list, self.list_version) = (list, self.list_version + 1);
             self.notify_all();
         }
+        let version = self.list_version;
+        let members = self.groups.values_mut().flat_map(|group| group.members.values_mut());
+        for member in members.filter(|member| member.registration > 0 && member.listed_in == 0) {
+            // Where publishers have all of it already, there is nothing to wait for.
+            (member.listed_in, member.dirty) = (version, true);
+        }
+        let names: Vec<Name> = self.groups.keys().cloned().collect();
+        names.iter().for_each(|name| self.settle(now, name));
     }
 
     fn notify_all(&mut self) {
@@ -459,22 +512,27 @@ impl Coordinator {
 
     /// Where the slowest live group stands, by topic.
     fn commits(&self, stream: &Stream, state: &StreamState) -> Vec<Position> {
-        let slowest = |topic: sekiwake_record::Topic| {
+        let slowest = |topic: Topic| {
             let live = self.groups.values().filter(|group| group.kind == topic.kind && group.empty_since.is_none());
             live.map(|group| group.committed(stream, topic.shard).unwrap_or(0)).min()
         };
-        let topics = sekiwake_record::Topic::all().filter(|topic| state.next[topic.index()] > 0);
+        let topics = Topic::all().filter(|topic| state.next[topic.index()] > 0);
         topics.filter_map(|topic| Some(Position { topic, sequence: Number(slowest(topic)?) })).collect()
     }
 
-    fn on_advertise(&mut self, now: u64, peer: &Peer, advertise: Advertise) {
+    fn on_advertise(&mut self, now: u64, peer: &Peer, advertise: &Advertise) {
+        if advertise.extents.iter().any(|extent| extent.oldest > extent.next) {
+            self.refusals.advertisements += 1;
+            return;
+        }
         let settled = self.settled(now);
         if let Some(state) = self.streams.get(&advertise.stream) {
-            if state.peer != *peer && state.answers(now) {
+            // A publisher keeps its routing id for all its life, so nobody else can have come to speak for it.
+            if state.peer != *peer {
                 self.refusals.foreign += 1;
                 return;
             }
-            if state.peer == *peer && advertise.number <= state.number {
+            if advertise.number <= state.number {
                 self.refusals.stale += 1;
                 return;
             }
@@ -483,20 +541,59 @@ impl Coordinator {
             return;
         }
         let state = self.streams.entry(advertise.stream.clone()).or_insert_with(|| StreamState::new(peer.clone()));
-        state.update(now, peer, &advertise, self.epoch);
-        let live = state.is_live();
+        state.update(now, advertise, self.epoch);
+        let (live, acknowledged_newly) = (state.is_live(), state.acknowledged_newly);
         for group in self.groups.values_mut() {
             let next = &state.next;
             group.announced(&advertise.stream, |topic| next[topic.index()]);
-            // The acknowledgement of a list may be what a member waits for.
-            let waits = group.members.values_mut().filter(|member| member.listed_in > 0 && state.acknowledged_newly);
-            waits.for_each(|member| member.dirty = true);
+        }
+        if acknowledged_newly {
+            self.mark_acknowledged(now);
         }
         let names: Vec<Name> = self.groups.keys().cloned().collect();
         names.iter().for_each(|name| self.settle(now, name));
         if live {
             self.notify(&advertise.stream, settled);
         }
+    }
+
+    /// Has those told whose destinations every publisher knows now.
+    fn mark_acknowledged(&mut self, now: u64) {
+        let answering = self.streams.values().filter(|state| state.answers(now));
+        let everywhere = answering.map(|state| state.list_version).min().unwrap_or(self.list_version);
+        for member in self.groups.values_mut().flat_map(|group| group.members.values_mut()) {
+            let listed = (1..=everywhere).contains(&member.listed_in);
+            member.dirty |= listed && member.told < member.registration;
+        }
+    }
+
+    /// Forgets streams that are over, and where groups stood in them.
+    fn forget_streams(&mut self, now: u64) {
+        let is_done = |stream: &Stream, state: &StreamState| {
+            self.groups.values().filter(|group| group.positions.contains_key(stream)).all(|group| {
+                let mut topics = Topic::all().filter(|topic| topic.kind == group.kind);
+                topics.all(|topic| {
+                    let committed = group.committed(stream, topic.shard);
+                    committed.is_none_or(|committed| committed >= state.next[topic.index()])
+                })
+            })
+        };
+        let keep = |stream: &Stream, state: &StreamState| {
+            let limit = if is_done(stream, state) { KEEP_DONE_STREAMS } else { self.settings.keep_positions };
+            now < state.heard_at.saturating_add(limit)
+        };
+        let over: Vec<Stream> = self
+            .streams
+            .iter()
+            .filter(|(stream, state)| !state.answers(now) && !keep(stream, state))
+            .map(|(stream, _)| stream.clone())
+            .collect();
+        over.iter().for_each(|stream| self.forget_stream(stream));
+    }
+
+    fn forget_stream(&mut self, stream: &Stream) {
+        self.streams.remove(stream);
+        self.groups.values_mut().for_each(|group| drop(group.positions.remove(stream)));
     }
 
     /// One peer may speak for few streams. Where there are too many in all, one that is long gone makes room.
@@ -512,8 +609,7 @@ impl Coordinator {
         let Some(oldest) = silent.min_by_key(|(_, state)| state.heard_at).map(|(stream, _)| stream.clone()) else {
             return false;
         };
-        self.streams.remove(&oldest);
-        self.groups.values_mut().for_each(|group| drop(group.positions.remove(&oldest)));
+        self.forget_stream(&oldest);
         true
     }
 
@@ -522,14 +618,14 @@ impl Coordinator {
             self.refusals.repairs += 1;
             return;
         };
-        if !route.ask(now, repair.max_bytes) {
+        if !route.may_ask(now) {
             self.refusals.repairs += 1;
             return;
         }
-        let settled = self.settled(now);
-        let state = self.streams.get(&repair.stream);
-        match state.filter(|state| state.answers(now)) {
+        let settled = self.settled_at <= now;
+        match self.streams.get(&repair.stream).filter(|state| state.answers(now)) {
             Some(state) => {
+                route.ask(now, &repair.stream, repair.request, repair.max_bytes);
                 let publisher = state.peer.clone();
                 self.send(&publisher, Repair { requester: peer.clone(), ..repair });
             }
@@ -546,11 +642,11 @@ impl Coordinator {
     }
 
     /// Passes an answer on, as it is, to the member that asked.
-    fn pass_on(&mut self, peer: &Peer, stream: &Stream, requester: &Peer, frame: &[u8]) {
-        let theirs = self.streams.get(stream).is_some_and(|state| state.peer == *peer);
-        let asked = self.routes.get_mut(requester).is_some_and(|route| theirs && route.answer(frame.len()));
-        if asked {
-            self.outputs.push_back((requester.clone(), frame.to_vec()));
+    fn pass_on(&mut self, peer: &Peer, answer: &Answer, frame: &[u8]) {
+        let theirs = self.streams.get(&answer.stream).is_some_and(|state| state.peer == *peer);
+        let route = self.routes.get_mut(&answer.requester).filter(|_| theirs);
+        if route.is_some_and(|route| route.answer(answer, frame.len())) {
+            self.outputs.push_back((answer.requester.clone(), frame.to_vec()));
         } else {
             self.refusals.repairs += 1;
         }

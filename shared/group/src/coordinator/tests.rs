@@ -39,7 +39,7 @@ fn with_an_owner() -> (Coordinator, u64) {
     let now = LEASE + LEASE_MARGIN;
     coordinator.on_tick(now);
     send(&mut coordinator, now, 1, renew(7, 1));
-    assert_eq!(coordinator.groups()[0].members[0].shards.len(), 64);
+    assert_eq!(coordinator.groups(now)[0].members[0].shards.len(), 64);
     (coordinator, now)
 }
 
@@ -51,8 +51,8 @@ fn a_flood_of_joins_of_one_peer_is_refused_and_takes_nothing() {
     (0..1000).for_each(|n| {
         send(&mut coordinator, now, 3, Renew { group: Name::new(&format!("x{n}")).unwrap(), ..renew(n, 1) });
     });
-    assert_eq!(coordinator.groups().len(), 1 + MAX_MEMBERSHIPS);
-    assert_eq!(coordinator.groups()[0].members.len(), 2);
+    assert_eq!(coordinator.groups(now).len(), 1 + MAX_MEMBERSHIPS);
+    assert_eq!(coordinator.groups(now)[0].members.len(), 2);
     assert_eq!(coordinator.refusals().joins, 899 + 1000 - MAX_MEMBERSHIPS as u64);
 }
 
@@ -61,14 +61,14 @@ fn a_renewal_in_anothers_name_is_refused() {
     let (mut coordinator, now) = with_an_owner();
     send(&mut coordinator, now, 2, Renew { leaving: true, ..renew(7, 2) });
     assert_eq!(coordinator.refusals().foreign, 1);
-    assert_eq!(coordinator.groups()[0].members[0].shards.len(), 64);
+    assert_eq!(coordinator.groups(now)[0].members[0].shards.len(), 64);
 }
 
 #[test]
 fn a_commit_beyond_what_the_stream_announced_waits_and_is_refused() {
     let (mut coordinator, now) = with_an_owner();
     let stream = Stream::new(&Name::new("tap").unwrap(), 5);
-    let topic = sekiwake_record::Topic { kind: Kind::Syslog, shard: Shard::new(0).unwrap() };
+    let topic = Topic { kind: Kind::Syslog, shard: Shard::new(0).unwrap() };
     let extents = vec![Extent { topic, oldest: Number(0), next: Number(100) }];
     let advertise = Advertise {
         stream: stream.clone(),
@@ -80,7 +80,7 @@ fn a_commit_beyond_what_the_stream_announced_waits_and_is_refused() {
         extents,
     };
     send(&mut coordinator, now, 4, advertise);
-    let generation = Number(coordinator.groups()[0].members[0].shards[0].1);
+    let generation = Number(coordinator.groups(now)[0].members[0].shards[0].generation);
     let holdings = vec![Holding { shard: topic.shard, generation, phase: Phase::Owned }];
     let commit = |sequence| {
         vec![StreamPositions {
@@ -88,12 +88,13 @@ fn a_commit_beyond_what_the_stream_announced_waits_and_is_refused() {
             positions: vec![Position { topic, sequence: Number(sequence) }],
         }]
     };
+    let place = PositionView { stream: stream.clone(), shard: 0, committed: 40, lag: 60 };
     send(&mut coordinator, now, 1, Renew { holdings: holdings.clone(), commits: commit(40), ..renew(7, 2) });
     send(&mut coordinator, now, 1, Renew { holdings, commits: commit(101), ..renew(7, 3) });
-    assert_eq!(coordinator.groups()[0].positions, [(stream.clone(), 0, 40, 60)]);
+    assert_eq!(coordinator.groups(now)[0].positions, std::slice::from_ref(&place));
     coordinator.on_tick(now + 3 * SECOND);
     assert_eq!(coordinator.refusals().commits, 1);
-    assert_eq!(coordinator.groups()[0].positions, [(stream, 0, 40, 60)]);
+    assert_eq!(coordinator.groups(now)[0].positions, [place]);
 }
 
 #[test]
@@ -112,6 +113,6 @@ proptest! {
         fuzz(&input);
         let (mut coordinator, now) = with_an_owner();
         coordinator.on_message(now, &peer(2), &input);
-        prop_assert_eq!(coordinator.groups()[0].members[0].shards.len(), 64);
+        prop_assert_eq!(coordinator.groups(now)[0].members[0].shards.len(), 64);
     }
 }

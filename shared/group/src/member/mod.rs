@@ -16,6 +16,7 @@
 mod permit;
 mod position;
 mod repair;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -27,9 +28,10 @@ pub use permit::{Permission, Permit};
 pub use position::Arrival;
 use position::Position;
 use repair::Asking;
+pub use status::{HoldState, MemberCounters, MemberStatus, ShardStatus, StreamStatus};
 
 use crate::{
-    LEASE, MAX_NUMBER, MILLISECOND, REGISTER_WITHIN, RENEW_EVERY, Stream, UNKNOWN,
+    LEASE, MAX_NUMBER, MILLISECOND, REGISTER_WITHIN, RENEW_EVERY, SECOND, Stream, UNKNOWN,
     wire::{
         self, Destination, Grant, HIGHEST_PROTOCOL, Holding, LOWEST_PROTOCOL, MAX_STREAMS, Message, Number, Phase,
         Refused, Register, Renew, Role, StreamPositions,
@@ -38,6 +40,18 @@ use crate::{
 
 /// The least time between two renewals, when something changes.
 const RENEW_SOONEST: u64 = 5 * MILLISECOND;
+/// Bytes that are handled after a renewal until the next comes early: a publisher that reads a file waits for commits.
+const RENEW_AFTER_BYTES: usize = 8 << 20;
+/// The least time between two renewals, when that is why.
+const RENEW_FOR_BYTES_SOONEST: u64 = 50 * MILLISECOND;
+/// How long a stream is followed after it was last heard of, when nothing of it is missing. One that ended says nothing more; one that
+/// did not may be cut off.
+const FOLLOW_ENDED: u64 = 300 * SECOND;
+const FOLLOW_SILENT: u64 = 24 * 3600 * SECOND;
+/// How often streams to be forgotten are looked for.
+const SWEEP_EVERY: u64 = 60 * SECOND;
+/// Of a stream that has been silent for so long, the coordinator is not told again what it has acknowledged.
+const TELL_WHILE_HEARD: u64 = 60 * SECOND;
 /// Of so many renewals one tells all commits, acknowledged or not: the coordinator may have had no use for them at the time.
 const TELL_ALL_EVERY: u64 = 8;
 /// Renewals whose time of sending is remembered.
@@ -60,6 +74,8 @@ pub struct MemberSettings {
     pub held_bytes: usize,
     /// The most bytes that one request for repair asks for.
     pub request_bytes: u64,
+    /// The lowest and the highest protocol that it speaks; the group runs the lowest of its members' highest.
+    pub protocols: (u64, u64),
     /// A fault, to show that the simulation finds it.
     #[cfg(test)]
     pub(crate) mutant: Option<crate::simulation::Mutant>,
@@ -72,10 +88,11 @@ impl MemberSettings {
             group,
             kind,
             label,
-            start_age: 30 * crate::SECOND,
+            start_age: 30 * SECOND,
             held_bytes_per_topic: 4 << 20,
             held_bytes: 64 << 20,
             request_bytes: 1 << 20,
+            protocols: (LOWEST_PROTOCOL, HIGHEST_PROTOCOL),
             #[cfg(test)]
             mutant: None,
         }
@@ -146,6 +163,21 @@ pub enum GiveUp {
     NotLocated,
 }
 
+impl GiveUp {
+    /// All reasons.
+    pub const ALL: [GiveUp; 4] = [GiveUp::NotRetained, GiveUp::StreamGone, GiveUp::Unanswered, GiveUp::NotLocated];
+
+    /// Its name, as metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            GiveUp::NotRetained => "not_retained",
+            GiveUp::StreamGone => "stream_gone",
+            GiveUp::Unanswered => "unanswered",
+            GiveUp::NotLocated => "not_located",
+        }
+    }
+}
+
 /// What became of a batch that was given to [`Member::on_batch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
@@ -153,7 +185,7 @@ pub enum Received {
     Taken,
     /// All of it had come before.
     Repeated,
-    /// The shard is another member's.
+    /// The shard is another member's, or its numbers are beyond belief.
     NotOurs,
     /// There is no room to hold it; it will be asked for again.
     NoRoom,
@@ -172,10 +204,19 @@ enum Hold {
 struct Followed<B> {
     stream: Stream,
     heard: u64,
+    /// When a batch or an announcement last came.
+    heard_at: u64,
     ended: bool,
     /// By shard.
     positions: Vec<Position<B>>,
     asking: Asking,
+}
+
+impl<B> Followed<B> {
+    /// Whether nothing of it is held or in hand.
+    fn is_idle(&self) -> bool {
+        self.positions.iter().all(|position| position.is_idle() && position.held.is_empty())
+    }
 }
 
 /// The machine of one member.
@@ -206,11 +247,17 @@ pub struct Member<B> {
     left: bool,
     registration: u64,
     registered: u64,
+    /// The newest registration that the coordinator has heard of.
+    heard_registration: u64,
     register_by: u64,
     destinations: Vec<Destination>,
     requests: u64,
+    protocol: u64,
+    /// Since the last renewal.
+    handled_bytes: usize,
+    sweep_at: u64,
     outputs: VecDeque<MemberOutput<B>>,
-    refused: u64,
+    counters: MemberCounters,
 }
 
 impl<B> Member<B> {
@@ -238,11 +285,15 @@ impl<B> Member<B> {
             left: false,
             registration: 0,
             registered: 0,
+            heard_registration: 0,
             register_by: 0,
             destinations: Vec::new(),
             requests: 0,
+            protocol: 0,
+            handled_bytes: 0,
+            sweep_at: now,
             outputs: VecDeque::new(),
-            refused: 0,
+            counters: MemberCounters::default(),
         }
     }
 
@@ -260,7 +311,7 @@ impl<B> Member<B> {
             }
             Ok(Message::Repaired(repaired)) => self.on_repaired(now, repaired),
             Ok(Message::Done(done)) => self.on_done(now, &done),
-            _ => self.refused += 1,
+            _ => self.counters.refused += 1,
         }
     }
 
@@ -277,7 +328,8 @@ impl<B> Member<B> {
         self.ask_at().min(self.renew_at)
     }
 
-    /// The next thing that the machine wants done.
+    /// The next thing that the machine wants done. To be polled until there is none, before time goes on: a repaired batch that waits
+    /// here would be asked for again.
     pub fn poll_output(&mut self) -> Option<MemberOutput<B>> {
         self.outputs.pop_front()
     }
@@ -288,7 +340,12 @@ impl<B> Member<B> {
         if topic.kind != self.settings.kind || !matches!(hold, Hold::Owned(_) | Hold::Preparing) {
             return Received::NotOurs;
         }
-        let Some(index) = self.follow(stream) else { return Received::NoRoom };
+        if arrival.next() >= MAX_NUMBER {
+            // The coordinator would not read a commit like that.
+            self.counters.refused += 1;
+            return Received::NotOurs;
+        }
+        let Some(index) = self.follow(now, stream) else { return Received::NoRoom };
         let position = &mut self.streams[index].positions[topic.shard.index()];
         if let Hold::Owned(generation) = hold
             && position.received != UNKNOWN
@@ -308,7 +365,7 @@ impl<B> Member<B> {
     /// Takes what a publisher says of its stream, in band.
     pub fn on_announcement(&mut self, now: u64, announcement: &Announcement) {
         let Ok(name) = Name::new(&announcement.stream_name) else { return };
-        let Some(index) = self.follow(&Stream::new(&name, announcement.stream_epoch)) else { return };
+        let Some(index) = self.follow(now, &Stream::new(&name, announcement.stream_epoch)) else { return };
         let followed = &mut self.streams[index];
         followed.ended |= announcement.ended;
         let mut needs = false;
@@ -338,7 +395,13 @@ impl<B> Member<B> {
         let hold = self.holds[shard.index()];
         let ours = matches!(hold, Hold::Owned(g) | Hold::Releasing(g) | Hold::Released(g) if g == generation);
         let Some(index) = self.find(stream).filter(|_| ours) else { return };
-        self.outstanding_bytes -= self.streams[index].positions[shard.index()].handle(first_sequence);
+        let bytes = self.streams[index].positions[shard.index()].handle(first_sequence);
+        self.outstanding_bytes -= bytes;
+        self.handled_bytes += bytes;
+        if self.handled_bytes >= RENEW_AFTER_BYTES {
+            let soonest = self.renewed_at.map_or(now, |at| now.max(at + RENEW_FOR_BYTES_SOONEST));
+            self.renew_at = self.renew_at.min(soonest);
+        }
         if let Hold::Releasing(generation) = hold {
             self.release_if_idle(now, shard, generation);
         }
@@ -379,6 +442,11 @@ impl<B> Member<B> {
         })
     }
 
+    /// Whether it acts on every shard, or would with a lease.
+    pub fn owns_all(&self) -> bool {
+        self.holds.iter().all(|hold| matches!(hold, Hold::Owned(_)))
+    }
+
     /// When the lease ends, ns.
     pub fn lease_until(&self) -> u64 {
         self.permit.until()
@@ -387,11 +455,6 @@ impl<B> Member<B> {
     /// Bytes that are held behind holes.
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
-    }
-
-    /// Messages that were refused.
-    pub fn refused(&self) -> u64 {
-        self.refused
     }
 
     fn is_me(&self, group: &Name, incarnation: u64) -> bool {
@@ -409,13 +472,18 @@ impl<B> Member<B> {
 
     fn renew(&mut self, now: u64) {
         self.renewal += 1;
-        (self.renewed_at, self.renew_at) = (Some(now), now + RENEW_EVERY);
+        self.counters.renewals += 1;
+        (self.renewed_at, self.renew_at, self.handled_bytes) = (Some(now), now + RENEW_EVERY, 0);
+        if now >= self.sweep_at {
+            self.sweep_at = now + SWEEP_EVERY;
+            self.forget_streams(now);
+        }
         if self.renewals.len() == RENEWALS {
             self.renewals.pop_front();
         }
         self.renewals.push_back((self.renewal, now));
         if self.renewal.is_multiple_of(TELL_ALL_EVERY) {
-            self.forget_acknowledgements();
+            self.forget_acknowledgements(now.saturating_sub(TELL_WHILE_HEARD));
         }
         self.unacknowledged = self.commits();
         let holding = |(index, hold): (usize, &Hold)| {
@@ -433,15 +501,15 @@ impl<B> Member<B> {
             incarnation: self.incarnation,
             label: self.settings.label.clone(),
             renewal: self.renewal,
-            lowest_protocol: LOWEST_PROTOCOL,
-            highest_protocol: HIGHEST_PROTOCOL,
+            lowest_protocol: self.settings.protocols.0,
+            highest_protocol: self.settings.protocols.1,
             leaving: self.leaving_since.is_some(),
             coordinator: self.coordinator,
             holdings: self.holds.iter().enumerate().filter_map(holding).collect(),
             commits: self.unacknowledged.clone(),
         };
         self.send(renew);
-        if self.registered < self.registration {
+        if self.heard_registration < self.registration {
             let (group, destinations) = (self.settings.group.clone(), self.destinations.clone());
             let (incarnation, registration) = (self.incarnation, self.registration);
             self.send(Register { group, incarnation, registration, destinations });
@@ -488,7 +556,7 @@ impl<B> Member<B> {
         if another {
             self.coordinator = grant.coordinator;
             self.registered = 0;
-            self.forget_acknowledgements();
+            self.forget_acknowledgements(0);
             // What ran out before the new coordinator answered, the old one may have given away without its knowledge.
             if now >= self.permit.until()
                 && self.holds.iter().any(|hold| matches!(hold, Hold::Owned(_) | Hold::Releasing(_)))
@@ -497,6 +565,9 @@ impl<B> Member<B> {
                 return self.renew_soon(now);
             }
         }
+        self.protocol = grant.protocol;
+        // A coordinator that has forgotten this member has forgotten where it sends to.
+        self.heard_registration = grant.heard_registration;
         self.registered = self.registered.max(grant.registration.min(self.registration));
         if grant.renewal == self.renewal {
             self.acknowledge();
@@ -527,9 +598,10 @@ impl<B> Member<B> {
         sent_at
     }
 
-    /// The coordinator is to hear of every commit again.
-    fn forget_acknowledgements(&mut self) {
-        let positions = self.streams.iter_mut().flat_map(|followed| &mut followed.positions);
+    /// The coordinator is to hear of every commit again, in the streams that have been heard of since then.
+    fn forget_acknowledgements(&mut self, heard_since: u64) {
+        let streams = self.streams.iter_mut().filter(|followed| followed.heard_at >= heard_since);
+        let positions = streams.flat_map(|followed| &mut followed.positions);
         positions.for_each(|position| position.acknowledged = UNKNOWN);
     }
 
@@ -590,9 +662,11 @@ impl<B> Member<B> {
         self.holds[shard] = Hold::Owned(generation);
         self.permit.set(topic.shard, generation);
         for start in &grant.starts {
-            let Some(index) = self.follow(&start.stream) else { continue };
-            for place in start.positions.iter().filter(|place| place.topic == topic) {
+            let Some(index) = self.follow(now, &start.stream) else { continue };
+            for place in start.starts.iter().filter(|place| place.topic == topic) {
                 let position = &mut self.streams[index].positions[shard];
+                // What the publisher had before it fell silent is missed even if it never says so again.
+                position.announced = position.announced.max(place.next.0);
                 (position.received, position.acknowledged) = (place.sequence.0, place.sequence.0);
             }
         }
@@ -731,27 +805,40 @@ impl<B> Member<B> {
 
     /// The stream's place. One more than the most that are followed takes the place of one that has ended, or else of the one
     /// unheard of for longest, if it has nothing in hand.
-    fn follow(&mut self, stream: &Stream) -> Option<usize> {
+    fn follow(&mut self, now: u64, stream: &Stream) -> Option<usize> {
         self.calls += 1;
         let known = self.find(stream);
         if let Some(index) = known {
-            self.streams[index].heard = self.calls;
+            (self.streams[index].heard, self.streams[index].heard_at) = (self.calls, now);
             return known;
         }
         if self.streams.len() >= MAX_STREAMS {
-            let idle = |followed: &Followed<B>| followed.positions.iter().all(|p| p.is_idle() && p.held.is_empty());
-            let candidates = self.streams.iter().enumerate().filter(|(_, followed)| idle(followed));
+            let candidates = self.streams.iter().enumerate().filter(|(_, followed)| followed.is_idle());
             let (oldest, _) = candidates.min_by_key(|(_, followed)| (!followed.ended, followed.heard))?;
             self.streams.swap_remove(oldest);
         }
         self.streams.push(Followed {
             stream: stream.clone(),
             heard: self.calls,
+            heard_at: now,
             ended: false,
             positions: (0..SHARDS).map(|_| Position::default()).collect(),
             asking: Asking::default(),
         });
         Some(self.streams.len() - 1)
+    }
+
+    /// Forgets streams that are over: of which nothing has come for long, and nothing is missing or in hand.
+    fn forget_streams(&mut self, now: u64) {
+        let holds = &self.holds;
+        let is_whole = |followed: &Followed<B>| {
+            let mut owned = holds.iter().zip(&followed.positions).filter(|(hold, _)| matches!(hold, Hold::Owned(_)));
+            followed.is_idle() && owned.all(|(_, position)| !position.has_hole())
+        };
+        self.streams.retain(|followed| {
+            let limit = if followed.ended { FOLLOW_ENDED } else { FOLLOW_SILENT };
+            now < followed.heard_at.saturating_add(limit) || followed.asking.is_open() || !is_whole(followed)
+        });
     }
 
     fn send(&mut self, message: impl Into<Message>) {

@@ -38,6 +38,11 @@ impl Asking {
         self.at.get_or_insert(now);
     }
 
+    /// Whether there is something to ask for.
+    pub(super) fn is_open(&self) -> bool {
+        self.at.is_some()
+    }
+
     /// Until now there was no way to be answered: the silence says nothing, and what was asked may be lost.
     pub(super) fn was_deaf(&mut self, now: u64) {
         (self.silent_since, self.back_off) = (None, 0);
@@ -91,6 +96,7 @@ impl<B> Member<B> {
             return self.give_up_all(now, index, reason);
         }
         self.requests += 1;
+        self.counters.requests += 1;
         asking.request = Some(self.requests);
         asking.progress = false;
         asking.later(now);
@@ -220,6 +226,7 @@ impl<B> Member<B> {
             let to = held.min(end);
             position.received = to;
             let stream = followed.stream.clone();
+            self.counters.given_up[reason as usize] += to - from;
             self.outputs.push_back(MemberOutput::GaveUp { stream, topic, from, to, reason });
         }
     }

@@ -85,7 +85,7 @@ pub(super) fn run(seed: u64, scenario: Scenario, mutant: Option<Mutant>, tracing
             world.trace.extend(tracing.then_some(line));
         }
         if let Some(proxy) = &world.proxy {
-            world.trace.push(format!("{:?}", proxy.groups()));
+            world.trace.push(format!("{:?}", proxy.groups(world.time)));
         }
         trace!(world, "{failure}");
     }

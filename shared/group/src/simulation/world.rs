@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Arrival, Coordinator, CoordinatorSettings, MILLISECOND, Member, MemberOutput, MemberSettings, Peer, Permission,
     Permit, PublisherControl, PublisherControlSettings, Received, Retained, Retention, SECOND, Stream,
-    wire::{Message, StreamPositions},
+    wire::{Message, StreamPositions, StreamStarts},
 };
 
 /// The most events at one instant. A machine whose deadline stays behind its clock is found by it, instead of running for ever.
@@ -476,6 +476,8 @@ impl World {
             }
         }
         let node = &mut self.publishers[index];
+        let (now, number) = (node.clock.local(self.time), node.machine.list().0);
+        node.machine.applied(now, number);
         let due = node.clock.time(node.machine.next_deadline()).max(self.time);
         if due < node.tick_at {
             node.tick_at = due;
@@ -512,7 +514,7 @@ impl World {
                 let given = grant.assignments.iter().find(|given| given.shard.index() == self.shape.traced_shard);
                 let given = given.map(|given| (given.generation.0, given.role));
                 trace!(self, "member {index} is granted ({}) {given:?} of {}", grant.renewal, grant.assignments.len());
-                self.explain_positions("starts", &grant.starts);
+                self.explain_starts(&grant.starts);
             }
             _ => {}
         }
@@ -523,6 +525,16 @@ impl World {
             for position in &of_stream.positions {
                 if position.topic.shard.index() == self.shape.traced_shard {
                     trace!(self, "    {what} {} {}", of_stream.stream, position.sequence.0);
+                }
+            }
+        }
+    }
+
+    fn explain_starts(&mut self, of_streams: &[StreamStarts]) {
+        for of_stream in of_streams {
+            for start in &of_stream.starts {
+                if start.topic.shard.index() == self.shape.traced_shard {
+                    trace!(self, "    starts {} {} of {}", of_stream.stream, start.sequence.0, start.next.0);
                 }
             }
         }
