@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +16,7 @@ use std::{
 };
 
 use sekiwake_group::{
-    Arrival, GiveUp, Member, MemberOutput, MemberSettings, Permission, Permit, Received, Stream,
+    Arrival, GiveUp, Member, MemberOutput, MemberSettings, MemberStatus, Permission, Permit, Received, Stream,
     wire::{Destination, RefusalReason},
 };
 use sekiwake_record::{Announcement, Batch, DecodeError, Header, Kind, Name, Shard, Topic};
@@ -447,7 +447,7 @@ impl GroupSubscriber {
             }
             self.ready.set(leased);
         }
-        self.desk.answer(|| status(&self.member, &self.group, now));
+        self.desk.answer(|| status(&self.member.status(now), &self.group));
         let instant = Instant::now();
         if self.metered_at.is_some_and(|at| instant.duration_since(at) < METER_EVERY) {
             return;
@@ -462,7 +462,7 @@ impl GroupSubscriber {
             info!(group = %self.group, shards = owned, before = self.owned, "shards of this member");
             self.owned = owned;
         }
-        self.metrics.follow(&self.member, owned, leased);
+        self.metrics.follow(&self.member.status(now), owned);
     }
 }
 
@@ -470,6 +470,39 @@ fn failed(source: zmq::Error) -> BusError {
     BusError::Io { role: "group subscriber", source }
 }
 
-fn status(_member: &Member<Checked>, group: &Name, _now: u64) -> Value {
-    json!({ "group": group.as_str() })
+fn status(status: &MemberStatus, group: &Name) -> Value {
+    let shards = status.shards.iter().map(|shard| {
+        json!({ "shard": format!("{:02x}", shard.shard), "generation": shard.generation, "state": shard.state.as_str() })
+    });
+    let streams = status.streams.iter().map(|stream| {
+        json!({
+            "stream": stream.stream.to_string(),
+            "ended": stream.ended,
+            "heard_seconds_ago": stream.heard_ago as f64 / 1e9,
+            "located_shards": stream.located,
+            "received": stream.received,
+            "handled": stream.handled,
+            "lag_records": stream.lag,
+            "held_bytes": stream.held_bytes,
+            "outstanding_bytes": stream.outstanding_bytes,
+        })
+    });
+    let given_up = GiveUp::ALL.iter().zip(status.counters.given_up).map(|(reason, count)| (reason.as_str(), count));
+    json!({
+        "group": group.as_str(),
+        "incarnation": format!("{:016x}", status.incarnation),
+        "coordinator": format!("{:016x}", status.coordinator),
+        "protocol": status.protocol,
+        "leased": status.is_leased,
+        "lease_seconds_left": status.lease_left as f64 / 1e9,
+        "leaving": status.is_leaving,
+        "shards": shards.collect::<Vec<_>>(),
+        "streams": streams.collect::<Vec<_>>(),
+        "held_bytes": status.held_bytes,
+        "outstanding_bytes": status.outstanding_bytes,
+        "repair_requests": status.counters.requests,
+        "renewals": status.counters.renewals,
+        "refused_messages": status.counters.refused,
+        "given_up": given_up.collect::<BTreeMap<_, _>>(),
+    })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use prometheus::{Gauge, IntCounter, IntGauge};
-use sekiwake_group::{GiveUp, GroupView, Member, Refusals, StreamView};
+use sekiwake_group::{GiveUp, GroupView, MemberCounters, MemberStatus, Refusals, StreamView};
 use sekiwake_record::Kind;
 use sekiwake_runtime::Metrics;
 
@@ -233,7 +233,7 @@ impl StreamControlMetrics {
 pub(crate) struct ControlPlaneMetrics {
     metrics: Metrics,
     pub(crate) malformed: IntCounter,
-    refusals: [IntCounter; 7],
+    refusals: Vec<IntCounter>,
     pub(crate) undeliverable: IntCounter,
     pub(crate) received_bytes: IntCounter,
     pub(crate) sent_bytes: IntCounter,
@@ -249,8 +249,11 @@ impl ControlPlaneMetrics {
         ControlPlaneMetrics {
             metrics: metrics.clone(),
             malformed: control_refused(metrics, "malformed"),
-            refusals: ["malformed", "joins", "foreign", "stale", "commits", "repairs", "streams"]
-                .map(|reason| control_refused(metrics, reason)),
+            refusals: Refusals::default()
+                .by_reason()
+                .iter()
+                .map(|(reason, _)| control_refused(metrics, reason))
+                .collect(),
             undeliverable: control_unsent(metrics),
             received_bytes: bytes("in"),
             sent_bytes: bytes("out"),
@@ -261,17 +264,19 @@ impl ControlPlaneMetrics {
 
     /// Adds what has been refused since `before`, and gives its number.
     pub(crate) fn refuse(&self, before: &Refusals, now: &Refusals) -> u64 {
-        let list = |r: &Refusals| [r.malformed, r.joins, r.foreign, r.stale, r.commits, r.repairs, r.streams];
-        let differences = list(now).into_iter().zip(list(before)).map(|(now, before)| now - before);
-        differences.zip(&self.refusals).map(|(difference, counter)| {
+        let (before, now) = (before.by_reason(), now.by_reason());
+        let differences = now.iter().zip(&before).map(|((_, now), (_, before))| now - before);
+        let mut total = 0;
+        for (difference, counter) in differences.zip(&self.refusals) {
             counter.inc_by(difference);
-            difference
-        }).sum()
+            total += difference;
+        }
+        total
     }
 
     /// Shows the groups. The coordinator holds a bounded number of them; one that is gone shows 0 members.
     pub(crate) fn follow(&mut self, groups: &[GroupView], streams: &[StreamView]) {
-        self.live_streams.set(streams.iter().filter(|stream| stream.is_live).count() as i64);
+        self.live_streams.set(streams.iter().filter(|stream| stream.answers).count() as i64);
         for gauges in self.groups.values() {
             gauges.iter().for_each(|gauge| gauge.set(0));
         }
@@ -289,8 +294,8 @@ impl ControlPlaneMetrics {
                 ]
             });
             gauges[0].set(group.members.len() as i64);
-            gauges[1].set(0);
-            gauges[2].set(group.positions.iter().map(|position| position.3).sum::<u64>() as i64);
+            gauges[1].set(group.unowned.len() as i64);
+            gauges[2].set(group.positions.iter().map(|position| position.lag).sum::<u64>() as i64);
         }
     }
 }
@@ -309,9 +314,8 @@ pub(crate) struct GroupMetrics {
     pub(crate) no_room: IntCounter,
     pub(crate) refused_joins: IntCounter,
     requests: IntCounter,
-    requests_before: u64,
     refused: IntCounter,
-    refused_before: u64,
+    before: MemberCounters,
     owned: IntGauge,
     leased: IntGauge,
     held_bytes: IntGauge,
@@ -339,9 +343,8 @@ impl GroupMetrics {
             no_room: metrics.counter(names::NO_ROOM, "Batches without room behind a hole, to be asked for again.", &[]),
             refused_joins: metrics.counter(names::REFUSED_JOINS, "Times the proxy refused this member.", &[]),
             requests: metrics.counter(names::REPAIR_REQUESTS, "Requests for repair.", &[]),
-            requests_before: 0,
             refused: control_refused(metrics, "malformed"),
-            refused_before: 0,
+            before: MemberCounters::default(),
             owned: metrics.gauge(names::OWNED_SHARDS, "Shards that this member owns.", &[]),
             leased: metrics.gauge(names::LEASED, "Whether this member has a lease.", &[]),
             held_bytes: metrics.gauge(names::HELD_BYTES, "Bytes held behind holes.", &[]),
@@ -351,7 +354,7 @@ impl GroupMetrics {
         };
         for reason in GiveUp::ALL {
             // So that the family is there before anything is lost.
-            let _ = of_group.lost("", *reason);
+            let _ = of_group.lost("", reason);
         }
         of_group
     }
@@ -367,16 +370,16 @@ impl GroupMetrics {
         })
     }
 
-    pub(crate) fn follow<B>(&mut self, member: &Member<B>, owned: usize, leased: bool) {
+    pub(crate) fn follow(&mut self, status: &MemberStatus, owned: usize) {
         self.owned.set(owned as i64);
-        self.leased.set(i64::from(leased));
-        self.held_bytes.set(member.held_bytes() as i64);
-        self.outstanding_bytes.set(member.outstanding_bytes() as i64);
-        self.streams.set(member.followed_streams() as i64);
-        self.requests.inc_by(member.requests() - self.requests_before);
-        self.requests_before = member.requests();
-        self.refused.inc_by(member.refused() - self.refused_before);
-        self.refused_before = member.refused();
+        self.leased.set(i64::from(status.is_leased));
+        self.held_bytes.set(status.held_bytes as i64);
+        self.outstanding_bytes.set(status.outstanding_bytes as i64);
+        self.streams.set(status.streams.len() as i64);
+        let counters = status.counters;
+        self.requests.inc_by(counters.requests - self.before.requests);
+        self.refused.inc_by(counters.refused - self.before.refused);
+        self.before = counters;
     }
 }
 

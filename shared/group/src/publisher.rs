@@ -257,6 +257,11 @@ impl PublisherControl {
         for position in notice.commits {
             retention.commit(position.topic, position.sequence.0);
         }
+        // What no group works on waits for nobody.
+        if notice.settled && self.wants_commits {
+            let is_idle = |kind: &Kind| notice.live_kinds & (1 << kind.index()) == 0;
+            Kind::ALL.into_iter().filter(is_idle).for_each(|kind| retention.commit_all(kind));
+        }
         let answers_drain = self.drain_from.is_some_and(|number| notice.number >= number);
         if answers_drain && notice.settled {
             let is_live = |kind: &&Kind| notice.live_kinds & (1 << kind.index()) != 0;

@@ -137,6 +137,23 @@ impl<B: AsRef<[u8]>> Retention<B> {
         self.kinds[kind.index()].bytes
     }
 
+    /// Bytes that some live group has not committed.
+    pub fn uncommitted_bytes(&self, kind: Kind) -> usize {
+        self.kinds[kind.index()].uncommitted_bytes
+    }
+
+    /// Records that some live group has not committed.
+    pub fn uncommitted_records(&self) -> u64 {
+        self.topics.iter().map(|ring| ring.next - ring.committed).sum()
+    }
+
+    /// Takes note that no live group wants what there is of a kind.
+    pub(crate) fn commit_all(&mut self, kind: Kind) {
+        for topic in Topic::all().filter(|topic| topic.kind == kind) {
+            self.commit(topic, self.next_sequence(topic));
+        }
+    }
+
     /// Takes note that every live group has handled what is below `sequence`.
     pub(crate) fn commit(&mut self, topic: Topic, sequence: u64) {
         let ring = &mut self.topics[topic.index()];

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sekiwake_group::{Coordinator, CoordinatorSettings, GroupView, Peer, Refusals, StreamView};
+use sekiwake_group::{Coordinator, CoordinatorSettings, CoordinatorView, GroupView, Peer, Refusals, StreamView};
 use sekiwake_record::Kind;
 use sekiwake_runtime::{Latch, Metrics, RateLimited, StatusDesk, Worker};
 use serde_json::{Value, json};
@@ -176,7 +176,7 @@ impl ControlPlane {
     }
 
     fn look_around(&mut self, now: u64) {
-        self.desk.answer(|| status(&self.coordinator, now));
+        self.desk.answer(|| status(&self.coordinator.view(now)));
         let instant = Instant::now();
         if self.metered_at.is_some_and(|at| instant.duration_since(at) < METER_EVERY) {
             return;
@@ -220,20 +220,80 @@ fn failed(source: zmq::Error) -> BusError {
     BusError::Io { role: "control plane", source }
 }
 
-fn status(coordinator: &Coordinator, now: u64) -> Value {
+fn status(view: &CoordinatorView) -> Value {
     json!({
-        "epoch": format!("{:016x}", coordinator.epoch()),
-        "settled": coordinator.settled(now),
-        "groups": coordinator.groups(now).iter().map(group).collect::<Vec<_>>(),
-        "streams": coordinator.streams(now).iter().map(stream).collect::<Vec<_>>(),
-        "refused": format!("{:?}", coordinator.refusals()),
+        "epoch": format!("{:016x}", view.epoch),
+        "settled": view.settled,
+        "destinations": view.destinations,
+        "destinations_version": view.list_version,
+        "groups": view.groups.iter().map(group_status).collect::<Vec<_>>(),
+        "streams": view.streams.iter().map(stream_status).collect::<Vec<_>>(),
+        "refused_messages": view.refusals.by_reason().into_iter().collect::<BTreeMap<_, _>>(),
     })
 }
 
-fn group(_group: &GroupView) -> Value {
-    json!({})
+fn group_status(group: &GroupView) -> Value {
+    let members = group.members.iter().map(|member| {
+        json!({
+            "label": member.label.as_str(),
+            "incarnation": format!("{:016x}", member.incarnation),
+            "leaving": member.leaving,
+            "lease_seconds_left": member.lease_left as f64 / 1e9,
+            "protocols": [member.protocols.0, member.protocols.1],
+            "destinations": member.destinations,
+            "destinations_acknowledged": member.destinations_acknowledged,
+            "shards": member.shards.len(),
+        })
+    });
+    let owned = group.members.iter().flat_map(|member| {
+        member.shards.iter().map(|shard| {
+            let owner = json!({
+                "shard": format!("{:02x}", shard.shard),
+                "owner": member.label.as_str(),
+                "generation": shard.generation,
+                "state": shard.state.as_str(),
+            });
+            (shard.shard, owner)
+        })
+    });
+    let free = group.unowned.iter().map(|&shard| {
+        (shard, json!({ "shard": format!("{shard:02x}"), "owner": null, "generation": null, "state": "free" }))
+    });
+    // In the order of the shards.
+    let shards: BTreeMap<u8, Value> = owned.chain(free).collect();
+    let mut positions: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for position in &group.positions {
+        positions.entry(position.stream.to_string()).or_default().push(json!({
+            "shard": format!("{:02x}", position.shard),
+            "committed": position.committed,
+            "lag_records": position.lag,
+        }));
+    }
+    let positions = positions.into_iter().map(|(stream, shards)| json!({ "stream": stream, "shards": shards }));
+    json!({
+        "name": group.name.as_str(),
+        "kind": group.kind.as_str(),
+        "protocol": group.protocol,
+        "members": members.collect::<Vec<_>>(),
+        "shards": shards.into_values().collect::<Vec<_>>(),
+        "next_generation": group.next_generation,
+        "lag_records": group.positions.iter().map(|position| position.lag).sum::<u64>(),
+        "positions": positions.collect::<Vec<_>>(),
+    })
 }
 
-fn stream(_stream: &StreamView) -> Value {
-    json!({ "kinds": Kind::ALL.map(Kind::as_str) })
+fn stream_status(stream: &StreamView) -> Value {
+    let by_kind = |counts: &[u64; Kind::ALL.len()]| -> BTreeMap<&str, u64> {
+        Kind::ALL.iter().map(|kind| kind.as_str()).zip(counts.iter().copied()).collect()
+    };
+    json!({
+        "stream": stream.stream.to_string(),
+        "live": stream.answers,
+        "ended": stream.ended,
+        "heard_seconds_ago": stream.heard_ago as f64 / 1e9,
+        "waits_for_groups": stream.wants_commits,
+        "has_destinations": stream.has_list,
+        "retained": by_kind(&stream.retained),
+        "published": by_kind(&stream.published),
+    })
 }

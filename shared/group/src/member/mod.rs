@@ -70,8 +70,10 @@ pub struct MemberSettings {
     pub start_age: u64,
     /// The most bytes that are held behind holes in one topic of one stream.
     pub held_bytes_per_topic: usize,
-    /// The most bytes that are held behind holes in all, and the most that are delivered and not handled while more is asked for.
+    /// The most bytes that are held behind holes in all.
     pub held_bytes: usize,
+    /// The most bytes that are delivered and not handled while more is asked for.
+    pub outstanding_bytes: usize,
     /// The most bytes that one request for repair asks for.
     pub request_bytes: u64,
     /// The lowest and the highest protocol that it speaks; the group runs the lowest of its members' highest.
@@ -91,6 +93,7 @@ impl MemberSettings {
             start_age: 30 * SECOND,
             held_bytes_per_topic: 4 << 20,
             held_bytes: 64 << 20,
+            outstanding_bytes: 16 << 20,
             request_bytes: 1 << 20,
             protocols: (LOWEST_PROTOCOL, HIGHEST_PROTOCOL),
             #[cfg(test)]

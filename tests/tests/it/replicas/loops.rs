@@ -23,7 +23,7 @@ fn a_destination_behind_the_captured_interface_gets_each_datagram_once_whatever_
         [forwarder, capture, proxy],
         [forwarder, proxy, capture],
     ] {
-        let sink = site.devices.enter(|| sekiwake_testkit::sink::Sink::bind(&[at(BACK, 514)], numbered()));
+        let sink = site.devices.enter(|| Sink::bind(&[at(BACK, 514)], numbered()));
         let sink = sink.unwrap().unwrap();
         // It sends before anybody is there, and goes on while they come.
         let sender = site.start_sender(&format!(
@@ -67,7 +67,7 @@ fn a_forwarder_that_comes_later_is_known_to_capture_before_it_sends() {
         service.metrics().unwrap().count("sekiwake_capture_claimed_datagrams_total", &[])
     };
     wait_for("a backlog", LONG, || claimed(capture) > 2_000).unwrap();
-    let sink = site.devices.enter(|| sekiwake_testkit::sink::Sink::bind(&[at(BACK, 514)], numbered()));
+    let sink = site.devices.enter(|| Sink::bind(&[at(BACK, 514)], numbered()));
     let sink = sink.unwrap().unwrap();
     let destination = format!("udp://{BACK}:514");
     let mut forwarder = site.start_one(SYSLOG, &[("SEKIWAKE_SYSLOG_DESTINATIONS", &destination)]);
