@@ -34,11 +34,11 @@ fn scaling_from_one_to_four_and_back_to_two_loses_and_doubles_nothing() {
     members.wait_for_shares(&[32, 32]);
     flow_for(&sink, Duration::from_secs(1));
     let sent = load.end();
-    let by_wire = settle(&site, &sink, sent);
+    settle(&sink, sent);
     let said = members.said();
     members.stop();
     spine.stop().unwrap();
-    assert_eq!(judge(sink, sent, by_wire), (0, 0), "missing and doubled of {sent}\n{said}");
+    assert_eq!(judge(sink, sent), (0, 0), "missing and doubled of {sent}\n{said}");
 }
 
 #[test]
@@ -57,10 +57,10 @@ fn after_the_kill_of_one_of_three_nothing_is_missing_and_little_is_doubled() {
     members.wait_for_shares(&[32, 32]);
     flow_for(&sink, Duration::from_secs(1));
     let sent = load.end();
-    let by_wire = settle(&site, &sink, sent);
+    settle(&sink, sent);
     members.stop();
     spine.stop().unwrap();
-    let (missing, doubled) = judge(sink, sent, by_wire);
+    let (missing, doubled) = judge(sink, sent);
     println!("{doubled} of {sent} doubled");
     assert_eq!(missing, 0);
     // A third of the shards, for the time between two commits and a moment on the way.
@@ -84,11 +84,11 @@ fn the_only_member_killed_and_started_again_goes_on_where_it_was() {
     members.wait_for_shares(&[64]);
     flow_for(&sink, Duration::from_secs(1));
     let sent = load.end();
-    let by_wire = settle(&site, &sink, sent);
+    settle(&sink, sent);
     let lost = members.sum("sekiwake_bus_lost_records_total");
     members.stop();
     spine.stop().unwrap();
-    let (missing, doubled) = judge(sink, sent, by_wire);
+    let (missing, doubled) = judge(sink, sent);
     println!("{doubled} of {sent} doubled");
     assert_eq!((missing, lost), (0, 0));
     assert!(doubled <= 50_000, "{doubled} doubled");
@@ -113,11 +113,11 @@ fn a_proxy_killed_and_back_after_two_seconds_costs_nothing() {
     flow_for(&sink, Duration::from_secs(2) + LEASE);
     members.wait_for_shares(&[32, 32]);
     let sent = load.end();
-    let by_wire = settle(&site, &sink, sent);
+    settle(&sink, sent);
     let (said, lost) = (members.said(), members.sum("sekiwake_bus_lost_records_total"));
     members.stop();
     spine.stop().unwrap();
-    let (missing, doubled) = judge(sink, sent, by_wire);
+    let (missing, doubled) = judge(sink, sent);
     println!("{doubled} of {sent} doubled");
     assert_eq!((missing, lost), (0, 0), "{said}");
 }
@@ -140,11 +140,11 @@ fn a_member_stopped_for_five_seconds_sends_nothing_that_is_no_longer_its_own() {
     members.members[0].process.signal(Signal::CONT).unwrap();
     members.wait_for_shares(&[32, 32]);
     let sent = load.end();
-    let by_wire = settle(&site, &sink, sent);
+    settle(&sink, sent);
     let said = members.said();
     members.stop();
     spine.stop().unwrap();
-    let (missing, doubled) = judge(sink, sent, by_wire);
+    let (missing, doubled) = judge(sink, sent);
     println!("{before} doubled before it went on, {} after", doubled - before);
     assert_eq!(missing, 0, "{said}");
     assert!(before <= 50_000 / 2, "{before} doubled before it went on");
@@ -168,11 +168,11 @@ fn the_only_member_stopped_for_five_seconds_catches_up() {
     members.members[0].process.signal(Signal::CONT).unwrap();
     flow_for(&sink, Duration::from_secs(1));
     let sent = load.end();
-    let by_wire = settle(&site, &sink, sent);
+    settle(&sink, sent);
     let (said, lost) = (members.said(), members.sum("sekiwake_bus_lost_records_total"));
     members.stop();
     spine.stop().unwrap();
-    let (missing, doubled) = judge(sink, sent, by_wire);
+    let (missing, doubled) = judge(sink, sent);
     println!("{doubled} of {sent} doubled");
     assert_eq!((missing, lost), (0, 0), "{said}");
 }
@@ -192,13 +192,13 @@ fn groups_beside_each_other_each_get_everything() {
     new.wait_for_shares(&[64]);
     flow_for(&new_sink, Duration::from_secs(2));
     let sent = load.end();
-    let by_wire = settle(&site, &old_sink, sent);
-    settle(&site, &new_sink, sent);
+    settle(&old_sink, sent);
+    settle(&new_sink, sent);
     old.stop();
     new.stop();
     spine.stop().unwrap();
-    assert_eq!(judge(old_sink, sent, by_wire), (0, 0), "the old group, of {sent}");
-    assert_eq!(judge(new_sink, sent, by_wire), (0, 0), "the new group begins with what is younger than 30 s");
+    assert_eq!(judge(old_sink, sent), (0, 0), "the old group, of {sent}");
+    assert_eq!(judge(new_sink, sent), (0, 0), "the new group begins with what is younger than 30 s");
 }
 
 #[test]
@@ -212,10 +212,10 @@ fn four_members_started_at_one_moment_forward_each_datagram_once() {
     members.wait_for_shares(&[16, 16, 16, 16]);
     flow_for(&sink, Duration::from_secs(2));
     let sent = load.end();
-    let by_wire = settle(&site, &sink, sent);
+    settle(&sink, sent);
     members.stop();
     spine.stop().unwrap();
-    assert_eq!(judge(sink, sent, by_wire), (0, 0), "missing and doubled of {sent}");
+    assert_eq!(judge(sink, sent), (0, 0), "missing and doubled of {sent}");
 }
 
 #[test]

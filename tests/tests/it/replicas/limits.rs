@@ -32,12 +32,12 @@ fn with_little_memory_and_a_long_outage_the_loss_is_counted_exactly_and_service_
     members.wait_for_shares(&[64]);
     flow_for(&sink, Duration::from_secs(2));
     let sent = load.end();
-    let by_wire = settle(&site, &sink, sent);
+    settle(&sink, sent);
     let (counted, said) = (lost(&members), members.said());
     let by_reason = members.members[0].metrics().unwrap().nonzero("sekiwake_bus_lost_records_total", &[]);
     members.stop();
     spine.stop().unwrap();
-    let (missing, doubled) = judge(sink, sent, by_wire);
+    let (missing, doubled) = judge(sink, sent);
     println!("{sent} sent, {before} before the outage, {missing} missing, {by_reason:?}");
     assert!(missing > 50_000, "the memory was not little: {missing} missing");
     assert_eq!((missing, doubled), (counted, 0), "{said}");
@@ -95,8 +95,8 @@ fn a_subscriber_that_cannot_keep_up_harms_neither_the_other_nor_the_proxy_nor_ca
     }
     let memory = spine.get(PROXY).process.resident_bytes().unwrap();
     let sent = load.end();
-    let by_wire = settle(&site, &good_sink, sent);
-    settle(&site, &bad_sink, sent);
+    settle(&good_sink, sent);
+    settle(&bad_sink, sent);
     let (lost_by_good, lost_by_bad) = (lost(&good), lost(&bad));
     let requests = bad.sum("sekiwake_group_repair_requests_total");
     let capture = spine.get(CAPTURE).metrics().unwrap();
@@ -105,8 +105,8 @@ fn a_subscriber_that_cannot_keep_up_harms_neither_the_other_nor_the_proxy_nor_ca
     good.stop();
     bad.stop();
     spine.stop().unwrap();
-    let (missing, doubled) = judge(good_sink, sent, by_wire);
-    let (missing_by_bad, _) = judge(bad_sink, sent, by_wire);
+    let (missing, doubled) = judge(good_sink, sent);
+    let (missing_by_bad, _) = judge(bad_sink, sent);
     println!(
         "{sent} sent; the overloaded one: {missing_by_bad} missing, {lost_by_bad} counted, {dropped_by_bad} dropped, \
          {requests} requests; the proxy: {} MiB",

@@ -26,9 +26,7 @@ fn a_destination_behind_the_captured_interface_gets_each_datagram_once_whatever_
         let sink = site.devices.enter(|| Sink::bind(&[at(BACK, 514)], numbered()));
         let sink = sink.unwrap().unwrap();
         // It sends before anybody is there, and goes on while they come.
-        let sender = site.start_sender(&format!(
-            "--to {MIRRORED} --from 198.19.0.0/16 --sources 16 --rate 2000 --size 200"
-        ));
+        let load = Load::of(&site, "--from 198.19.0.0/16 --sources 16 --rate 2000 --size 200");
         let destination = format!("udp://{BACK}:514");
         let mut services = Services(Vec::new());
         for name in order {
@@ -38,7 +36,7 @@ fn a_destination_behind_the_captured_interface_gets_each_datagram_once_whatever_
         }
         services.wait_until_datagrams_flow().unwrap();
         flow_for(&sink, Duration::from_secs(1));
-        Load(sender).end();
+        load.end();
         let _ = sink.wait_for_silence(Duration::from_secs(1), PATIENCE);
         let (metrics, report) = (services.get(CAPTURE).metrics().unwrap(), sink.report());
         let claimed = metrics.count("sekiwake_capture_claimed_datagrams_total", &[]);
@@ -59,9 +57,7 @@ fn a_forwarder_that_comes_later_is_known_to_capture_before_it_sends() {
     let Some(site) = site("a_forwarder_that_comes_later_is_known_to_capture_before_it_sends") else { return };
     site.switch_ipv6_off_on_the_wire();
     let spine = site.start(&[CAPTURE, PROXY], &[]);
-    let sender = site.start_sender(&format!(
-        "--to {MIRRORED} --from 198.19.0.0/16 --sources 16 --rate 2000 --size 200"
-    ));
+    let load = Load::of(&site, "--from 198.19.0.0/16 --sources 16 --rate 2000 --size 200");
     let capture = spine.get(CAPTURE);
     let claimed = |service: &Service<'_>| {
         service.metrics().unwrap().count("sekiwake_capture_claimed_datagrams_total", &[])
@@ -72,7 +68,7 @@ fn a_forwarder_that_comes_later_is_known_to_capture_before_it_sends() {
     let destination = format!("udp://{BACK}:514");
     let mut forwarder = site.start_one(SYSLOG, &[("SEKIWAKE_SYSLOG_DESTINATIONS", &destination)]);
     flow_for(&sink, Duration::from_secs(1));
-    let sent = Load(sender).end();
+    let sent = load.end();
     let _ = sink.wait_for(sent, LONG);
     let _ = sink.wait_for_silence(Duration::from_secs(1), PATIENCE);
     let total = claimed(capture);

@@ -88,17 +88,28 @@ fn owned_shards(member: &Service<'_>) -> u64 {
 }
 
 /// A sender that goes on until it is told to stop.
-struct Load(Process);
+struct Load<'a> {
+    site: &'a TestSite,
+    sender: Process,
+    /// Frames that the wire had dropped before.
+    dropped_before: u64,
+}
 
-impl Load {
-    fn start(site: &TestSite) -> Load {
-        Load(site.start_sender(&format!("--to {MIRRORED} {LOAD}")))
+impl<'a> Load<'a> {
+    fn start(site: &'a TestSite) -> Load<'a> {
+        Load::of(site, LOAD)
     }
 
-    /// Ends it, and gives the number of datagrams that it has sent.
+    fn of(site: &'a TestSite, load: &str) -> Load<'a> {
+        let dropped_before = site.dropped_by_wire().unwrap();
+        Load { site, sender: site.start_sender(&format!("--to {MIRRORED} {load}")), dropped_before }
+    }
+
+    /// Ends it, and gives the number of datagrams that it has sent and the wire has not dropped.
     fn end(mut self) -> u64 {
-        self.0.terminate().unwrap();
-        sent_by(&mut self.0)
+        self.sender.terminate().unwrap();
+        let sent = sent_by(&mut self.sender);
+        sent - (self.site.dropped_by_wire().unwrap() - self.dropped_before)
     }
 }
 
@@ -109,15 +120,13 @@ fn flow_for(sink: &Sink, time: Duration) {
     wait_for("traffic", time + PATIENCE, || Instant::now() >= end && sink.received() > before).unwrap();
 }
 
-/// Waits until everything has arrived, or nothing more does. Gives what the wire itself dropped.
-fn settle(site: &TestSite, sink: &Sink, sent: u64) -> u64 {
-    let by_wire = site.dropped_by_wire().unwrap();
-    if sink.wait_for(sent - by_wire, PATIENCE).is_err() {
+/// Waits until everything has arrived, or nothing more does.
+fn settle(sink: &Sink, sent: u64) {
+    if sink.wait_for(sent, PATIENCE).is_err() {
         let _ = sink.wait_for_silence(Duration::from_secs(1), PATIENCE);
     }
     // Doubled ones would come now.
     let _ = sink.wait_for_silence(Duration::from_millis(500), PATIENCE);
-    by_wire
 }
 
 /// A sink that has room for what a member sends when it catches up.
@@ -126,11 +135,11 @@ fn patient_sink(site: &TestSite, number: u8) -> Sink {
     site.sink(&[at(collector(number), 514)], options)
 }
 
-/// What is missing at a sink, and what came twice. The last of each source shows what is missing at the end.
-fn judge(sink: Sink, sent: u64, by_wire: u64) -> (u64, u64) {
+/// What is missing at a sink, and what came twice.
+fn judge(sink: Sink, sent: u64) -> (u64, u64) {
     let report = sink.finish();
     assert_eq!(report.dropped, Some(0), "the sink itself was too slow");
     assert_eq!(report.sequence.unreadable, 0);
     let distinct = report.received - report.sequence.doubled;
-    (sent - by_wire - distinct, report.sequence.doubled)
+    (sent - distinct, report.sequence.doubled)
 }
