@@ -242,6 +242,20 @@ impl GroupSubscriber {
         }
     }
 
+    /// Renews the lease and takes note of what is done with, for at most `timeout`, without taking data: for a caller that has
+    /// enough of it.
+    ///
+    /// # Errors
+    /// A socket failed: the context is gone.
+    pub fn tend(&mut self, timeout: Duration) -> Result<(), BusError> {
+        self.look_around()?;
+        let wait = patience(boot_now(), self.member.next_deadline(), timeout);
+        match self.control.poll(zmq::POLLIN, wait) {
+            Ok(_) | Err(zmq::Error::EINTR) => self.look_around(),
+            Err(source) => Err(failed(source)),
+        }
+    }
+
     /// Replaces the destinations that captures have to know.
     pub fn set_destinations(&mut self, destinations: Vec<Destination>) {
         self.member.set_destinations(boot_now(), destinations);

@@ -152,8 +152,8 @@ pub struct Publisher {
     held: Option<Held>,
     overflow: Overflow,
     common: Arc<Common>,
-    /// The most bytes that a file is read ahead of the slowest.
-    ahead_bytes: usize,
+    /// The most bytes that a file is read ahead of the slowest, by kind.
+    ahead_bytes: [usize; Kind::ALL.len()],
     /// What must not be published, where a control thread says it.
     own: OwnDestinations,
     /// What came before publishing may begin, oldest first, and its bytes.
@@ -252,7 +252,7 @@ impl Publisher {
             held: None,
             overflow: settings.overflow,
             common: Arc::new(Common::new(settings.retain_bytes)),
-            ahead_bytes: settings.retain_bytes.into_iter().min().unwrap_or(0).min(AHEAD_BYTES),
+            ahead_bytes: settings.retain_bytes.map(|bytes| bytes.min(AHEAD_BYTES)),
             own: OwnDestinations::default(),
             early: VecDeque::new(),
             early_bytes: 0,
@@ -385,9 +385,9 @@ impl Publisher {
         if self.overflow == Overflow::Drop {
             return false;
         }
-        self.waiting_bytes >= self.ahead_bytes
-            || self.early_bytes >= self.ahead_bytes
-            || !self.common.may_read_ahead(self.ahead_bytes)
+        // What waits may be of any kind.
+        let smallest = self.ahead_bytes.into_iter().min().unwrap_or(0);
+        self.waiting_bytes.max(self.early_bytes) >= smallest || !self.common.may_read_ahead(self.ahead_bytes)
     }
 
     fn publish(&mut self, handover: Handover) -> Result<(), BusError> {

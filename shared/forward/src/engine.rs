@@ -16,6 +16,10 @@ use crate::{
     worker::DestinationWorker,
 };
 
+/// A destination with so many bytes waiting is behind: far below what its queue holds, and a moment's work for one that takes
+/// what it is sent.
+const BEHIND_BYTES: i64 = 16 << 20;
+
 /// Sends parcels to all destinations. It belongs to the thread that receives.
 ///
 /// Dropping it lets the workers send what is queued, until the role's deadline when it is stopping, and end.
@@ -65,6 +69,12 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
             })?;
         }
         Ok(Engine { received: metrics::received(scope, kind), routes })
+    }
+
+    /// Whether every destination is behind, so that it is this process that does not keep up, or all that it sends to: whoever can
+    /// get its input again later may wait. One that is slow among others holds up nobody.
+    pub fn is_behind(&self) -> bool {
+        self.routes.iter().all(|route| route.intake.bytes() >= BEHIND_BYTES)
     }
 
     /// Queues a parcel for each destination, and never waits: where the queue is full its records are dropped and counted.

@@ -79,6 +79,11 @@ fn queue_of<B>(records: IntGauge, bytes: IntGauge, max_batches: usize, max_bytes
 }
 
 impl<B: AsRef<[u8]>> Intake<B> {
+    /// Bytes of memory that wait.
+    pub(crate) fn bytes(&self) -> i64 {
+        self.bytes.get()
+    }
+
     /// Gives a batch. `false`: there is no room for it.
     #[must_use]
     pub(crate) fn offer(&self, parcel: &Arc<Parcel<B>>, now: Instant) -> bool {

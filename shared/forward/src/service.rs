@@ -25,6 +25,9 @@ const QUIET: Duration = Duration::from_millis(200);
 /// The longest sleep: completions have to get to the group soon when a shard changes hands.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// How soon it is looked again whether destinations have caught up.
+const CATCH_UP: Duration = Duration::from_millis(2);
+
 /// What tells one forwarder from another.
 pub trait Protocol: 'static {
     /// What the service is called.
@@ -126,7 +129,13 @@ impl Pump {
         loop {
             worker.beat();
             self.register();
-            let delivery = self.subscriber.receive(PATIENCE)?;
+            // What is not received now waits at the proxy, or is repeated by its publisher.
+            let delivery = if self.engine.is_behind() {
+                self.subscriber.tend(CATCH_UP)?;
+                None
+            } else {
+                self.subscriber.receive(PATIENCE)?
+            };
             let received = delivery.is_some();
             if let Some(delivery) = delivery {
                 self.engine.forward(&Arc::new(Parcel::new(delivery.batch, delivery.ticket)));

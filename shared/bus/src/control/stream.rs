@@ -77,10 +77,11 @@ impl Common {
         self.may_publish.load(Ordering::Acquire)
     }
 
-    /// Whether a file may be read on: no group is more than `limit` bytes behind. Without a control thread nobody knows.
-    pub(crate) fn may_read_ahead(&self, limit: usize) -> bool {
+    /// Whether a file may be read on: no group is more than `limits` bytes behind, by kind. Without a control thread nobody knows.
+    pub(crate) fn may_read_ahead(&self, limits: [usize; Kind::ALL.len()]) -> bool {
         let retention = self.retention();
-        self.drained.load(Ordering::Acquire) || Kind::ALL.iter().all(|&kind| retention.uncommitted_bytes(kind) < limit)
+        let is_near = |(kind, limit): (Kind, usize)| retention.uncommitted_bytes(kind) < limit;
+        self.drained.load(Ordering::Acquire) || Kind::ALL.into_iter().zip(limits).all(is_near)
     }
 
     pub(crate) fn drain(&self) {

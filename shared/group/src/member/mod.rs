@@ -41,7 +41,7 @@ use crate::{
 /// The least time between two renewals, when something changes.
 const RENEW_SOONEST: u64 = 5 * MILLISECOND;
 /// Bytes that are handled after a renewal until the next comes early: a publisher that reads a file waits for commits.
-const RENEW_AFTER_BYTES: usize = 8 << 20;
+const RENEW_AFTER_BYTES: usize = 4 << 20;
 /// The least time between two renewals, when that is why.
 const RENEW_FOR_BYTES_SOONEST: u64 = 50 * MILLISECOND;
 /// How long a stream is followed after it was last heard of, when nothing of it is missing. One that ended says nothing more; one that

@@ -164,7 +164,7 @@ fn a_savefile_larger_than_all_memory_is_forwarded_completely_and_faster_than_rea
     members.start("default", 0, 2);
     members.wait_for_shares(&[32, 32]);
     let started = Instant::now();
-    let environment = [("SEKIWAKE_CAPTURE_FILE", path.to_str().unwrap()), ("SEKIWAKE_RETAIN", "32MiB")];
+    let environment = [("SEKIWAKE_CAPTURE_FILE", path.to_str().unwrap()), ("SEKIWAKE_RETAIN", "64MiB")];
     let mut capture = Service::start(&site.host, CAPTURE, &environment).unwrap();
     let peak = std::cell::Cell::new(0);
     let ended = || {
