@@ -3,9 +3,10 @@
 CARGO   ?= cargo
 BUILD   := target/release
 FUZZ_SECONDS ?= 20
+SIMULATE_SEEDS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build demo test unit lint fuzz bench bench-quick clean
+.PHONY: help setup setup-test build demo test unit lint fuzz simulate bench bench-quick clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +40,9 @@ lint: setup ## format, clippy, documentation
 
 fuzz: setup ## run each fuzz target for FUZZ_SECONDS (20)
 	@tests/fuzz $(FUZZ_SECONDS)
+
+simulate: setup ## run SIMULATE_SEEDS (10000) seeds of every scenario of the control plane (some ten minutes)
+	TEST_SEKIWAKE_SEEDS=$(SIMULATE_SEEDS) $(CARGO) test --release --locked -p sekiwake-group simulation -- --nocapture
 
 bench: build ## measure loss, cost and latency beside rsyslog and tcpdump (root, some ten minutes)
 	@deploy/packages demo bench

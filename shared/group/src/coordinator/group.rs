@@ -16,7 +16,7 @@ use sekiwake_record::{Kind, Name, SHARDS, Shard, Topic};
 use super::{assignment::Incarnation, assignment::assign};
 use crate::{
     MAX_NUMBER, Peer, Stream, UNKNOWN,
-    wire::{self, Assignment, Destination, MAX_STREAMS, Number, Phase, Renew, Role, Start, StreamStarts},
+    wire::{Assignment, Destination, MAX_STREAMS, Number, Phase, Renew, Role, Start, StreamStarts},
 };
 
 /// How long a commit beyond what its stream has announced waits for an announcement.
@@ -131,14 +131,14 @@ impl Group {
         }
     }
 
-    /// The lowest of the highest protocols present.
-    pub(super) fn protocol(&self) -> u64 {
-        self.members.values().map(|member| member.protocols.1).min().unwrap_or(wire::HIGHEST_PROTOCOL)
+    /// The lowest of the highest protocols present; `None` without members.
+    pub(super) fn protocol(&self) -> Option<u64> {
+        self.members.values().map(|member| member.protocols.1).min()
     }
 
     /// Whether all members, with this one, have a protocol in common.
     pub(super) fn speaks(&self, lowest: u64, highest: u64) -> bool {
-        let common = self.protocol().min(highest);
+        let common = self.protocol().map_or(highest, |protocol| protocol.min(highest));
         lowest <= common && self.members.values().all(|member| member.protocols.0 <= common)
     }
 

@@ -346,7 +346,7 @@ impl Coordinator {
         let Some(group) = self.groups.get_mut(name) else { return };
         let Some(member) = group.members.get(&incarnation) else { return };
         let (peer, destinations, renewal) = (member.peer.clone(), member.destinations.clone(), member.renewal);
-        let (leaving, heard_registration) = (member.leaving, member.registration);
+        let (leaving, heard_registration, protocol) = (member.leaving, member.registration, member.protocols.1);
         group.remove(now, incarnation);
         if group.members.is_empty() && group.positions.is_empty() {
             self.groups.remove(name);
@@ -366,7 +366,7 @@ impl Coordinator {
                 coordinator: self.epoch,
                 number: self.grants,
                 renewal,
-                protocol: crate::wire::HIGHEST_PROTOCOL,
+                protocol,
                 registration: 0,
                 assignments: Vec::new(),
                 starts: Vec::new(),
@@ -384,7 +384,7 @@ impl Coordinator {
         let (mut grants, streams) = (Vec::new(), &self.streams);
         let listed =
             |version| streams.values().filter(|state| state.answers(now)).all(|state| state.list_version >= version);
-        let protocol = group.protocol();
+        let protocol = group.protocol().unwrap_or_default();
         let take_dirty =
             |(&incarnation, member): (&u64, &mut Member)| std::mem::take(&mut member.dirty).then_some(incarnation);
         let dirty: Vec<u64> = group.members.iter_mut().filter_map(take_dirty).collect();

@@ -31,8 +31,8 @@ pub struct GroupView {
     pub name: Name,
     /// What it works on.
     pub kind: Kind,
-    /// The protocol that its members have in common.
-    pub protocol: u64,
+    /// The protocol that its members have in common; `None` without members.
+    pub protocol: Option<u64>,
     /// Its members, by incarnation.
     pub members: Vec<MemberView>,
     /// Shards that nobody owns.

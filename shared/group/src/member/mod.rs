@@ -310,6 +310,8 @@ impl<B> Member<B> {
         match Message::decode(frame) {
             Ok(Message::Grant(grant)) if self.is_me(&grant.group, grant.incarnation) => self.on_grant(now, &grant),
             Ok(Message::Refused(Refused { group, incarnation, reason })) if self.is_me(&group, incarnation) => {
+                // Whoever is not in the group has nothing to give back.
+                self.left |= self.leaving_since.is_some() && self.owned().next().is_none();
                 self.outputs.push_back(MemberOutput::Refused(reason));
             }
             Ok(Message::Repaired(repaired)) => self.on_repaired(now, repaired),

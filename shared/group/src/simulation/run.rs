@@ -2,9 +2,9 @@
 
 use super::{
     Mutant,
-    world::{Event, Shape, World, trace},
+    world::{Event, MemberNode, Shape, World, trace},
 };
-use crate::{MILLISECOND, SECOND};
+use crate::{MILLISECOND, SECOND, wire::Destination};
 
 /// How long things happen.
 const CHAOS: u64 = 24 * SECOND;
@@ -21,22 +21,47 @@ pub(super) enum Scenario {
     Restarts,
     /// The same, and publishers keep little.
     LittleMemory,
+    /// Members of several versions come and go as they should.
+    Versions,
 }
 
 impl Scenario {
+    /// Whether nothing crashes and nothing is slow.
+    fn is_graceful(self) -> bool {
+        matches!(self, Scenario::Graceful | Scenario::Versions)
+    }
+
+    fn restarts(self) -> bool {
+        matches!(self, Scenario::Restarts | Scenario::LittleMemory)
+    }
+
     pub(super) fn test(self) -> &'static str {
         match self {
             Scenario::Graceful => "graceful_changes",
             Scenario::Crashes => "crashes_stalls",
             Scenario::Restarts => "restarts_of_the_proxy",
             Scenario::LittleMemory => "with_little_memory",
+            Scenario::Versions => "members_of_several_versions",
         }
     }
 }
 
 pub(super) struct Outcome {
     pub(super) verdict: Result<(), String>,
+    pub(super) sums: RunSums,
     pub(super) trace: Vec<String>,
+}
+
+/// What happened in a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RunSums {
+    pub(super) acts: u64,
+    pub(super) requests: u64,
+    pub(super) given_up: u64,
+    pub(super) refused_joins: u64,
+    pub(super) checked_destinations: u64,
+    /// From the end of all disturbances until shards are even and everything is committed, ns.
+    pub(super) whole_after: u64,
 }
 
 pub(super) fn run(seed: u64, scenario: Scenario, mutant: Option<Mutant>, tracing: bool) -> Outcome {
@@ -44,8 +69,13 @@ pub(super) fn run(seed: u64, scenario: Scenario, mutant: Option<Mutant>, tracing
         retain_bytes: if scenario == Scenario::LittleMemory { 40 << 10 } else { 64 << 20 },
         repair_bytes_per_second: 400 << 10,
         shards: 12,
+        records: 1..5,
+        bytes: 20..400,
+        pause: MILLISECOND..40 * MILLISECOND,
+        versions: scenario == Scenario::Versions,
+        roomy: false,
         mutant,
-        slow_work: scenario != Scenario::Graceful,
+        slow_work: !scenario.is_graceful(),
         tracing,
         traced_shard: 1,
     };
@@ -67,14 +97,14 @@ pub(super) fn run(seed: u64, scenario: Scenario, mutant: Option<Mutant>, tracing
                 world.start_proxy();
                 proxy_down_until = None;
             }
-            None if scenario >= Scenario::Restarts && world.random.once_in(12) => {
+            None if scenario.restarts() && world.random.once_in(12) => {
                 world.kill_proxy();
                 proxy_down_until = Some(world.time + world.random.within(50..3000) * MILLISECOND);
             }
             _ => disturb(&mut world, scenario),
         }
     }
-    recover(&mut world, proxy_down_until.is_some());
+    let whole_after = recover(&mut world, proxy_down_until.is_some());
     let verdict = match world.failure.take() {
         Some(failure) => Err(format!("seed {seed}: {failure}")),
         None => judge(&world, scenario).map_err(|failure| format!("seed {seed}: {failure}")),
@@ -89,13 +119,26 @@ pub(super) fn run(seed: u64, scenario: Scenario, mutant: Option<Mutant>, tracing
         }
         trace!(world, "{failure}");
     }
-    Outcome { verdict, trace: std::mem::take(&mut world.trace) }
+    let sums = RunSums {
+        acts: world.acts,
+        requests: world.requests,
+        given_up: world.ledger.given_up,
+        refused_joins: world.proxy.as_ref().map_or(0, |proxy| proxy.refusals().joins),
+        checked_destinations: world.checked_destinations,
+        whole_after,
+    };
+    Outcome { verdict, sums, trace: std::mem::take(&mut world.trace) }
 }
 
 fn disturb(world: &mut World, scenario: Scenario) {
-    let (time, graceful) = (world.time, scenario == Scenario::Graceful);
+    let (time, graceful) = (world.time, scenario.is_graceful());
     let staying: Vec<usize> =
         (0..world.members.len()).filter(|&index| world.members[index].alive && !world.members[index].leaving).collect();
+    if let Some(&member) = staying.first()
+        && world.random.once_in(8)
+    {
+        return world.change_destinations(member);
+    }
     let Some(&member) = staying.get(world.random.index(staying.len().max(1))) else {
         world.start_member();
         return;
@@ -149,8 +192,8 @@ fn disturb(world: &mut World, scenario: Scenario) {
     }
 }
 
-/// Everything heals, publishers drain, and the system has the time to become whole.
-fn recover(world: &mut World, proxy_is_down: bool) {
+/// Everything heals, publishers drain, and the system has the time to become whole. Gives how much of it was needed.
+fn recover(world: &mut World, proxy_is_down: bool) -> u64 {
     if proxy_is_down {
         world.start_proxy();
     }
@@ -166,14 +209,17 @@ fn recover(world: &mut World, proxy_is_down: bool) {
             world.drain(index);
         }
     }
-    let end = time + RECOVERY;
+    let (end, mut whole_since) = (time + RECOVERY, None);
     while world.time < end && world.failure.is_none() {
-        world.run_until(world.time + SECOND);
+        world.run_until(world.time + 100 * MILLISECOND);
         let drained = world.publishers.iter().all(|node| !node.alive || node.machine.is_drained());
-        if drained && world.time > time + 8 * SECOND && uneven(world).is_none() {
+        if !drained || uneven(world).is_some() || unknown_destination(world).is_some() {
+            whole_since = None;
+        } else if world.time > *whole_since.get_or_insert(world.time) + SECOND && world.time > time + 8 * SECOND {
             break;
         }
     }
+    whole_since.unwrap_or(world.time) - time
 }
 
 fn judge(world: &World, scenario: Scenario) -> Result<(), String> {
@@ -196,12 +242,16 @@ fn judge(world: &World, scenario: Scenario) -> Result<(), String> {
             sums.lost
         ));
     }
-    if scenario == Scenario::Graceful && sums.repeated > 0 {
+    if scenario.is_graceful() && sums.repeated > 0 {
         return Err(format!("{} records were sent twice: the first {first:?}", sums.repeated));
     }
     if let Some(counts) = uneven(world) {
         return Err(format!("shards are not evenly owned at the end: {counts:?}"));
     }
+    if let Some(unknown) = unknown_destination(world) {
+        return Err(unknown);
+    }
+    judge_protocol(world)?;
     let repaired: u64 = world.publishers.iter().map(|node| node.machine.repaired_bytes()).sum();
     let most = world.publishers.len() as u64 * (world.time / SECOND + 1) * (world.shape.repair_bytes_per_second + 4096);
     if repaired > most {
@@ -212,9 +262,40 @@ fn judge(world: &World, scenario: Scenario) -> Result<(), String> {
 
 /// How many shards members own, if that is not even.
 fn uneven(world: &World) -> Option<Vec<usize>> {
-    let staying = world.members.iter().filter(|node| node.alive && !node.leaving);
-    let counts: Vec<usize> = staying.map(|node| node.machine.owned().count()).collect();
+    let counts: Vec<usize> = staying(world).map(|node| node.machine.owned().count()).collect();
+    if counts.is_empty() {
+        return Some(counts);
+    }
     let (low, high) = (64 / counts.len(), 64_usize.div_ceil(counts.len()));
     let even = counts.iter().sum::<usize>() == 64 && counts.iter().all(|count| (low..=high).contains(count));
     (!even).then_some(counts)
+}
+
+/// The members that stay and are in the group.
+fn staying(world: &World) -> impl Iterator<Item = &MemberNode> {
+    let nodes = world.members.iter().enumerate();
+    nodes.filter(|(index, node)| node.alive && !node.leaving && world.is_admitted(*index)).map(|(_, node)| node)
+}
+
+/// A publisher that does not filter what some member sends to, at a time when nothing has changed for long.
+fn unknown_destination(world: &World) -> Option<String> {
+    for node in world.publishers.iter().filter(|node| node.alive && node.machine.may_publish()) {
+        let unknown = |destination: &&Destination| !node.filter.1.contains(destination);
+        if let Some(destination) = staying(world).flat_map(|member| &member.destinations).find(unknown) {
+            return Some(format!("{} does not know of {destination:?}", node.stream));
+        }
+    }
+    None
+}
+
+/// The group runs the lowest of its members' highest protocols, and each of them speaks it.
+fn judge_protocol(world: &World) -> Result<(), String> {
+    let highest = staying(world).map(|node| node.protocols.1).min();
+    for node in staying(world) {
+        let protocol = node.machine.status(node.clock.local(world.time)).protocol;
+        if Some(protocol) != highest || protocol < node.protocols.0 {
+            return Err(format!("a member that speaks {:?} is in a group of protocol {protocol}", node.protocols));
+        }
+    }
+    Ok(())
 }

@@ -15,12 +15,16 @@ use super::{
 };
 use crate::{
     Arrival, Coordinator, CoordinatorSettings, MILLISECOND, Member, MemberOutput, MemberSettings, Peer, Permission,
-    Permit, PublisherControl, PublisherControlSettings, Received, Retained, Retention, SECOND, Stream,
-    wire::{Message, StreamPositions, StreamStarts},
+    Permit, PublisherControl, PublisherControlSettings, REGISTER_WITHIN, Received, Retained, Retention, SECOND, Stream,
+    wire::{Destination, Message, RefusalReason, StreamPositions, StreamStarts, Transport},
 };
 
 /// The most events at one instant. A machine whose deadline stays behind its clock is found by it, instead of running for ever.
 const MAX_EVENTS_AT_ONCE: u32 = 100_000;
+/// Control messages of a publisher that were lost may have made it count as gone until so long after.
+const UNREACHABLE_AFTER_LOSS: u64 = 5 * SECOND;
+/// A member that is refused is told so with each renewal.
+const REFUSED_FOR: u64 = 1200 * MILLISECOND;
 
 /// What a run is made of.
 #[derive(Clone)]
@@ -28,6 +32,14 @@ pub(super) struct Shape {
     pub(super) retain_bytes: usize,
     pub(super) repair_bytes_per_second: u64,
     pub(super) shards: u64,
+    /// Records of a batch, its bytes, and the time to the next, ns.
+    pub(super) records: std::ops::Range<u64>,
+    pub(super) bytes: std::ops::Range<u64>,
+    pub(super) pause: std::ops::Range<u64>,
+    /// Members come with protocols of their own.
+    pub(super) versions: bool,
+    /// Members hold as much as by default, not little.
+    pub(super) roomy: bool,
     pub(super) mutant: Option<Mutant>,
     pub(super) slow_work: bool,
     pub(super) tracing: bool,
@@ -48,6 +60,8 @@ pub(super) enum Event {
     Announce(usize),
     PublisherTick(usize),
     PublisherMessage(usize, Vec<u8>),
+    /// The last capture thread filters by the list of this number.
+    ListApplied(usize, u64, Vec<Destination>),
     ProxyData(u64, Arc<Data>),
     ProxyAnnouncement(u64, Arc<Announcement>),
     ProxyMessage(Peer, Vec<u8>),
@@ -90,6 +104,10 @@ pub(super) struct PublisherNode {
     pub(super) publishing: bool,
     pub(super) crashed: bool,
     tick_at: u64,
+    /// The number of the newest list that was given to the capture threads.
+    list_number: u64,
+    /// The newest list that all of them filter by, and its number.
+    pub(super) filter: (u64, Vec<Destination>),
     data: Link,
     pub(super) control: (Link, Link),
 }
@@ -97,13 +115,18 @@ pub(super) struct PublisherNode {
 pub(super) struct MemberNode {
     pub(super) machine: Member<u32>,
     permit: Arc<Permit>,
-    clock: Clock,
+    pub(super) clock: Clock,
     pub(super) alive: bool,
     pub(super) leaving: bool,
     pub(super) stalled_until: u64,
     tick_at: u64,
     worked_until: u64,
     subscribed: BTreeSet<usize>,
+    pub(super) destinations: Vec<Destination>,
+    /// By the member's clock.
+    register_by: u64,
+    pub(super) protocols: (u64, u64),
+    pub(super) refused_at: Option<u64>,
     pub(super) data: Link,
     pub(super) control: (Link, Link),
     requests: (u64, u64),
@@ -129,6 +152,8 @@ pub(super) struct World {
     pub(super) trace: Vec<String>,
     pub(super) acts: u64,
     pub(super) requests: u64,
+    /// Acts on destinations that all publishers had to know, and did.
+    pub(super) checked_destinations: u64,
 }
 
 macro_rules! trace {
@@ -178,6 +203,7 @@ impl World {
             trace: Vec::new(),
             acts: 0,
             requests: 0,
+            checked_destinations: 0,
         }
     }
 
@@ -247,6 +273,8 @@ impl World {
             publishing: true,
             crashed: false,
             tick_at: u64::MAX,
+            list_number: 0,
+            filter: (0, Vec::new()),
             data: Link::default(),
             control: Default::default(),
         });
@@ -265,10 +293,16 @@ impl World {
             Name::new(&format!("m{index}")).unwrap(),
         );
         settings.start_age = 600 * SECOND;
-        settings.held_bytes_per_topic = 16 << 10;
-        settings.held_bytes = 256 << 10;
-        settings.request_bytes = 32 << 10;
+        if !self.shape.roomy {
+            settings.held_bytes_per_topic = 16 << 10;
+            settings.held_bytes = 256 << 10;
+            settings.request_bytes = 32 << 10;
+        }
         settings.mutant = self.shape.mutant;
+        if self.shape.versions {
+            settings.protocols = [(1, 1), (1, 2), (1, 3), (2, 3), (3, 4)][self.random.index(5)];
+        }
+        let protocols = settings.protocols;
         let machine = Member::new(settings, self.random.number(), clock.local(self.time));
         let permit = machine.permit();
         self.members.push(MemberNode {
@@ -281,13 +315,39 @@ impl World {
             tick_at: u64::MAX,
             worked_until: 0,
             subscribed: BTreeSet::new(),
+            destinations: Vec::new(),
+            register_by: 0,
+            protocols,
+            refused_at: None,
             data: Link::default(),
             control: Default::default(),
             requests: (0, 0),
         });
         trace!(self, "member {index} starts");
-        self.drain_member(index);
+        self.change_destinations(index);
         index
+    }
+
+    /// A member is to send elsewhere from now on. One address in two was another's before, or is so still.
+    pub(super) fn change_destinations(&mut self, index: usize) {
+        let count = self.random.within(1..4);
+        let address = |random: &mut Random| {
+            let host = if random.once_in(2) { random.within(0..4) } else { random.within(4..250) };
+            let address = std::net::Ipv4Addr::new(192, 0, 2, host as u8);
+            Destination::new(address.into(), 514, Transport::Udp)
+        };
+        let destinations: Vec<Destination> = (0..count).map(|_| address(&mut self.random)).collect();
+        trace!(self, "member {index} is going to send to {destinations:?}");
+        let node = &mut self.members[index];
+        let now = node.clock.local(self.time);
+        (node.destinations, node.register_by) = (destinations.clone(), now + REGISTER_WITHIN);
+        node.machine.set_destinations(now, destinations);
+        self.drain_member(index);
+    }
+
+    /// Whether the coordinator has not refused the member lately.
+    pub(super) fn is_admitted(&self, index: usize) -> bool {
+        self.members[index].refused_at.is_none_or(|at| self.time > at + REFUSED_FOR)
     }
 
     pub(super) fn leave(&mut self, index: usize) {
@@ -334,6 +394,7 @@ impl World {
             Event::Announce(index) => self.announce(index),
             Event::PublisherTick(index) => self.publisher_tick(index),
             Event::PublisherMessage(index, frame) => self.publisher_message(index, &frame),
+            Event::ListApplied(index, number, list) => self.list_applied(index, number, list),
             Event::ProxyData(run, data) => self.relay(run, &data),
             Event::ProxyAnnouncement(run, announcement) => self.relay_announcement(run, &announcement),
             Event::ProxyMessage(peer, frame) => self.proxy_message(peer, frame),
@@ -373,7 +434,8 @@ impl World {
     fn publish(&mut self, index: usize) {
         let shard = Shard::new(self.random.within(0..self.shape.shards) as u8).unwrap();
         let topic = Topic { kind: Kind::Syslog, shard };
-        let (count, bytes) = (self.random.within(1..5) as u32, self.random.within(20..400) as usize);
+        let count = self.random.within(self.shape.records.clone()) as u32;
+        let bytes = self.random.within(self.shape.bytes.clone()) as usize;
         let node = &mut self.publishers[index];
         if !node.alive || !node.publishing {
             return;
@@ -395,7 +457,7 @@ impl World {
             }
             self.ledger.published(index, topic.index(), u64::from(count));
         }
-        let pause = self.random.within(1..40) * MILLISECOND;
+        let pause = self.random.within(self.shape.pause.clone());
         self.at(self.time + pause, Event::Publish(index));
     }
 
@@ -476,12 +538,32 @@ impl World {
             }
         }
         let node = &mut self.publishers[index];
-        let (now, number) = (node.clock.local(self.time), node.machine.list().0);
-        node.machine.applied(now, number);
+        let (number, list) = node.machine.list();
+        if number > node.list_number {
+            node.list_number = number;
+            let applied = Event::ListApplied(index, number, list.to_vec());
+            if self.shape.mutant == Some(Mutant::AcknowledgeUnapplied) {
+                node.machine.applied(node.clock.local(self.time), number);
+            }
+            let delay = self.random.within(0..50 * MILLISECOND);
+            self.at(self.time + delay, applied);
+        }
+        let node = &mut self.publishers[index];
         let due = node.clock.time(node.machine.next_deadline()).max(self.time);
         if due < node.tick_at {
             node.tick_at = due;
             self.at(due, Event::PublisherTick(index));
+        }
+    }
+
+    fn list_applied(&mut self, index: usize, number: u64, list: Vec<Destination>) {
+        let node = &mut self.publishers[index];
+        // A later list may have been quicker.
+        if node.alive && number > node.filter.0 {
+            node.filter = (number, list);
+            node.machine.applied(node.clock.local(self.time), number);
+            trace!(self, "publisher {index} filters by list {number}");
+            self.drain_publisher(index);
         }
     }
 
@@ -583,7 +665,7 @@ impl World {
             self.do_for_member(index, output);
         }
         let node = &mut self.members[index];
-        if node.machine.held_bytes() > 256 << 10 {
+        if node.machine.held_bytes() > if self.shape.roomy { 64 << 20 } else { 256 << 10 } {
             let held = node.machine.held_bytes();
             self.fail(format!("member {index} holds {held} bytes"));
         }
@@ -653,6 +735,10 @@ impl World {
                 let stream = self.publishers.iter().position(|node| node.stream == stream).unwrap();
                 self.ledger.gave_up(stream, topic.index(), from, to);
             }
+            MemberOutput::Refused(RefusalReason::Protocol) if self.shape.versions => {
+                trace!(self, "member {index} is refused");
+                self.members[index].refused_at = Some(self.time);
+            }
             MemberOutput::Refused(reason) => self.fail(format!("member {index} is refused: {reason:?}")),
         }
     }
@@ -676,6 +762,12 @@ impl World {
             Permission::Lapsed => return self.at(self.time + 20 * MILLISECOND, Event::Work(index, delivery)),
             Permission::Revoked => return,
         }
+        if !node.machine.may_use_destinations(now) {
+            return self.at(self.time + 20 * MILLISECOND, Event::Work(index, delivery));
+        }
+        if now < node.register_by {
+            self.check_destinations(index);
+        }
         self.acts += 1;
         if shard.index() == self.shape.traced_shard {
             let stream = &self.publishers[delivery.stream].stream;
@@ -696,5 +788,22 @@ impl World {
         let node = &mut self.members[index];
         node.machine.handled(now, &stream, shard, delivery.generation, delivery.first);
         self.drain_member(index);
+    }
+
+    /// A publisher that does not know where a member sends to would take what it sends for new.
+    fn check_destinations(&mut self, index: usize) {
+        let reachable = |node: &&PublisherNode| {
+            let lost_until = node.control.0.loses_until.max(node.control.1.loses_until);
+            node.alive
+                && node.machine.may_publish()
+                && (lost_until == 0 || self.time >= lost_until + UNREACHABLE_AFTER_LOSS)
+        };
+        let destinations = &self.members[index].destinations;
+        let knows = |node: &PublisherNode| destinations.iter().all(|destination| node.filter.1.contains(destination));
+        let ignorant = self.publishers.iter().filter(reachable).find(|node| !knows(node));
+        if let Some(stream) = ignorant.map(|node| node.stream.clone()) {
+            self.fail(format!("member {index} sends where {stream} does not know of"));
+        }
+        self.checked_destinations += 1;
     }
 }
