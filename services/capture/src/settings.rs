@@ -66,7 +66,7 @@ impl CaptureSettings {
             ports: Arc::new(ports(reader)),
             publisher: publisher(reader),
             tick: reader.within("SEKIWAKE_TICK", Duration::from_micros(100)..=Duration::from_secs(1)),
-            retain: reader.within("SEKIWAKE_RETAIN", ByteSize(1 << 20)..=ByteSize(1 << 40)),
+            retain: reader.within("SEKIWAKE_RETAIN", ByteSize(4 << 20)..=ByteSize(1 << 40)),
             bus: Publishing::read(reader),
             controlling: Controlling::read(reader),
         }

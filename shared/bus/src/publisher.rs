@@ -252,7 +252,7 @@ impl Publisher {
             held: None,
             overflow: settings.overflow,
             common: Arc::new(Common::new(settings.retain_bytes)),
-            ahead_bytes: settings.retain_bytes.map(|bytes| bytes.min(AHEAD_BYTES)),
+            ahead_bytes: settings.retain_bytes.map(|bytes| AHEAD_BYTES.min(bytes / 2)),
             own: OwnDestinations::default(),
             early: VecDeque::new(),
             early_bytes: 0,
@@ -333,8 +333,9 @@ impl Publisher {
             if open {
                 continue;
             }
-            let over = worker.deadline().is_some_and(|end| now >= end);
-            if !draining && (over || (self.waiting.is_empty() && self.early.is_empty())) {
+            self.common.begin_to_end();
+            let over = worker.deadline().is_some_and(|end| now >= end) || self.common.is_abandoned();
+            if !draining && self.waiting.is_empty() && self.early.is_empty() {
                 draining = true;
                 // Where the stream stands at its end, before the wait for those who are to get there.
                 announce_at = now;
@@ -380,18 +381,21 @@ impl Publisher {
         Ok(true)
     }
 
-    /// Whether producers have to wait: for room on the bus, for the list of what is our own, or for the slowest group.
+    /// Whether producers have to wait: what they brought last has not been published.
     fn is_full(&self) -> bool {
-        if self.overflow == Overflow::Drop {
-            return false;
-        }
+        self.overflow == Overflow::Wait && !self.early.is_empty()
+    }
+
+    /// Whether what is read from a file has to wait: for the bus, or for the slowest group. What is published and forgotten before
+    /// they have it would be lost.
+    fn is_ahead(&self) -> bool {
         // What waits may be of any kind.
         let smallest = self.ahead_bytes.into_iter().min().unwrap_or(0);
-        self.waiting_bytes.max(self.early_bytes) >= smallest || !self.common.may_read_ahead(self.ahead_bytes)
+        self.waiting_bytes >= smallest || !self.common.may_read_ahead(self.ahead_bytes)
     }
 
     fn publish(&mut self, handover: Handover) -> Result<(), BusError> {
-        if !self.common.may_publish() || !self.early.is_empty() {
+        if self.overflow == Overflow::Wait || !self.common.may_publish() || !self.early.is_empty() {
             self.keep_early(handover);
             return Ok(());
         }
@@ -404,24 +408,32 @@ impl Publisher {
             return;
         }
         for (topic, mut batch) in handover.take() {
-            // Its buffer is one for a full batch.
-            batch.body.shrink_to_fit();
+            if self.overflow == Overflow::Drop {
+                // Its buffer is one for a full batch, and it may wait for long.
+                batch.body.shrink_to_fit();
+            }
             self.early_bytes += batch.body.len();
             self.early_records += u64::from(batch.count);
             self.early.push_back((topic, batch));
         }
     }
 
-    /// Publishes what had to wait for the list of what is our own, without what is.
+    /// Publishes what had to wait: for the list of what is our own, without what is; or for those who follow a file.
     fn publish_early(&mut self) -> Result<(), BusError> {
         if self.early.is_empty() || !self.common.may_publish() {
             return Ok(());
         }
         let own = self.own.list();
-        info!(stream = %self.name, records = self.early_records, "publishing what came before the list of own destinations");
-        (self.early_bytes, self.early_records) = (0, 0);
-        for (topic, batch) in std::mem::take(&mut self.early) {
-            let (kept, left_out) = without_own(batch, &own);
+        if self.overflow == Overflow::Drop {
+            let records = self.early_records;
+            info!(stream = %self.name, records, "publishing what came before the list of own destinations");
+        }
+        while !(self.overflow == Overflow::Wait && self.is_ahead())
+            && let Some((topic, batch)) = self.early.pop_front()
+        {
+            self.early_bytes -= batch.body.len();
+            self.early_records -= u64::from(batch.count);
+            let (kept, left_out) = if own.is_empty() { (Some(batch), 0) } else { without_own(batch, &own) };
             self.metrics.own_destination[topic.kind.index()].inc_by(u64::from(left_out));
             self.outcome.offered += u64::from(left_out);
             self.publish_batches(kept.map(|kept| (topic, kept)).into_iter().collect())?;

@@ -70,6 +70,8 @@ pub(crate) struct DestinationWorker<B> {
     /// Until then nothing could be sent for reasons of our own: the process was stopped, the lease had run out, or captures did
     /// not know the address yet. What has waited until then has its whole time before it.
     resumed_at: Option<Instant>,
+    /// Datagrams that were not sent when the time to stop was up, and that the group's next owner is given.
+    left_to_group: u64,
 }
 
 impl<B: AsRef<[u8]>> DestinationWorker<B> {
@@ -95,6 +97,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
             give_up_at: None,
             seen_at: None,
             resumed_at: None,
+            left_to_group: 0,
         }
     }
 
@@ -108,11 +111,18 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
             match self.outlet.wait(IDLE) {
                 Waited::Batch(queued) => self.take_more(queued, &mut taken),
                 Waited::Nothing => continue,
-                Waited::Closed => return,
+                Waited::Closed => return self.say_what_is_left(),
             }
             self.drop_expired(&mut taken, worker);
             self.send(&taken, worker);
             taken.drain(..).for_each(|queued| self.outlet.release(&queued));
+        }
+    }
+
+    fn say_what_is_left(&self) {
+        if self.left_to_group > 0 {
+            let (destination, datagrams) = (&*self.label, self.left_to_group);
+            info!(destination, datagrams, "the time to stop was up: what was not sent is left to the group");
         }
     }
 
@@ -315,13 +325,15 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
                 false => dropped += 1,
             }
         }
+        self.left_to_group += handed_over;
         self.metrics.handed_over.inc_by(handed_over);
         self.metrics.dropped.add(DropReason::Shutdown, dropped);
     }
 
-    fn give_up_parcel(&self, queued: &Queued<B>, reason: DropReason) {
+    fn give_up_parcel(&mut self, queued: &Queued<B>, reason: DropReason) {
         let records = queued.records() as u64;
         if reason == DropReason::Shutdown && queued.parcel.leave_to_group() {
+            self.left_to_group += records;
             self.metrics.handed_over.inc_by(records);
         } else {
             self.metrics.dropped.add(reason, records);

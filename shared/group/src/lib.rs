@@ -15,7 +15,7 @@
 //! **Invariant:** a lease is only ever extended by a message that also lists the shards it is for.
 //! **Invariant:** every table has a bound; a message that would break one is refused, counted, and changes nothing.
 //!
-//! `PROTOCOL.md` beside this crate says what is promised and why it holds; [`wire`] draws the messages.
+//! `docs/bus.md` says what is promised and why it holds; [`wire`] draws the messages.
 
 mod coordinator;
 mod member;

@@ -18,10 +18,11 @@ fn command(publish: &str, subscribe: &str) -> Command {
     }
     command.env("SEKIWAKE_ADMIN", "127.0.0.1:0").env("SEKIWAKE_DRAIN", "5s");
     command.env("SEKIWAKE_PROXY_PUBLISH", publish).env("SEKIWAKE_PROXY_SUBSCRIBE", subscribe);
+    command.env("SEKIWAKE_PROXY_CONTROL", "tcp://127.0.0.1:0");
     command
 }
 
-/// The endpoints that a proxy says it has bound: for subscribers, for publishers.
+/// The endpoints that a proxy says it has bound: for subscribers, for publishers, for control.
 fn bound(proxy: &Process) -> Vec<String> {
     proxy.wait_for_line(LONG, |line| line.contains(" started")).unwrap();
     let lines = proxy.stderr();
@@ -32,14 +33,14 @@ fn bound(proxy: &Process) -> Vec<String> {
 #[test]
 fn sigterm_ends_it_with_status_0_also_while_a_peer_is_connected() {
     let mut proxy = proxy("tcp://127.0.0.1:0", "tcp://127.0.0.1:0");
-    assert_eq!(bound(&proxy).len(), 2, "{:?}", proxy.stderr());
+    assert_eq!(bound(&proxy).len(), 3, "{:?}", proxy.stderr());
     assert_eq!(proxy.stop(LONG).unwrap().code(), Some(0));
 }
 
 #[test]
 fn a_port_that_is_taken_is_named_and_the_status_is_1() {
     let first = proxy("tcp://127.0.0.1:0", "tcp://127.0.0.1:0");
-    let taken = bound(&first).pop().unwrap();
+    let taken = bound(&first)[1].clone();
     let mut second = proxy(&taken, "tcp://127.0.0.1:0");
     assert_eq!(second.wait(LONG).unwrap().code(), Some(1));
     assert!(second.stderr().iter().any(|line| line.contains(&taken)), "{:?}", second.stderr());

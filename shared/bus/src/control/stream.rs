@@ -46,10 +46,14 @@ pub(crate) struct Common {
     retention: Mutex<Retention<Body>>,
     /// The list of what is our own is there and gone by: what is captured may be published.
     may_publish: AtomicBool,
+    /// The writer has been left by its producers, and is about to end.
+    ending: AtomicBool,
     /// Everything has been published: the writer wants to know when groups have it.
     draining: AtomicBool,
-    /// They have, or nobody waits any more.
+    /// They have.
     drained: AtomicBool,
+    /// The time is up, or there is no proxy: the writer need not wait for anything any more.
+    abandoned: AtomicBool,
     /// Records that some live group had not handled then.
     left: AtomicU64,
     /// The writer has ended.
@@ -62,7 +66,9 @@ impl Common {
         Common {
             retention: Mutex::new(Retention::new(limits)),
             may_publish: AtomicBool::new(true),
+            ending: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             drained: AtomicBool::new(true),
             left: AtomicU64::new(0),
             finished: AtomicBool::new(false),
@@ -82,6 +88,14 @@ impl Common {
         let retention = self.retention();
         let is_near = |(kind, limit): (Kind, usize)| retention.uncommitted_bytes(kind) < limit;
         self.drained.load(Ordering::Acquire) || Kind::ALL.into_iter().zip(limits).all(is_near)
+    }
+
+    pub(crate) fn begin_to_end(&self) {
+        self.ending.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
     }
 
     pub(crate) fn drain(&self) {
@@ -188,7 +202,7 @@ impl StreamControl {
         if self.follows_commits {
             self.machine.follow_commits(boot_now());
         }
-        let (mut draining_since, mut heard_at) = (None, Instant::now());
+        let (mut ending_since, mut draining, mut heard_at) = (None, false, Instant::now());
         loop {
             worker.beat();
             if self.take_messages()? {
@@ -198,14 +212,17 @@ impl StreamControl {
             self.apply_list(now);
             self.common.may_publish.store(self.machine.may_publish(), Ordering::Release);
             self.ready.set(self.machine.may_publish());
-            if self.common.draining.load(Ordering::Acquire) && draining_since.is_none() {
-                draining_since = Some(Instant::now());
+            if self.common.ending.load(Ordering::Acquire) {
+                ending_since.get_or_insert_with(Instant::now);
+            }
+            if self.common.draining.load(Ordering::Acquire) && !draining {
+                draining = true;
                 self.machine.drain(now);
             }
             self.machine.on_tick(now, &self.common.retention());
             let blocked = !self.send_outputs()?;
-            if let Some(since) = draining_since {
-                self.watch_drain(since, heard_at, worker);
+            if let Some(since) = ending_since {
+                self.watch_end(since, heard_at, worker);
             }
             if self.common.is_finished() {
                 return self.close();
@@ -261,32 +278,26 @@ impl StreamControl {
         Ok(true)
     }
 
-    fn watch_drain(&self, since: Instant, heard_at: Instant, worker: &Worker) {
-        if self.common.is_drained() {
+    /// Says when the writer need not wait any longer: the groups have everything, the time is up, or there is nobody to ask.
+    fn watch_end(&self, since: Instant, heard_at: Instant, worker: &Worker) {
+        if self.common.is_drained() || self.common.is_abandoned() {
+            return;
+        }
+        if self.machine.is_drained() {
+            self.common.drained.store(true, Ordering::Release);
             return;
         }
         let now = Instant::now();
         // The rest of the time is for what lingers.
-        let over = worker.deadline().is_some_and(|end| {
-            let limit = end.saturating_duration_since(since) * 3 / 4;
-            now >= since + limit
-        });
+        let over = worker.deadline().is_some_and(|end| now >= since + end.saturating_duration_since(since) * 3 / 4);
         let alone = worker.stopping() && now >= since.max(heard_at) + ABSENT_AT_MOST;
-        if !(self.machine.is_drained() || over || alone) {
-            return;
+        if over || alone {
+            let left = self.common.retention().uncommitted_records();
+            let why = if alone { "the proxy does not answer" } else { "the time is up" };
+            warn!(stream = %self.stream, records = left, why, "ending although not every group is known to have everything");
+            self.common.left.store(left, Ordering::Release);
+            self.common.abandoned.store(true, Ordering::Release);
         }
-        let left = self.uncommitted();
-        if left > 0 {
-            let why = if over { "the time is up" } else { "the proxy does not answer" };
-            warn!(stream = %self.stream, records = left, why, "ending although not every group has handled everything");
-        }
-        self.common.left.store(left, Ordering::Release);
-        self.common.drained.store(true, Ordering::Release);
-    }
-
-    /// Records that some live group may still have to handle.
-    fn uncommitted(&self) -> u64 {
-        if self.machine.is_drained() { 0 } else { self.common.retention().uncommitted_records() }
     }
 
     fn wait(&self, now: u64, blocked: bool) -> Result<(), BusError> {
