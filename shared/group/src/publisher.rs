@@ -422,3 +422,177 @@ impl PublisherControl {
 fn burst(bytes_per_second: u64) -> i64 {
     i64::try_from(bytes_per_second / 10).unwrap_or(i64::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use sekiwake_record::{Name, Shard};
+
+    use super::*;
+    use crate::{Peer, wire::Transport};
+
+    fn topic() -> Topic {
+        Topic { kind: Kind::Syslog, shard: Shard::new(0).unwrap() }
+    }
+
+    /// A publisher with so many batches of 10 records in 1,000 bytes.
+    fn publisher(repair_bytes_per_second: u64, batches: u64) -> (PublisherControl, Retention<Vec<u8>>) {
+        let stream = Stream::new(&Name::new("tap").unwrap(), 5);
+        let mut retention = Retention::new([64 << 20; Kind::ALL.len()]);
+        for n in 0..batches {
+            let batch = Retained {
+                first_sequence: n * 10,
+                count: 10,
+                first_captured_at_ns: 0,
+                last_captured_at_ns: 0,
+                published_at: 0,
+                body: vec![0; 1000],
+            };
+            retention.store(topic(), batch);
+        }
+        (PublisherControl::new(PublisherControlSettings { stream, repair_bytes_per_second }, 0), retention)
+    }
+
+    fn notice(list_version: u64, settled: bool, ports: &[u16]) -> Notice {
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        Notice {
+            stream: Stream::new(&Name::new("tap").unwrap(), 5),
+            coordinator: 9,
+            number: 1,
+            settled,
+            list_version,
+            has_list: true,
+            destinations: ports.iter().map(|&port| Destination::new(address, port, Transport::Udp)).collect(),
+            live_kinds: 0,
+            commits: Vec::new(),
+        }
+    }
+
+    fn repair(requester: u8, max_bytes: u64, to: u64) -> Vec<u8> {
+        let repair = Repair {
+            requester: Peer::new(&[requester]).unwrap(),
+            request: 1,
+            stream: Stream::new(&Name::new("tap").unwrap(), 5),
+            max_bytes,
+            ranges: vec![Range { topic: topic(), from: Number(0), to: Number(to) }],
+            locate: Vec::new(),
+            max_age_ns: 0,
+        };
+        Message::from(repair).encode()
+    }
+
+    fn outputs(control: &mut PublisherControl) -> Vec<Message> {
+        std::iter::from_fn(|| control.poll_output()).map(|frame| Message::decode(&frame).unwrap()).collect()
+    }
+
+    /// The version that the newest advertisement acknowledges, if there is one.
+    fn acknowledged(control: &mut PublisherControl, now: u64, retention: &Retention<Vec<u8>>) -> Option<u64> {
+        control.on_tick(now, retention);
+        outputs(control).into_iter().rev().find_map(|message| match message {
+            Message::Advertise(advertise) => Some(advertise.list_version),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_list_is_acknowledged_at_once_when_it_is_applied_and_not_before() {
+        let (mut control, mut retention) = publisher(1 << 20, 1);
+        assert_eq!((acknowledged(&mut control, 0, &retention), control.list().0), (Some(0), 0));
+        control.on_message(10, &Message::from(notice(3, true, &[514])).encode(), &mut retention);
+        assert_eq!((control.list().0, control.list().1.len()), (1, 1));
+        assert_eq!(acknowledged(&mut control, SECOND, &retention), Some(0));
+        assert!(!control.may_publish());
+        control.applied(SECOND + 10, 1);
+        assert_eq!(control.next_deadline(), SECOND + 10);
+        assert_eq!(acknowledged(&mut control, SECOND + 10, &retention), Some(3));
+        assert!(control.may_publish());
+    }
+
+    #[test]
+    fn of_two_lists_each_is_acknowledged_when_it_is_applied() {
+        let (mut control, mut retention) = publisher(1 << 20, 1);
+        for (version, port) in [(3, 1), (4, 2)] {
+            control.on_message(10, &Message::from(notice(version, true, &[port])).encode(), &mut retention);
+        }
+        control.applied(20, 1);
+        assert_eq!(acknowledged(&mut control, 20, &retention), Some(3));
+        control.applied(30, 99);
+        assert_eq!(acknowledged(&mut control, 30, &retention), Some(4));
+    }
+
+    #[test]
+    fn a_list_that_says_the_same_needs_no_applying_and_one_that_is_not_complete_takes_nothing_away() {
+        let (mut control, mut retention) = publisher(1 << 20, 1);
+        control.on_message(10, &Message::from(notice(1, false, &[])).encode(), &mut retention);
+        control.applied(10, 1);
+        assert!(control.list().0 == 1 && !control.may_publish(), "it is empty, and not complete");
+        control.on_message(20, &Message::from(notice(2, true, &[])).encode(), &mut retention);
+        assert!(control.list().0 == 1 && control.may_publish());
+        control.on_message(30, &Message::from(notice(3, true, &[1, 2])).encode(), &mut retention);
+        let other = Notice { coordinator: 10, ..notice(1, false, &[3]) };
+        control.on_message(40, &Message::from(other).encode(), &mut retention);
+        assert_eq!(control.list().1.len(), 3);
+        control.applied(50, 3);
+        assert_eq!(acknowledged(&mut control, 50, &retention), Some(1), "of the coordinator that is there");
+    }
+
+    #[test]
+    fn no_more_answers_are_made_than_the_socket_takes_and_an_advertisement_does_not_wait_behind_them() {
+        let (mut control, mut retention) = publisher(1 << 30, 1000);
+        control.on_tick(0, &retention);
+        outputs(&mut control);
+        control.on_message(10, &repair(1, 4 << 20, 10_000), &mut retention);
+        (10..20).for_each(|now| control.on_tick(now, &retention));
+        assert!(control.next_deadline() >= SECOND, "there is nothing to do until the socket takes some");
+        control.on_tick(SECOND, &retention);
+        let answers = outputs(&mut control);
+        assert_eq!(answers.len(), 1 + MAX_WAITING);
+        assert!(matches!(answers[0], Message::Advertise(_)));
+        assert!(control.next_deadline() <= SECOND);
+        let mut repeated = MAX_WAITING;
+        for now in SECOND..SECOND + 100 {
+            control.on_tick(now, &retention);
+            repeated += outputs(&mut control).iter().filter(|message| matches!(message, Message::Repaired(_))).count();
+        }
+        assert_eq!(repeated, 1000);
+    }
+
+    #[test]
+    fn a_flood_of_requests_leaves_few_messages_behind() {
+        let (mut control, mut retention) = publisher(1 << 30, 1000);
+        for requester in 0..200 {
+            (0..50).for_each(|_| control.on_message(0, &repair(requester, 4 << 20, 10_000), &mut retention));
+        }
+        control.on_tick(0, &retention);
+        assert!(control.jobs.len() <= MAX_JOBS && control.outputs.len() <= 2 * MAX_WAITING);
+    }
+
+    #[test]
+    fn a_budget_of_a_few_bytes_a_second_is_kept_and_not_lost() {
+        for rate in [1, 100, 999, 12_345] {
+            let (mut control, mut retention) = publisher(rate, 100);
+            control.on_message(0, &repair(1, 4 << 20, 1000), &mut retention);
+            let (mut now, mut wakes) = (0, 0);
+            while now < 3000 * SECOND && control.repaired_bytes() < 100_000 {
+                control.on_tick(now, &retention);
+                outputs(&mut control);
+                now = control.next_deadline().max(now);
+                wakes += 1;
+            }
+            // Debt for one batch, and a tenth of a second's at the beginning.
+            let most = rate * (now / SECOND + 1) + 1000 + rate / 10 + 1;
+            let least = (rate * (now / SECOND)).min(100_000).saturating_sub(1000);
+            assert!((least..=most).contains(&control.repaired_bytes()), "{rate}: {}", control.repaired_bytes());
+            assert!(wakes < 7000, "{rate}: {wakes}");
+        }
+    }
+
+    #[test]
+    fn a_request_for_less_than_a_batch_gets_one() {
+        let (mut control, mut retention) = publisher(1 << 20, 3);
+        control.on_message(0, &repair(1, 10, 30), &mut retention);
+        control.on_tick(0, &retention);
+        let answers = outputs(&mut control);
+        assert!(matches!(&answers[1], Message::Repaired(_)));
+        assert!(matches!(&answers[2], Message::Done(done) if done.outcome == Outcome::More));
+    }
+}

@@ -9,6 +9,7 @@
 //! and a rate of its own. What must hold is checked at every act (`check`) and at the end. `TEST_SEKIWAKE_SEEDS=10000` runs
 //! so many seeds; `TEST_SEKIWAKE_SEED=17` runs one and prints its trace.
 
+mod catch_up;
 mod check;
 mod network;
 mod random;
