@@ -35,6 +35,12 @@ struct Arguments {
     /// How long each row sends, seconds
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
+    /// Only rows at these rates
+    #[arg(long, value_delimiter = ',')]
+    rates: Vec<u64>,
+    /// Each row so many times
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    repeat: u32,
     /// Only rows of these systems: sekiwake, all-in-one, rsyslog, tcpdump
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -122,7 +128,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!("\n### {name}\n");
         println!("| rate/s | bytes | sources | offered | delivered | lost | µs of CPU a datagram | median | p99 | |");
         println!("|---:|---:|---:|---:|---:|---:|---|---:|---:|---|");
-        for &load in if arguments.quick { &QUICK } else { loads } {
+        let loads = if arguments.quick { &QUICK } else { loads };
+        let wanted = loads.iter().filter(|load| arguments.rates.is_empty() || arguments.rates.contains(&load.rate));
+        for &load in wanted.flat_map(|load| std::iter::repeat_n(load, arguments.repeat as usize)) {
             let site = Site::new()?;
             let row = measure(&site, load, arguments.seconds).with_context(|| format!("{name} at {}/s", load.rate))?;
             print_row(load, &row);
