@@ -1,6 +1,7 @@
 //! The bus over real libzmq and TCP on loopback.
 #![allow(clippy::unwrap_used)]
 
+mod control;
 mod flow;
 mod hostile;
 mod load;
