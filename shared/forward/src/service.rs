@@ -52,8 +52,7 @@ impl<P: Protocol> Forwarder<P> {
         }
         let prefix = format!("{}/", P::KIND);
         let connected = scope.readiness("bus");
-        let subscriber =
-            Subscriber::connect(bus, &settings.subscribing.endpoints, &[prefix], scope.metrics(), connected)?;
+        let subscriber = Subscriber::connect(bus, &settings.subscribing, &[prefix], scope.metrics(), connected)?;
         let engine = Engine::start(P::KIND, &settings.destinations, scope)?;
         info!(kind = %P::KIND, destinations = %settings.destinations, "forwarding");
         scope.spawn("receive", move |worker| pump(subscriber, engine, worker))?;

@@ -1,8 +1,10 @@
 //! The bus over real libzmq and TCP on loopback.
 #![allow(clippy::unwrap_used)]
 
+mod curve;
 mod flow;
 mod hostile;
+mod key_files;
 mod load;
 mod overflow;
 mod properties;
