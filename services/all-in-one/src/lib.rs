@@ -6,7 +6,7 @@
 
 use std::marker::PhantomData;
 
-use sekiwake_bus::{Controlling, INPROC_CONTROL, INPROC_PUBLISH, INPROC_SUBSCRIBE};
+use sekiwake_bus::{Controlling, INPROC_CONTROL, INPROC_PUBLISH, INPROC_SUBSCRIBE, Publishing, Subscribing};
 use sekiwake_capture::CaptureService;
 use sekiwake_forward::{Forwarder, Protocol};
 use sekiwake_proxy::ProxyService;
@@ -33,7 +33,7 @@ pub fn process() -> Process {
 /// A role that finds the bus within the process.
 struct Inside<R>(PhantomData<R>);
 
-/// A role that can be told where the bus is.
+/// A role that can be told where the bus is. Within the process nothing is encrypted, whatever keys are set.
 trait OnBus: Role {
     /// Turns the settings to the bus within the process, where nothing else is set.
     fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader);
@@ -62,7 +62,7 @@ impl<R: OnBus> Role for Inside<R> {
 impl OnBus for CaptureService {
     fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader) {
         if is_unset(reader, "SEKIWAKE_BUS_PUBLISH") {
-            settings.bus.endpoints = vec![INPROC_PUBLISH.to_owned()];
+            settings.bus = Publishing { endpoints: vec![INPROC_PUBLISH.to_owned()], keys: None };
         }
         turn_control_inside(&mut settings.controlling, reader);
     }
@@ -77,7 +77,7 @@ impl OnBus for ProxyService {
 impl<P: Protocol> OnBus for Forwarder<P> {
     fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader) {
         if is_unset(reader, "SEKIWAKE_BUS_SUBSCRIBE") {
-            settings.subscribing.endpoints = vec![INPROC_SUBSCRIBE.to_owned()];
+            settings.subscribing = Subscribing { endpoints: vec![INPROC_SUBSCRIBE.to_owned()], keys: None };
         }
         turn_control_inside(&mut settings.controlling, reader);
     }
@@ -85,7 +85,7 @@ impl<P: Protocol> OnBus for Forwarder<P> {
 
 fn turn_control_inside(controlling: &mut Controlling, reader: &mut Reader) {
     if is_unset(reader, "SEKIWAKE_BUS_CONTROL") {
-        controlling.endpoints = vec![INPROC_CONTROL.to_owned()];
+        *controlling = Controlling { endpoints: vec![INPROC_CONTROL.to_owned()], keys: None };
     }
 }
 

@@ -80,6 +80,7 @@ fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
     let publisher = PublisherSettings {
         name: settings.publisher.clone(),
         endpoints: settings.bus.endpoints.clone(),
+        keys: settings.bus.keys.clone(),
         retain_bytes: retain_shares(usize::try_from(settings.retain.0)?),
         overflow: if is_file { Overflow::Wait } else { Overflow::Drop },
     };

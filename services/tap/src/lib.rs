@@ -44,7 +44,7 @@ impl Tool for Tap {
 
     fn run(arguments: Arguments, settings: Subscribing, stop: &Stop) -> anyhow::Result<ExitCode> {
         let (bus, metrics) = (Bus::default(), Metrics::new("tap"));
-        let mut subscriber = Subscriber::connect(&bus, &settings.endpoints, &arguments.topics, &metrics, None)?;
+        let mut subscriber = Subscriber::connect(&bus, &settings, &arguments.topics, &metrics, None)?;
         let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
         match print(&mut subscriber, &mut out, arguments.count.unwrap_or(u64::MAX), stop) {
             // Whoever read the lines has seen enough.

@@ -165,17 +165,13 @@ impl GroupSubscriber {
         (ready, desk): (Latch, StatusDesk),
     ) -> Result<GroupSubscriber, BusError> {
         let GroupSubscriberSettings { subscribing, controlling, group, label, kind, start_age } = settings;
-        let data = bus.subscriber()?;
-        let connections = bus.watch(&data)?;
+        let data = bus.subscriber(subscribing.keys.as_ref())?;
+        let mut connections = bus.watch(&data)?;
         data.set_subscribe(Announcement::TOPIC_PREFIX.as_bytes()).map_err(failed)?;
         let control = bus.control_client(&routing_id()?, controlling.keys.as_ref())?;
-        let control_connections = bus.watch(&control)?;
-        for (socket, endpoints) in [(&data, &subscribing.endpoints), (&control, &controlling.endpoints)] {
-            for endpoint in endpoints {
-                let connect = socket.connect(endpoint);
-                connect.map_err(|source| BusError::Connect { endpoint: endpoint.clone(), source })?;
-            }
-        }
+        let mut control_connections = bus.watch(&control)?;
+        connections.connect(&data, &subscribing.endpoints)?;
+        control_connections.connect(&control, &controlling.endpoints)?;
         let incarnation = getrandom::u64().map_err(BusError::Random)?;
         let mut of_member = MemberSettings::new(group.clone(), kind, label);
         of_member.start_age = u64::try_from(start_age.as_nanos()).unwrap_or(u64::MAX);
@@ -468,7 +464,8 @@ impl GroupSubscriber {
         }
         self.metered_at = Some(instant);
         let connected =
-            self.in_process || (self.connections.stand() && self.control_connections.stand());
+            self.in_process
+                || (self.connections.stand(&self.data) && self.control_connections.stand(&self.control));
         self.metrics.connected.set(i64::from(connected));
         self.ready.set(leased);
         let owned = self.member.owned().count();

@@ -97,6 +97,12 @@ pub mod names {
     pub const REFUSED_JOINS: &str = "sekiwake_group_refused_joins_total";
     /// Whether the connection to the relay stands.
     pub const CONNECTED: &str = "sekiwake_bus_connected";
+    /// Connections that the proxy refused, by reason.
+    pub const DENIED_CONNECTIONS: &str = "sekiwake_bus_denied_connections_total";
+    /// Keys that may connect to the proxy.
+    pub const ALLOWED_KEYS: &str = "sekiwake_bus_allowed_keys";
+    /// Times that a changed list of allowed keys could not be read, so that the old one stayed.
+    pub const ALLOWED_KEYS_ERRORS: &str = "sekiwake_bus_allowed_keys_errors_total";
 }
 
 /// One counter for each kind, by [`Kind::index`].
@@ -394,6 +400,56 @@ fn control_unsent(metrics: &Metrics) -> IntCounter {
 
 fn control_connected(metrics: &Metrics) -> IntGauge {
     metrics.gauge(names::CONTROL_CONNECTED, "Whether the control connection to the proxy stands.", &[])
+}
+
+/// Why a connection was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Denial {
+    /// The peer has a key, but none that is allowed.
+    Key,
+    /// The peer speaks without encryption, or with another one.
+    Mechanism,
+    /// What the peer encrypted cannot be read: it takes the proxy for somebody else.
+    ServerKey,
+    /// The peer hung up, was silent, or said what is no handshake. One without encryption may hang up before that is seen.
+    Handshake,
+}
+
+impl Denial {
+    const ALL: [Denial; 4] = [Denial::Key, Denial::Mechanism, Denial::ServerKey, Denial::Handshake];
+
+    /// The value of the label `reason`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Denial::Key => "key_not_allowed",
+            Denial::Mechanism => "not_encrypted",
+            Denial::ServerKey => "wrong_server_key",
+            Denial::Handshake => "handshake_failed",
+        }
+    }
+}
+
+pub(crate) struct GatekeeperMetrics {
+    denied: [IntCounter; 4],
+    pub(crate) allowed_keys: IntGauge,
+    pub(crate) allowed_keys_errors: IntCounter,
+}
+
+impl GatekeeperMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> GatekeeperMetrics {
+        let denied = "Connections to the proxy that were refused.";
+        let errors = "Times a changed list of allowed keys could not be read, so that the old one stayed.";
+        GatekeeperMetrics {
+            denied: Denial::ALL
+                .map(|denial| metrics.counter(names::DENIED_CONNECTIONS, denied, &[("reason", denial.name())])),
+            allowed_keys: metrics.gauge(names::ALLOWED_KEYS, "Keys that may connect to the proxy.", &[]),
+            allowed_keys_errors: metrics.counter(names::ALLOWED_KEYS_ERRORS, errors, &[]),
+        }
+    }
+
+    pub(crate) fn denied(&self, denial: Denial) -> &IntCounter {
+        &self.denied[denial as usize]
+    }
 }
 
 fn connected(metrics: &Metrics) -> IntGauge {

@@ -13,7 +13,7 @@ use sekiwake_runtime::{Latch, Metrics, StatusDesk, Worker};
 use tracing::{info, warn};
 
 use crate::{
-    BusError, OwnDestinations, StreamControl,
+    BusError, ClientKeys, OwnDestinations, StreamControl,
     batcher::Outbound,
     control::{Body, Common, boot_now},
     early::without_own,
@@ -63,6 +63,8 @@ pub struct PublisherSettings {
     pub name: Name,
     /// The relays to publish to.
     pub endpoints: Vec<String>,
+    /// The keys to them, if connections are encrypted.
+    pub keys: Option<ClientKeys>,
     /// Memory for recent batches by kind, in the order of [`Kind::ALL`], bytes: what subscribers missed is repeated from it, and
     /// what the bus has no room for waits in it. Past it the oldest batch of the kind is forgotten.
     pub retain_bytes: [usize; Kind::ALL.len()],
@@ -225,12 +227,9 @@ impl Publisher {
         metrics: &Metrics,
         connected: Latch,
     ) -> Result<(Publisher, Producer), BusError> {
-        let socket = bus.publisher()?;
-        let connections = bus.watch(&socket)?;
-        for endpoint in &settings.endpoints {
-            let connect = socket.connect(endpoint);
-            connect.map_err(|source| BusError::Connect { endpoint: endpoint.clone(), source })?;
-        }
+        let socket = bus.publisher(settings.keys.as_ref())?;
+        let mut connections = bus.watch(&socket)?;
+        connections.connect(&socket, &settings.endpoints)?;
         let epoch = getrandom::u64().map_err(BusError::Random)?;
         let metrics = PublisherMetrics::new(metrics);
         let refusals = Arc::new(Refusals::new(metrics.bus_full.clone()));
@@ -621,13 +620,13 @@ impl Publisher {
     }
 
     fn hold(&mut self, now: Instant) {
-        self.connections.stand();
+        self.connections.stand(&self.socket);
         self.held = Some(Held { established: self.connections.established(), until: now + HOLD_AT_MOST });
         info!(stream = %self.name, "the proxy is about to go: holding what there is to publish");
     }
 
     fn watch_connection(&mut self, now: Instant) {
-        let connected = self.connections.stand() || self.in_process;
+        let connected = self.connections.stand(&self.socket) || self.in_process;
         let established = self.connections.established();
         if let Some(held) = self.held
             && (established != held.established || now >= held.until)
@@ -662,7 +661,7 @@ impl Publisher {
         // A proxy that is away must not make the process late.
         let linger = end.saturating_duration_since(now) * 4 / 5;
         self.socket.set_linger(milliseconds(linger)).map_err(failed)?;
-        let connected = self.connections.stand() || self.in_process;
+        let connected = self.connections.stand(&self.socket) || self.in_process;
         self.outcome.offered += self.refusals.total();
         self.outcome.unpublished += self.refusals.total();
         self.outcome.uncommitted = self.common.left();

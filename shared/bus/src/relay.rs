@@ -11,7 +11,7 @@ use sekiwake_runtime::{Latch, Metrics, RateLimited, Worker};
 use tracing::{debug, info, warn};
 
 use crate::{
-    BusError,
+    BusError, ServerKeys,
     metrics::RelayMetrics,
     socket::{
         Bus, HOLD_TOPIC, LINGER_ACCURACY, MAX_MESSAGE_BYTES, SUBSCRIBER_MESSAGES, SUBSCRIPTION_BURST, milliseconds,
@@ -47,6 +47,8 @@ pub struct RelaySettings {
     pub publish: Vec<String>,
     /// For subscribers.
     pub subscribe: Vec<String>,
+    /// The keys of a [`Gatekeeper`](crate::Gatekeeper), if connections are encrypted.
+    pub keys: Option<ServerKeys>,
 }
 
 /// A bound relay. Belongs to one thread.
@@ -63,6 +65,8 @@ pub struct Relay {
     full_log: RateLimited,
     ready: Option<Latch>,
     refused_log: RateLimited,
+    /// They go after the sockets.
+    keys: Option<ServerKeys>,
 }
 
 impl Relay {
@@ -71,7 +75,8 @@ impl Relay {
     /// # Errors
     /// An address that is taken, or that libzmq does not understand.
     pub fn bind(bus: &Bus, settings: &RelaySettings, metrics: &Metrics) -> Result<Relay, BusError> {
-        let (publishers, subscribers) = (bus.relay_in()?, bus.relay_out()?);
+        let keys = settings.keys.as_ref();
+        let (publishers, subscribers) = (bus.relay_in(keys)?, bus.relay_out(keys)?);
         Ok(Relay {
             bus: bus.clone(),
             subscribe_endpoints: bind_all(&subscribers, &settings.subscribe)?,
@@ -84,6 +89,7 @@ impl Relay {
             full_log: RateLimited::default(),
             ready: None,
             refused_log: RateLimited::default(),
+            keys: settings.keys.clone(),
         })
     }
 
@@ -149,9 +155,13 @@ impl Relay {
         let remaining = worker.deadline().map_or(QUIET, |end| end.saturating_duration_since(Instant::now()));
         let (closing_at, linger) = (Instant::now(), remaining * 4 / 5);
         self.subscribers.set_linger(milliseconds(linger)).map_err(failed)?;
-        // The sockets go first; the last clone of the bus waits for what lingers.
-        let Relay { bus, publishers, subscribers, .. } = self;
-        drop((publishers, subscribers, bus));
+        // The sockets go first, then the gatekeeper, which has one too; the last clone of the bus waits for what lingers.
+        let Relay { bus, publishers, subscribers, keys, .. } = self;
+        drop((publishers, subscribers));
+        if let Some(keys) = keys {
+            keys.release();
+        }
+        drop(bus);
         if closing_at.elapsed() + LINGER_ACCURACY >= linger {
             warn!(
                 linger_ms = milliseconds(linger),

@@ -1,4 +1,6 @@
-//! Where the bus is: the settings that publishers and subscribers share.
+//! Where the bus is, and the keys to it: the settings that its parties share.
+
+use std::path::{Path, PathBuf};
 
 use std::time::Duration;
 
@@ -6,16 +8,29 @@ use sekiwake_record::{Name, NameError};
 use sekiwake_runtime::host_name;
 use sekiwake_settings::{Endpoint, List, Reader};
 
-use crate::keys::ClientKeys;
+use crate::{
+    AllowedKeys, ClientKeys, GatekeeperSettings, KeyFileError, KeyPair, PublicKey, key_files::read_key_pair,
+    key_files::read_public_key, keys::is_key,
+};
 
 /// The longest name of a group, bytes: a service's name stands before it.
 const MAX_GROUP_NAME: usize = 40;
+
+const KEY_FILE: &str = "SEKIWAKE_BUS_KEY_FILE";
+const SERVER_KEY_FILE: &str = "SEKIWAKE_BUS_SERVER_KEY_FILE";
+const ALLOWED_KEYS_FILE: &str = "SEKIWAKE_BUS_ALLOWED_KEYS_FILE";
+
+const SECRET_KEY: &str = "a file with a secret key, as sekiwake-proxy keygen writes it";
+const SERVER_KEY: &str = "a file with the proxy's public key";
+const ALLOWED_KEYS: &str = "a file with the public keys of clients, one a line";
 
 /// Where to publish.
 #[derive(Clone, Debug)]
 pub struct Publishing {
     /// The proxy's endpoints for publishers.
     pub endpoints: Vec<String>,
+    /// The keys, if connections are encrypted.
+    pub keys: Option<ClientKeys>,
 }
 
 /// Where to subscribe.
@@ -23,11 +38,11 @@ pub struct Publishing {
 pub struct Subscribing {
     /// The proxy's endpoints for subscribers.
     pub endpoints: Vec<String>,
-    /// This party's keys, where the bus is encrypted.
+    /// The keys, if connections are encrypted.
     pub keys: Option<ClientKeys>,
 }
 
-/// Where the control plane is.
+/// Where control connections go.
 #[derive(Clone, Debug)]
 pub struct Controlling {
     /// The proxy's endpoints for control.
@@ -48,25 +63,23 @@ pub struct Grouping {
 }
 
 impl Publishing {
-    /// Reads `SEKIWAKE_BUS_PUBLISH`.
+    /// Reads `SEKIWAKE_BUS_PUBLISH` and the keys of a client.
     pub fn read(reader: &mut Reader) -> Publishing {
-        refuse_keys(reader);
-        Publishing { endpoints: endpoints(reader, "SEKIWAKE_BUS_PUBLISH") }
+        Publishing { endpoints: endpoints(reader, "SEKIWAKE_BUS_PUBLISH"), keys: ClientKeys::read(reader) }
     }
 }
 
 impl Subscribing {
-    /// Reads `SEKIWAKE_BUS_SUBSCRIBE`.
+    /// Reads `SEKIWAKE_BUS_SUBSCRIBE` and the keys of a client.
     pub fn read(reader: &mut Reader) -> Subscribing {
-        refuse_keys(reader);
-        Subscribing { endpoints: endpoints(reader, "SEKIWAKE_BUS_SUBSCRIBE"), keys: None }
+        Subscribing { endpoints: endpoints(reader, "SEKIWAKE_BUS_SUBSCRIBE"), keys: ClientKeys::read(reader) }
     }
 }
 
 impl Controlling {
-    /// Reads `SEKIWAKE_BUS_CONTROL`.
+    /// Reads `SEKIWAKE_BUS_CONTROL` and the keys of a client.
     pub fn read(reader: &mut Reader) -> Controlling {
-        Controlling { endpoints: endpoints(reader, "SEKIWAKE_BUS_CONTROL"), keys: None }
+        Controlling { endpoints: endpoints(reader, "SEKIWAKE_BUS_CONTROL"), keys: ClientKeys::read(reader) }
     }
 
     /// Whether the coordinator is in this process: such connections are not seen by a watch, and stand as long as the process does.
@@ -106,11 +119,79 @@ impl Grouping {
     }
 }
 
-/// Keys that were set and not used would be worse than none: whoever sets them counts on encryption.
-pub fn refuse_keys(reader: &mut Reader) {
-    for name in ["SEKIWAKE_BUS_SERVER_KEY_FILE", "SEKIWAKE_BUS_KEY_FILE", "SEKIWAKE_BUS_ALLOWED_KEYS_FILE"] {
-        if let Some(path) = reader.optional::<String>(name) {
-            reader.mistake(name, &path, "to be unset: this version does not encrypt the bus");
+impl ClientKeys {
+    /// Reads `SEKIWAKE_BUS_KEY_FILE` and `SEKIWAKE_BUS_SERVER_KEY_FILE`: both or none.
+    pub fn read(reader: &mut Reader) -> Option<ClientKeys> {
+        let [own, server] = [KEY_FILE, SERVER_KEY_FILE].map(|name| reader.optional::<PathBuf>(name));
+        all_or_none(reader, &[(KEY_FILE, &own, SECRET_KEY), (SERVER_KEY_FILE, &server, SERVER_KEY)]);
+        // Both are read before either counts, so that all mistakes are told.
+        let own = own.and_then(|path| key_pair(reader, &path));
+        let server = server.and_then(|path| server_key(reader, &path));
+        Some(ClientKeys { own: own?, server: server? })
+    }
+}
+
+impl GatekeeperSettings {
+    /// Reads `SEKIWAKE_BUS_KEY_FILE` and `SEKIWAKE_BUS_ALLOWED_KEYS_FILE`: both or none. `SEKIWAKE_BUS_SERVER_KEY_FILE`, which
+    /// the clients need and may share an environment file, has to fit if it is set.
+    pub fn read(reader: &mut Reader) -> Option<GatekeeperSettings> {
+        let [own, allowed, server] =
+            [KEY_FILE, ALLOWED_KEYS_FILE, SERVER_KEY_FILE].map(|name| reader.optional::<PathBuf>(name));
+        let mut wanted = vec![(KEY_FILE, &own, SECRET_KEY), (ALLOWED_KEYS_FILE, &allowed, ALLOWED_KEYS)];
+        if server.is_some() {
+            wanted.push((SERVER_KEY_FILE, &server, SERVER_KEY));
+        }
+        all_or_none(reader, &wanted);
+        let own = own.and_then(|path| key_pair(reader, &path));
+        let allowed = allowed
+            .and_then(|path| AllowedKeys::read(&path).or_mistake(reader, ALLOWED_KEYS_FILE, &path, ALLOWED_KEYS));
+        if let Some(path) = server
+            && let (Some(server), Some(own)) = (server_key(reader, &path), &own)
+            && server != own.public()
+        {
+            let expected = format!("the public key that belongs to the proxy's own, which is {}", own.public());
+            reader.mistake(SERVER_KEY_FILE, &path.to_string_lossy(), &expected);
+        }
+        Some(GatekeeperSettings { own: own?, allowed: allowed? })
+    }
+}
+
+/// What is set of these has to be set completely: whoever sets one counts on encryption.
+fn all_or_none(reader: &mut Reader, wanted: &[(&'static str, &Option<PathBuf>, &str)]) {
+    let Some((present, ..)) = wanted.iter().find(|(_, path, _)| path.is_some()) else { return };
+    for (name, ..) in wanted.iter().filter(|(_, path, _)| path.is_none()) {
+        let takes = wanted.iter().find(|(other, ..)| other == name).map_or("", |(.., takes)| takes);
+        reader.mistake(name, "", &format!("{takes}, as {present} is set"));
+    }
+}
+
+fn key_pair(reader: &mut Reader, path: &Path) -> Option<KeyPair> {
+    read_key_pair(path).or_mistake(reader, KEY_FILE, path, SECRET_KEY)
+}
+
+fn server_key(reader: &mut Reader, path: &Path) -> Option<PublicKey> {
+    read_public_key(path).or_mistake(reader, SERVER_KEY_FILE, path, SERVER_KEY)
+}
+
+/// Notes what is wrong with a file as a mistake in the variable that names it.
+trait OrMistake<T> {
+    fn or_mistake(self, reader: &mut Reader, name: &str, path: &Path, takes: &str) -> Option<T>;
+}
+
+impl<T> OrMistake<T> for Result<T, KeyFileError> {
+    fn or_mistake(self, reader: &mut Reader, name: &str, path: &Path, takes: &str) -> Option<T> {
+        let path = path.to_string_lossy();
+        match self {
+            Ok(value) => Some(value),
+            // It may be the secret itself, put where its file's name belongs.
+            Err(_) if is_key(&path) => {
+                reader.mistake(name, "(hidden)", &format!("{takes}, not the key itself"));
+                None
+            }
+            Err(error) => {
+                reader.mistake(name, &path, &format!("{takes} ({})", error.told()));
+                None
+            }
         }
     }
 }

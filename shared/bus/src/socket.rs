@@ -7,13 +7,13 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use crate::{
-    BusError,
-    keys::{ClientKeys, ServerKeys},
-};
+use sekiwake_runtime::RateLimited;
+use tracing::warn;
+
+use crate::{BusError, ClientKeys, ServerKeys};
 
 /// Where the all-in-one's relay takes data from publishers in the same process.
 pub const INPROC_PUBLISH: &str = "inproc://sekiwake-publish";
@@ -31,6 +31,17 @@ pub const MAX_MESSAGE_BYTES: i64 = 80 * 1024;
 
 /// The largest subscription that is accepted from a peer, bytes: one byte and the longest topic of the bus.
 const MAX_SUBSCRIPTION_BYTES: i64 = 256;
+
+/// A client's part of a CURVE handshake is up to 550 bytes long (ZeroMQ RFC 26: 257, the socket's type, and a routing id of at
+/// most 255), and is held against the same limit: so long is the largest subscription where connections are encrypted.
+const MAX_ENCRYPTED_SUBSCRIPTION_BYTES: i64 = 640;
+
+/// The largest message part on a control connection, bytes: a mebibyte of records to be repeated, and what is around them.
+const MAX_CONTROL_BYTES: i64 = (1 << 20) + (64 << 10);
+/// Messages in each pipe of the proxy's end for control, and in those from the proxy to a client.
+const CONTROL_MESSAGES: i32 = 1_000;
+/// Messages in a client's pipe to the proxy.
+const CONTROL_CLIENT_MESSAGES: i32 = 256;
 
 /// Messages that a publisher's pipe may hold. It is short: what it has no room for waits in the publisher, bounded by bytes.
 const PUBLISHER_MESSAGES: i32 = 1_000;
@@ -50,12 +61,34 @@ pub(crate) const SUBSCRIPTION_BURST: usize = 256;
 
 /// The first try to connect again comes after this time or up to twice as much (libzmq adds a random part).
 const RECONNECT: Duration = Duration::from_millis(100);
+/// A connection that was refused is tried again after this time.
+const RECONNECT_REFUSED: Duration = Duration::from_secs(1);
 /// A powered-off peer sends no FIN: heartbeats find it out.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// libzmq's clock, which measures the linger, may be this much ahead of ours.
 pub(crate) const LINGER_ACCURACY: Duration = Duration::from_millis(5);
+
+/// `ZMQ_PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC` and `ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH` of zmq.h.
+const CRYPTOGRAPHIC: u32 = 0x1100_0001;
+const MECHANISM_MISMATCH: u32 = 0x1100_0002;
+
+/// The events of handshakes that fail.
+const HANDSHAKE_FAILURES: [zmq::SocketEvent; 3] = [
+    zmq::SocketEvent::HANDSHAKE_FAILED_NO_DETAIL,
+    zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL,
+    zmq::SocketEvent::HANDSHAKE_FAILED_AUTH,
+];
+
+/// Which end of a connection a socket is, and the keys for it.
+#[derive(Clone, Copy)]
+enum End<'a> {
+    Client(Option<&'a ClientKeys>),
+    Server(Option<&'a ServerKeys>),
+    /// Within the process only.
+    Inside,
+}
 
 /// A ZeroMQ context. Cheap to clone; the last clone to go waits for sockets to send what lingers.
 #[derive(Clone)]
@@ -86,8 +119,8 @@ impl Bus {
         bus
     }
 
-    pub(crate) fn publisher(&self) -> Result<zmq::Socket, BusError> {
-        self.socket("publisher", zmq::XPUB, |socket| {
+    pub(crate) fn publisher(&self, keys: Option<&ClientKeys>) -> Result<zmq::Socket, BusError> {
+        self.socket("publisher", zmq::XPUB, End::Client(keys), |socket| {
             socket.set_sndhwm(PUBLISHER_MESSAGES)?;
             socket.set_rcvhwm(SUBSCRIPTION_MESSAGES)?;
             socket.set_maxmsgsize(MAX_SUBSCRIPTION_BYTES)?;
@@ -95,8 +128,8 @@ impl Bus {
         })
     }
 
-    pub(crate) fn relay_in(&self) -> Result<zmq::Socket, BusError> {
-        self.socket("relay", zmq::XSUB, |socket| {
+    pub(crate) fn relay_in(&self, keys: Option<&ServerKeys>) -> Result<zmq::Socket, BusError> {
+        self.socket("relay", zmq::XSUB, End::Server(keys), |socket| {
             socket.set_rcvhwm(RELAY_IN_MESSAGES)?;
             // A word to a publisher that has ended is answered with a reset, which would cost what of its last records is still
             // unread while this queue is full. The publishers' own heartbeats tell when one is gone.
@@ -108,47 +141,65 @@ impl Bus {
         })
     }
 
-    pub(crate) fn relay_out(&self) -> Result<zmq::Socket, BusError> {
-        self.socket("relay", zmq::XPUB, |socket| {
+    pub(crate) fn relay_out(&self, keys: Option<&ServerKeys>) -> Result<zmq::Socket, BusError> {
+        self.socket("relay", zmq::XPUB, End::Server(keys), |socket| {
             socket.set_sndhwm(SUBSCRIBER_MESSAGES)?;
             socket.set_rcvhwm(SUBSCRIPTION_MESSAGES)?;
             socket.set_backlog(1024)?;
-            socket.set_maxmsgsize(MAX_SUBSCRIPTION_BYTES)?;
+            let is_encrypted = keys.is_some();
+            socket.set_maxmsgsize(if is_encrypted {
+                MAX_ENCRYPTED_SUBSCRIPTION_BYTES
+            } else {
+                MAX_SUBSCRIPTION_BYTES
+            })?;
             nodrop(socket, true)
         })
     }
 
-    pub(crate) fn subscriber(&self) -> Result<zmq::Socket, BusError> {
-        self.socket("subscriber", zmq::SUB, |socket| {
+    pub(crate) fn subscriber(&self, keys: Option<&ClientKeys>) -> Result<zmq::Socket, BusError> {
+        self.socket("subscriber", zmq::SUB, End::Client(keys), |socket| {
             socket.set_rcvhwm(SUBSCRIBER_MESSAGES)?;
             socket.set_maxmsgsize(MAX_MESSAGE_BYTES)
         })
     }
 
-    /// The coordinator's end of all control connections.
-    pub(crate) fn control_server(&self, _keys: Option<&ServerKeys>) -> Result<zmq::Socket, BusError> {
-        self.socket("control plane", zmq::ROUTER, |socket| {
-            socket.set_sndhwm(1000)?;
-            socket.set_rcvhwm(1000)?;
+    /// The proxy's end of control connections. A peer that comes back under its routing id takes the place of its old connection,
+    /// which may not know yet that it is dead; what is sent to a peer that has gone is dropped.
+    pub(crate) fn control_server(&self, keys: Option<&ServerKeys>) -> Result<zmq::Socket, BusError> {
+        self.socket("control", zmq::ROUTER, End::Server(keys), |socket| {
+            socket.set_router_handover(true)?;
+            socket.set_router_mandatory(false)?;
+            socket.set_sndhwm(CONTROL_MESSAGES)?;
+            socket.set_rcvhwm(CONTROL_MESSAGES)?;
             socket.set_backlog(1024)?;
-            socket.set_maxmsgsize((1 << 20) + (64 << 10))
+            socket.set_maxmsgsize(MAX_CONTROL_BYTES)
         })
     }
 
-    /// Everybody else's end.
-    pub(crate) fn control_client(&self, id: &[u8; 16], _keys: Option<&ClientKeys>) -> Result<zmq::Socket, BusError> {
-        self.socket("control", zmq::DEALER, |socket| {
-            socket.set_identity(id)?;
-            socket.set_sndhwm(256)?;
-            socket.set_rcvhwm(1000)?;
-            socket.set_maxmsgsize((1 << 20) + (64 << 10))
+    /// A client's end of its control connection.
+    pub(crate) fn control_client(
+        &self,
+        routing_id: &[u8; 16],
+        keys: Option<&ClientKeys>,
+    ) -> Result<zmq::Socket, BusError> {
+        self.socket("control", zmq::DEALER, End::Client(keys), |socket| {
+            socket.set_identity(routing_id)?;
+            socket.set_sndhwm(CONTROL_CLIENT_MESSAGES)?;
+            socket.set_rcvhwm(CONTROL_MESSAGES)?;
+            socket.set_maxmsgsize(MAX_CONTROL_BYTES)
         })
+    }
+
+    /// Where libzmq asks who may connect.
+    pub(crate) fn gatekeeper(&self) -> Result<zmq::Socket, BusError> {
+        self.socket("gatekeeper", zmq::ROUTER, End::Inside, |_| Ok(()))
     }
 
     fn socket(
         &self,
         role: &'static str,
         kind: zmq::SocketType,
+        end: End<'_>,
         options: impl FnOnce(&mut zmq::Socket) -> Result<(), zmq::Error>,
     ) -> Result<zmq::Socket, BusError> {
         let make = || {
@@ -160,6 +211,14 @@ impl Bus {
             socket.set_heartbeat_timeout(milliseconds(HEARTBEAT_TIMEOUT))?;
             socket.set_heartbeat_ttl(milliseconds(HEARTBEAT_TIMEOUT))?;
             socket.set_handshake_ivl(milliseconds(HANDSHAKE_TIMEOUT))?;
+            match end {
+                End::Client(Some(keys)) => keys.apply(&socket)?,
+                End::Server(Some(keys)) => {
+                    keys.apply(&mut socket)?;
+                    keys.watch(self.monitor(&socket, &HANDSHAKE_FAILURES)?);
+                }
+                End::Client(None) | End::Server(None) | End::Inside => {}
+            }
             options(&mut socket)?;
             Ok(socket)
         };
@@ -168,18 +227,60 @@ impl Bus {
 
     /// A watch over the connections of `socket`.
     pub(crate) fn watch(&self, socket: &zmq::Socket) -> Result<Connections, BusError> {
-        let make = || {
-            static NUMBER: AtomicU64 = AtomicU64::new(0);
-            let name = format!("inproc://sekiwake-monitor-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-            let events = i32::from(zmq::SocketEvent::HANDSHAKE_SUCCEEDED.to_raw())
-                | i32::from(zmq::SocketEvent::DISCONNECTED.to_raw());
-            socket.monitor(&name, events)?;
-            let events = self.context.socket(zmq::PAIR)?;
-            events.set_linger(0)?;
-            events.connect(&name)?;
-            Ok(Connections { events, standing: HashSet::new(), established: 0 })
-        };
-        make().map_err(|source| BusError::Socket { role: "monitor", source })
+        let changes = [zmq::SocketEvent::HANDSHAKE_SUCCEEDED, zmq::SocketEvent::DISCONNECTED];
+        let events = self.monitor(socket, &[&changes[..], &HANDSHAKE_FAILURES].concat());
+        let events = events.map_err(|source| BusError::Socket { role: "monitor", source })?;
+        Ok(Connections {
+            events,
+            endpoints: Vec::new(),
+            standing: HashSet::new(),
+            established: 0,
+            again_at: None,
+            failure_log: RateLimited::default(),
+        })
+    }
+
+    /// Where these events of `socket` can be read. It must be kept, and read, for as long as the socket lives.
+    fn monitor(&self, socket: &zmq::Socket, events: &[zmq::SocketEvent]) -> Result<zmq::Socket, zmq::Error> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let name = format!("inproc://sekiwake-monitor-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        socket.monitor(&name, events.iter().fold(0, |mask, event| mask | i32::from(event.to_raw())))?;
+        let reader = self.context.socket(zmq::PAIR)?;
+        reader.set_linger(0)?;
+        // libzmq waits for room with the thread that does all of its input and output.
+        reader.set_rcvhwm(0)?;
+        reader.connect(&name)?;
+        Ok(reader)
+    }
+}
+
+/// Why a handshake failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandshakeFailure {
+    /// The other end does not want us, or we do not want it: by key.
+    Refused,
+    /// One end encrypts and the other does not.
+    Mechanism,
+    /// What the other end encrypted is not for us.
+    Cryptographic,
+    /// It says what is no handshake of ours.
+    Foreign,
+    /// It hung up, or took too long.
+    Broken,
+}
+
+/// The failure that the first frame of an event speaks of, if it does: 16 bits of event, 32 bits of value, in the order of this
+/// machine (zmq_socket_monitor(3)).
+pub(crate) fn handshake_failure(event: &[u8]) -> Option<HandshakeFailure> {
+    let (number, value) = event.split_first_chunk::<2>()?;
+    let value = u32::from_ne_bytes(*value.first_chunk::<4>()?);
+    match zmq::SocketEvent::from_raw(u16::from_ne_bytes(*number)) {
+        zmq::SocketEvent::HANDSHAKE_FAILED_AUTH => Some(HandshakeFailure::Refused),
+        zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL if value == MECHANISM_MISMATCH => Some(HandshakeFailure::Mechanism),
+        zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL if value == CRYPTOGRAPHIC => Some(HandshakeFailure::Cryptographic),
+        zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL => Some(HandshakeFailure::Foreign),
+        zmq::SocketEvent::HANDSHAKE_FAILED_NO_DETAIL => Some(HandshakeFailure::Broken),
+        _ => None,
     }
 }
 
@@ -195,17 +296,35 @@ pub(crate) fn milliseconds(duration: Duration) -> i32 {
 /// The connections that a socket has made. Those within the process make no handshake and are not seen.
 pub(crate) struct Connections {
     events: zmq::Socket,
+    /// Where the socket connects to.
+    endpoints: Vec<String>,
     /// The endpoints whose connection stands: a peer that hangs up before the handshake is reported as disconnected too.
     standing: HashSet<Vec<u8>>,
     established: u64,
+    /// A connection was refused, and is to be tried again then.
+    again_at: Option<Instant>,
+    failure_log: RateLimited,
 }
 
 impl Connections {
-    /// Reads what has happened, and says whether a connection stands now.
-    pub(crate) fn stand(&mut self) -> bool {
+    /// Connects the socket that is watched.
+    pub(crate) fn connect(&mut self, socket: &zmq::Socket, endpoints: &[String]) -> Result<(), BusError> {
+        endpoints.clone_into(&mut self.endpoints);
+        endpoints.iter().try_for_each(|endpoint| connect(socket, endpoint))
+    }
+
+    /// Reads what has happened to `socket`, and says whether a connection stands now.
+    pub(crate) fn stand(&mut self, socket: &zmq::Socket) -> bool {
         while let Ok(parts) = self.events.recv_multipart(zmq::DONTWAIT) {
             let [event, endpoint] = &parts[..] else { continue };
-            let number = event.first_chunk::<2>().map(|bytes| u16::from_le_bytes(*bytes));
+            if let Some(failure) = handshake_failure(event) {
+                self.tell(failure, &String::from_utf8_lossy(endpoint));
+                if failure != HandshakeFailure::Broken {
+                    self.again_at.get_or_insert_with(|| Instant::now() + RECONNECT_REFUSED);
+                }
+                continue;
+            }
+            let number = event.first_chunk::<2>().map(|bytes| u16::from_ne_bytes(*bytes));
             match number.map(zmq::SocketEvent::from_raw) {
                 Some(zmq::SocketEvent::HANDSHAKE_SUCCEEDED) => {
                     self.established += 1;
@@ -217,13 +336,47 @@ impl Connections {
                 _ => {}
             }
         }
+        if self.again_at.is_some_and(|again_at| Instant::now() >= again_at) {
+            self.again_at = None;
+            self.try_again(socket);
+        }
         !self.standing.is_empty()
+    }
+
+    /// libzmq connects again when a connection breaks, but gives up for good when it was refused: and then neither a longer list
+    /// of allowed keys nor a proxy that got its keys later than we did would ever let us in.
+    fn try_again(&self, socket: &zmq::Socket) {
+        for endpoint in self.endpoints.iter().filter(|endpoint| !self.standing.contains(endpoint.as_bytes())) {
+            // The error says that libzmq has forgotten the endpoint already.
+            let _ = socket.disconnect(endpoint);
+            if let Err(error) = connect(socket, endpoint) {
+                warn!(error = %error, "no connection");
+            }
+        }
+    }
+
+    fn tell(&self, failure: HandshakeFailure, endpoint: &str) {
+        let Some(suppressed) = self.failure_log.allow(Instant::now()) else { return };
+        let what = match failure {
+            HandshakeFailure::Refused => "the proxy refuses the connection: our key is not among those that it allows",
+            HandshakeFailure::Mechanism => "no connection: one end has keys and the other has none",
+            HandshakeFailure::Cryptographic => "no connection: the proxy has another key than we were told",
+            HandshakeFailure::Foreign => "no connection: the other end is no proxy",
+            HandshakeFailure::Broken => {
+                "no connection: the other end hung up during the handshake; its key may be another than we were told"
+            }
+        };
+        warn!(endpoint, suppressed, "{what}");
     }
 
     /// How many connections have been established so far, the standing ones and those that broke.
     pub(crate) fn established(&self) -> u64 {
         self.established
     }
+}
+
+fn connect(socket: &zmq::Socket, endpoint: &str) -> Result<(), BusError> {
+    socket.connect(endpoint).map_err(|source| BusError::Connect { endpoint: endpoint.to_owned(), source })
 }
 
 /// Does a socket operation again for as long as a signal interrupts it.
@@ -233,5 +386,35 @@ pub(crate) fn uninterrupted<T>(mut operation: impl FnMut() -> Result<T, zmq::Err
             Err(zmq::Error::EINTR) => {}
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes next: the sender's routing id and the message.
+    fn next(socket: &zmq::Socket) -> Vec<Vec<u8>> {
+        socket.set_rcvtimeo(20_000).unwrap();
+        socket.recv_multipart(0).unwrap()
+    }
+
+    #[test]
+    fn a_control_client_that_comes_back_takes_over_its_old_connection() {
+        let (bus, id) = (Bus::default(), [7; 16]);
+        let server = bus.control_server(None).unwrap();
+        server.bind("tcp://127.0.0.1:0").unwrap();
+        let endpoint = server.get_last_endpoint().unwrap().unwrap();
+        let [old, new] = [Bus::default(), Bus::default()].map(|bus| bus.control_client(&id, None).unwrap());
+        old.connect(&endpoint).unwrap();
+        old.send("old", 0).unwrap();
+        assert_eq!(next(&server), [&id[..], b"old"]);
+        new.connect(&endpoint).unwrap();
+        new.send("new", 0).unwrap();
+        assert_eq!(next(&server), [&id[..], b"new"]);
+        server.send_multipart([&id[..], b"to the new one"], 0).unwrap();
+        assert_eq!(next(&new), [b"to the new one"]);
+        // To somebody who is not there: dropped, no error.
+        server.send_multipart([&[8; 16][..], b"to nobody"], 0).unwrap();
     }
 }

@@ -10,7 +10,7 @@ use sekiwake_runtime::{Latch, Metrics, RateLimited};
 use tracing::{debug, warn};
 
 use crate::{
-    BusError, Tracker,
+    BusError, Subscribing, Tracker,
     metrics::SubscriberMetrics,
     socket::{Bus, Connections, milliseconds, uninterrupted},
     tracker::MAX_SEQUENCE,
@@ -88,29 +88,27 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Subscribes to the topics that begin with one of `prefixes`, from the relays at `endpoints`. They need not be there
+    /// Subscribes to the topics that begin with one of `prefixes`, from the relays that `from` names. They need not be there
     /// yet. `connected` is set while a connection stands.
     ///
     /// # Errors
     /// Endpoints that libzmq does not understand, or no more sockets.
     pub fn connect(
         bus: &Bus,
-        endpoints: &[String],
+        from: &Subscribing,
         prefixes: &[String],
         metrics: &Metrics,
         connected: impl Into<Option<Latch>>,
     ) -> Result<Subscriber, BusError> {
-        let socket = bus.subscriber()?;
-        let connections = bus.watch(&socket)?;
+        let Subscribing { endpoints, keys } = from;
+        let socket = bus.subscriber(keys.as_ref())?;
+        let mut connections = bus.watch(&socket)?;
         let subscribe = |prefix: &[u8]| {
             socket.set_subscribe(prefix).map_err(|source| BusError::Socket { role: "subscriber", source })
         };
         subscribe(Announcement::TOPIC_PREFIX.as_bytes())?;
         prefixes.iter().try_for_each(|prefix| subscribe(prefix.as_bytes()))?;
-        for endpoint in endpoints {
-            let connect = socket.connect(endpoint);
-            connect.map_err(|source| BusError::Connect { endpoint: endpoint.clone(), source })?;
-        }
+        connections.connect(&socket, endpoints)?;
         socket.set_rcvtimeo(0).map_err(|source| BusError::Socket { role: "subscriber", source })?;
         Ok(Subscriber {
             socket,
@@ -252,7 +250,7 @@ impl Subscriber {
             return;
         }
         self.watched = Some(now);
-        let connected = self.in_process || self.connections.stand();
+        let connected = self.in_process || self.connections.stand(&self.socket);
         if let Some(latch) = &self.connected {
             latch.set(connected);
         }

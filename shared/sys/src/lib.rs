@@ -8,7 +8,7 @@ mod receive;
 mod send;
 
 #[cfg(feature = "bus")]
-pub use bus::set_xpub_nodrop;
+pub use bus::{curve_public_key, enforce_zap_domain, set_xpub_nodrop};
 pub use errors::{ErrorOrigin, QueuedError, receive_error, set_receive_errors};
 pub use options::{FanoutMode, force_receive_buffer, join_fanout, poll_readable, set_udp_gro};
 pub use receive::{ReceiveBuffers, Received, receive_batch};

@@ -14,6 +14,8 @@ use sekiwake_settings::{EVERY_SERVICE, VARIABLES, Variable, VariableDefault};
 use sekiwake_testkit::netns::available_or_skipped;
 use sekiwake_tests::{FORWARDERS, Services, Site, WIRE, binary};
 
+use crate::keys::keygen;
+
 const BEGIN: &str = "<!-- settings: generated from the code -->\n";
 const END: &str = "<!-- end of settings -->";
 
@@ -36,12 +38,20 @@ fn the_documentation_lists_every_metric() {
         return;
     }
     let site = Site::new().unwrap();
+    // One key for all, for what is counted only where there are keys.
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    keygen(&key);
+    let (key, public_key) = (key.display().to_string(), folder.path().join("key.pub").display().to_string());
     let names = [&["sekiwake-capture", "sekiwake-proxy"][..], &FORWARDERS.map(|(_, name)| name)].concat();
     let environment = [
         ("SEKIWAKE_CAPTURE_INTERFACES", WIRE),
         ("SEKIWAKE_SYSLOG_DESTINATIONS", "udp://198.51.100.11:514"),
         ("SEKIWAKE_XFLOW_DESTINATIONS", "udp://198.51.100.11:2055"),
         ("SEKIWAKE_TRAP_DESTINATIONS", "udp://198.51.100.11:162"),
+        ("SEKIWAKE_BUS_KEY_FILE", &key),
+        ("SEKIWAKE_BUS_SERVER_KEY_FILE", &public_key),
+        ("SEKIWAKE_BUS_ALLOWED_KEYS_FILE", &public_key),
     ];
     let services = Services::start(&site.host, &names, &environment).unwrap();
     let mut families = BTreeMap::new();

@@ -10,6 +10,7 @@ mod destinations;
 mod discover;
 mod documents;
 mod interfaces;
+mod keys;
 mod life;
 mod live;
 mod load;

@@ -1,7 +1,13 @@
 //! The proxy as a process, between a publisher and a subscriber of the real bus.
 #![allow(clippy::unwrap_used)]
 
-use std::{process::Command, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
 
 use sekiwake_testkit::process::Process;
 
@@ -57,4 +63,66 @@ fn check_says_what_memory_a_stalled_subscriber_takes_ordinarily_and_at_most() {
     let output = command("tcp://127.0.0.1:0", "tcp://127.0.0.1:0").arg("--check").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("about 78 MiB of ordinary batches, at most 395 MiB of the largest datagrams"), "{text}");
+}
+
+fn keygen(path: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sekiwake-proxy")).arg("keygen").arg(path).output().unwrap()
+}
+
+#[test]
+fn keygen_writes_a_pair_prints_the_line_for_the_list_and_refuses_to_overwrite() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("capture-1.key");
+    let made = keygen(&path);
+    assert_eq!((made.status.code(), made.stderr.len()), (Some(0), 0));
+    let line = String::from_utf8(made.stdout).unwrap();
+    assert!(line.ends_with(" capture-1\n") && line.len() == 40 + " capture-1\n".len(), "{line}");
+    let public = folder.path().join("capture-1.key.pub");
+    assert_eq!(fs::read_to_string(&public).unwrap(), line);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let secret = fs::read_to_string(&path).unwrap();
+    assert!(secret.starts_with('#') && secret.contains("\nsecret ") && secret.contains(&line[..40]));
+
+    let again = keygen(&path);
+    assert_eq!((again.status.code(), again.stdout.len()), (Some(1), 0));
+    let said = String::from_utf8(again.stderr).unwrap();
+    assert!(said.contains("cannot create") && said.contains("capture-1.key") && said.contains("exists"), "{said}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), secret);
+}
+
+#[test]
+fn with_keys_an_open_bus_is_no_warning_and_check_shows_no_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let [own, client] = ["proxy.key", "client.key"].map(|name| folder.path().join(name));
+    assert!(keygen(&own).status.success() && keygen(&client).status.success());
+    let keyed = |more: &[&str]| {
+        let mut command = command("tcp://0.0.0.0:0", "tcp://127.0.0.1:0");
+        command.env("SEKIWAKE_BUS_KEY_FILE", &own).args(more);
+        command.env("SEKIWAKE_BUS_ALLOWED_KEYS_FILE", folder.path().join("client.key.pub"));
+        command
+    };
+    let secrets = fs::read_to_string(&own).unwrap();
+    let secret = secrets.lines().find_map(|line| line.strip_prefix("secret ")).unwrap();
+    let checked = keyed(&["--check"]).output().unwrap();
+    let text = String::from_utf8(checked.stdout).unwrap();
+    assert!(text.contains("SEKIWAKE_BUS_KEY_FILE=") && !text.contains(secret), "{text}");
+
+    let mut proxy = Process::spawn(keyed(&[])).unwrap();
+    assert_eq!(bound(&proxy).len(), 2, "{:?}", proxy.stderr());
+    assert_eq!(proxy.stop(LONG).unwrap().code(), Some(0));
+    let said = proxy.stderr().join("\n");
+    assert!(!said.contains("without encryption") && said.contains("allowed by key"), "{said}");
+    assert!(!said.contains(secret), "{said}");
+}
+
+#[test]
+fn a_proxy_with_half_of_its_keys_names_the_other_half_and_ends_with_status_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("proxy.key");
+    assert!(keygen(&own).status.success());
+    let output = command("tcp://127.0.0.1:0", "tcp://127.0.0.1:0").env("SEKIWAKE_BUS_KEY_FILE", &own).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.starts_with("SEKIWAKE_BUS_ALLOWED_KEYS_FILE is not set"), "{said}");
+    assert_eq!(said.lines().count(), 1);
 }

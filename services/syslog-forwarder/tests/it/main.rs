@@ -54,12 +54,16 @@ impl Devices {
         let running = Process::of::<Upstream>().read(&environment).unwrap().start().unwrap();
         let scope = SCOPE.take().unwrap();
         let bus = Bus::default();
-        let endpoints =
-            RelaySettings { publish: vec!["tcp://127.0.0.1:0".to_owned()], subscribe: vec![subscribe.to_owned()] };
+        let endpoints = RelaySettings {
+            publish: vec!["tcp://127.0.0.1:0".to_owned()],
+            subscribe: vec![subscribe.to_owned()],
+            keys: None,
+        };
         let relay = Relay::bind(&bus, &endpoints, scope.metrics()).unwrap();
         let settings = PublisherSettings {
             name: Name::new("wire-1").unwrap(),
             endpoints: relay.publish_endpoints().to_vec(),
+            keys: None,
             retain_bytes: [1 << 20; 3],
             overflow: Overflow::Drop,
         };

@@ -12,9 +12,8 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use crate::{
-    BusError,
+    BusError, ServerKeys,
     control::{CONTROL_BURST, boot_now, pass_over, patience},
-    keys::ServerKeys,
     metrics::ControlPlaneMetrics,
     relay::bind_all,
     socket::{Bus, milliseconds, uninterrupted},

@@ -153,11 +153,8 @@ impl StreamControl {
         (ready, desk): (Latch, StatusDesk),
     ) -> Result<StreamControl, BusError> {
         let socket = bus.control_client(&routing_id()?, controlling.keys.as_ref())?;
-        let connections = bus.watch(&socket)?;
-        for endpoint in &controlling.endpoints {
-            let connect = socket.connect(endpoint);
-            connect.map_err(|source| BusError::Connect { endpoint: endpoint.clone(), source })?;
-        }
+        let mut connections = bus.watch(&socket)?;
+        connections.connect(&socket, &controlling.endpoints)?;
         common.may_publish.store(false, Ordering::Release);
         common.drained.store(false, Ordering::Release);
         let settings =
@@ -334,7 +331,7 @@ impl StreamControl {
             return;
         }
         self.metered_at = Some(now);
-        let connected = self.connections.stand() || self.in_process;
+        let connected = self.connections.stand(&self.socket) || self.in_process;
         self.metrics.connected.set(i64::from(connected));
         let retention = self.common.retention();
         for kind in Kind::ALL {

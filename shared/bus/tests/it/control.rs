@@ -54,6 +54,7 @@ impl TestStream {
         let settings = PublisherSettings {
             name: Name::new("wire-1").unwrap(),
             endpoints: vec![proxy.relay.publish.clone()],
+            keys: None,
             retain_bytes: [retain_bytes; 3],
             overflow: Overflow::Drop,
         };

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod control;
+mod curve;
 mod flow;
 mod hostile;
+mod key_files;
 mod load;
 mod overflow;
 mod properties;

@@ -11,7 +11,8 @@ use std::{
 
 use crossbeam_channel::Receiver;
 use sekiwake_bus::{
-    Batcher, Bus, Delivery, Outcome, Overflow, Producer, Publisher, PublisherSettings, Relay, RelaySettings, Subscriber,
+    Batcher, Bus, ClientKeys, Delivery, Gatekeeper, GatekeeperSettings, Outcome, Overflow, Producer, Publisher,
+    PublisherSettings, Relay, RelaySettings, ServerKeys, Subscriber, Subscribing,
 };
 use sekiwake_record::{Flags, Format, Name, Record, Topic, Vlans};
 use sekiwake_runtime::{About, Ending, Metrics, Process, Role, Scope, StopHandle};
@@ -106,9 +107,27 @@ impl TestRelay {
     }
 
     pub(crate) fn start_at(publish: &str, subscribe: &str) -> TestRelay {
-        let member = Member::new("10s");
-        let settings = RelaySettings { publish: vec![publish.to_owned()], subscribe: vec![subscribe.to_owned()] };
-        let relay = Relay::bind(&Bus::default(), &settings, member.metrics()).unwrap();
+        TestRelay::with(Member::new("10s"), &Bus::default(), publish, subscribe, None)
+    }
+
+    /// As the proxy does it: the gatekeeper first.
+    pub(crate) fn guarded(publish: &str, subscribe: &str, settings: GatekeeperSettings) -> TestRelay {
+        let (member, bus) = (Member::new("10s"), Bus::default());
+        let gatekeeper = Gatekeeper::bind(&bus, settings, member.metrics()).unwrap();
+        let keys = gatekeeper.keys();
+        member.scope.spawn("gatekeeper", move |worker| Ok(gatekeeper.run(worker)?)).unwrap();
+        TestRelay::with(member, &bus, publish, subscribe, Some(keys))
+    }
+
+    pub(crate) fn with(
+        member: Member,
+        bus: &Bus,
+        publish: &str,
+        subscribe: &str,
+        keys: Option<ServerKeys>,
+    ) -> TestRelay {
+        let settings = RelaySettings { publish: vec![publish.to_owned()], subscribe: vec![subscribe.to_owned()], keys };
+        let relay = Relay::bind(bus, &settings, member.metrics()).unwrap();
         let (publish, subscribe) = (relay.publish_endpoints()[0].clone(), relay.subscribe_endpoints()[0].clone());
         member.scope.spawn("relay", move |worker| Ok(relay.run(worker)?)).unwrap();
         TestRelay { member, publish, subscribe }
@@ -146,11 +165,27 @@ impl TestPublisher {
     }
 
     pub(crate) fn draining(endpoint: &str, hold_bytes: usize, overflow: Overflow, drain: &str) -> TestPublisher {
+        TestPublisher::of(&Bus::default(), endpoint, hold_bytes, overflow, drain, None)
+    }
+
+    pub(crate) fn keyed(endpoint: &str, keys: Option<ClientKeys>) -> TestPublisher {
+        TestPublisher::of(&Bus::default(), endpoint, 64 << 20, Overflow::Drop, "2s", keys)
+    }
+
+    pub(crate) fn of(
+        bus: &Bus,
+        endpoint: &str,
+        hold_bytes: usize,
+        overflow: Overflow,
+        drain: &str,
+        keys: Option<ClientKeys>,
+    ) -> TestPublisher {
         let member = Member::new(drain);
         let name = Name::new("wire-1").unwrap();
-        let settings = PublisherSettings { name, endpoints: vec![endpoint.to_owned()], retain_bytes: [hold_bytes; 3], overflow };
+        let endpoints = vec![endpoint.to_owned()];
+        let settings = PublisherSettings { name, endpoints, keys, retain_bytes: [hold_bytes; 3], overflow };
         let latch = member.scope.readiness("bus");
-        let (publisher, producer) = Publisher::new(&Bus::default(), settings, member.metrics(), latch).unwrap();
+        let (publisher, producer) = Publisher::new(bus, settings, member.metrics(), latch).unwrap();
         let (sender, outcome) = crossbeam_channel::bounded(1);
         let watch = publisher.subscription_watch();
         let run = move |worker: &sekiwake_runtime::Worker| Ok(sender.send(publisher.run(worker)?)?);
@@ -231,10 +266,18 @@ pub(crate) struct TestSubscriber {
 
 impl TestSubscriber {
     pub(crate) fn start(endpoint: &str, prefixes: &[&str]) -> TestSubscriber {
+        TestSubscriber::of(&Bus::default(), endpoint, prefixes, None)
+    }
+
+    pub(crate) fn keyed(endpoint: &str, prefixes: &[&str], keys: Option<ClientKeys>) -> TestSubscriber {
+        TestSubscriber::of(&Bus::default(), endpoint, prefixes, keys)
+    }
+
+    pub(crate) fn of(bus: &Bus, endpoint: &str, prefixes: &[&str], keys: Option<ClientKeys>) -> TestSubscriber {
         let prefixes: Vec<String> = prefixes.iter().map(|&prefix| prefix.to_owned()).collect();
         let metrics = Metrics::new("subscriber");
-        let subscriber =
-            Subscriber::connect(&Bus::default(), &[endpoint.to_owned()], &prefixes, &metrics, None).unwrap();
+        let from = Subscribing { endpoints: vec![endpoint.to_owned()], keys };
+        let subscriber = Subscriber::connect(bus, &from, &prefixes, &metrics, None).unwrap();
         TestSubscriber { subscriber, metrics, received: HashMap::new(), count: 0 }
     }
 
@@ -279,14 +322,14 @@ impl TestSubscriber {
     }
 }
 
-/// Publishes until each of the subscribers has received something: from here on they miss nothing without noticing.
+/// Publishes until each of the subscribers has received something of each topic: from here on they miss nothing without noticing.
 pub(crate) fn join(publisher: &mut TestPublisher, topics: &[Topic], subscribers: &mut [&mut TestSubscriber]) {
     publisher.wait_for_subscriber();
     wait_for("the first arrival at every subscriber", LONG, || {
         publisher.offer(topics, 1, 0);
         subscribers.iter_mut().all(|subscriber| {
             while subscriber.pump(Duration::from_millis(5)) {}
-            subscriber.count > 0
+            topics.iter().all(|topic| subscriber.received.contains_key(topic))
         })
     })
     .unwrap();
