@@ -108,7 +108,7 @@ fn with_keys_an_open_bus_is_no_warning_and_check_shows_no_key() {
     assert!(text.contains("SEKIWAKE_BUS_KEY_FILE=") && !text.contains(secret), "{text}");
 
     let mut proxy = Process::spawn(keyed(&[])).unwrap();
-    assert_eq!(bound(&proxy).len(), 2, "{:?}", proxy.stderr());
+    assert_eq!(bound(&proxy).len(), 3, "{:?}", proxy.stderr());
     assert_eq!(proxy.stop(LONG).unwrap().code(), Some(0));
     let said = proxy.stderr().join("\n");
     assert!(!said.contains("without encryption") && said.contains("allowed by key"), "{said}");

@@ -42,6 +42,8 @@ pub struct ControlPlaneSettings {
 pub struct ControlPlane {
     bus: Bus,
     socket: zmq::Socket,
+    /// Held for as long as the socket is: the gatekeeper goes with the last of them.
+    keys: Option<ServerKeys>,
     endpoints: Vec<String>,
     coordinator: Coordinator,
     metrics: ControlPlaneMetrics,
@@ -72,6 +74,7 @@ impl ControlPlane {
         Ok(ControlPlane {
             bus: bus.clone(),
             socket,
+            keys: settings.keys.clone(),
             endpoints,
             coordinator: Coordinator::new(CoordinatorSettings::default(), epoch, boot_now()),
             metrics: ControlPlaneMetrics::new(metrics),
@@ -208,9 +211,13 @@ impl ControlPlane {
 
     fn close(self) -> Result<(), BusError> {
         self.socket.set_linger(milliseconds(LINGER)).map_err(failed)?;
-        let ControlPlane { bus, socket, .. } = self;
-        // The socket goes before the context, whose last clone waits for what lingers.
-        drop((socket, bus));
+        let ControlPlane { bus, socket, keys, .. } = self;
+        // The socket goes before the keys, and before the context, whose last clone waits for what lingers.
+        drop(socket);
+        if let Some(keys) = keys {
+            keys.release();
+        }
+        drop(bus);
         Ok(())
     }
 }
