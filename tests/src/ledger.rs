@@ -149,7 +149,8 @@ impl Ledger {
         // Neighbour discovery and the like: no datagrams, and nothing to lose. What nobody had subscribed to is kept for those who
         // come, and what is our own is not to be captured.
         let harmless = ["not_udp", "not_ip", "no_subscriber", "own_destination"];
-        let lost = all.filter(|(text, _)| !harmless.iter().any(|reason| text.contains(&format!("reason=\"{reason}\""))));
+        let lost =
+            all.filter(|(text, _)| !harmless.iter().any(|reason| text.contains(&format!("reason=\"{reason}\""))));
         lost.map(|(text, value)| format!("{text} {value}")).collect()
     }
 }

@@ -464,8 +464,7 @@ impl GroupSubscriber {
         }
         self.metered_at = Some(instant);
         let connected =
-            self.in_process
-                || (self.connections.stand(&self.data) && self.control_connections.stand(&self.control));
+            self.in_process || (self.connections.stand(&self.data) && self.control_connections.stand(&self.control));
         self.metrics.connected.set(i64::from(connected));
         self.ready.set(leased);
         let owned = self.member.owned().count();

@@ -15,8 +15,8 @@ mod control;
 mod early;
 mod error;
 mod gatekeeper;
-mod key_files;
 mod group_subscriber;
+mod key_files;
 mod keys;
 mod metrics;
 mod own;
@@ -32,15 +32,18 @@ mod tracker;
 pub use batcher::{Batcher, Outbound};
 pub use control::{ControlPlane, ControlPlaneSettings, StreamControl, boot_now};
 pub use error::BusError;
-pub use group_subscriber::{GroupDelivery, GroupSubscriber, GroupSubscriberSettings, Ticket};
 pub use gatekeeper::{Gatekeeper, GatekeeperSettings, ServerKeys};
+pub use group_subscriber::{GroupDelivery, GroupSubscriber, GroupSubscriberSettings, Ticket};
 pub use key_files::{AllowedKeys, KeyFileError, read_key_pair, read_public_key, write_key_pair};
 pub use keys::{ClientKeys, KeyError, KeyPair, PublicKey, parse_allowed_keys};
 pub use metrics::names;
 pub use own::{OwnDestinations, OwnWatch, is_own};
-pub use sekiwake_group::{Permission, wire::{Destination as RegisteredDestination, Transport}};
 pub use publisher::{Outcome, Overflow, Producer, Publisher, PublisherSettings, SubscriptionWatch, retain_shares};
 pub use relay::{Relay, RelaySettings};
+pub use sekiwake_group::{
+    Permission,
+    wire::{Destination as RegisteredDestination, Transport},
+};
 pub use settings::{Controlling, Grouping, Publishing, Subscribing};
 pub use socket::{Bus, INPROC_CONTROL, INPROC_PUBLISH, INPROC_SUBSCRIBE, MAX_MESSAGE_BYTES};
 pub use subscriber::{Delivery, Frame, Subscriber};

@@ -58,7 +58,8 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
             let metrics = DestinationMetrics::new(scope, destination.label());
             let (intake, outlet) = queue(metrics.queue_records.clone(), metrics.queue_bytes.clone());
             routes.push(Route { intake, dropped: metrics.dropped.clone() });
-            let target = Target::new(destination, resolution.clone(), metrics.resolve_failures.clone(), registry.register())?;
+            let target =
+                Target::new(destination, resolution.clone(), metrics.resolve_failures.clone(), registry.register())?;
             let label = destination.label().to_owned();
             // The kernel shows 15 bytes of a thread's name: those that tell destinations apart.
             let name = label.trim_start_matches("udp://").to_owned();

@@ -77,8 +77,7 @@ impl<P: Protocol> Forwarder<P> {
         let told = (scope.readiness("lease"), scope.status("group"));
         let subscriber = GroupSubscriber::connect(bus, of_group, scope.metrics(), told)?;
         let registry = Registry::new();
-        let engine =
-            Engine::start_with(P::KIND, &settings.destinations, &Resolution::default(), &registry, scope)?;
+        let engine = Engine::start_with(P::KIND, &settings.destinations, &Resolution::default(), &registry, scope)?;
         info!(kind = %P::KIND, destinations = %settings.destinations, "forwarding");
         let pump = Pump { subscriber, engine, registry, registered: 0, stop: None };
         scope.spawn("receive", move |worker| pump.run(worker))?;

@@ -11,8 +11,8 @@ use std::{
 };
 
 use sekiwake_bus::{
-    Batcher, Bus, ControlPlane, ControlPlaneSettings, Controlling, Overflow, Producer, Publisher, PublisherSettings, Relay,
-    RelaySettings,
+    Batcher, Bus, ControlPlane, ControlPlaneSettings, Controlling, Overflow, Producer, Publisher, PublisherSettings,
+    Relay, RelaySettings,
 };
 use sekiwake_record::{Flags, Format, Kind, Name, Record, Topic, Vlans};
 use sekiwake_runtime::{About, Ending, Process, Role, Scope, StopHandle, Worker};

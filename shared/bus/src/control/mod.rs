@@ -14,8 +14,8 @@ mod stream;
 use rustix::time::{ClockId, clock_gettime};
 
 pub use plane::{ControlPlane, ControlPlaneSettings};
-pub(crate) use stream::{Body, Common};
 pub use stream::StreamControl;
+pub(crate) use stream::{Body, Common};
 
 use crate::{
     BusError,

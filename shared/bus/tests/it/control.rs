@@ -138,7 +138,10 @@ fn two_members_of_one_process_share_the_shards_and_what_one_leaves_the_other_get
     let proxy = TestProxy::start();
     let stream = TestStream::start(&proxy, 16 << 20);
     let (mut one, mut other) = (TestMember::start(&proxy), TestMember::start(&proxy));
-    let both = |one: &mut TestMember, other: &mut TestMember, what: &str, condition: &dyn Fn(&TestMember, &TestMember) -> bool| {
+    let both = |one: &mut TestMember,
+                other: &mut TestMember,
+                what: &str,
+                condition: &dyn Fn(&TestMember, &TestMember) -> bool| {
         let end = Instant::now() + LONG;
         while !condition(one, other) {
             assert!(Instant::now() < end, "{what}: {} and {} owned", one.owned(), other.owned());
@@ -197,6 +200,7 @@ fn garbage_floods_and_oversized_messages_are_refused_and_the_honest_member_notic
     stream.publish(64, 100);
     honest.pump_until("everything", |member| member.received == 6_400);
     assert_eq!((honest.owned(), value(&honest.metrics, names::LOST_RECORDS)), (64, 0));
-    wait_for("an answer of the publisher", LONG, || value(stream.member.metrics(), names::CONTROL_CONNECTED) == 1).unwrap();
+    wait_for("an answer of the publisher", LONG, || value(stream.member.metrics(), names::CONTROL_CONNECTED) == 1)
+        .unwrap();
     drop(honest.member);
 }

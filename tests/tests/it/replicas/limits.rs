@@ -182,7 +182,11 @@ fn a_savefile_larger_than_all_memory_is_forwarded_completely_and_faster_than_rea
     let report = sink.finish();
     println!("{COUNT} datagrams in {took:?}, capture at {} MiB", peak.get() >> 20);
     assert!(status.success(), "{said}");
-    assert_eq!((report.received, report.sequence.missing, report.sequence.doubled, dropped), (COUNT, 0, 0, 0), "{said}");
+    assert_eq!(
+        (report.received, report.sequence.missing, report.sequence.doubled, dropped),
+        (COUNT, 0, 0, 0),
+        "{said}"
+    );
     assert_eq!(report.dropped, Some(0));
     assert!(took < Duration::from_secs(COUNT / 1_000 / 10), "{took:?}");
     assert!(peak.get() < 200 << 20, "{} bytes", peak.get());

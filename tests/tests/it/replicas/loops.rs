@@ -59,9 +59,8 @@ fn a_forwarder_that_comes_later_is_known_to_capture_before_it_sends() {
     let spine = site.start(&[CAPTURE, PROXY], &[]);
     let load = Load::of(&site, "--from 198.19.0.0/16 --sources 16 --rate 2000 --size 200");
     let capture = spine.get(CAPTURE);
-    let claimed = |service: &Service<'_>| {
-        service.metrics().unwrap().count("sekiwake_capture_claimed_datagrams_total", &[])
-    };
+    let claimed =
+        |service: &Service<'_>| service.metrics().unwrap().count("sekiwake_capture_claimed_datagrams_total", &[]);
     wait_for("a backlog", LONG, || claimed(capture) > 2_000).unwrap();
     let sink = site.devices.enter(|| Sink::bind(&[at(BACK, 514)], numbered()));
     let sink = sink.unwrap().unwrap();

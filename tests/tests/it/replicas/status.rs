@@ -35,7 +35,10 @@ fn status_shows_groups_members_positions_memory_and_sources() {
     assert!(labels.contains(&"m1") && labels.contains(&"m2"), "{labels:?}");
     let shards = group["shards"].as_array().unwrap();
     assert_eq!(shards.len(), 64);
-    assert!(shards.iter().all(|shard| shard["generation"].as_u64() > Some(0) && shard["owner"].is_string()), "{shards:?}");
+    assert!(
+        shards.iter().all(|shard| shard["generation"].as_u64() > Some(0) && shard["owner"].is_string()),
+        "{shards:?}"
+    );
     assert_eq!(group["lag_records"], 0);
     let stream = &control["streams"][0];
     assert_eq!(stream["live"], true);
