@@ -50,9 +50,13 @@ impl Ledger {
     /// # Errors
     /// One does not answer.
     pub fn read(services: &Services<'_>) -> anyhow::Result<Ledger> {
-        let ask = |name: &str| {
-            let service = services.0.iter().find(|service| service.name == name);
-            service.map_or(Ok(Samples::default()), |service| service.metrics())
+        // Replicas of a service are one in the books.
+        let ask = |name: &str| -> anyhow::Result<Samples> {
+            let mut sum = Samples::default();
+            for service in services.0.iter().filter(|service| service.name == name) {
+                sum.add(&service.metrics()?);
+            }
+            Ok(sum)
         };
         Ok(Ledger {
             capture: ask("sekiwake-capture")?,
@@ -131,6 +135,12 @@ impl Ledger {
             "capture: {claimed} claimed, {published} published, {unpublished} not, {waiting} waiting"
         );
         Ok(())
+    }
+
+    /// What groups have lost for good, by stream, kind and reason; empty when nothing is.
+    pub fn lost_for_good(&self) -> Vec<String> {
+        let lost = self.forwarders.iter().flat_map(|samples| samples.nonzero("sekiwake_bus_lost_records_total", &[]));
+        lost.map(|(text, value)| format!("{} {value}", text.trim_start_matches("sekiwake_bus_lost_records_total"))).collect()
     }
 
     /// Everything that was lost or dropped anywhere, with where and why; empty when nothing was.

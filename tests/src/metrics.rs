@@ -28,6 +28,13 @@ impl Samples {
         Ok(Samples(samples))
     }
 
+    /// Adds another service's samples to these.
+    pub fn add(&mut self, other: &Samples) {
+        for (text, value) in &other.0 {
+            *self.0.entry(text.clone()).or_default() += value;
+        }
+    }
+
     /// The sum of all samples of this metric whose labels include all of these, as in `kind="syslog"`.
     pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
         self.matching(name, labels).map(|(_, value)| value).sum()

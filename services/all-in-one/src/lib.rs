@@ -83,7 +83,17 @@ impl<P: Protocol> OnBus for Forwarder<P> {
     }
 }
 
+/// Where the bus may be turned to another one: all of it, or nothing. Half a bus would be two, and each would do all the work.
+const BUS: [&str; 3] = ["SEKIWAKE_BUS_PUBLISH", "SEKIWAKE_BUS_SUBSCRIBE", "SEKIWAKE_BUS_CONTROL"];
+
 fn turn_control_inside(controlling: &mut Controlling, reader: &mut Reader) {
+    let unset: Vec<&'static str> = BUS.into_iter().filter(|name| is_unset(reader, name)).collect();
+    if !unset.is_empty() && unset.len() < BUS.len() {
+        for name in unset {
+            reader.mistake(name, "", "an endpoint: of SEKIWAKE_BUS_PUBLISH, _SUBSCRIBE and _CONTROL all are set, or none");
+        }
+        return;
+    }
     if is_unset(reader, "SEKIWAKE_BUS_CONTROL") {
         *controlling = Controlling { endpoints: vec![INPROC_CONTROL.to_owned()], keys: None };
     }

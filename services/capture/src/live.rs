@@ -227,8 +227,12 @@ impl Reader {
 
     /// Goes by the newest list of what this installation itself sends to.
     fn heed_own_destinations(&self, pipeline: &mut Pipeline) {
-        if let Some(own) = self.own.changed() {
-            pipeline.set_own_destinations(own);
+        if self.own.has_changed() {
+            // What is in open batches was captured before: it is sifted where it waits for the list.
+            self.hand_over(pipeline, true);
+            if let Some(own) = self.own.changed() {
+                pipeline.set_own_destinations(own);
+            }
         }
     }
 

@@ -262,6 +262,12 @@ impl GroupSubscriber {
         self.member.may_use_destinations(boot_now())
     }
 
+    /// Whether all that it knows to have been published has been given out, and is done with.
+    pub fn is_caught_up(&self) -> bool {
+        let status = self.member.status(boot_now());
+        status.outstanding_bytes == 0 && status.held_bytes == 0 && status.streams.iter().all(|stream| stream.lag == 0)
+    }
+
     /// Whether all shards of the group are this member's.
     pub fn owns_all(&self) -> bool {
         self.member.owns_all()

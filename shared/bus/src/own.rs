@@ -75,9 +75,14 @@ impl OwnDestinations {
 }
 
 impl OwnWatch {
-    /// The list, if it is another one than the thread goes by. The thread goes by it from here on. One load when nothing is new.
+    /// Whether there is another list than the thread goes by. One load.
+    pub fn has_changed(&self) -> bool {
+        self.seen.load(Acquire) != self.own.0.number.load(Acquire)
+    }
+
+    /// The list, if it is another one than the thread goes by. The thread goes by it from here on.
     pub fn changed(&self) -> Option<Arc<[SocketAddr]>> {
-        if self.seen.load(Acquire) == self.own.0.number.load(Acquire) {
+        if !self.has_changed() {
             return None;
         }
         let list = self.own.0.list.lock().unwrap_or_else(PoisonError::into_inner);

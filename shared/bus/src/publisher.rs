@@ -30,6 +30,8 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 const WATCH_EVERY: Duration = Duration::from_millis(200);
 /// How soon a batch that the bus had no room for is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
+/// How often it is looked whether what came early may be published.
+const LIST_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Hand-overs from capture threads that may wait for the writer. Each is what one tick, or one ring block, gave: 256 KiB.
 const HANDOVERS: usize = 256;
 /// The same from a reader of a file, who can wait: each is some thousand packets.
@@ -43,6 +45,12 @@ const AHEAD_BYTES: usize = 16 << 20;
 
 /// Batches that wait for the bus, after which those that are no longer retained are looked for.
 const MAX_WAITING: usize = 1 << 18;
+
+/// Batches that came early and are published in one go.
+const EARLY_BURST: usize = 256;
+
+/// What a batch that came early costs beside its body, bytes.
+const EARLY_ENTRY_BYTES: usize = 96;
 
 /// How long a publisher whose producers are gone takes to bring out the rest, where nobody set a deadline.
 const CLOSE_AT_MOST: Duration = Duration::from_secs(10);
@@ -160,9 +168,16 @@ pub struct Publisher {
     own: OwnDestinations,
     /// What came before publishing may begin, oldest first, and its bytes.
     early: VecDeque<Outbound>,
-    early_bytes: usize,
+    /// What it costs, by kind, and the most that it may: what is retained holds no more.
+    early_bytes: [usize; Kind::ALL.len()],
+    early_limits: [usize; Kind::ALL.len()],
     early_records: u64,
-    early_limit: usize,
+    /// Records that nobody had subscribed to when they were published, by kind.
+    unwanted: [u64; Kind::ALL.len()],
+    /// Publishing has begun: what is handed over from here on has been sifted by the capture threads.
+    publishing: bool,
+    /// The length of the list of what waits at which it is looked for what is no longer retained.
+    forget_at: usize,
     handovers: Receiver<Handover>,
     refusals: Arc<Refusals>,
     buffers: Sender<Vec<u8>>,
@@ -254,9 +269,12 @@ impl Publisher {
             ahead_bytes: settings.retain_bytes.map(|bytes| AHEAD_BYTES.min(bytes / 2)),
             own: OwnDestinations::default(),
             early: VecDeque::new(),
-            early_bytes: 0,
+            early_bytes: [0; Kind::ALL.len()],
+            early_limits: settings.retain_bytes,
             early_records: 0,
-            early_limit: settings.retain_bytes.into_iter().sum(),
+            unwanted: [0; Kind::ALL.len()],
+            publishing: false,
+            forget_at: MAX_WAITING,
             handovers,
             refusals,
             buffers,
@@ -348,10 +366,11 @@ impl Publisher {
 
     /// Takes what producers hand over, or waits for it a moment. Says whether there are producers left.
     fn take(&mut self, worker: &Worker) -> Result<bool, BusError> {
-        let pause = match self.waiting.is_empty() && self.early.is_empty() {
+        let pause = match (self.waiting.is_empty(), self.early.is_empty()) {
             _ if self.more_subscriptions => Duration::ZERO,
-            true => Duration::from_millis(50),
-            false => RETRY_AFTER,
+            (true, true) => Duration::from_millis(50),
+            (true, false) => LIST_LOOK_EVERY,
+            (false, _) => RETRY_AFTER,
         };
         if self.is_full() {
             // The producers wait in turn; only when told to stop is the file not read to its end.
@@ -394,43 +413,60 @@ impl Publisher {
     }
 
     fn publish(&mut self, handover: Handover) -> Result<(), BusError> {
-        if self.overflow == Overflow::Wait || !self.common.may_publish() || !self.early.is_empty() {
+        if self.overflow == Overflow::Wait || !self.publishing || !self.early.is_empty() {
             self.keep_early(handover);
             return Ok(());
         }
         self.publish_batches(handover.take())
     }
 
-    /// Keeps what may not be published yet. Where there is no room for it, it is refused and counted.
+    /// Keeps what may not be published yet. Where there is no room for a kind, it is refused and counted.
     fn keep_early(&mut self, handover: Handover) {
-        if self.overflow == Overflow::Drop && self.early_bytes >= self.early_limit {
-            return;
-        }
         for (topic, mut batch) in handover.take() {
+            let kind = topic.kind.index();
             if self.overflow == Overflow::Drop {
+                if self.early_bytes[kind] >= self.early_limits[kind] {
+                    self.outcome.offered += u64::from(batch.count);
+                    self.refuse(topic, batch.count);
+                    continue;
+                }
                 // Its buffer is one for a full batch, and it may wait for long.
                 batch.body.shrink_to_fit();
             }
-            self.early_bytes += batch.body.len();
+            self.early_bytes[kind] += early_cost(&batch);
             self.early_records += u64::from(batch.count);
             self.early.push_back((topic, batch));
         }
     }
 
-    /// Publishes what had to wait: for the list of what is our own, without what is; or for those who follow a file.
+    /// Publishes what had to wait: for the list of what is our own, without what is; or for those who follow a file. A bounded
+    /// number at a time, so that producers are not kept waiting.
     fn publish_early(&mut self) -> Result<(), BusError> {
-        if self.early.is_empty() || !self.common.may_publish() {
+        if !self.common.may_publish() {
+            return Ok(());
+        }
+        if !self.publishing {
+            // What capture threads gave before they went by the list is in the channel by now.
+            for _ in 0..HANDOVERS {
+                let Ok(handover) = self.handovers.try_recv() else { break };
+                self.keep_early(handover);
+            }
+            self.publishing = true;
+            if self.overflow == Overflow::Drop && !self.early.is_empty() {
+                let records = self.early_records;
+                info!(stream = %self.name, records, "publishing what came before the list of own destinations");
+            }
+        }
+        if self.early.is_empty() {
             return Ok(());
         }
         let own = self.own.list();
-        if self.overflow == Overflow::Drop {
-            let records = self.early_records;
-            info!(stream = %self.name, records, "publishing what came before the list of own destinations");
-        }
-        while !(self.overflow == Overflow::Wait && self.is_ahead())
-            && let Some((topic, batch)) = self.early.pop_front()
-        {
-            self.early_bytes -= batch.body.len();
+        for _ in 0..EARLY_BURST {
+            if self.overflow == Overflow::Wait && self.is_ahead() {
+                break;
+            }
+            let Some((topic, batch)) = self.early.pop_front() else { break };
+            self.early_bytes[topic.kind.index()] -= early_cost(&batch);
             self.early_records -= u64::from(batch.count);
             let (kept, left_out) = if own.is_empty() { (Some(batch), 0) } else { without_own(batch, &own) };
             self.metrics.own_destination[topic.kind.index()].inc_by(u64::from(left_out));
@@ -438,6 +474,12 @@ impl Publisher {
             self.publish_batches(kept.map(|kept| (topic, kept)).into_iter().collect())?;
         }
         Ok(())
+    }
+
+    /// Counts records that do not get onto the bus.
+    fn refuse(&mut self, topic: Topic, count: u32) {
+        self.metrics.bus_full[topic.kind.index()].inc_by(u64::from(count));
+        self.outcome.unpublished += u64::from(count);
     }
 
     /// Numbers and retains batches, and sends those that somebody wants.
@@ -462,7 +504,7 @@ impl Publisher {
             self.outcome.offered += count;
             if !self.subscriptions.wants(topic) {
                 self.metrics.no_subscriber[kind].inc_by(count);
-                self.outcome.unpublished += count;
+                self.unwanted[kind] += count;
             } else if !(self.waiting.is_empty() && self.held.is_none() && self.send(topic, &batch)?) {
                 let bytes = batch.body.len();
                 self.waiting_bytes += bytes;
@@ -486,24 +528,22 @@ impl Publisher {
             match batch {
                 Some(batch) if !self.send(topic, &batch)? => break,
                 Some(_) => {}
-                None => {
-                    self.metrics.bus_full[topic.kind.index()].inc_by(u64::from(count));
-                    self.outcome.unpublished += u64::from(count);
-                }
+                None => self.refuse(topic, count),
             }
             self.waiting.pop_front();
             self.waiting_bytes -= bytes;
             self.waiting_records -= u64::from(count);
         }
         self.forget_waiting();
-        self.metrics.waiting_bytes.set((self.waiting_bytes + self.early_bytes) as i64);
+        let early_bytes: usize = self.early_bytes.iter().sum();
+        self.metrics.waiting_bytes.set((self.waiting_bytes + early_bytes) as i64);
         self.metrics.waiting_records.set((self.waiting_records + self.early_records) as i64);
         Ok(())
     }
 
     /// Lets go of what waits and is no longer retained, so that the list of it is bounded as the memory is.
     fn forget_waiting(&mut self) {
-        if self.waiting.len() < MAX_WAITING {
+        if self.waiting.len() < self.forget_at {
             return;
         }
         let retention = self.common.retention();
@@ -517,6 +557,8 @@ impl Publisher {
             kept
         });
         drop(retention);
+        // Where all of it is retained, it is not looked at again before there is as much more.
+        self.forget_at = MAX_WAITING.max(2 * self.waiting.len());
         self.waiting_bytes = self.waiting.iter().map(|waiting| waiting.bytes).sum();
         self.waiting_records = self.waiting.iter().map(|waiting| u64::from(waiting.count)).sum();
     }
@@ -664,7 +706,13 @@ impl Publisher {
         let connected = self.connections.stand(&self.socket) || self.in_process;
         self.outcome.offered += self.refusals.total();
         self.outcome.unpublished += self.refusals.total();
+        // What nobody had subscribed to is kept like all the rest, and groups have it by now; others have not.
+        let without_group = Kind::ALL.into_iter().filter(|&kind| !self.common.had_group(kind));
+        self.outcome.unpublished += without_group.map(|kind| self.unwanted[kind.index()]).sum::<u64>();
         self.outcome.uncommitted = self.common.left();
+        // The control thread has a part of the context: the time that what lingers takes is seen only without it.
+        self.common.finish();
+        self.common.wait_for_control();
         let Publisher { bus, socket, connections, name, mut outcome, .. } = self;
         // The socket goes before the context, whose last clone waits for what lingers.
         drop((socket, connections, bus));
@@ -681,6 +729,10 @@ impl Publisher {
         }
         Ok(outcome)
     }
+}
+
+fn early_cost(batch: &ClosedBatch) -> usize {
+    batch.body.len() + EARLY_ENTRY_BYTES
 }
 
 /// Tells the control thread that the writer is gone, whichever way.

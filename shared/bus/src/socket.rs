@@ -164,11 +164,11 @@ impl Bus {
     }
 
     /// The proxy's end of control connections. A peer that comes back under its routing id takes the place of its old connection,
-    /// which may not know yet that it is dead; what is sent to a peer that has gone is dropped.
+    /// which may not know yet that it is dead. What cannot be sent, to a peer that has gone or does not read, is an error.
     pub(crate) fn control_server(&self, keys: Option<&ServerKeys>) -> Result<zmq::Socket, BusError> {
         self.socket("control", zmq::ROUTER, End::Server(keys), |socket| {
             socket.set_router_handover(true)?;
-            socket.set_router_mandatory(false)?;
+            socket.set_router_mandatory(true)?;
             socket.set_sndhwm(CONTROL_MESSAGES)?;
             socket.set_rcvhwm(CONTROL_MESSAGES)?;
             socket.set_backlog(1024)?;
@@ -414,7 +414,8 @@ mod tests {
         assert_eq!(next(&server), [&id[..], b"new"]);
         server.send_multipart([&id[..], b"to the new one"], 0).unwrap();
         assert_eq!(next(&new), [b"to the new one"]);
-        // To somebody who is not there: dropped, no error.
-        server.send_multipart([&[8; 16][..], b"to nobody"], 0).unwrap();
+        // To somebody who is not there: an error, so that it can be counted.
+        let nobody = server.send_multipart([&[8; 16][..], b"to nobody"], zmq::DONTWAIT);
+        assert_eq!(nobody, Err(zmq::Error::EHOSTUNREACH));
     }
 }

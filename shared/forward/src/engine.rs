@@ -16,10 +16,6 @@ use crate::{
     worker::DestinationWorker,
 };
 
-/// A destination with so many bytes waiting is behind: far below what its queue holds, and a moment's work for one that takes
-/// what it is sent.
-const BEHIND_BYTES: i64 = 16 << 20;
-
 /// Sends parcels to all destinations. It belongs to the thread that receives.
 ///
 /// Dropping it lets the workers send what is queued, until the role's deadline when it is stopping, and end.
@@ -75,7 +71,7 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
     /// Whether every destination is behind, so that it is this process that does not keep up, or all that it sends to: whoever can
     /// get its input again later may wait. One that is slow among others holds up nobody.
     pub fn is_behind(&self) -> bool {
-        self.routes.iter().all(|route| route.intake.bytes() >= BEHIND_BYTES)
+        self.routes.iter().all(|route| route.intake.is_behind())
     }
 
     /// Queues a parcel for each destination, and never waits: where the queue is full its records are dropped and counted.

@@ -109,7 +109,15 @@ impl<'a> Flush<'a> {
         let before = self.datagrams.len();
         let left = self.datagrams.split_off(first);
         self.datagrams.clear();
-        self.datagrams.extend(left.into_iter().filter(|datagram| !is_revoked(datagram.batch as usize)));
+        for datagram in left {
+            let batch = datagram.batch as usize;
+            if is_revoked(batch) {
+                // What was not sent must not be committed, not even by a member that stops.
+                taken[batch].parcel.leave_to_group();
+            } else {
+                self.datagrams.push(datagram);
+            }
+        }
         self.payloads.clear();
         self.payloads.extend(self.datagrams.iter().map(|datagram| IoSlice::new(datagram.payload)));
         plan(&self.payloads, 0, max_segment_bytes, &mut self.messages);

@@ -31,6 +31,15 @@ pub(crate) struct Queued<B> {
     bytes: i64,
 }
 
+impl<B> Drop for Queued<B> {
+    fn drop(&mut self) {
+        // A thread that panics has sent nothing of it, whatever other destinations have done.
+        if std::thread::panicking() {
+            self.parcel.leave_to_group();
+        }
+    }
+}
+
 impl<B> Queued<B> {
     /// How many records it holds.
     pub(crate) fn records(&self) -> usize {
@@ -79,9 +88,9 @@ fn queue_of<B>(records: IntGauge, bytes: IntGauge, max_batches: usize, max_bytes
 }
 
 impl<B: AsRef<[u8]>> Intake<B> {
-    /// Bytes of memory that wait.
-    pub(crate) fn bytes(&self) -> i64 {
-        self.bytes.get()
+    /// Whether so much waits that whoever can should hold back: far below what there is room for.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.bytes.get() >= MAX_BYTES / 4 || self.sender.len() >= MAX_BATCHES / 4
     }
 
     /// Gives a batch. `false`: there is no room for it.
@@ -99,7 +108,11 @@ impl<B: AsRef<[u8]>> Intake<B> {
         self.records.add(records);
         match self.sender.try_send(Queued { parcel: Arc::clone(parcel), since: now, bytes }) {
             Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+            Err(refused) => {
+                if let TrySendError::Disconnected(queued) = refused {
+                    // The worker has died: the process ends, and has not sent this.
+                    queued.parcel.leave_to_group();
+                }
                 self.bytes.sub(bytes);
                 self.records.sub(records);
                 false

@@ -169,7 +169,8 @@ impl Pump {
             let left = deadline.saturating_duration_since(now);
             Stopping { last: now, quiet_until: now + left / 2, leave_until: now + left * 9 / 10, leaving: false }
         });
-        if received {
+        // Silence of our own making is none: work that is not done, holes that are being repaired.
+        if received || !stopping.leaving && (self.engine.is_behind() || !self.subscriber.is_caught_up()) {
             stopping.last = now;
         }
         let quiet = now.duration_since(stopping.last) >= QUIET || now >= stopping.quiet_until;

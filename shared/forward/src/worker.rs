@@ -149,6 +149,8 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
         taken.retain(|queued| {
             let revoked = queued.parcel.permission(boot_now) == Permission::Revoked;
             if revoked {
+                // What was not sent must not be committed, not even by a member that stops.
+                queued.parcel.leave_to_group();
                 self.metrics.handed_over.inc_by(queued.records() as u64);
             } else if reason == DropReason::Shutdown || queued.is_expired(now, self.resumed_at) {
                 self.give_up_parcel(queued, reason);

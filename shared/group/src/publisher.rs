@@ -35,6 +35,9 @@ const MAX_PENDING: usize = 16;
 /// The most bytes that a request may ask for.
 const MAX_REQUEST_BYTES: u64 = 4 << 20;
 
+/// How long a reader of a file waits for a group whose last member has gone.
+const GROUP_RETURNS_WITHIN: u64 = 30 * SECOND;
+
 /// Settings of a [`PublisherControl`].
 #[derive(Clone, Debug)]
 pub struct PublisherControlSettings {
@@ -52,6 +55,10 @@ pub struct PublisherControl {
     number: u64,
     advertise_at: u64,
     wants_commits: bool,
+    /// It reads a file.
+    follows: bool,
+    /// When a live group last worked on a kind.
+    live_at: [Option<u64>; Kind::ALL.len()],
     ended: bool,
     /// The first advertisement of the drain: what answers it speaks of all that was published.
     drain_from: Option<u64>,
@@ -106,6 +113,8 @@ impl PublisherControl {
             number: 0,
             advertise_at: now,
             wants_commits: false,
+            follows: false,
+            live_at: [None; Kind::ALL.len()],
             ended: false,
             drain_from: None,
             drained: false,
@@ -190,13 +199,13 @@ impl PublisherControl {
 
     /// From now on the publisher wants to know where groups stand, to read a file no further ahead than its memory.
     pub fn follow_commits(&mut self, now: u64) {
-        self.wants_commits = true;
-        self.advertise_at = now;
+        self.follows = true;
+        self.want_commits(now);
     }
 
     /// Everything has been published. [`PublisherControl::is_drained`] says when everything has been handled.
     pub fn drain(&mut self, now: u64) {
-        self.follow_commits(now);
+        self.want_commits(now);
         self.drain_from.get_or_insert(self.number + 1);
     }
 
@@ -219,6 +228,23 @@ impl PublisherControl {
     /// Bytes of bodies that were sent again.
     pub fn repaired_bytes(&self) -> u64 {
         self.repaired_bytes
+    }
+
+    /// Kinds that groups work on, one bit each, as far as it has been told while it wanted to know.
+    pub fn live_kinds(&self) -> u8 {
+        let live = Kind::ALL.into_iter().filter(|kind| self.live_at[kind.index()].is_some());
+        live.fold(0, |mask, kind| mask | 1 << kind.index())
+    }
+
+    fn want_commits(&mut self, now: u64) {
+        self.wants_commits = true;
+        self.advertise_at = now;
+    }
+
+    /// Whether a group works on a kind. For a file, one counts for a while after its last member has gone: it may be restarted.
+    fn is_live(&self, now: u64, kind: Kind) -> bool {
+        let grace = if self.follows { GROUP_RETURNS_WITHIN } else { 0 };
+        self.live_at[kind.index()].is_some_and(|at| now <= at + grace)
     }
 
     fn advertise<B: AsRef<[u8]>>(&mut self, now: u64, retention: &Retention<B>) {
@@ -257,15 +283,18 @@ impl PublisherControl {
         for position in notice.commits {
             retention.commit(position.topic, position.sequence.0);
         }
-        // What no group works on waits for nobody.
+        for kind in Kind::ALL.into_iter().filter(|kind| notice.live_kinds & (1 << kind.index()) != 0) {
+            self.live_at[kind.index()] = Some(now);
+        }
+        // What no group works on waits for nobody; but a file waits a while for a group that is being restarted.
         if notice.settled && self.wants_commits {
-            let is_idle = |kind: &Kind| notice.live_kinds & (1 << kind.index()) == 0;
-            Kind::ALL.into_iter().filter(is_idle).for_each(|kind| retention.commit_all(kind));
+            let idle: Vec<Kind> = Kind::ALL.into_iter().filter(|&kind| !self.is_live(now, kind)).collect();
+            idle.into_iter().for_each(|kind| retention.commit_all(kind));
         }
         let answers_drain = self.drain_from.is_some_and(|number| notice.number >= number);
         if answers_drain && notice.settled {
-            let is_live = |kind: &&Kind| notice.live_kinds & (1 << kind.index()) != 0;
-            self.drained = !Kind::ALL.iter().filter(is_live).any(|&kind| retention.has_uncommitted(kind));
+            let mut live = Kind::ALL.into_iter().filter(|&kind| self.is_live(now, kind));
+            self.drained = !live.any(|kind| retention.has_uncommitted(kind));
         }
     }
 

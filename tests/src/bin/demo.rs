@@ -21,7 +21,7 @@ use sekiwake_testkit::{
     sink::{Options, Report, Sink},
     wait::wait_for,
 };
-use sekiwake_tests::{FORWARDERS, HOST, HOST_V6, Ledger, Services, Site, WIRE, binary, collector};
+use sekiwake_tests::{FORWARDERS, HOST, HOST_V6, Ledger, Service, Services, Site, WIRE, binary, collector};
 
 /// The ports that devices send to, by kind.
 const PORTS: [(Kind, &[u16]); 3] =
@@ -58,12 +58,20 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let receivers = Receivers::start(&site)?;
     println!("devices ──wire──▶ old collector (listens as ever)");
     println!("           └─ capture ─▶ proxy ─▶ forwarders ─▶ new collectors {} and {}\n", collector(0), collector(1));
-    let services = start_services(&site)?;
+    let mut services = start_services(&site)?;
     let mut senders = start_senders(&site, arguments)?;
     let mut display = Display::new();
-    let end = Instant::now() + Duration::from_secs(arguments.seconds + 20);
+    let started = Instant::now();
+    let end = started + Duration::from_secs(arguments.seconds + 20);
+    let replica_at = started + Duration::from_secs(arguments.seconds) / 3;
+    let mut has_replica = false;
     while senders.iter_mut().any(|sender| sender.is_running().unwrap_or(false)) {
         ensure!(Instant::now() < end, "the senders do not end");
+        if !has_replica && Instant::now() >= replica_at {
+            has_replica = true;
+            services.add(start_replica(&site)?);
+            display.say("a second syslog forwarder comes: from here on each forwards half of the sources");
+        }
         display.show(&Ledger::read(&services)?, &receivers);
         std::thread::sleep(Duration::from_millis(500));
     }
@@ -74,6 +82,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let ledger = Ledger::read(&services)?;
     display.show(&ledger, &receivers);
     services.stop()?;
+    let lost = ledger.lost_for_good();
+    println!("lost for good: {}", if lost.is_empty() { "nothing".to_owned() } else { lost.join(", ") });
     receivers.judge(sent, &ledger)
 }
 
@@ -88,6 +98,19 @@ fn start_services(site: &Site) -> anyhow::Result<Services<'_>> {
     ];
     let names = [&["sekiwake-capture", "sekiwake-proxy"][..], &FORWARDERS.map(|(_, name)| name)].concat();
     Services::start(&site.host, &names, &environment)
+}
+
+/// One more replica of a forwarder that runs already.
+fn start_replica(site: &Site) -> anyhow::Result<Service<'_>> {
+    let destinations = format!("udp://{0}:514 udp://{1}:514", collector(0), collector(1));
+    let environment = [
+        ("SEKIWAKE_SYSLOG_DESTINATIONS", destinations.as_str()),
+        ("SEKIWAKE_ADMIN", "127.0.0.1:9702"),
+        ("SEKIWAKE_MEMBER", "second"),
+    ];
+    let replica = Service::start(&site.host, FORWARDERS[0].1, &environment)?;
+    wait_for("an answer of the replica", Duration::from_secs(10), || replica.is_alive())?;
+    Ok(replica)
 }
 
 /// Devices of both families; some of what they send is larger than a frame.
@@ -208,6 +231,12 @@ struct Display {
 impl Display {
     fn new() -> Display {
         Display { terminal: std::io::stdout().is_terminal(), lines: 0, last: None }
+    }
+
+    /// A line of its own, that stays.
+    fn say(&mut self, line: &str) {
+        println!("{}{line}\n", if self.terminal { "\x1b[K" } else { "" });
+        self.lines = 0;
     }
 
     fn show(&mut self, ledger: &Ledger, receivers: &Receivers) {

@@ -28,6 +28,8 @@ const LINGER: Duration = Duration::from_millis(200);
 /// When told to stop it goes on for as long as members or publishers are on their way out too, and so much longer, for those who
 /// have been told at the same time and have not said so yet.
 const LEAVING_GRACE: Duration = Duration::from_millis(700);
+/// Publishers are waited for no longer than this: one that reads a file may take hours, and the next proxy serves it.
+const PUBLISHERS_AT_MOST: Duration = Duration::from_secs(4);
 
 /// Where the control plane binds.
 #[derive(Clone, Debug, Default)]
@@ -99,7 +101,7 @@ impl ControlPlane {
     /// The socket failed: the context is gone.
     pub fn run(mut self, worker: &Worker) -> Result<(), BusError> {
         self.ready.set(true);
-        let mut last_leaver = None;
+        let (mut last_leaver, mut told_at) = (None, None);
         loop {
             worker.beat();
             self.take_messages()?;
@@ -112,11 +114,12 @@ impl ControlPlane {
             if let Some(deadline) = worker.deadline() {
                 let instant = Instant::now();
                 let since = last_leaver.get_or_insert(instant);
-                if self.coordinator.is_being_left(now) {
+                let patient = instant < *told_at.get_or_insert(instant) + PUBLISHERS_AT_MOST;
+                if self.coordinator.is_being_left(now) && (patient || self.coordinator.has_leavers()) {
                     *since = instant;
                 }
-                if instant >= *since + LEAVING_GRACE || instant + LINGER >= deadline {
-                    return self.close();
+                if instant >= *since + LEAVING_GRACE || instant + 2 * LINGER >= deadline {
+                    return self.close(deadline);
                 }
             }
             let wait = patience(now, self.coordinator.next_deadline(), PATIENCE);
@@ -209,8 +212,10 @@ impl ControlPlane {
         }
     }
 
-    fn close(self) -> Result<(), BusError> {
-        self.socket.set_linger(milliseconds(LINGER)).map_err(failed)?;
+    fn close(self, deadline: Instant) -> Result<(), BusError> {
+        let closing_at = Instant::now();
+        let left = deadline.saturating_duration_since(closing_at);
+        self.socket.set_linger(milliseconds(LINGER.min(left / 2))).map_err(failed)?;
         let ControlPlane { bus, socket, keys, .. } = self;
         // The socket goes before the keys, and before the context, whose last clone waits for what lingers.
         drop(socket);
@@ -218,6 +223,10 @@ impl ControlPlane {
             keys.release();
         }
         drop(bus);
+        // The relay has gone before, and what it had for its subscribers has lingered until now.
+        if closing_at.elapsed() >= left * 2 / 3 && left > LINGER {
+            warn!("subscribers did not take everything within the drain time: records may be lost");
+        }
         Ok(())
     }
 }

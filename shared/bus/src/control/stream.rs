@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -34,8 +34,12 @@ const IMPATIENCE: Duration = Duration::from_millis(2);
 const METER_EVERY: Duration = Duration::from_millis(500);
 /// What the last word has to leave in.
 const LAST_WORD: Duration = Duration::from_millis(200);
-/// How long a drain waits for a proxy that is not there.
+/// How long a publisher that is told to stop waits for a proxy that is not there.
 const ABSENT_AT_MOST: Duration = Duration::from_secs(3);
+/// How long one that has come to its end by itself does.
+const ABSENT_AT_THE_END: Duration = Duration::from_secs(60);
+/// How long the writer waits for the end of this thread.
+const CONTROL_ENDS_WITHIN: Duration = Duration::from_millis(300);
 
 /// The body of a batch that is retained.
 pub(crate) type Body = Arc<[u8]>;
@@ -58,6 +62,10 @@ pub(crate) struct Common {
     left: AtomicU64,
     /// The writer has ended.
     finished: AtomicBool,
+    /// There is no control thread any more, or never was.
+    alone: AtomicBool,
+    /// Kinds that live groups worked on at the end, one bit each.
+    live_kinds: AtomicU8,
 }
 
 impl Common {
@@ -72,6 +80,8 @@ impl Common {
             drained: AtomicBool::new(true),
             left: AtomicU64::new(0),
             finished: AtomicBool::new(false),
+            alone: AtomicBool::new(true),
+            live_kinds: AtomicU8::new(0),
         }
     }
 
@@ -113,6 +123,19 @@ impl Common {
 
     pub(crate) fn finish(&self) {
         self.finished.store(true, Ordering::Release);
+    }
+
+    /// Whether a group worked on this kind at the end.
+    pub(crate) fn had_group(&self, kind: Kind) -> bool {
+        self.live_kinds.load(Ordering::Acquire) & (1 << kind.index()) != 0
+    }
+
+    /// Waits a moment for the end of the control thread, which follows that of the writer.
+    pub(crate) fn wait_for_control(&self) {
+        let end = Instant::now() + CONTROL_ENDS_WITHIN;
+        while !self.alone.load(Ordering::Acquire) && Instant::now() < end {
+            std::thread::sleep(IMPATIENCE);
+        }
     }
 
     fn is_finished(&self) -> bool {
@@ -157,6 +180,7 @@ impl StreamControl {
         connections.connect(&socket, &controlling.endpoints)?;
         common.may_publish.store(false, Ordering::Release);
         common.drained.store(false, Ordering::Release);
+        common.alone.store(false, Ordering::Release);
         let settings =
             PublisherControlSettings { stream: stream.clone(), repair_bytes_per_second: REPAIR_BYTES_PER_SECOND };
         Ok(StreamControl {
@@ -280,6 +304,7 @@ impl StreamControl {
         if self.common.is_drained() || self.common.is_abandoned() {
             return;
         }
+        self.common.live_kinds.store(self.machine.live_kinds(), Ordering::Release);
         if self.machine.is_drained() {
             self.common.drained.store(true, Ordering::Release);
             return;
@@ -287,7 +312,8 @@ impl StreamControl {
         let now = Instant::now();
         // The rest of the time is for what lingers.
         let over = worker.deadline().is_some_and(|end| now >= since + end.saturating_duration_since(since) * 3 / 4);
-        let alone = worker.stopping() && now >= since.max(heard_at) + ABSENT_AT_MOST;
+        let patience = if worker.stopping() { ABSENT_AT_MOST } else { ABSENT_AT_THE_END };
+        let alone = now >= since.max(heard_at) + patience;
         if over || alone {
             let left = self.common.retention().uncommitted_records();
             let why = if alone { "the proxy does not answer" } else { "the time is up" };
@@ -299,10 +325,13 @@ impl StreamControl {
 
     fn wait(&self, now: u64, blocked: bool) -> Result<(), BusError> {
         let events = if blocked { zmq::POLLIN | zmq::POLLOUT } else { zmq::POLLIN };
-        let changing = !self.list.1 || self.follows_commits || self.common.draining.load(Ordering::Acquire);
+        let applying = self.list.0 > 0 && !self.list.1;
+        let changing = applying || self.follows_commits || self.common.draining.load(Ordering::Acquire);
         let limit = if changing { IMPATIENCE } else { PATIENCE };
         let deadline = if blocked { u64::MAX } else { self.machine.next_deadline() };
-        match self.socket.poll(events, patience(now, deadline, limit)) {
+        // There is more to repeat at once.
+        let timeout = if deadline <= now { 0 } else { patience(now, deadline, limit) };
+        match self.socket.poll(events, timeout) {
             Ok(_) | Err(zmq::Error::EINTR) => Ok(()),
             Err(source) => Err(failed(source)),
         }
@@ -350,9 +379,10 @@ impl StreamControl {
         self.machine.end(boot_now(), &self.common.retention());
         self.send_outputs()?;
         self.socket.set_linger(milliseconds(LAST_WORD)).map_err(failed)?;
-        let StreamControl { bus, socket, connections, .. } = self;
-        // The socket goes before the context, whose last clone waits for what lingers.
+        let StreamControl { bus, socket, connections, common, .. } = self;
+        // The socket goes before the context. The writer waits for what lingers.
         drop((socket, connections, bus));
+        common.alone.store(true, Ordering::Release);
         Ok(())
     }
 }

@@ -169,6 +169,11 @@ impl Coordinator {
         self.streams.iter().map(view).collect()
     }
 
+    /// Whether some member is leaving.
+    pub fn has_leavers(&self) -> bool {
+        self.groups.values().flat_map(|group| group.members.values()).any(|member| member.leaving)
+    }
+
     /// Whether some member is leaving, or some publisher wants to know of commits because it drains or reads a file: a proxy that is
     /// told to stop waits for those.
     pub fn is_being_left(&self, now: u64) -> bool {

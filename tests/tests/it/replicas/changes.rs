@@ -178,6 +178,36 @@ fn the_only_member_stopped_for_five_seconds_catches_up() {
 }
 
 #[test]
+fn a_member_stopped_while_the_proxy_is_restarted_commits_nothing_that_it_has_not_sent() {
+    let test = "a_member_stopped_while_the_proxy_is_restarted_commits_nothing_that_it_has_not_sent";
+    let Some(site) = site(test) else { return };
+    let sink = patient_sink(&site, 0);
+    let mut spine = spine(&site);
+    let mut members = Members::new(&site);
+    members.start("default", 0, 2);
+    members.wait_for_shares(&[32, 32]);
+    let load = Load::start(&site);
+    flow_for(&sink, Duration::from_secs(1));
+    members.members[0].process.signal(Signal::STOP).unwrap();
+    let mut proxy = spine.take(PROXY);
+    proxy.process.signal(Signal::KILL).unwrap();
+    proxy.process.wait(LONG).unwrap();
+    spine.add(site.start_one(PROXY, &[]));
+    wait_for("the other to take over", PATIENCE, || owned_shards(&members.members[1]) == 64).unwrap();
+    members.members[0].process.signal(Signal::CONT).unwrap();
+    members.wait_for_shares(&[32, 32]);
+    flow_for(&sink, Duration::from_secs(1));
+    let sent = load.end();
+    settle(&sink, sent);
+    let (said, lost) = (members.said(), members.sum("sekiwake_bus_lost_records_total"));
+    members.stop();
+    spine.stop().unwrap();
+    let (missing, doubled) = judge(sink, sent);
+    println!("{doubled} of {sent} doubled");
+    assert_eq!((missing, lost), (0, 0), "{said}");
+}
+
+#[test]
 fn groups_beside_each_other_each_get_everything() {
     let Some(site) = site("groups_beside_each_other_each_get_everything") else { return };
     let (old_sink, new_sink) = (patient_sink(&site, 0), patient_sink(&site, 1));
