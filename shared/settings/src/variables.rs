@@ -391,7 +391,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ALL,
         takes: "address",
         default: described("127.0.0.1, port 9600 and up by service"),
-        about: "where /metrics, /healthz and /readyz are served",
+        about: "where /metrics, /healthz, /readyz and /status are served",
     },
     Variable {
         name: "SEKIWAKE_DRAIN",
