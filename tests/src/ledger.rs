@@ -140,7 +140,8 @@ impl Ledger {
     /// What groups have lost for good, by stream, kind and reason; empty when nothing is.
     pub fn lost_for_good(&self) -> Vec<String> {
         let lost = self.forwarders.iter().flat_map(|samples| samples.nonzero("sekiwake_bus_lost_records_total", &[]));
-        lost.map(|(text, value)| format!("{} {value}", text.trim_start_matches("sekiwake_bus_lost_records_total"))).collect()
+        lost.map(|(text, value)| format!("{} {value}", text.trim_start_matches("sekiwake_bus_lost_records_total")))
+            .collect()
     }
 
     /// Everything that was lost or dropped anywhere, with where and why; empty when nothing was.

@@ -90,7 +90,11 @@ fn turn_control_inside(controlling: &mut Controlling, reader: &mut Reader) {
     let unset: Vec<&'static str> = BUS.into_iter().filter(|name| is_unset(reader, name)).collect();
     if !unset.is_empty() && unset.len() < BUS.len() {
         for name in unset {
-            reader.mistake(name, "", "an endpoint: of SEKIWAKE_BUS_PUBLISH, _SUBSCRIBE and _CONTROL all are set, or none");
+            reader.mistake(
+                name,
+                "",
+                "an endpoint: of SEKIWAKE_BUS_PUBLISH, _SUBSCRIBE and _CONTROL all are set, or none",
+            );
         }
         return;
     }

@@ -49,6 +49,19 @@ fn check_prints_the_resolved_settings() {
 }
 
 #[test]
+fn an_all_in_one_takes_a_whole_bus_or_none() {
+    let endpoint = "tcp://198.51.100.1:5559";
+    let environment = [("SEKIWAKE_CAPTURE_INTERFACES", "lo"), ("SEKIWAKE_BUS_PUBLISH", endpoint)];
+    let (status, _, stderr) = ended("sekiwake", &["--check"], &environment);
+    assert_eq!((status, stderr.len()), (Some(2), 2), "{stderr:?}");
+    assert!(stderr.iter().any(|line| line.contains("SEKIWAKE_BUS_SUBSCRIBE")), "{stderr:?}");
+    assert!(stderr.iter().any(|line| line.contains("SEKIWAKE_BUS_CONTROL")), "{stderr:?}");
+    let whole = [("SEKIWAKE_BUS_SUBSCRIBE", endpoint), ("SEKIWAKE_BUS_CONTROL", endpoint)];
+    let (status, _, stderr) = ended("sekiwake", &["--check"], &[&environment[..], &whole].concat());
+    assert_eq!((status, stderr.len()), (Some(0), 0), "{stderr:?}");
+}
+
+#[test]
 fn all_mistakes_are_told_at_once_one_line_each_with_what_the_variable_takes() {
     let common = [
         ("SEKIWAKE_LOG_FORMAT", "xml"),
