@@ -682,14 +682,12 @@ impl Publisher {
     }
 
     fn close(mut self, worker: &Worker) -> Result<Outcome, BusError> {
-        for waiting in self.waiting.drain(..) {
-            self.metrics.bus_full[waiting.topic.kind.index()].inc_by(u64::from(waiting.count));
-            self.outcome.unpublished += u64::from(waiting.count);
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.refuse(waiting.topic, waiting.count);
         }
-        for (topic, batch) in self.early.drain(..) {
-            self.metrics.bus_full[topic.kind.index()].inc_by(u64::from(batch.count));
+        for (topic, batch) in std::mem::take(&mut self.early) {
             self.outcome.offered += u64::from(batch.count);
-            self.outcome.unpublished += u64::from(batch.count);
+            self.refuse(topic, batch.count);
         }
         // Nobody waits for a writer that is gone: what producers hand over from here on is refused and counted.
         // The channel itself would drop them only with the last producer.
