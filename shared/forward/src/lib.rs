@@ -21,6 +21,7 @@ mod queue;
 mod registry;
 mod resolve;
 mod service;
+pub mod stream;
 mod target;
 #[cfg(test)]
 mod testing;

@@ -18,6 +18,8 @@ use std::{
     },
 };
 
+use sekiwake_bus::Transport;
+
 /// The addresses of one forwarder. Clones are the same registry.
 #[derive(Clone, Debug)]
 pub struct Registry(Arc<Inner>);
@@ -31,8 +33,9 @@ struct Inner {
 }
 
 /// One destination's addresses: the one in use is registered for as long as it is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Place {
+    transport: Transport,
     in_use: Option<SocketAddr>,
     proposed: Option<SocketAddr>,
 }
@@ -71,9 +74,13 @@ impl Registry {
     }
 
     /// The list, and its number.
-    pub fn list(&self) -> (u64, Vec<SocketAddr>) {
+    pub fn list(&self) -> (u64, Vec<(SocketAddr, Transport)>) {
         let places = self.0.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let addresses = places.iter().flat_map(|place| [place.in_use, place.proposed]).flatten().collect();
+        let of_place = |place: &Place| {
+            let transport = place.transport;
+            [place.in_use, place.proposed].into_iter().flatten().map(move |address| (address, transport))
+        };
+        let addresses = places.iter().flat_map(of_place).collect();
         (self.0.number.load(Acquire), addresses)
     }
 
@@ -82,9 +89,14 @@ impl Registry {
         self.0.approved.fetch_max(number, Release);
     }
 
+    /// A place for a destination that is sent to over UDP.
     pub(crate) fn register(&self) -> Registration {
+        self.register_over(Transport::Udp)
+    }
+
+    pub(crate) fn register_over(&self, transport: Transport) -> Registration {
         let mut places = self.0.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.push(Place::default());
+        places.push(Place { transport, in_use: None, proposed: None });
         Registration { registry: self.clone(), index: places.len() - 1, number: 0 }
     }
 }
@@ -138,7 +150,7 @@ mod tests {
         assert!(!one.may_use(), "nothing has been proposed");
         one.propose(address(1));
         let (number, list) = registry.list();
-        assert_eq!(list, [address(1)]);
+        assert_eq!(list, [(address(1), Transport::Udp)]);
         other.propose(address(2));
         registry.approve(number);
         assert!(one.may_use() && !other.may_use());
@@ -149,18 +161,19 @@ mod tests {
     #[test]
     fn the_address_in_use_stays_in_the_list_until_the_destination_has_moved() {
         let registry = Registry::new();
-        let mut destination = registry.register();
+        let mut destination = registry.register_over(Transport::Tcp);
+        let listed = |last| (address(last), Transport::Tcp);
         for last in 1..3 {
             destination.propose(address(last));
             registry.approve(registry.number());
         }
         destination.moved();
         destination.propose(address(3));
-        assert_eq!(registry.list().1, [address(2), address(3)]);
+        assert_eq!(registry.list().1, [listed(2), listed(3)]);
         assert!(!destination.may_use());
         registry.approve(registry.number());
         destination.moved();
         assert!(destination.may_use());
-        assert_eq!(registry.list().1, [address(3)]);
+        assert_eq!(registry.list().1, [listed(3)]);
     }
 }

@@ -151,9 +151,10 @@ impl Pump {
     fn register(&mut self) {
         if self.registry.number() != self.registered {
             let (number, addresses) = self.registry.list();
-            let destination =
-                |address: &SocketAddr| RegisteredDestination::new(address.ip(), address.port(), Transport::Udp);
-            self.subscriber.set_destinations(addresses.iter().map(destination).collect());
+            let destination = |(address, transport): (SocketAddr, Transport)| {
+                RegisteredDestination::new(address.ip(), address.port(), transport)
+            };
+            self.subscriber.set_destinations(addresses.into_iter().map(destination).collect());
             self.registered = number;
         }
         if self.subscriber.may_use_destinations() {
