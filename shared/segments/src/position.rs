@@ -63,7 +63,20 @@ impl Position {
             newest = newest.into_iter().chain(Slot::decode(bytes)).max_by_key(|slot| slot.generation);
         }
         let lost = written && newest.is_none();
-        Ok((Position { path, file, slot: newest.unwrap_or_default(), synced: true }, lost))
+        let position = Position { path, file, slot: newest.unwrap_or_default(), synced: true };
+        position.reserve()?;
+        Ok((position, lost))
+    }
+
+    /// Takes the room for both slots: on a full disk, it is the commit that makes room, so it must need none.
+    fn reserve(&self) -> Result<(), LogError> {
+        let length = self.file.metadata().map_err(cannot("look at", &self.path))?.len();
+        if length < SLOT_DISTANCE + SLOT_BYTES as u64 {
+            let bytes = self.slot.encode();
+            let both = self.file.write_all_at(&bytes, 0).and_then(|()| self.file.write_all_at(&bytes, SLOT_DISTANCE));
+            both.map_err(cannot("write to", &self.path))?;
+        }
+        Ok(())
     }
 
     /// Everything below was done with.
@@ -172,6 +185,9 @@ mod tests {
         let (mut position, _) = Position::open(directory.path()).unwrap();
         position.write(5, 9).unwrap();
         position.file.write_all_at(b"?", SLOT_DISTANCE + 20).unwrap();
+        let (reread, lost) = Position::open(directory.path()).unwrap();
+        assert_eq!((reread.committed(), lost), (0, false), "the one before it counts");
+        position.file.write_all_at(b"?", 20).unwrap();
         let (reread, lost) = Position::open(directory.path()).unwrap();
         assert_eq!((reread.committed(), lost), (0, true));
     }
