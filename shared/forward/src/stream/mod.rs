@@ -11,8 +11,8 @@
 //! committed to the group. When a connection breaks, everything that is not acknowledged is sent again on the next one, in the same
 //! order and before anything newer: a message may arrive twice. What the peer's TCP has acknowledged and the peer never reads is
 //! lost, for syslog has no answers that would tell. The first acknowledgements of a connection are therefore not believed before
-//! it has lasted for half a second: a balancer that accepts and hangs up, or a server that refuses our certificate after the
-//! handshake (TLS 1.3 tells it no sooner), takes nothing along.
+//! it has lasted for half a second or was ended in order: a balancer that accepts and resets, or a server that refuses our certificate
+//! after the handshake (TLS 1.3 tells it no sooner), takes nothing along.
 //!
 //! **Order** within the live stream is that of the queue. What was spooled is replayed in its own order beside live traffic.
 //!

@@ -307,9 +307,12 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
 
     /// There is no connection, or it is no more.
     fn failed(&mut self, error: &Broken, now: Instant) {
-        // What the peer acknowledged before it said that it reads no more has arrived.
+        // A peer that ends a connection in order has read what it acknowledged, or its TCP would have reset it.
         if matches!(error, Broken::Closed) {
-            self.settle(now);
+            self.link.trusted = true;
+            if self.settle(now) > 0 {
+                self.link.backoff.reset();
+            }
         }
         if let Some(kind) = kind_of(error) {
             self.metrics.error(kind);
@@ -390,8 +393,9 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
         Ok(())
     }
 
-    /// Releases what the peer's TCP has acknowledged.
-    fn settle(&mut self, now: Instant) {
+    /// Releases what the peer's TCP has acknowledged, and says how many messages that were.
+    fn settle(&mut self, now: Instant) -> u64 {
+        let mut settled = 0;
         let waits = !self.flight.is_empty() || self.awaits_acknowledgement();
         if let Some(connection) = self.link.connection.as_ref().filter(|connection| connection.is_open()) {
             let (acknowledged, written) = (connection.acknowledged(), connection.written());
@@ -410,9 +414,12 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
                 let (messages, bytes) = spool.acknowledged(position, now);
                 self.metrics.sent_datagrams.inc_by(messages);
                 self.metrics.sent_bytes.inc_by(bytes);
+                settled += messages;
             }
+            settled += sums.messages;
         }
         self.release_done();
+        settled
     }
 
     /// Takes care of what waits too long, or of everything when the time to stop is up: into the spool, or else it is dropped.

@@ -8,3 +8,4 @@ mod names;
 mod namespaces;
 mod payloads;
 mod rig;
+mod stream;
