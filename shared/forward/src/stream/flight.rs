@@ -1,11 +1,11 @@
 //! What is on its way to one destination, and how far it has come. Logic without I/O.
 //!
 //! ```text
-//!  oldest                                                                newest
-//!  ┌──────────┬──────────┬───────────────────┬──────────┬──────────┐
-//!  │ load     │ load     │ load              │ load     │ load     │     a load is a batch from the queue
-//!  └──────────┴──────────┴───────────────────┴──────────┴──────────┘
-//!     └ acknowledged: done    └ given: in the connection      └ end: what is wanted of it; the rest was given up
+//!  oldest          flying                       waiting           newest
+//!  ┌──────────┬──────────┬───────────────────┐ ┌──────────┬──────────┐
+//!  │ load     │ load     │ load              │ │ load     │ load     │     a load is a batch from the queue
+//!  └──────────┴──────────┴───────────────────┘ └──────────┴──────────┘
+//!     └ acknowledged: done    └ given: in the connection
 //! ```
 //! A *part* is what is given to the connection in one go: whole messages of one or several loads, and where in the stream they end.
 //! When the peer's TCP has acknowledged the stream up to there, the part is done; when the connection breaks, everything that is
@@ -30,25 +30,24 @@ pub(crate) struct Sums {
     pub(crate) empty: u64,
 }
 
-/// A batch, and how far it has come.
-pub(crate) struct Load<B> {
-    pub(crate) queued: Queued<B>,
+/// A batch, and how far it has come: message numbers within it, each of them at most the next.
+struct Load<B> {
+    queued: Queued<B>,
+    /// The peer's TCP has all before this one.
     acknowledged: usize,
+    /// The connection was given all before this one.
     given: usize,
+    /// All from this one on were given up.
     end: usize,
-}
-
-impl<B: AsRef<[u8]>> Load<B> {
-    fn is_done(&self) -> bool {
-        self.acknowledged == self.end
-    }
+    /// Some connection was given all before this one.
+    seen: usize,
 }
 
 /// Messages that were given together.
 struct Part {
     /// Where in the stream they end.
     position: u64,
-    /// The load that the last message is of, counted from the first load there ever was.
+    /// The load that the last message is of, counted from the first that flew on this connection.
     load: u64,
     /// How many messages of that load were given, this part's among them.
     given: usize,
@@ -68,54 +67,60 @@ pub(crate) enum Filled {
 
 /// Everything that was taken from the queue and is not done.
 pub(crate) struct Flight<B> {
-    loads: VecDeque<Load<B>>,
-    /// The number of the first of them, counted from the first there ever was.
+    /// Loads of which the connection was given something; all of it, except perhaps of the last one.
+    flying: VecDeque<Load<B>>,
+    /// The number of the first of them, counted from the first that flew on this connection.
     first: u64,
-    /// The first of them that has messages which were not given; their number, if none has.
-    next: usize,
+    waiting: VecDeque<Load<B>>,
     parts: VecDeque<Part>,
-    /// What was filled and is not yet given: its messages, and when each was captured if it is given for the first time.
+    /// What is done or given up, and not yet taken out.
+    done: VecDeque<Queued<B>>,
+    /// What was filled and is not yet given: its messages, and when each was captured that was never given before.
     filled: Sums,
     captured_at_ns: Vec<u64>,
-    /// Messages before this load were given to a connection before.
-    fresh_from: (u64, usize),
 }
 
 impl<B: AsRef<[u8]>> Flight<B> {
     pub(crate) fn new() -> Flight<B> {
         Flight {
-            loads: VecDeque::new(),
+            flying: VecDeque::new(),
             first: 0,
-            next: 0,
+            waiting: VecDeque::new(),
             parts: VecDeque::new(),
+            done: VecDeque::new(),
             filled: Sums::default(),
             captured_at_ns: Vec::new(),
-            fresh_from: (0, 0),
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.loads.is_empty()
+        self.flying.is_empty() && self.waiting.is_empty() && self.done.is_empty()
     }
 
-    /// Whether something was given and is not done.
+    /// Whether something was given and is not acknowledged.
     pub(crate) fn awaits_acknowledgement(&self) -> bool {
         !self.parts.is_empty()
     }
 
-    /// How many loads have messages that were not given.
+    /// How many loads wait of which nothing was given.
     pub(crate) fn waiting(&self) -> usize {
-        self.loads.len() - self.next
+        self.waiting.len()
     }
 
-    /// The load that has waited longest to be given.
+    /// The load that has waited longest for messages of it to be given.
     pub(crate) fn longest_waiting(&self) -> Option<&Queued<B>> {
-        self.loads.get(self.next).map(|load| &load.queued)
+        self.all_waiting().next().map(|(queued, _)| queued)
+    }
+
+    /// All loads with messages that were not given, and which those are.
+    pub(crate) fn all_waiting(&self) -> impl Iterator<Item = (&Queued<B>, Range<usize>)> {
+        let begun = self.flying.back().filter(|load| load.given < load.end);
+        begun.into_iter().chain(&self.waiting).map(|load| (&load.queued, load.given..load.end))
     }
 
     pub(crate) fn take_in(&mut self, queued: Queued<B>) {
         let end = count(&queued);
-        self.loads.push_back(Load { queued, acknowledged: 0, given: 0, end });
+        self.waiting.push_back(Load { queued, acknowledged: 0, given: 0, end, seen: 0 });
     }
 
     /// Fills `out` with the next messages. What another member has become responsible for is left out, and their number is added
@@ -124,115 +129,254 @@ impl<B: AsRef<[u8]>> Flight<B> {
         out.clear();
         self.filled = Sums::default();
         self.captured_at_ns.clear();
-        while let Some(load) = self.loads.get_mut(self.next) {
-            match load.queued.parcel.permission(now) {
+        while let Some(queued) = self.longest_waiting() {
+            match queued.parcel.permission(now) {
                 Permission::Granted => {}
                 Permission::Lapsed if self.filled == Sums::default() => return Filled::Lapsed,
                 Permission::Lapsed => return Filled::Part,
                 Permission::Revoked => {
                     // What was not sent must not be committed, not even by a member that stops.
-                    load.queued.parcel.leave_to_group();
-                    *handed_over += (load.end - load.given) as u64;
-                    load.end = load.given;
+                    queued.parcel.leave_to_group();
+                    *handed_over += self.give_up_waiting();
+                    continue;
                 }
             }
-            let number = self.first + self.next as u64;
-            while load.given < load.end {
-                let Some(message) = message(&load.queued, load.given) else {
-                    load.end = load.given;
-                    break;
-                };
-                if !out.is_empty() && out.len() + message.payload.len() > PART_BYTES {
-                    return Filled::Part;
-                }
-                if frame(message.payload, out) {
-                    self.filled.messages += 1;
-                    self.filled.bytes += message.payload.len() as u64;
-                    if (number, load.given) >= self.fresh_from {
-                        self.captured_at_ns.push(message.captured_at_ns);
-                    }
-                } else {
-                    self.filled.empty += 1;
-                }
-                load.given += 1;
+            if self.fill_from_one(out) {
+                return Filled::Part;
             }
-            self.next += 1;
         }
         if self.filled == Sums::default() { Filled::Nothing } else { Filled::Part }
+    }
+
+    /// Fills `out` with messages of the load that has waited longest. `true`: it is full.
+    fn fill_from_one(&mut self, out: &mut Vec<u8>) -> bool {
+        if self.flying.back().is_none_or(|load| load.given == load.end) {
+            let Some(load) = self.waiting.pop_front() else { return true };
+            self.flying.push_back(load);
+        }
+        let Some(load) = self.flying.back_mut() else { return true };
+        while load.given < load.end {
+            let Some(message) = message(&load.queued, load.given) else {
+                load.end = load.given;
+                break;
+            };
+            if !out.is_empty() && out.len() + message.payload.len() > PART_BYTES {
+                return true;
+            }
+            if frame(message.payload, out) {
+                self.filled.messages += 1;
+                self.filled.bytes += message.payload.len() as u64;
+                if load.given >= load.seen {
+                    self.captured_at_ns.push(message.captured_at_ns);
+                }
+            } else {
+                self.filled.empty += 1;
+            }
+            load.given += 1;
+            load.seen = load.seen.max(load.given);
+        }
+        false
     }
 
     /// What was filled was given to the connection and ends at this position of the stream. Gives the capture times of those
     /// messages that were never given before, and how many the others are.
     pub(crate) fn given(&mut self, position: u64) -> (&[u64], u64) {
-        let (index, given) = match self.loads.get(self.next) {
-            Some(load) if load.given > 0 => (self.next, load.given),
-            _ => match self.next.checked_sub(1).and_then(|index| Some((index, self.loads.get(index)?.given))) {
-                Some(place) => place,
-                None => return (&[], 0),
-            },
-        };
-        let load = self.first + index as u64;
-        self.parts.push_back(Part { position, load, given, sums: self.filled });
-        self.fresh_from = self.fresh_from.max((load, given));
-        let repeated = self.filled.messages - self.captured_at_ns.len() as u64;
-        self.filled = Sums::default();
-        (&self.captured_at_ns, repeated)
+        let sums = std::mem::take(&mut self.filled);
+        if let Some(last) = self.flying.back() {
+            let load = self.first + self.flying.len() as u64 - 1;
+            self.parts.push_back(Part { position, load, given: last.given, sums });
+        }
+        (&self.captured_at_ns, sums.messages - self.captured_at_ns.len() as u64)
     }
 
-    /// The peer's TCP has the stream up to this position. Gives what is done by that.
+    /// The peer's TCP has the stream up to this position. Gives what is acknowledged by that.
     pub(crate) fn acknowledged(&mut self, position: u64) -> Sums {
         let mut sums = Sums::default();
-        while let Some(part) = self.parts.front()
-            && part.position <= position
-        {
+        while let Some(part) = self.parts.pop_front_if(|part| part.position <= position) {
             sums.messages += part.sums.messages;
             sums.bytes += part.sums.bytes;
             sums.empty += part.sums.empty;
-            let index = part.load.saturating_sub(self.first) as usize;
-            for load in self.loads.iter_mut().take(index) {
-                load.acknowledged = load.given;
+            while self.first < part.load
+                && let Some(load) = self.flying.pop_front()
+            {
+                self.done.push_back(load.queued);
+                self.first += 1;
             }
-            if let Some(load) = self.loads.get_mut(index) {
+            if let Some(load) = self.flying.front_mut() {
                 load.acknowledged = part.given;
             }
-            self.parts.pop_front();
+            self.take_off_done();
         }
         sums
     }
 
-    /// Takes out the oldest load, if everything that is wanted of it is done.
-    pub(crate) fn take_done(&mut self) -> Option<Queued<B>> {
-        self.loads.front().filter(|load| load.is_done())?;
-        self.take_front()
-    }
-
-    /// The connection is gone: what is not done is given again from now on.
-    pub(crate) fn broken(&mut self) {
-        self.parts.clear();
-        self.next = 0;
-        for load in &mut self.loads {
-            load.given = load.acknowledged;
+    /// The oldest flying load is done when all that is wanted of it is acknowledged.
+    fn take_off_done(&mut self) {
+        while let Some(load) = self.flying.pop_front_if(|load| load.acknowledged == load.end) {
+            self.done.push_back(load.queued);
+            self.first += 1;
         }
     }
 
-    /// Gives up what was not given of the load that has waited longest to be given, and says how many messages that are.
+    /// A batch that is done or was given up, each once.
+    pub(crate) fn take_done(&mut self) -> Option<Queued<B>> {
+        self.done.pop_front()
+    }
+
+    /// The connection is gone: what is not acknowledged waits again, before everything that waits already.
+    pub(crate) fn broken(&mut self) {
+        self.parts.clear();
+        self.first = 0;
+        while let Some(mut load) = self.flying.pop_back() {
+            if load.acknowledged == load.end {
+                self.done.push_back(load.queued);
+            } else {
+                load.given = load.acknowledged;
+                self.waiting.push_front(load);
+            }
+        }
+    }
+
+    /// Gives up what was not given of the load that has waited longest, and says how many messages that are.
     pub(crate) fn give_up_waiting(&mut self) -> u64 {
-        let Some(load) = self.loads.get_mut(self.next) else { return 0 };
-        let left = load.end - load.given;
-        load.end = load.given;
-        self.next += 1;
-        left as u64
+        if let Some(begun) = self.flying.back_mut().filter(|load| load.given < load.end) {
+            let left = begun.end - begun.given;
+            begun.end = begun.given;
+            self.take_off_done();
+            return left as u64;
+        }
+        let Some(load) = self.waiting.pop_front() else { return 0 };
+        self.done.push_back(load.queued);
+        (load.end - load.given) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use prometheus::IntGauge;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        queue::{Waited, queue},
+        testing::batch,
+    };
+
+    /// Batches of these payloads, as the queue hands them out.
+    fn queued(batches: &[Vec<Vec<u8>>]) -> Vec<Queued<Vec<u8>>> {
+        let gauge = || IntGauge::new("gauge", "gauge").unwrap();
+        let (intake, outlet) = queue(gauge(), gauge());
+        let take = |payloads: &Vec<Vec<u8>>| {
+            let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+            assert!(intake.offer(&batch(&payloads), Instant::now()));
+            match outlet.wait(Duration::ZERO) {
+                Waited::Batch(queued) => queued,
+                _ => panic!("nothing is queued"),
+            }
+        };
+        batches.iter().map(take).collect()
     }
 
-    /// All loads with messages that were not given, and which those are.
-    pub(crate) fn all_waiting(&self) -> impl Iterator<Item = (&Queued<B>, Range<usize>)> {
-        self.loads.iter().skip(self.next).map(|load| (&load.queued, load.given..load.end))
+    /// The messages of a stream of frames that may be cut off at its end.
+    fn messages(mut stream: &[u8]) -> Vec<Vec<u8>> {
+        let mut messages = Vec::new();
+        while let Some(space) = stream.iter().position(|&byte| byte == b' ') {
+            let length: usize = std::str::from_utf8(&stream[..space]).unwrap().parse().unwrap();
+            let Some(message) = stream.get(space + 1..space + 1 + length) else { break };
+            messages.push(message.to_vec());
+            stream = &stream[space + 1 + length..];
+        }
+        messages
     }
 
-    fn take_front(&mut self) -> Option<Queued<B>> {
-        let load = self.loads.pop_front()?;
-        self.first += 1;
-        self.next = self.next.saturating_sub(1);
-        Some(load.queued)
+    #[derive(Clone, Debug)]
+    enum Step {
+        Take,
+        Give,
+        /// So many thousandths of what was given and not acknowledged.
+        Acknowledge(u64),
+        Break,
+        GiveUp,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => Just(Step::Take),
+            3 => Just(Step::Give),
+            3 => (0..=1000u64).prop_map(Step::Acknowledge),
+            1 => Just(Step::Break),
+            1 => Just(Step::GiveUp),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: every message is acknowledged, empty or given up, once; every batch is done, once;
+        /// and what arrived on all connections, up to what was acknowledged on each, is everything in order.
+        #[test]
+        fn nothing_is_missing_and_everything_is_accounted_for(
+            sizes in prop::collection::vec(prop::collection::vec(0..9000usize, 1..12), 1..12),
+            steps in prop::collection::vec(step(), 0..120),
+        ) {
+            let mut number = 0u32;
+            let batches: Vec<Vec<Vec<u8>>> = sizes.iter().map(|sizes| sizes.iter().map(|&size| {
+                number += 1;
+                let mut payload = vec![b'x'; size];
+                number.to_be_bytes().iter().zip(&mut payload).for_each(|(from, to)| *to = *from);
+                payload
+            }).collect()).collect();
+            let all: Vec<Vec<u8>> = batches.iter().flatten().filter(|payload| payload.len() >= 4).cloned().collect();
+            let (mut upcoming, mut flight) = (queued(&batches).into_iter(), Flight::new());
+            let (mut stream, mut acknowledged, mut arrived) = (Vec::new(), 0usize, Vec::new());
+            let (mut sums, mut given_up, mut done, mut repeated) = (Sums::default(), 0, 0, 0);
+            let mut out = Vec::new();
+            let end = [Step::Break].into_iter().chain(std::iter::repeat_n([Step::Take, Step::Give, Step::Acknowledge(1000)], 300).flatten());
+            for step in steps.into_iter().chain(end) {
+                match step {
+                    Step::Take => upcoming.next().into_iter().for_each(|queued| flight.take_in(queued)),
+                    Step::Give => if flight.fill(&mut out, 0, &mut 0) == Filled::Part {
+                        stream.extend_from_slice(&out);
+                        repeated += flight.given(stream.len() as u64).1;
+                    },
+                    Step::Acknowledge(thousandths) => {
+                        acknowledged += ((stream.len() - acknowledged) as u64 * thousandths / 1000) as usize;
+                        let more = flight.acknowledged(acknowledged as u64);
+                        sums = Sums {
+                            messages: sums.messages + more.messages,
+                            bytes: sums.bytes + more.bytes,
+                            empty: sums.empty + more.empty,
+                        };
+                    }
+                    Step::Break => {
+                        flight.broken();
+                        arrived.extend(messages(&stream[..acknowledged]));
+                        (stream, acknowledged) = (Vec::new(), 0);
+                    }
+                    Step::GiveUp => given_up += flight.give_up_waiting(),
+                }
+                while flight.take_done().is_some() {
+                    done += 1;
+                }
+            }
+            arrived.extend(messages(&stream[..acknowledged]));
+            prop_assert!(flight.is_empty());
+            prop_assert_eq!(done, batches.len());
+            prop_assert_eq!(sums.messages + sums.empty + given_up, u64::from(number));
+            prop_assert!(arrived.len() as u64 >= sums.messages);
+            if given_up == 0 {
+                prop_assert!(arrived.len() as u64 <= sums.messages + repeated);
+                // Without those that came again: one message follows the other.
+                let mut next = 0;
+                for message in arrived.iter().filter(|message| message.len() >= 4) {
+                    if all.get(next) == Some(message) {
+                        next += 1;
+                    } else {
+                        prop_assert!(all[..next].contains(message), "message {} is missing", next);
+                    }
+                }
+                prop_assert_eq!(next, all.len());
+            }
+        }
     }
 }

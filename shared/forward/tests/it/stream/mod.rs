@@ -9,7 +9,6 @@ mod tls;
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -113,7 +112,11 @@ impl Stream {
         wait_for("an empty queue", PATIENCE, || self.rig.queued(LABEL) == 0).unwrap();
         let dropped = self.metric("sekiwake_forward_dropped_datagrams_total");
         let spooled = self.metric("sekiwake_forward_spool_datagrams");
-        assert_eq!(self.spooled_before + self.given, self.sent() + dropped + spooled, "{dropped} dropped, {spooled} spooled");
+        assert_eq!(
+            self.spooled_before + self.given,
+            self.sent() + dropped + spooled,
+            "{dropped} dropped, {spooled} spooled"
+        );
         assert_eq!(self.metric("sekiwake_forward_queue_bytes"), 0);
     }
 
@@ -126,7 +129,8 @@ impl Stream {
 
 /// A message with a number that the peers read again.
 fn numbered(number: u64) -> Vec<u8> {
-    format!("<13>1 2026-01-01T00:00:00Z host app - - - number={number} {}", "x".repeat(number as usize % 200)).into_bytes()
+    format!("<13>1 2026-01-01T00:00:00Z host app - - - number={number} {}", "x".repeat(number as usize % 200))
+        .into_bytes()
 }
 
 /// The number of a message.
@@ -134,8 +138,4 @@ fn number_of(message: &[u8]) -> u64 {
     let text = String::from_utf8_lossy(message);
     let (_, after) = text.split_once("number=").unwrap_or_else(|| panic!("no number in {text:?}"));
     after.split(' ').next().unwrap().parse().unwrap()
-}
-
-fn shared<T>(value: T) -> Arc<T> {
-    Arc::new(value)
 }

@@ -133,7 +133,7 @@ fn frame_of(bytes: &[u8]) -> Option<(&[u8], usize)> {
     Some((bytes.get(space + 1..end)?, end))
 }
 
-/// A server whose connections are served one after the other.
+/// A server. It accepts one connection after the other.
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     pub(super) book: Arc<Book>,
@@ -144,7 +144,7 @@ impl Peer {
     /// Serves connections with `serve`, which gets the number of each.
     pub(super) fn serve(
         listener: TcpListener,
-        mut serve: impl FnMut(TcpStream, &Book, usize) + Send + 'static,
+        mut serve: impl FnMut(TcpStream, &Arc<Book>, usize) + Send + 'static,
     ) -> Peer {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -166,10 +166,13 @@ impl Peer {
         Peer { address, book, thread: Some(thread) }
     }
 
-    /// A server that reads everything.
+    /// A server that reads everything, from all connections at the same time.
     pub(super) fn reading(listener: TcpListener) -> Peer {
         Peer::serve(listener, |mut stream, book, page| {
-            let _ = read_frames(&mut stream, book, page, |_| false);
+            let book = Arc::clone(book);
+            thread::spawn(move || {
+                let _ = read_frames(&mut stream, &book, page, |_| false);
+            });
         })
     }
 }
