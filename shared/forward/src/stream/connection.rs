@@ -17,7 +17,7 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustls::ClientConnection;
+use rustls::{CertificateError, ClientConnection};
 use sekiwake_sys::{TcpState, tcp_state, unacknowledged_bytes};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
@@ -48,7 +48,7 @@ const READS_AT_ONCE: usize = 16;
 pub(crate) enum Broken {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("TLS: {0}")]
+    #[error("TLS: {}", explained(.0))]
     Tls(rustls::Error),
     #[error("no connection within {} s", CONNECT_TIMEOUT.as_secs())]
     ConnectTimedOut,
@@ -62,6 +62,23 @@ pub(crate) enum Broken {
     ClosedInHandshake,
     #[error("the keys of the TLS session are used up")]
     KeysUsedUp,
+}
+
+/// What is wrong, and what can be done about it where rustls names only the rule that was broken.
+fn explained(error: &rustls::Error) -> String {
+    let remedy = match error {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "; nobody who is trusted has signed it: ca=FILE trusts others"
+        }
+        // A variant of another crate's error, which cannot be matched without depending on it.
+        rustls::Error::InvalidCertificate(CertificateError::Other(other))
+            if format!("{other:?}").contains("CaUsedAsEndEntity") =>
+        {
+            "; it is an authority's own certificate (CA:TRUE): the server needs one of its own, signed by the authority"
+        }
+        _ => "",
+    };
+    format!("{error}{remedy}")
 }
 
 /// How far a connection has come.
@@ -347,6 +364,12 @@ mod tests {
 
     fn state(unanswered: u32, last_acknowledged_s: u64) -> TcpState {
         TcpState { unanswered, last_acknowledged: Duration::from_secs(last_acknowledged_s) }
+    }
+
+    #[test]
+    fn errors_of_certificates_say_what_can_be_done() {
+        let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        assert!(Broken::Tls(unknown).to_string().contains("ca=FILE"));
     }
 
     #[test]

@@ -92,7 +92,9 @@ pub(crate) struct StreamWorker<B> {
     of_streams: StreamMetrics,
     latency: LocalHistogram,
     state: State,
+    connected_log: RateLimited,
     failed_log: RateLimited,
+    stalled_log: RateLimited,
     /// The queue's giver is gone and everything is taken.
     closed: bool,
     /// Nothing may be sent for the moment: the lease has run out.
@@ -200,7 +202,9 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
             latency: metrics.latency(),
             metrics,
             state: State::Unknown,
+            connected_log: RateLimited::default(),
             failed_log: RateLimited::default(),
+            stalled_log: RateLimited::default(),
             closed: false,
             lapsed: false,
             spooling: false,
@@ -265,8 +269,10 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
             return self.failed(&error, now);
         }
         if !was_open && connection.is_open() {
-            let (destination, address, security) = (&*self.label, connection.address(), connection.security());
-            info!(destination, %address, tls = security, "connected");
+            if let Some(suppressed) = self.connected_log.allow(now) {
+                let (destination, address, tls) = (&*self.label, connection.address(), connection.security());
+                info!(destination, %address, tls, suppressed, "connected");
+            }
             self.of_streams.connections.inc();
             (self.link.opened_at, self.link.progress_at) = (Some(now), now);
         }
@@ -322,7 +328,7 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
         self.disconnect();
         let pause = self.link.backoff.pause();
         self.link.retry_at = now + pause;
-        self.change_state(State::Down);
+        self.change_state(State::Down, now);
         if let Some(suppressed) = self.failed_log.allow(now) {
             let (destination, retry_in) = (&*self.label, pause);
             match was_connected {
@@ -535,27 +541,25 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
         if !self.link.is_open() {
             // Before the first try has failed nothing is known; without an address there is none.
             if stalled && self.place.current().is_none() && !self.place.awaits_approval() {
-                self.change_state(State::Down);
+                self.change_state(State::Down, now);
             }
             return;
         }
-        self.change_state(if stalled { State::Down } else { State::Up });
+        self.change_state(if stalled { State::Down } else { State::Up }, now);
     }
 
-    fn change_state(&mut self, state: State) {
+    fn change_state(&mut self, state: State, now: Instant) {
         if self.state == state {
             return;
         }
         self.state = state;
         self.metrics.up.set(state.as_gauge());
-        let destination = &*self.label;
-        match state {
-            State::Up => info!(destination, "destination is up"),
-            State::Down if self.link.is_open() => {
-                warn!(destination, "destination is down: it is connected and does not read")
-            }
-            State::Down => warn!(destination, "destination is down"),
-            State::Unknown => {}
+        // That there is a connection, or none, has been said.
+        if state == State::Down
+            && self.link.is_open()
+            && let Some(suppressed) = self.stalled_log.allow(now)
+        {
+            warn!(destination = &*self.label, suppressed, "destination is down: it is connected and does not read");
         }
     }
 
@@ -563,6 +567,14 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
     fn wait(&mut self, now: Instant) {
         if self.lapsed {
             return thread::sleep(LAPSED_PAUSE);
+        }
+        if self.link.is_open()
+            && !self.link.is_held_up()
+            && self.link.leave_at.is_none()
+            && self.flight.longest_waiting().is_some()
+        {
+            // There is more to write than was written in one go.
+            return;
         }
         let replays = self.spool.as_ref().is_some_and(Spool::has_more);
         let timeout = match &self.link.connection {

@@ -1,15 +1,25 @@
 //! Connections that break: what was on its way comes again, in order, and nothing is missing.
 
-use std::{net::Shutdown, process::Command};
+use std::{
+    io::Read,
+    net::Shutdown,
+    process::Command,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
+use rustls::{ServerConnection, StreamOwned, version::TLS13};
 use sekiwake_testkit::{netns::available_or_skipped, wait::wait_for};
 
 use super::{
     Stream, numbered,
-    peer::{Peer, listener, read_frames},
+    peer::{Book, Peer, listener, read_frames},
     settings,
+    tls::Authority,
+    with_tls,
 };
-use crate::rig::PATIENCE;
+use crate::rig::{PATIENCE, batches, samples};
 
 #[test]
 fn frames_are_exact_whatever_is_in_them_and_an_empty_datagram_is_dropped() {
@@ -65,22 +75,19 @@ fn a_peer_that_ends_every_connection_gets_everything_in_order() {
     stream.stop();
 }
 
-#[test]
-fn connections_that_are_torn_down_lose_nothing_that_was_on_its_way() {
-    if !available_or_skipped("connections_that_are_torn_down_lose_nothing_that_was_on_its_way") {
-        return;
-    }
-    // It reads slower than it is given data, so that there is something on its way.
-    let peer = Peer::serve(listener(), |mut stream, book, page| {
-        let outcome = read_frames(&mut stream, book, page, |messages| {
-            if messages % 100 == 0 {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
-            false
-        });
-        assert!(outcome.is_ok() || !book.is_stopping());
+/// Reads slower than it is given data, so that there is something on its way.
+fn read_slowly(stream: &mut impl Read, book: &Book, page: usize) {
+    // It ends with an error whenever the connection is torn.
+    let _ = read_frames(stream, book, page, |messages| {
+        if messages % 100 == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        false
     });
-    let mut stream = Stream::start(settings(peer.address));
+}
+
+/// Destroys the sender's sockets while data is on its way: the peer still has in its buffer what it acknowledged, and reads it.
+fn tear_connections(peer: &Peer, mut stream: Stream) {
     let (mut torn, mut number) = (0, 0);
     while torn < 8 {
         stream.forward((number..number + 1_000).map(numbered));
@@ -90,7 +97,6 @@ fn connections_that_are_torn_down_lose_nothing_that_was_on_its_way() {
         wait_for("something to be sent", PATIENCE, || stream.sent() > before).unwrap();
         stream.forward((number..number + 20_000).map(numbered));
         number += 20_000;
-        // The sender's socket is destroyed: the peer still has in its buffer what it acknowledged, and reads it.
         let filter = ["-K", "dst", "127.0.0.1", "dport", "=", &format!(":{}", peer.address.port())];
         let output = Command::new("ss").args(filter).output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -104,4 +110,70 @@ fn connections_that_are_torn_down_lose_nothing_that_was_on_its_way() {
     assert_eq!(stream.sent(), number);
     assert!(stream.metric("sekiwake_forward_repeated_datagrams_total") > 0);
     stream.stop();
+}
+
+#[test]
+fn connections_that_are_torn_down_lose_nothing_that_was_on_its_way() {
+    if !available_or_skipped("connections_that_are_torn_down_lose_nothing_that_was_on_its_way") {
+        return;
+    }
+    let peer = Peer::serve(listener(), |mut stream, book, page| read_slowly(&mut stream, book, page));
+    tear_connections(&peer, Stream::start(settings(peer.address)));
+}
+
+#[test]
+fn tls_connections_that_are_torn_down_lose_nothing_that_was_on_its_way() {
+    if !available_or_skipped("tls_connections_that_are_torn_down_lose_nothing_that_was_on_its_way") {
+        return;
+    }
+    let authority = Authority::new();
+    let identity = authority.identity("server", &["127.0.0.1"], false);
+    let config = authority.server(&identity, &TLS13, false);
+    let peer = Peer::serve(listener(), move |stream, book, page| {
+        let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), stream);
+        read_slowly(&mut stream, book, page);
+    });
+    tear_connections(&peer, Stream::start(with_tls(peer.address, authority.trusting().load("127.0.0.1").unwrap())));
+}
+
+/// How fast it is, and what a message costs: `cargo test --release -p sekiwake-forward -- --ignored --nocapture how_fast`.
+#[test]
+#[ignore = "a measurement"]
+fn how_fast() {
+    let authority = Authority::new();
+    let identity = authority.identity("server", &["127.0.0.1"], false);
+    let config = authority.server(&identity, &TLS13, false);
+    let swallow = |stream: &mut dyn Read, book: &Book| {
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !book.is_stopping() => {}
+                Err(_) => return,
+            }
+        }
+    };
+    let tls = authority.trusting().load("127.0.0.1").unwrap();
+    for secure in [false, true] {
+        let config = Arc::clone(&config);
+        let peer = Peer::serve(listener(), move |mut stream, book, _| match secure {
+            false => swallow(&mut stream, book),
+            true => swallow(&mut StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), stream), book),
+        });
+        let of_stream = if secure { with_tls(peer.address, tls.clone()) } else { settings(peer.address) };
+        let mut stream = Stream::start(of_stream);
+        let batches = batches(&samples((0..100_000).map(|_| vec![b'x'; 200])));
+        wait_for("a connection", PATIENCE, || stream.up() == 1.0).unwrap();
+        thread::sleep(Duration::from_millis(600));
+        let started = Instant::now();
+        for round in 1..=10 {
+            batches.iter().for_each(|batch| stream.forward_batch(batch));
+            wait_for("the round", PATIENCE, || stream.sent() >= round * 95_000).unwrap();
+        }
+        stream.wait_until_sent(1_000_000);
+        let took = started.elapsed();
+        println!("TLS {secure}: {:.0} messages of 200 bytes a second", 1e6 / took.as_secs_f64());
+        stream.stop();
+    }
 }

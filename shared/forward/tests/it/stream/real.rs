@@ -19,6 +19,13 @@ use crate::rig::PATIENCE;
 /// Where `deploy/packages test` unpacks what conflicts with rsyslog's package.
 const SYSLOG_NG: &str = "/opt/sekiwake-test/syslog-ng-core";
 
+/// The version in the name of the folder with its modules.
+fn syslog_ng_version() -> String {
+    let folders = fs::read_dir(format!("{SYSLOG_NG}/usr/lib/syslog-ng")).expect("`deploy/packages test` unpacks it");
+    let mut names = folders.map(|folder| folder.unwrap().file_name().into_string().unwrap());
+    names.find(|name| name.starts_with(|first: char| first.is_ascii_digit())).unwrap()
+}
+
 /// A port of the loopback that is free at the moment.
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -75,7 +82,8 @@ fn rsyslog(folder: &Path, port: u16, tls: Option<&Authority>) -> Collector {
                     path(&identity.certificate),
                     path(&identity.key)
                 ),
-                " StreamDriver.Name=\"gtls\" StreamDriver.Mode=\"1\" StreamDriver.AuthMode=\"x509/certvalid\"".to_owned(),
+                " StreamDriver.Name=\"gtls\" StreamDriver.Mode=\"1\" StreamDriver.AuthMode=\"x509/certvalid\""
+                    .to_owned(),
             )
         }
     };
@@ -95,6 +103,7 @@ fn rsyslog(folder: &Path, port: u16, tls: Option<&Authority>) -> Collector {
 }
 
 fn syslog_ng(folder: &Path, port: u16, tls: Option<&Authority>) -> Collector {
+    let version = syslog_ng_version();
     let file = |name: &str| folder.join(name).display().to_string();
     let written = folder.join("written");
     let transport = match tls {
@@ -110,7 +119,7 @@ fn syslog_ng(folder: &Path, port: u16, tls: Option<&Authority>) -> Collector {
         }
     };
     let configuration = format!(
-        "@version: 3.38\noptions {{ keep-hostname(yes); use-dns(no); log-msg-size(65536); stats-freq(0); }};\n\
+        "@version: {version}\noptions {{ keep-hostname(yes); use-dns(no); log-msg-size(65536); stats-freq(0); }};\n\
          source s {{ syslog(ip(\"127.0.0.1\") port({port}) {transport} flags(store-raw-message)); }};\n\
          destination d {{ file(\"{}\" template(\"${{RAWMSG}}\\n\") flush-lines(0)); }};\n\
          log {{ source(s); destination(d); }};\n",
@@ -119,7 +128,7 @@ fn syslog_ng(folder: &Path, port: u16, tls: Option<&Authority>) -> Collector {
     fs::write(folder.join("syslog-ng.conf"), configuration).unwrap();
     let mut command = Command::new(format!("{SYSLOG_NG}/usr/sbin/syslog-ng"));
     command.env("LD_LIBRARY_PATH", format!("{SYSLOG_NG}/usr/lib/syslog-ng"));
-    command.arg("-F").arg(format!("--module-path={SYSLOG_NG}/usr/lib/syslog-ng/3.38"));
+    command.arg("-F").arg(format!("--module-path={SYSLOG_NG}/usr/lib/syslog-ng/{version}"));
     for (option, name) in [("-f", "syslog-ng.conf"), ("-R", "persist"), ("-p", "pid"), ("-c", "control")] {
         command.args([option, &file(name)]);
     }

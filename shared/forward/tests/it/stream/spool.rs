@@ -5,6 +5,10 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -16,7 +20,7 @@ use sekiwake_testkit::{
 
 use super::{
     Stream, number_of, numbered,
-    peer::{Peer, Refusing},
+    peer::{Peer, Refusing, listener, read_frames},
     with_spool,
 };
 use crate::rig::PATIENCE;
@@ -64,6 +68,32 @@ fn what_an_outage_cost_is_replayed_in_order_at_the_capped_rate_while_live_traffi
     };
     println!("replayed in {took:?}; mean latency of live messages {:.3} ms", 1e3 * latency("sum") / latency("count"));
     assert!(latency("sum") / latency("count") < 0.02);
+    stream.stop();
+}
+
+#[test]
+fn what_a_peer_that_does_not_read_misses_is_replayed_when_it_reads_again() {
+    let reads = Arc::new(AtomicBool::new(false));
+    let of_peer = Arc::clone(&reads);
+    let peer = Peer::serve(listener(), move |mut stream, book, page| {
+        while !of_peer.load(Ordering::Relaxed) && !book.is_stopping() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let _ = read_frames(&mut stream, book, page, |_| false);
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let mut stream = Stream::start(with_spool(peer.address, folder.path(), 64 * MEBIBYTE, 50_000));
+    let count = 60_000;
+    stream.forward_paced(0..count, 10_000);
+    let spooled = stream.metric("sekiwake_forward_spooled_datagrams_total");
+    assert!(spooled > count / 3, "{spooled} spooled");
+    reads.store(true, Ordering::Relaxed);
+    stream.wait_until_sent(count);
+    stream.assert_accounts_close();
+    let mut all = numbers(&peer);
+    assert_eq!(peer.book.connections().len(), 1);
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..count), "each once, for the connection did not break");
     stream.stop();
 }
 

@@ -8,9 +8,14 @@ use std::{
     time::Duration,
 };
 
-use rcgen::{BasicConstraints, Certificate, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+    date_time_ymd,
+};
 use rustls::{
-    RootCertStore, ServerConfig, ServerConnection, StreamOwned, crypto::ring, server::WebPkiClientVerifier,
+    RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    crypto::ring,
+    server::WebPkiClientVerifier,
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -83,9 +88,15 @@ impl Authority {
         TlsSettings { ca: Some(self.ca()), ..TlsSettings::default() }
     }
 
-    fn server(&self, identity: &Identity, version: &'static rustls::SupportedProtocolVersion, asks: bool) -> Arc<ServerConfig> {
+    pub(super) fn server(
+        &self,
+        identity: &Identity,
+        version: &'static rustls::SupportedProtocolVersion,
+        asks: bool,
+    ) -> Arc<ServerConfig> {
         let provider = Arc::new(ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[version]).unwrap();
+        let builder =
+            ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[version]).unwrap();
         let builder = if asks {
             let mut roots = RootCertStore::empty();
             roots.add(self.certificate.der().clone()).unwrap();
@@ -122,7 +133,8 @@ fn both_versions_carry_every_byte_in_order_and_end_with_a_goodbye() {
         let tls = authority.trusting().load("127.0.0.1").unwrap();
         let mut stream = Stream::start(with_tls(peer.address, tls));
         stream.forward_paced(0..20_000, 20_000);
-        let large: Vec<Vec<u8>> = (20_000..20_020).map(|number| [numbered(number), vec![b'\n'; 65_000]].concat()).collect();
+        let large: Vec<Vec<u8>> =
+            (20_000..20_020).map(|number| [numbered(number), vec![b'\n'; 65_000]].concat()).collect();
         stream.forward(large.clone());
         stream.wait_until_sent(20_020);
         stream.assert_accounts_close();
@@ -154,7 +166,8 @@ fn a_server_with_a_bad_certificate_is_down_and_gets_nothing() {
         let (peer, _) = tls_peer(listener(), authority.server(&identity, &TLS13, false));
         let mut stream = Stream::start(with_tls(peer.address, settings.load("127.0.0.1").unwrap()));
         stream.forward((0..10).map(numbered));
-        wait_for("the drops", PATIENCE, || stream.dropped("disconnected") == 10).unwrap_or_else(|error| panic!("{case}: {error}"));
+        wait_for("the drops", PATIENCE, || stream.dropped("disconnected") == 10)
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
         assert_eq!(stream.up(), 0.0, "{case}");
         assert!(stream.rig.metric("sekiwake_forward_errors_total", &["error=\"tls\""]) >= 2.0, "{case}");
         assert_eq!(peer.book.count(), 0, "{case}");
@@ -183,8 +196,11 @@ fn a_server_that_asks_for_a_certificate_gets_ours_and_without_one_nothing_counts
     let ours = authority.identity("ours", &["forwarder.example"], false);
     for version in [&TLS12, &TLS13] {
         let (peer, _) = tls_peer(listener(), authority.server(&server, version, true));
-        let settings =
-            TlsSettings { certificate: Some(ours.certificate.clone()), key: Some(ours.key.clone()), ..authority.trusting() };
+        let settings = TlsSettings {
+            certificate: Some(ours.certificate.clone()),
+            key: Some(ours.key.clone()),
+            ..authority.trusting()
+        };
         let mut stream = Stream::start(with_tls(peer.address, settings.load("127.0.0.1").unwrap()));
         stream.forward((0..10).map(numbered));
         stream.wait_until_sent(10);
