@@ -1,15 +1,20 @@
 //! The names of the engine's metrics, and the counters of one destination, resolved once.
 //!
-//! For each destination, whenever its worker is idle:
-//! `received_records_total{kind} == sent_datagrams_total + sum of dropped_datagrams_total{reason}
-//! + handed_over_datagrams_total + queue_records`.
+//! For each destination, whenever its worker is idle; `spool_datagrams` is 0 without a spool, and a spool may hold something from
+//! before the start:
 //!
-//! For one with a spool, which may hold something from before the start:
-//! `spool_datagrams at the start + received_records_total{kind} == sent_datagrams_total + sum of dropped_datagrams_total{reason}
-//! + handed_over_datagrams_total + queue_records + spool_datagrams`,
-//! and of the spool alone `spool_datagrams at the start + spooled_datagrams_total == replayed_datagrams_total
-//! + dropped_datagrams_total{reason="spool_full"} + dropped_datagrams_total{reason="spool_corrupt"} + spool_datagrams`. What is
-//! replayed is among what is sent. While the disk fails, a datagram may be in the spool and be sent or dropped as well.
+//! ```text
+//! received_records_total{kind} + spool_datagrams at the start
+//!   == sent_datagrams_total + sum of dropped_datagrams_total{reason} + handed_over_datagrams_total
+//!      + queue_records + spool_datagrams
+//! ```
+//! What is replayed is among what is sent. Of the spool alone:
+//!
+//! ```text
+//! spooled_datagrams_total + spool_datagrams at the start
+//!   == replayed_datagrams_total + dropped_datagrams_total{reason="spool_full"|"spool_corrupt"} + spool_datagrams
+//! ```
+//! After the disk has refused something, a datagram may be in the spool and be sent or dropped as well.
 
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge, local::LocalHistogram};
 use sekiwake_record::Kind;
