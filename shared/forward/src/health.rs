@@ -1,6 +1,14 @@
 //! Whether a UDP destination is there, as far as UDP lets one know: nobody acknowledges, only refusals are heard.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use prometheus::Gauge;
 
 /// How long after a refusal a destination counts as down. Refusals are rare even when nobody is there: a Linux host answers at
 /// most one closed-port datagram a second.
@@ -28,6 +36,30 @@ impl State {
             State::Up => 1.0,
             State::Down => 0.0,
         }
+    }
+}
+
+/// The state of one place as all may see it: a gauge for people, and what decides where a pool sends.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    gauge: Gauge,
+    state: Arc<AtomicU8>,
+}
+
+impl Standing {
+    pub(crate) fn new(gauge: Gauge) -> Standing {
+        let standing = Standing { gauge, state: Arc::default() };
+        standing.set(State::Unknown);
+        standing
+    }
+
+    pub(crate) fn set(&self, state: State) {
+        self.gauge.set(state.as_gauge());
+        self.state.store(state as u8, Relaxed);
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        self.state.load(Relaxed) == State::Down as u8
     }
 }
 

@@ -12,14 +12,20 @@
 
 mod destination;
 mod engine;
+mod filter;
 mod flush;
 mod health;
 mod metrics;
 mod parcel;
 mod plan;
+mod pool;
 mod queue;
+mod rate;
 mod registry;
 mod resolve;
+mod rewrite;
+mod route;
+mod selection;
 mod service;
 mod target;
 #[cfg(test)]
@@ -27,8 +33,11 @@ mod testing;
 mod udp;
 mod worker;
 
-pub use destination::{Destination, DestinationError, Destinations, Host};
+pub use destination::{
+    Destination, DestinationError, Destinations, Dscp, Host, MAX_PLACES, Options, Place, TlsFiles, Transport,
+};
 pub use engine::Engine;
+pub use filter::{Facilities, Filter, Prefix};
 pub use metrics::{DropReason, names};
 pub use parcel::Parcel;
 pub use registry::Registry;

@@ -35,9 +35,10 @@ struct Inner {
 struct Place {
     in_use: Option<SocketAddr>,
     proposed: Option<SocketAddr>,
+    is_vacant: bool,
 }
 
-/// One destination's part of the registry.
+/// One destination's part of the registry. Dropping it takes the addresses out of the list.
 #[derive(Debug)]
 pub(crate) struct Registration {
     registry: Registry,
@@ -84,8 +85,14 @@ impl Registry {
 
     pub(crate) fn register(&self) -> Registration {
         let mut places = self.0.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.push(Place::default());
-        Registration { registry: self.clone(), index: places.len() - 1, number: 0 }
+        // The place of one that is gone is used again, or a list that is replaced often would grow for ever.
+        let vacant = places.iter().position(|place| place.is_vacant);
+        let index = vacant.unwrap_or_else(|| {
+            places.push(Place::default());
+            places.len() - 1
+        });
+        places[index] = Place::default();
+        Registration { registry: self.clone(), index, number: 0 }
     }
 }
 
@@ -120,6 +127,12 @@ impl Registration {
             change(place);
         }
         self.number = self.registry.0.number.fetch_add(1, Release) + 1;
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.change(|place| *place = Place { is_vacant: true, ..Place::default() });
     }
 }
 
@@ -162,5 +175,21 @@ mod tests {
         destination.moved();
         assert!(destination.may_use());
         assert_eq!(registry.list().1, [address(3)]);
+    }
+
+    #[test]
+    fn a_destination_that_is_gone_is_in_no_list_and_its_place_is_used_again() {
+        let registry = Registry::new();
+        let (mut first, mut second) = (registry.register(), registry.register());
+        first.propose(address(1));
+        second.propose(address(2));
+        let before = registry.number();
+        drop(first);
+        assert!(registry.number() > before);
+        assert_eq!(registry.list().1, [address(2)]);
+        let mut third = registry.register();
+        assert!(!third.may_use());
+        third.propose(address(3));
+        assert_eq!(registry.list().1, [address(3), address(2)]);
     }
 }

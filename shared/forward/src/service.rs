@@ -13,7 +13,7 @@ use sekiwake_bus::{
 };
 use sekiwake_record::Kind;
 use sekiwake_runtime::{About, Role, Scope, Worker};
-use sekiwake_settings::Reader;
+use sekiwake_settings::{Reader, Setting};
 use tracing::{info, warn};
 
 use crate::{Destinations, Engine, Parcel, Registry, Resolution};
@@ -93,12 +93,26 @@ impl<P: Protocol> Role for Forwarder<P> {
     fn read(reader: &mut Reader) -> ForwarderSettings {
         let (subscribing, controlling) = (Subscribing::read(reader), Controlling::read(reader));
         let grouping = Grouping::read(reader);
-        let destinations = reader.optional(P::DESTINATIONS).unwrap_or_default();
+        let destinations = reader.optional::<Listed<P>>(P::DESTINATIONS).map(|listed| listed.0).unwrap_or_default();
         ForwarderSettings { subscribing, controlling, grouping, destinations }
     }
 
     fn start(settings: ForwarderSettings, scope: &Scope) -> anyhow::Result<()> {
         Forwarder::<P>::start_on(&Bus::shared(), &settings, scope)
+    }
+}
+
+/// Destinations for this protocol, as a variable lists them.
+struct Listed<P>(Destinations, PhantomData<P>);
+
+impl<P: Protocol> Setting for Listed<P> {
+    fn takes() -> &'static str {
+        "URIs such as udp://198.51.100.7:514, separated by white space"
+    }
+
+    fn parse(text: &str) -> Result<Listed<P>, String> {
+        let destinations = Destinations::parse(P::KIND, text).map_err(|error| error.to_string())?;
+        Ok(Listed(destinations, PhantomData))
     }
 }
 

@@ -12,7 +12,7 @@ use sekiwake_runtime::RateLimited;
 use tracing::warn;
 
 use crate::{
-    destination::{Destination, Host},
+    destination::{Host, Place},
     metrics::DropReason,
     registry::Registration,
     resolve::{Addresses, Resolution},
@@ -41,20 +41,21 @@ impl Target {
     /// # Errors
     /// When the system gives no thread for look-ups.
     pub(crate) fn new(
-        destination: &Destination,
+        label: String,
+        place: &Place,
         resolution: Resolution,
         failures: IntCounter,
         mut registration: Registration,
     ) -> io::Result<Target> {
-        let (addresses, next) = match &destination.host {
-            Host::Address(ip) => (None, Some(SocketAddr::new(*ip, destination.port))),
-            Host::Name(name) => (Some(Addresses::of(name.clone(), destination.port, resolution, failures)?), None),
+        let (addresses, next) = match &place.host {
+            Host::Address(ip) => (None, Some(SocketAddr::new(*ip, place.port))),
+            Host::Name(name) => (Some(Addresses::of(name.clone(), place.port, resolution, failures)?), None),
         };
         if let Some(address) = next {
             registration.propose(address);
         }
         Ok(Target {
-            label: destination.label().to_owned(),
+            label,
             addresses,
             address: None,
             next,

@@ -7,4 +7,6 @@ mod destinations;
 mod names;
 mod namespaces;
 mod payloads;
+mod reload;
 mod rig;
+mod routing;
