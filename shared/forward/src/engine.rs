@@ -79,16 +79,19 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
     /// still sent.
     ///
     /// # Errors
-    /// When the system gives no threads. The destinations that it did not come to are as before.
+    /// When something that a new destination needs is not there. Then everything is as before.
     pub fn apply(&mut self, destinations: &Destinations) -> io::Result<()> {
         let stays = |route: &Route<B>| destinations.iter().any(|wanted| wanted == route.destination());
-        self.routes.retain(stays);
+        let staying = self.routes.iter().filter(|route| stays(route)).flat_map(Route::places);
+        let mut taken: Vec<u32> = staying.map(PlaceIntake::slot).collect();
+        let mut new = Vec::new();
         for destination in destinations {
             if !self.routes.iter().any(|route| route.destination() == destination) {
-                let route = self.route(destination)?;
-                self.routes.push(route);
+                new.push(self.route(destination, &mut taken)?);
             }
         }
+        self.routes.retain(stays);
+        self.routes.append(&mut new);
         Ok(())
     }
 
@@ -122,8 +125,8 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
         }
     }
 
-    fn route(&mut self, destination: &Destination) -> io::Result<Route<B>> {
-        let mut taken: Vec<u32> = self.routes.iter().flat_map(Route::places).map(PlaceIntake::slot).collect();
+    /// Starts the workers of one destination. Slots that are `taken` are other destinations'.
+    fn route(&mut self, destination: &Destination, taken: &mut Vec<u32>) -> io::Result<Route<B>> {
         let mut places = Vec::new();
         for place in &destination.places {
             // There is always one: no more places than slots are configured.

@@ -22,6 +22,7 @@ mod pool;
 mod queue;
 mod rate;
 mod registry;
+mod reload;
 mod resolve;
 mod rewrite;
 mod route;

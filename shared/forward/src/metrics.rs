@@ -40,6 +40,10 @@ pub mod names {
     pub const UNMATCHED_RECORDS: &str = "sekiwake_forward_unmatched_records_total";
     /// Datagrams with templates that were sent from what is kept. They are in no other count.
     pub const TEMPLATES_SENT: &str = "sekiwake_forward_templates_sent_total";
+    /// Times that the file of destinations was read again because it had changed or a SIGHUP came, by outcome: `applied`, `refused`.
+    pub const RELOADS: &str = "sekiwake_forward_reloads_total";
+    /// 1 while what the file of destinations says is in use, 0 while it is refused and older destinations are.
+    pub const FILE_IN_USE: &str = "sekiwake_forward_destinations_file_in_use";
     /// Times that kernel or device refused segmentation, which then is off for the destination.
     pub const SEGMENTATION_REFUSED: &str = "sekiwake_forward_segmentation_refused_total";
 }

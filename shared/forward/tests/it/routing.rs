@@ -149,6 +149,8 @@ fn a_pool_fails_over_while_a_member_is_down_and_it_returns() {
         is(&dead, 1.0)
     })
     .unwrap();
+    wait_for("empty queues", PATIENCE, || rig.queued(&live) + rig.queued(&dead) == 0).unwrap();
+    thread::sleep(Duration::from_millis(200));
     let (at_live, at_returned) = (rig.sent(&live), returned.received());
     forward(&mut engine, &samples);
     wait_for("the share of the one that returned", PATIENCE, || {
