@@ -70,8 +70,8 @@ impl<'a> Flush<'a> {
         upcoming
             .map(|message| Outgoing {
                 slices: &self.payloads[message.datagrams()],
-                to: None,
                 segment_bytes: message.segment_bytes,
+                ..Outgoing::default()
             })
             .collect()
     }

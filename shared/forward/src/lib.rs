@@ -17,10 +17,14 @@ mod health;
 mod metrics;
 mod parcel;
 mod plan;
+#[allow(dead_code, reason = "the engine comes to use it")]
+mod preflight;
 mod queue;
 mod registry;
 mod resolve;
 mod service;
+#[allow(dead_code, reason = "the engine comes to use it")]
+mod spoof;
 mod target;
 #[cfg(test)]
 mod testing;
