@@ -5,8 +5,7 @@
 //! identification, header checksum and, unlike with headers of ours, fragments; and unlike with a bound socket no port is taken, so
 //! it does not matter who else holds it, how low it is, or how often it changes.
 //!
-//! Such a socket is also given what arrives from its peer: here nothing, for it is bound to an address from which the peer has never
-//! heard, and what comes all the same a filter drops.
+//! Such a socket is also given what arrives from its peer: here nothing, for it is bound to an address that nobody has, and what comes all the same a filter drops.
 
 use std::{
     io::{self, IoSlice},
@@ -28,6 +27,12 @@ use super::{
 /// `BPF_RET | BPF_K` with 0 bytes to keep.
 const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 
+/// Reserved (RFC 1112 §4): no datagram for it comes in. A loopback address the kernel does not let out.
+const NOBODY_V4: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
+
+/// From the discard prefix (RFC 6666).
+const NOBODY_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
+
 #[derive(Debug)]
 pub(super) struct RawSender {
     socket: Socket,
@@ -45,8 +50,8 @@ impl RawSender {
         socket.attach_filter(&[DROP_ALL])?;
         prepare(&socket, destination, local)?;
         let nowhere = match destination {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
+            SocketAddr::V4(_) => SocketAddr::from((NOBODY_V4, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((NOBODY_V6, 0)),
         };
         socket.bind(&nowhere.into())?;
         // To a raw socket a port is a protocol: IPv6 insists on its own, or none.
