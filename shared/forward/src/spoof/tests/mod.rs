@@ -20,7 +20,7 @@ use sekiwake_testkit::{
 use super::*;
 
 const PORT: u16 = 5514;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The namespace that spoofs, and the collector's.
 struct Hosts {
@@ -51,6 +51,16 @@ impl Hosts {
 
     fn sender(&self, destination: &str) -> SpoofSender {
         self.forwarder.enter(|| SpoofSender::connect(at(destination, PORT))).unwrap().unwrap()
+    }
+
+    /// Sends from the forwarder's namespace: sockets are opened when they are needed.
+    fn send(&self, sender: &mut SpoofSender, datagrams: &[Spoofed<'_>]) {
+        self.forwarder.enter(|| send_all(sender, datagrams)).unwrap();
+    }
+
+    fn send_samples(&self, sender: &mut SpoofSender, samples: &[Sample]) {
+        let datagrams: Vec<Spoofed<'_>> = samples.iter().map(Sample::spoofed).collect();
+        self.send(sender, &datagrams);
     }
 
     fn tc(&self, arguments: &str) {
@@ -113,11 +123,6 @@ fn send_all(sender: &mut SpoofSender, datagrams: &[Spoofed<'_>]) {
             },
         }
     }
-}
-
-fn send_samples(sender: &mut SpoofSender, samples: &[Sample]) {
-    let datagrams: Vec<Spoofed<'_>> = samples.iter().map(Sample::spoofed).collect();
-    send_all(sender, &datagrams);
 }
 
 /// What arrived, in its order.
