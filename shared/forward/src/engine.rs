@@ -9,12 +9,15 @@ use sekiwake_runtime::Scope;
 use crate::{
     Parcel, Registry,
     destination::{Destination, Destinations, MAX_PLACES, Place},
+    egress::Sending,
     flush::Manner,
     metrics::{self, DestinationMetrics},
+    preflight::Preflight,
     queue::queue,
     resolve::Resolution,
     route::{PlaceIntake, Route},
     selection::Chosen,
+    spoof::SpoofSender,
     target::Target,
     worker::DestinationWorker,
 };
@@ -127,6 +130,9 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
 
     /// Starts the workers of one destination. Slots that are `taken` are other destinations'.
     fn route(&mut self, destination: &Destination, taken: &mut Vec<u32>) -> io::Result<Route<B>> {
+        if destination.options.spoof {
+            SpoofSender::check_privilege().map_err(io::Error::other)?;
+        }
         let mut places = Vec::new();
         for place in &destination.places {
             // There is always one: no more places than slots are configured.
@@ -151,16 +157,17 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
         };
         let (intake, outlet) = queue(metrics.queue_records.clone(), metrics.queue_bytes.clone());
         let intake = PlaceIntake::new(intake, &metrics, slot);
+        let options = &destination.options;
+        let sending = Sending { spoof: options.spoof, segmentation: options.segmentation };
         let target = Target::new(
             label.clone(),
-            place,
+            (place, sending),
             resolution.clone(),
             metrics.resolve_failures.clone(),
-            registry.register(),
+            (registry.register(), Preflight::new(&label, options.spoof, scope.metrics())),
         )?;
         // The kernel shows 15 bytes of a thread's name: those that tell destinations apart.
         let name = place.to_string();
-        let options = &destination.options;
         let manner = Manner::of(self.kind, options);
         let sender = DestinationWorker::new(label, (options.segmentation, manner), outlet, target, metrics);
         scope.spawn(name, move |worker| {

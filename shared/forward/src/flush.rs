@@ -12,7 +12,11 @@ use crate::{
     plan::{Datagram, Message, Ranks, arrange, plan},
     queue::Queued,
     rewrite::{Rewriting, Rewritten, must_not_be_spoofed},
+    spoof::Spoofed,
 };
+
+/// The most datagrams that a spoofing sender is shown at once.
+const SPOOFED_WINDOW: usize = 256;
 
 /// What a destination wants of the datagrams themselves.
 #[derive(Clone, Copy, Debug)]
@@ -118,8 +122,25 @@ impl<'a> Flush<'a> {
         upcoming
             .map(|message| Outgoing {
                 slices: &self.payloads[message.datagrams()],
-                to: None,
                 segment_bytes: message.segment_bytes,
+                tos: self.datagrams[message.first as usize].tos,
+                ..Outgoing::default()
+            })
+            .collect()
+    }
+
+    /// The next datagrams with their sources, for a sender that plans by itself: each is a message here.
+    pub(crate) fn spoofed_window(&self) -> ArrayVec<Spoofed<'_>, SPOOFED_WINDOW> {
+        let upcoming = self.messages[self.next..].iter().take(SPOOFED_WINDOW);
+        upcoming
+            .map(|message| {
+                let datagram = &self.datagrams[message.first as usize];
+                Spoofed {
+                    source: self.sources[datagram.index as usize],
+                    payload: datagram.payload,
+                    tos: datagram.tos,
+                    own_address: datagram.unspoofable,
+                }
             })
             .collect()
     }

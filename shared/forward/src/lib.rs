@@ -11,6 +11,7 @@
 //! **Invariant:** datagrams of one source leave in the order in which they were captured; between sources there is no order.
 
 mod destination;
+mod egress;
 mod engine;
 mod filter;
 mod flush;
@@ -19,6 +20,7 @@ mod metrics;
 mod parcel;
 mod plan;
 mod pool;
+mod preflight;
 mod queue;
 mod rate;
 mod registry;
@@ -28,6 +30,7 @@ mod rewrite;
 mod route;
 mod selection;
 mod service;
+mod spoof;
 mod target;
 #[cfg(test)]
 mod testing;

@@ -8,7 +8,7 @@ use prometheus::{Histogram, IntCounter, IntGauge, local::LocalHistogram};
 use sekiwake_record::Kind;
 use sekiwake_runtime::{LossReason, Losses, Scope};
 
-use crate::{filter::Mismatch, health::Standing};
+use crate::{filter::Mismatch, health::Standing, spoof::Fallback};
 
 /// Metric names.
 pub mod names {
@@ -44,6 +44,12 @@ pub mod names {
     pub const RELOADS: &str = "sekiwake_forward_reloads_total";
     /// 1 while what the file of destinations says is in use, 0 while it is refused and older destinations are.
     pub const FILE_IN_USE: &str = "sekiwake_forward_destinations_file_in_use";
+    /// Datagrams that left with an address of this host although `spoof` is set, by reason: `family`, `address`, `inform`.
+    pub const SPOOF_FALLBACKS: &str = "sekiwake_forward_spoof_fallbacks_total";
+    /// Sockets of single devices that are open, because the device sends much.
+    pub const SPOOF_SOCKETS: &str = "sekiwake_forward_spoof_sockets";
+    /// 1 when a check of the way to a destination found nothing, 0 when it found what will bite; the log says what.
+    pub const PREFLIGHT_OK: &str = "sekiwake_preflight_ok";
     /// Times that kernel or device refused segmentation, which then is off for the destination.
     pub const SEGMENTATION_REFUSED: &str = "sekiwake_forward_segmentation_refused_total";
 }
@@ -178,6 +184,8 @@ pub(crate) struct DestinationMetrics {
     pub(crate) standing: Standing,
     pub(crate) skipped: [IntCounter; SkipReason::NAMES.len()],
     pub(crate) templates_sent: IntCounter,
+    pub(crate) spoof_fallbacks: [IntCounter; Fallback::ALL.len()],
+    pub(crate) spoof_sockets: IntGauge,
     pub(crate) resolve_failures: IntCounter,
     pub(crate) segmentation_refused: IntCounter,
     errors: [IntCounter; ErrorKind::NAMES.len()],
@@ -197,6 +205,10 @@ impl DestinationMetrics {
             let labels = [("destination", label), ("reason", reason)];
             metrics.counter(names::SKIPPED_RECORDS, "Records that were not for this destination.", &labels)
         };
+        let fallback = |reason: Fallback| {
+            let labels = [("destination", label), ("reason", reason.name())];
+            metrics.counter(names::SPOOF_FALLBACKS, "Datagrams that left with our own address all the same.", &labels)
+        };
         let latency = "Seconds from the capture's kernel stamp to just after the send.";
         let dropped = "Datagrams that were not sent.";
         DestinationMetrics {
@@ -212,6 +224,8 @@ impl DestinationMetrics {
                 &labels,
             )),
             skipped: SkipReason::NAMES.map(skipped),
+            spoof_fallbacks: Fallback::ALL.map(fallback),
+            spoof_sockets: metrics.gauge(names::SPOOF_SOCKETS, "Sockets of single devices.", &labels),
             templates_sent: counter(names::TEMPLATES_SENT, "Template datagrams of our own."),
             resolve_failures: counter(names::RESOLVE_FAILURES, "Failed look-ups of the destination's name."),
             segmentation_refused: counter(names::SEGMENTATION_REFUSED, "Times that segmentation offload was refused."),

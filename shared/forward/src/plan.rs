@@ -4,7 +4,7 @@
 //! one size and the last is no larger. So a run is: equal sizes, then perhaps one smaller. Equal sizes make long runs; with
 //! mixed sizes every falling pair is a run of two, which still saves a third of what a datagram costs.
 
-use std::{cmp::Reverse, ops::Range};
+use std::{cmp::Reverse, io::IoSlice, ops::Range};
 
 use sekiwake_record::SHARDS;
 use sekiwake_sys::{MAX_SEGMENTED_BYTES, MAX_SEGMENTS};
@@ -27,6 +27,35 @@ pub(crate) struct Datagram<'a> {
     pub(crate) is_own: bool,
     /// Its place among those of the flush as they came.
     pub(crate) index: u32,
+}
+
+/// What planning looks at.
+pub(crate) trait Piece {
+    /// Bytes of payload.
+    fn length(&self) -> usize;
+    /// The byte that carries the DSCP, if it is not the system's: a message has one.
+    fn tos(&self) -> Option<u8>;
+}
+
+impl Piece for Datagram<'_> {
+    fn length(&self) -> usize {
+        self.payload.len()
+    }
+
+    fn tos(&self) -> Option<u8> {
+        self.tos
+    }
+}
+
+/// A payload among others that leave alike.
+impl Piece for IoSlice<'_> {
+    fn length(&self) -> usize {
+        self.len()
+    }
+
+    fn tos(&self) -> Option<u8> {
+        None
+    }
 }
 
 /// Counts the datagrams of each shard, to give each its rank.
@@ -116,11 +145,11 @@ impl Message {
 ///
 /// A datagram larger than `max_segment_bytes` travels alone, for the kernel fragments only what it does not segment; so does an
 /// empty one, for the kernel would see no segment in it. 0 switches segmentation off.
-pub(crate) fn plan(datagrams: &[Datagram<'_>], start: usize, max_segment_bytes: usize, messages: &mut Vec<Message>) {
+pub(crate) fn plan<P: Piece>(datagrams: &[P], start: usize, max_segment_bytes: usize, messages: &mut Vec<Message>) {
     messages.clear();
     let mut first = start;
     while first < datagrams.len() {
-        let segment = datagrams[first].payload.len();
+        let segment = datagrams[first].length();
         let count = if segment <= max_segment_bytes { run_length(&datagrams[first..]) } else { 1 };
         let segment_bytes = u16::try_from(segment).ok().filter(|_| count > 1);
         messages.push(Message { first: first as u32, count: count as u32, segment_bytes });
@@ -129,16 +158,16 @@ pub(crate) fn plan(datagrams: &[Datagram<'_>], start: usize, max_segment_bytes: 
 }
 
 /// How many of the datagrams, from the first on, make one run: 1 at least.
-fn run_length(datagrams: &[Datagram<'_>]) -> usize {
-    let (segment, tos) = (datagrams[0].payload.len(), datagrams[0].tos);
+fn run_length<P: Piece>(datagrams: &[P]) -> usize {
+    let (segment, tos) = (datagrams[0].length(), datagrams[0].tos());
     if segment == 0 {
         return 1;
     }
     let most = MAX_SEGMENTS.min(MAX_SEGMENTED_BYTES / segment).min(datagrams.len()).max(1);
-    let is_equal = |datagram: &&Datagram<'_>| datagram.payload.len() == segment && datagram.tos == tos;
+    let is_equal = |datagram: &&P| datagram.length() == segment && datagram.tos() == tos;
     let equal = datagrams[..most].iter().take_while(is_equal).count();
     let shorter_follows =
-        equal < most && (1..segment).contains(&datagrams[equal].payload.len()) && datagrams[equal].tos == tos;
+        equal < most && (1..segment).contains(&datagrams[equal].length()) && datagrams[equal].tos() == tos;
     equal + usize::from(shorter_follows)
 }
 

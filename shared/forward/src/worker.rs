@@ -85,7 +85,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
         target: Target,
         metrics: DestinationMetrics,
     ) -> DestinationWorker<B> {
-        let health = Health::new();
+        let health = Health::new(!manner.spoof);
         metrics.standing.set(State::Unknown);
         DestinationWorker {
             label,
@@ -211,7 +211,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
                     continue;
                 }
             };
-            let outcome = sender.send(&flush.window());
+            let outcome = sender.send(&flush);
             let error = match outcome {
                 Ok(count) => {
                     (failures, echoes) = (0, 0);
@@ -272,6 +272,9 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
             }
         }
         self.latency.flush();
+        if let Ok(sender) = self.target.sender(Instant::now()) {
+            sender.report(&self.metrics);
+        }
     }
 
     /// The group's lease has run out. It may come back, or somebody else has got the shards: nothing is sent and nothing is dropped
@@ -419,7 +422,9 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
         self.heed_icmp_errors();
         if let Some(state) = self.health.at(now) {
             self.metrics.standing.set(state);
-            info!(destination = self.label, "destination is up");
+            let state =
+                if state == State::Up { "destination is up" } else { "destination is no longer known to be down" };
+            info!(destination = self.label, "{state}");
         }
     }
 

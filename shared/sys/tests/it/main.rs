@@ -24,7 +24,7 @@ fn pair(address: &str) -> (UdpSocket, UdpSocket) {
 }
 
 fn plain<'a>(slices: &'a [IoSlice<'a>], to: Option<SocketAddr>) -> Outgoing<'a> {
-    Outgoing { slices, to, segment_bytes: None }
+    Outgoing { slices, to, ..Outgoing::default() }
 }
 
 /// Receives until `count` datagrams have come, and gives them with the largest number that one message held.
@@ -56,7 +56,7 @@ fn check_mixed_batch(address: &str) {
     let whole = [IoSlice::new(&large)];
     let cut = [IoSlice::new(&large[..1000]), IoSlice::new(&large[..750])];
     let empty = [IoSlice::new(b"")];
-    let segments = Outgoing { slices: &cut, to, segment_bytes: Some(500) };
+    let segments = Outgoing { slices: &cut, to, segment_bytes: Some(500), ..Outgoing::default() };
     let messages = [plain(&gathered, to), segments, plain(&empty, to), plain(&[], to), plain(&whole, to)];
     assert_eq!(send_batch(sender.as_fd(), &messages).unwrap(), messages.len());
     let (received, _) = receive(&receiver, 8);
@@ -85,7 +85,7 @@ fn check_joined_datagrams_come_apart(address: &str) {
     sender.connect(receiver.local_addr().unwrap()).unwrap();
     let bytes: Vec<u8> = (0..64 * 300 - 100).map(|index| (index / 300) as u8).collect();
     let slices = [IoSlice::new(&bytes)];
-    let message = Outgoing { slices: &slices, to: None, segment_bytes: Some(300) };
+    let message = Outgoing { slices: &slices, segment_bytes: Some(300), ..Outgoing::default() };
     assert_eq!(send_batch(sender.as_fd(), &[message]).unwrap(), 1);
     let (received, most) = receive(&receiver, 64);
     assert!(most > 1, "the kernel joined nothing, so nothing was tested");
