@@ -1,6 +1,9 @@
 //! The exporters that a forwarder knows: templates, sequences, and which destinations have had the templates.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use sekiwake_record::{Format, Shard};
 
@@ -109,8 +112,8 @@ impl Exporter {
 #[derive(Default)]
 struct Before {
     place: Option<u32>,
-    /// Templates that the datagram changed: what they were, `None` for those that were not there. The first of an identifier counts.
-    replaced: Vec<(u16, Option<Template>)>,
+    /// Templates that the datagram changed: what they were, `None` for those that were not there.
+    replaced: BTreeMap<u16, Option<Template>>,
 }
 
 /// What is known of exporters. Belongs to one thread.
@@ -211,13 +214,12 @@ impl Exporters {
     ) {
         let Some(header) = Header::read(source, format, payload) else { return };
         let (Some((version, _)), Some(place)) = (header.sets, self.exporters.find(&header.key)) else { return };
-        let replaced = if self.before.place == Some(place) { &self.before.replaced[..] } else { &[] };
-        let unchanged = self.exporters.get(place).templates.iter();
-        let unchanged = unchanged.filter(|template| !replaced.iter().any(|(id, _)| *id == template.id));
-        let mut templates: Vec<&Template> = unchanged.collect();
-        for (position, (id, template)) in replaced.iter().enumerate() {
-            let is_first = !replaced[..position].iter().any(|(earlier, _)| earlier == id);
-            templates.extend(template.iter().filter(|_| is_first));
+        let is_before = self.before.place == Some(place);
+        let replaced = |id| if is_before { self.before.replaced.get(&id) } else { None };
+        let mut templates: Vec<&Template> = self.exporters.get(place).templates.iter().collect();
+        templates.retain(|template| replaced(template.id).is_none());
+        if is_before {
+            templates.extend(self.before.replaced.values().flatten());
         }
         let mut packer = Packer::new(version, payload, max_bytes, out);
         for options in [false, true] {
@@ -466,9 +468,8 @@ impl Exporters {
 
     /// Remembers how a template stood before the datagram that is being observed, if somebody is owed that.
     fn remember(&mut self, place: u32, id: u16, template: Option<Template>) {
-        let is_new = || !self.before.replaced.iter().any(|(earlier, _)| *earlier == id);
-        if self.before.place == Some(place) && is_new() {
-            self.before.replaced.push((id, template));
+        if self.before.place == Some(place) {
+            self.before.replaced.entry(id).or_insert(template);
         }
     }
 
