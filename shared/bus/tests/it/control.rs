@@ -98,6 +98,7 @@ impl TestMember {
             label: Name::new("m1").unwrap(),
             kind: Kind::Syslog,
             start_age: Duration::from_secs(30),
+            notes: false,
         };
         let told = (member.scope.readiness("lease"), member.scope.status("group"));
         let subscriber = GroupSubscriber::connect(&Bus::default(), settings, member.metrics(), told).unwrap();

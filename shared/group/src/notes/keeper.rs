@@ -307,6 +307,17 @@ impl NoteKeeper {
         of_shard.is_whole && of_shard.received == 0
     }
 
+    /// Shards that are asked for and not complete.
+    pub fn incomplete(&self) -> usize {
+        let asks = |of_shard: &&OfShard| matches!(of_shard.hold, Hold::Prepares | Hold::Owns(_));
+        self.shards.iter().filter(asks).filter(|of_shard| !of_shard.is_whole).count()
+    }
+
+    /// Whether the coordinator has ever answered: one of a version that does not know of notes does not.
+    pub fn is_answered(&self) -> bool {
+        self.is_answered
+    }
+
     /// The next note that has come. The same may come again, and one of one's own.
     pub fn take(&mut self) -> Option<Note> {
         let note = self.received.pop_front()?;

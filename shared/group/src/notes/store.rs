@@ -76,6 +76,8 @@ pub struct NotesView {
     pub bytes: usize,
     /// Notes that had to make room, since the coordinator began.
     pub evicted: u64,
+    /// What was refused.
+    pub refusals: NoteRefusals,
 }
 
 /// What is held of a group.
@@ -280,7 +282,7 @@ impl NoteStore {
             bytes: group.bytes,
             evicted: group.evicted,
         });
-        NotesView { groups: groups.collect(), bytes: self.bytes, evicted: self.evicted }
+        NotesView { groups: groups.collect(), bytes: self.bytes, evicted: self.evicted, refusals: self.refusals }
     }
 
     /// Checks that its tables agree with each other and with its budgets: for tests and fuzz targets.
