@@ -323,6 +323,9 @@ fn run(seed: u64, scenario: Scenario, fault: Option<Fault>) -> Ran {
     for _ in 0..6 {
         match scenario {
             Scenario::Restarts if world.random.once_in(2) => {
+                while world.parties.iter().any(|party| party.is_leaving) {
+                    world.run(SECOND, true);
+                }
                 world.run(BEFORE_RESTART, true);
                 // A short absence, which members bridge, or a long one, in which they give up everything.
                 let away = if world.random.once_in(2) { SECOND } else { 6 * SECOND };

@@ -315,6 +315,9 @@ impl NoteStore {
             self.refusals.foreign += 1;
             return None;
         };
+        if let Some(of_group) = self.groups.get_mut(group) {
+            of_group.empty_since = None;
+        }
         let id = (group.clone(), incarnation);
         if self.askers.len() >= MAX_ASKERS && !self.askers.contains_key(&id) {
             self.sweep(now, coordinator);
@@ -348,7 +351,6 @@ impl NoteStore {
             // Another group, which the name has passed to.
             *group = OfGroup::new(kind);
         }
-        group.empty_since = None;
         for note in notes {
             self.version += 1;
             group.take(note, self.version);

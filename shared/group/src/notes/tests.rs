@@ -215,7 +215,9 @@ fn notes_of_a_group_without_members_live_as_long_as_its_positions() {
     proxy.renew(GROUP, 2);
     assert_eq!(proxy.read(GROUP, 2, 3).0.len(), 1, "the next member has it");
     proxy.say(GROUP, 2, true);
-    proxy.pass(2 * SECOND);
+    // It has been granted shards: the coordinator waits for its lease to end.
+    proxy.pass(5 * SECOND);
+    assert!(!proxy.coordinator.has_members(&name(GROUP)));
     proxy.pass(keep - 10 * SECOND);
     assert_eq!(proxy.store.view().groups.len(), 1, "it counts from when the last one left");
     proxy.pass(20 * SECOND);
@@ -570,10 +572,7 @@ proptest! {
             // The first group is followed.
             proxy.want("a", 1, EPOCH, &[(0, after[0]), (1, after[1]), (2, after[2])]);
             proxy.pass(100 * MILLISECOND);
-            for tick in 1.. {
-                if tick % 10 == 0 { break; }
-                groups.iter().zip(1..).for_each(|(group, incarnation)| proxy.renew(group, incarnation));
-            }
+            groups.iter().zip(1..).for_each(|(group, incarnation)| proxy.renew(group, incarnation));
             let held = proxy.answers().pop().unwrap();
             for reached in &held.reached {
                 prop_assert!(reached.is_whole && reached.up_to >= after[reached.shard.index()]);
@@ -581,14 +580,15 @@ proptest! {
             }
             for note in held.notes {
                 let at = read.entry((note.shard, note.key)).or_insert(note.at_ns);
-                prop_assert!(note.at_ns >= *at, "versions rise with time");
-                *at = note.at_ns;
+                *at = note.at_ns.max(*at);
             }
         }
         for index in 0..3 {
             for note in proxy.read("a", 1, index).0 {
-                prop_assert_eq!(read.get(&(note.shard, note.key.clone())), Some(&note.at_ns));
-                prop_assert!(note.at_ns <= newest[&(1, note.shard, note.key)]);
+                // What had to make room may have come again, older.
+                let known = read.get(&(note.shard, note.key.clone())).copied();
+                prop_assert!(known.is_some_and(|known| known >= note.at_ns));
+                prop_assert!(known <= newest.get(&(1, note.shard, note.key)).copied());
             }
         }
     }
