@@ -342,3 +342,40 @@ fn stream_status(stream: &StreamView) -> Value {
         "published": by_kind(&stream.published),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use sekiwake_group::GroupNotes;
+    use sekiwake_record::Name;
+
+    use super::*;
+
+    #[test]
+    fn the_status_says_how_many_notes_a_group_has_even_when_its_members_are_gone() {
+        let coordinator = Coordinator::new(CoordinatorSettings::default(), 1, 0);
+        let name = Name::new("xflow-forwarder.default").unwrap();
+        let groups = vec![GroupNotes { name: name.clone(), notes: 3, bytes: 1000, evicted: 2 }];
+        let refusals = NoteRefusals { malformed: 4, foreign: 5, notes: 6 };
+        let notes = NotesView { groups, bytes: 1000, evicted: 7, refusals };
+        let mut view = coordinator.view(0);
+        let page = status(&view, &notes);
+        let of_notes = json!({
+            "bytes": 1000,
+            "evicted": 7,
+            "groups": [{ "group": "xflow-forwarder.default", "notes": 3, "bytes": 1000, "evicted": 2 }],
+        });
+        assert_eq!(page["notes"], of_notes);
+        assert_eq!((&page["refused_messages"]["foreign"], &page["refused_messages"]["notes"]), (&json!(5), &json!(6)));
+        view.groups.push(GroupView {
+            name,
+            kind: Kind::Xflow,
+            protocol: Some(1),
+            members: Vec::new(),
+            unowned: Vec::new(),
+            next_generation: 1,
+            positions: Vec::new(),
+        });
+        let page = status(&view, &notes);
+        assert_eq!((&page["groups"][0]["notes"], &page["groups"][0]["notes_bytes"]), (&json!(3), &json!(1000)));
+    }
+}
