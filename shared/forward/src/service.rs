@@ -81,6 +81,7 @@ impl<P: Protocol> Forwarder<P> {
             label: settings.grouping.label.clone(),
             kind: P::KIND,
             start_age: settings.grouping.start_age,
+            notes: false,
         };
         let told = (scope.readiness("lease"), scope.status("group"));
         let subscriber = GroupSubscriber::connect(bus, of_group, scope.metrics(), told)?;
