@@ -198,7 +198,10 @@ impl SocketCache {
 mod tests {
     use std::net::{Ipv4Addr, SocketAddrV4};
 
-    use sekiwake_testkit::netns::{Namespace, available_or_skipped};
+    use sekiwake_testkit::{
+        netns::{Namespace, available_or_skipped},
+        wait::wait_for,
+    };
 
     use super::*;
 
@@ -271,6 +274,8 @@ mod tests {
             assert!(!gets_one(&mut cache, source(1, 40_001), now));
             assert!(gets_one(&mut cache, source(1, 40_001), now));
             drop(daemon);
+            // What another test is just starting holds all sockets of this process until it runs.
+            wait_for("a free port", IDLE, || UdpSocket::bind(("0.0.0.0", 40_000)).is_ok()).unwrap();
             assert!(!gets_one(&mut cache, source(1, 40_000), now));
             assert!(gets_one(&mut cache, source(1, 40_000), now + IDLE));
         });
