@@ -193,3 +193,91 @@ impl SocketCache {
         Ok(Entry { socket, used_at: now, _slot: slot })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddrV4};
+
+    use sekiwake_testkit::{
+        netns::{Namespace, available_or_skipped},
+        wait::wait_for,
+    };
+
+    use super::*;
+
+    const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn source(number: u8, port: u16) -> SocketAddr {
+        SocketAddrV4::new(Ipv4Addr::new(198, 19, 0, number), port).into()
+    }
+
+    /// In a namespace of its own, with room for two sockets.
+    fn with_cache(name: &str, body: impl FnOnce(SocketCache, Instant) + Send) {
+        if available_or_skipped(name) {
+            let run = || {
+                let mut cache = SocketCache::new((LOCAL, 5514).into());
+                cache.most = 2;
+                body(cache, Instant::now());
+            };
+            Namespace::new("skw-cache").unwrap().enter(run).unwrap();
+        }
+    }
+
+    /// Whether a long run of this source leaves through a socket of its own.
+    fn gets_one(cache: &mut SocketCache, source: SocketAddr, now: Instant) -> bool {
+        cache.socket(source, now, LOCAL).is_some()
+    }
+
+    #[test]
+    fn a_source_gets_a_socket_with_its_second_long_run() {
+        with_cache("a_source_gets_a_socket_with_its_second_long_run", |mut cache, now| {
+            let gets: Vec<bool> = (0..3).map(|_| gets_one(&mut cache, source(1, 40_000), now)).collect();
+            assert_eq!(gets, [false, true, true]);
+            assert_eq!((cache.len(), cache.opened()), (1, 1));
+        });
+    }
+
+    #[test]
+    fn ports_of_daemons_are_left_alone() {
+        with_cache("ports_of_daemons_are_left_alone", |mut cache, now| {
+            for port in [0, 162, 514, 1023, 5514] {
+                assert!((0..3).all(|_| !gets_one(&mut cache, source(1, port), now)), "{port}");
+            }
+        });
+    }
+
+    #[test]
+    fn only_an_idle_socket_makes_room_and_it_is_the_one_that_was_idle_longest() {
+        with_cache("only_an_idle_socket_makes_room_and_it_is_the_one_that_was_idle_longest", |mut cache, start| {
+            let sources = [1, 2, 3].map(|number| source(number, 40_000));
+            let second = Duration::from_secs(1);
+            for (number, &source) in (0..).zip(&sources[..2]) {
+                assert!(!gets_one(&mut cache, source, start));
+                assert!(gets_one(&mut cache, source, start + number * second));
+            }
+            // The first is used again, so the second has been idle longest from here on.
+            assert!(gets_one(&mut cache, sources[0], start + 2 * second));
+            for at in [start + 2 * second, start + second + IDLE - Duration::from_millis(1)] {
+                assert!((0..3).all(|_| !gets_one(&mut cache, sources[2], at)), "nobody is idle");
+            }
+            assert!(gets_one(&mut cache, sources[2], start + second + IDLE));
+            assert_eq!((cache.len(), cache.opened()), (2, 3));
+            assert!(cache.existing(sources[0]).is_some() && cache.existing(sources[1]).is_none());
+        });
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_bound_is_tried_again_later_and_hinders_nobody_else() {
+        with_cache("a_port_that_cannot_be_bound_is_tried_again_later_and_hinders_nobody_else", |mut cache, now| {
+            let daemon = UdpSocket::bind(("0.0.0.0", 40_000)).unwrap();
+            assert!((0..3).all(|_| !gets_one(&mut cache, source(1, 40_000), now)));
+            assert!(!gets_one(&mut cache, source(1, 40_001), now));
+            assert!(gets_one(&mut cache, source(1, 40_001), now));
+            drop(daemon);
+            // What another test is just starting holds all sockets of this process until it runs.
+            wait_for("a free port", IDLE, || UdpSocket::bind(("0.0.0.0", 40_000)).is_ok()).unwrap();
+            assert!(!gets_one(&mut cache, source(1, 40_000), now));
+            assert!(gets_one(&mut cache, source(1, 40_000), now + IDLE));
+        });
+    }
+}

@@ -45,8 +45,9 @@ use crate::{
     udp::{Fault, UdpSender},
 };
 
-/// From this many datagrams on, a run of one source is worth a socket and a system call of its own.
-const LONG_RUN: usize = 8;
+/// From this many datagrams on, a run of one source is worth a socket and a system call of its own. Measured: two of equal size
+/// cost a fifth more that way than through the raw socket, four cost a third less (of mixed sizes: the same), eight half.
+const LONG_RUN: usize = 4;
 
 /// The most datagrams that one call takes.
 const MAX_DATAGRAMS: usize = 512;

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, IoSlice},
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::AsFd,
     thread,
     time::{Duration, Instant},
@@ -136,6 +136,32 @@ fn a_call_takes_64_messages_and_no_more() {
     assert_eq!(send_batch(sender.as_fd(), &messages[MAX_MESSAGES..]).unwrap(), 6);
     assert_eq!(receive(&receiver, 70).0.len(), 70);
     assert_eq!(send_batch(sender.as_fd(), &[]).unwrap(), 0);
+}
+
+#[test]
+fn each_message_may_have_a_source_address_of_its_own() {
+    let (receiver, sender) = (UdpSocket::bind(IPV4).unwrap(), UdpSocket::bind("0.0.0.0:0").unwrap());
+    let (to, port) = (Some(receiver.local_addr().unwrap()), sender.local_addr().unwrap().port());
+    let slices = [IoSlice::new(b"12345")];
+    let froms = [[127, 0, 0, 7], [127, 0, 0, 8], [127, 0, 0, 9]].map(IpAddr::from);
+    let plain = Outgoing { slices: &slices, to, ..Outgoing::default() };
+    let marked = Outgoing { from: Some(froms[1]), tos: Some(0xB8), segment_bytes: Some(2), ..plain };
+    let messages = [Outgoing { from: Some(froms[0]), ..plain }, marked, Outgoing { from: Some(froms[2]), ..plain }];
+    assert_eq!(send_batch(sender.as_fd(), &messages).unwrap(), 3);
+    let sources: Vec<SocketAddr> = receive(&receiver, 5).0.into_iter().map(|(source, _)| source).collect();
+    let expected = [froms[0], froms[1], froms[1], froms[1], froms[2]].map(|from| SocketAddr::new(from, port));
+    assert_eq!(sources, expected);
+}
+
+#[test]
+fn a_source_address_that_this_host_does_not_have_takes_a_transparent_socket() {
+    for (address, foreign) in [(IPV4, "198.51.100.7"), (IPV6, "2001:db8::7")] {
+        let (receiver, sender) = pair(address);
+        let slices = [IoSlice::new(b"x")];
+        let to = Some(receiver.local_addr().unwrap());
+        let message = Outgoing { slices: &slices, to, from: Some(foreign.parse().unwrap()), ..Outgoing::default() };
+        assert!(send_batch(sender.as_fd(), &[message]).is_err(), "{foreign}");
+    }
 }
 
 #[test]

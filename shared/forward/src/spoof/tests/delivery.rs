@@ -148,7 +148,7 @@ fn multicast_groups_and_directed_broadcasts_get_the_devices_address() {
     let hosts = Hosts::new(1500, false);
     hosts.forwarder.ip("route add default dev spf0").unwrap();
     for group in ["198.18.0.255", "224.1.2.3", "ff05::1:3"] {
-        let socket = hosts.collector.udp_socket(at(group, PORT)).unwrap();
+        let socket = bind(&hosts.collector, at(group, PORT));
         match at(group, PORT).ip() {
             IpAddr::V4(v4) if v4.is_multicast() => {
                 socket.join_multicast_v4(&v4, &Ipv4Addr::new(198, 18, 0, 2)).unwrap()

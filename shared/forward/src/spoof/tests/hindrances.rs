@@ -27,7 +27,7 @@ fn a_port_that_a_local_daemon_holds_is_kept_and_the_daemon_hears_nothing() {
     }
     let hosts = Hosts::new(1500, false);
     for (destination, any) in [("198.18.0.2", "0.0.0.0"), ("2001:db8::2", "::")] {
-        let daemons = [514, 40_514].map(|port| hosts.forwarder.udp_socket(at(any, port)).unwrap());
+        let daemons = [514, 40_514].map(|port| bind(&hosts.forwarder, at(any, port)));
         let sink = hosts.sink(Options::counts().payloads());
         let mut sender = hosts.sender(destination);
         let mut samples = Vec::new();
@@ -76,7 +76,7 @@ fn an_address_of_this_host_is_kept_without_taking_its_ports() {
     }
     let hosts = Hosts::new(1500, false);
     let source = at("198.18.0.1", 40_000);
-    let daemon = hosts.forwarder.udp_socket(source).unwrap();
+    let daemon = bind(&hosts.forwarder, source);
     let samples: Vec<Sample> = (0..500).map(|number| Sample::new(source, payload(300, number))).collect();
     // Nobody listens yet: the refusals come back to this host, but are none of the sender's business.
     let mut sender = hosts.sender("198.18.0.2");

@@ -6,7 +6,7 @@ mod hindrances;
 mod sockets;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     process::Command,
     thread,
     time::Duration,
@@ -15,6 +15,7 @@ use std::{
 use sekiwake_testkit::{
     netns::{End, Link, Namespace},
     sink::{Options, Report, Sink},
+    wait::wait_for,
 };
 
 use super::*;
@@ -45,8 +46,12 @@ impl Hosts {
     }
 
     fn sink(&self, options: Options) -> Sink {
-        let addresses = [at("198.18.0.2", PORT), at("2001:db8::2", PORT)];
-        self.collector.enter(|| Sink::bind(&addresses, options)).unwrap().unwrap()
+        self.sink_at(&[at("198.18.0.2", PORT), at("2001:db8::2", PORT)], options)
+    }
+
+    fn sink_at(&self, addresses: &[SocketAddr], options: Options) -> Sink {
+        let sockets = addresses.iter().map(|&address| bind(&self.collector, address)).collect();
+        self.collector.enter(|| Sink::start(sockets, options)).unwrap().unwrap()
     }
 
     fn sender(&self, destination: &str) -> SpoofSender {
@@ -67,6 +72,17 @@ impl Hosts {
         let mut command: Command = self.forwarder.command("tc");
         assert!(command.args(arguments.split(' ')).status().unwrap().success());
     }
+}
+
+/// Tries again for a while: what another test is just starting holds all sockets of this process until it runs.
+fn bind(namespace: &Namespace, address: SocketAddr) -> UdpSocket {
+    let mut socket = None;
+    wait_for(&format!("binding of {address}"), PATIENCE, || {
+        socket = namespace.udp_socket(address).ok();
+        socket.is_some()
+    })
+    .unwrap();
+    socket.unwrap()
 }
 
 fn at(address: &str, port: u16) -> SocketAddr {

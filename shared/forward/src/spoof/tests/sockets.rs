@@ -46,3 +46,47 @@ fn ten_thousand_sources_that_take_turns_open_no_more_sockets_than_fit() {
     }
     assert!(sender.sockets().0 > 0, "nobody got a socket, so nothing was tested");
 }
+
+/// Long runs of eight sources, twice: what gets sockets.
+fn long_runs(destination: &str) -> Vec<Sample> {
+    let sources = (0..8).cycle().take(16).map(|number| SocketAddr::new(device(destination, number), 40_000));
+    let samples = sources.flat_map(|source| (0..100).map(move |number| Sample::new(source, payload(400, number))));
+    samples.collect()
+}
+
+#[test]
+fn destinations_have_a_socket_each_for_the_same_source() {
+    if !available_or_skipped("destinations_have_a_socket_each_for_the_same_source") {
+        return;
+    }
+    let hosts = Hosts::new(1500, false);
+    let other = at("198.18.0.2", PORT + 1);
+    let sinks = [hosts.sink(Options::counts().payloads()), hosts.sink_at(&[other], Options::counts().payloads())];
+    let mut senders =
+        [hosts.sender("198.18.0.2"), hosts.forwarder.enter(|| SpoofSender::connect(other)).unwrap().unwrap()];
+    let samples = long_runs("198.18.0.2");
+    for sender in &mut senders {
+        hosts.send_samples(sender, &samples);
+    }
+    assert_eq!(senders.each_ref().map(SpoofSender::sockets), [(8, 8), (8, 8)]);
+    for sink in sinks {
+        assert_arrives(sink, samples.clone());
+    }
+}
+
+#[test]
+fn without_segmentation_there_are_no_sockets_and_everything_arrives() {
+    if !available_or_skipped("without_segmentation_there_are_no_sockets_and_everything_arrives") {
+        return;
+    }
+    let hosts = Hosts::new(1500, false);
+    let sink = hosts.sink(Options::counts().payloads());
+    let mut sender = hosts.sender("2001:db8::2");
+    let samples = long_runs("2001:db8::2");
+    hosts.send_samples(&mut sender, &samples);
+    assert_eq!(sender.sockets().0, 8);
+    sender.set_segmentation(false);
+    hosts.send_samples(&mut sender, &samples);
+    assert_eq!(sender.sockets(), (0, 8));
+    assert_arrives(sink, [samples.clone(), samples].concat());
+}
