@@ -355,8 +355,8 @@ impl Batch {
             .zip(messages)
             .map(|(slice, message)| Outgoing {
                 slices: std::slice::from_ref(slice),
-                to: None,
                 segment_bytes: message.segment_bytes,
+                ..Outgoing::default()
             })
             .collect();
         send_batch(socket.as_fd(), &outgoing)

@@ -23,4 +23,5 @@ impl Protocol for Syslog {
     };
     const KIND: Kind = Kind::Syslog;
     const DESTINATIONS: &'static str = "SEKIWAKE_SYSLOG_DESTINATIONS";
+    const DESTINATIONS_FILE: &'static str = "SEKIWAKE_SYSLOG_DESTINATIONS_FILE";
 }

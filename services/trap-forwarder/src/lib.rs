@@ -22,4 +22,5 @@ impl Protocol for Trap {
     };
     const KIND: Kind = Kind::SnmpTrap;
     const DESTINATIONS: &'static str = "SEKIWAKE_TRAP_DESTINATIONS";
+    const DESTINATIONS_FILE: &'static str = "SEKIWAKE_TRAP_DESTINATIONS_FILE";
 }

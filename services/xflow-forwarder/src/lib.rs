@@ -22,4 +22,5 @@ impl Protocol for Xflow {
     };
     const KIND: Kind = Kind::Xflow;
     const DESTINATIONS: &'static str = "SEKIWAKE_XFLOW_DESTINATIONS";
+    const DESTINATIONS_FILE: &'static str = "SEKIWAKE_XFLOW_DESTINATIONS_FILE";
 }

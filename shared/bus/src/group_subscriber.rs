@@ -4,6 +4,7 @@
 //! SUB ── batches ──▶ check ─▶ Member ─▶ GroupDelivery + Ticket ─▶ whoever acts on it
 //! DEALER ◀─ renewals, requests ─┘ ▲  ▲                                      │
 //!        ── grants, repairs ──────┘  └──────── Completions ◀── the ticket is dropped: everything is done with
+//!        ◀─ notes ─▶ NoteKeeper, where notes are switched on: what the owner of a shard leaves for the next
 //! ```
 
 use std::{
@@ -16,8 +17,9 @@ use std::{
 };
 
 use sekiwake_group::{
-    Arrival, GiveUp, Member, MemberOutput, MemberSettings, MemberStatus, Permission, Permit, Received, Stream,
-    wire::{Destination, RefusalReason},
+    Arrival, GiveUp, Member, MemberOutput, MemberSettings, MemberStatus, NoteKeeper, NoteKeeperSettings, Permission,
+    Permit, Received, Stream,
+    wire::{Destination, Note, RefusalReason, is_about_notes},
 };
 use sekiwake_record::{Announcement, Batch, DecodeError, Header, Kind, Name, Shard, Topic};
 use sekiwake_runtime::{Latch, Metrics, RateLimited, StatusDesk};
@@ -27,7 +29,7 @@ use tracing::{debug, info, warn};
 use crate::{
     BusError,
     control::{CONTROL_BURST, Incoming, boot_now, patience, receive, routing_id, send},
-    metrics::GroupMetrics,
+    metrics::{GroupMetrics, NoteMetrics},
     settings::{Controlling, Subscribing},
     socket::{Bus, Connections, uninterrupted},
     subscriber::{Frame, age_seconds, believable},
@@ -56,6 +58,8 @@ pub struct GroupSubscriberSettings {
     pub kind: Kind,
     /// Where to begin where nobody knows where the group stands: at the oldest record published no longer ago than this.
     pub start_age: Duration,
+    /// Whether it leaves notes for the next owners of its shards, and asks for those of the owners before.
+    pub notes: bool,
 }
 
 /// A batch to act on: nothing of it has been given to this group's members before, as far as the group knows.
@@ -135,6 +139,7 @@ pub struct GroupSubscriber {
     in_process: bool,
     ready: Latch,
     member: Member<Checked>,
+    notes: Option<(NoteKeeper, NoteMetrics)>,
     /// Streams that have been heard of: their names are shared, not made anew for each batch.
     streams: VecDeque<Stream>,
     deliveries: VecDeque<GroupDelivery>,
@@ -164,7 +169,7 @@ impl GroupSubscriber {
         metrics: &Metrics,
         (ready, desk): (Latch, StatusDesk),
     ) -> Result<GroupSubscriber, BusError> {
-        let GroupSubscriberSettings { subscribing, controlling, group, label, kind, start_age } = settings;
+        let GroupSubscriberSettings { subscribing, controlling, group, label, kind, start_age, notes } = settings;
         let data = bus.subscriber(subscribing.keys.as_ref())?;
         let mut connections = bus.watch(&data)?;
         data.set_subscribe(Announcement::TOPIC_PREFIX.as_bytes()).map_err(failed)?;
@@ -176,6 +181,8 @@ impl GroupSubscriber {
         let mut of_member = MemberSettings::new(group.clone(), kind, label);
         of_member.start_age = u64::try_from(start_age.as_nanos()).unwrap_or(u64::MAX);
         let member = Member::new(of_member, incarnation, boot_now());
+        let keeper = || NoteKeeper::new(NoteKeeperSettings::new(group.clone()), incarnation);
+        let notes = notes.then(|| (keeper(), NoteMetrics::new(metrics)));
         Ok(GroupSubscriber {
             data,
             control,
@@ -185,6 +192,7 @@ impl GroupSubscriber {
             ready,
             permit: member.permit(),
             member,
+            notes,
             streams: VecDeque::new(),
             deliveries: VecDeque::new(),
             completions: Arc::default(),
@@ -245,7 +253,7 @@ impl GroupSubscriber {
     /// A socket failed: the context is gone.
     pub fn tend(&mut self, timeout: Duration) -> Result<(), BusError> {
         self.look_around()?;
-        let wait = patience(boot_now(), self.member.next_deadline(), timeout);
+        let wait = patience(boot_now(), self.next_deadline(), timeout);
         match self.control.poll(zmq::POLLIN, wait) {
             Ok(_) | Err(zmq::Error::EINTR) => self.look_around(),
             Err(source) => Err(failed(source)),
@@ -288,9 +296,43 @@ impl GroupSubscriber {
         boot_now() < self.member.lease_until()
     }
 
+    /// Leaves a note with the coordinator for whoever owns the shard next. Of two notes with one key (1 to 64 bytes) the newer one
+    /// holds, by `at_ns`; an empty value says that there is nothing any more. Sent until it is acknowledged. Gives `false`, counted, when
+    /// it is too large (8 KiB), when 16 MiB wait already, or where notes are switched off.
+    pub fn put_note(&mut self, shard: Shard, key: &[u8], value: &[u8], at_ns: u64) -> bool {
+        self.notes.as_mut().is_some_and(|(keeper, _)| keeper.put(shard, key, value, at_ns))
+    }
+
+    /// Notes that the coordinator has not acknowledged. Whoever leaves before there are none leaves without them.
+    pub fn waiting_notes(&self) -> usize {
+        self.notes.as_ref().map_or(0, |(keeper, _)| keeper.waiting())
+    }
+
+    /// Whether all notes of a shard that the coordinator has have come since this member owns the shard, and have been taken. It stays
+    /// `false` where a proxy knows no notes: how long to wait for it is the caller's business.
+    pub fn notes_complete(&self, shard: Shard) -> bool {
+        self.notes.as_ref().is_some_and(|(keeper, _)| keeper.is_complete(shard))
+    }
+
+    /// The next note of an owner before. The same may come again, and one of this member's own.
+    pub fn take_note(&mut self) -> Option<Note> {
+        self.notes.as_mut().and_then(|(keeper, _)| keeper.take())
+    }
+
+    /// The next shard of which all notes are to be put again, because the coordinator is another one: a shard that this member owned
+    /// when it came, even if it does not any more.
+    pub fn shard_to_present(&mut self) -> Option<Shard> {
+        self.notes.as_mut().and_then(|(keeper, _)| keeper.next_to_present())
+    }
+
+    fn next_deadline(&self) -> u64 {
+        let of_notes = self.notes.as_ref().map_or(u64::MAX, |(keeper, _)| keeper.next_deadline());
+        self.member.next_deadline().min(of_notes)
+    }
+
     fn wait(&self, timeout: Duration) -> Result<(), BusError> {
         let mut items = [self.data.as_poll_item(zmq::POLLIN), self.control.as_poll_item(zmq::POLLIN)];
-        let wait = patience(boot_now(), self.member.next_deadline(), timeout);
+        let wait = patience(boot_now(), self.next_deadline(), timeout);
         match zmq::poll(&mut items, wait) {
             Ok(_) | Err(zmq::Error::EINTR) => Ok(()),
             Err(source) => Err(failed(source)),
@@ -306,20 +348,41 @@ impl GroupSubscriber {
         }
         for _ in 0..CONTROL_BURST {
             match receive(&self.control, "group control")? {
-                Incoming::Frame(frame) => {
-                    self.member.on_message(boot_now(), &frame);
-                    self.do_outputs()?;
-                }
+                Incoming::Frame(frame) => match &mut self.notes {
+                    Some((keeper, _)) if is_about_notes(&frame) => keeper.on_message(boot_now(), &frame),
+                    _ => {
+                        self.member.on_message(boot_now(), &frame);
+                        self.do_outputs()?;
+                    }
+                },
                 Incoming::Malformed => self.metrics.malformed.inc(),
                 Incoming::Nothing => break,
             }
         }
         let now = boot_now();
+        // Before a renewal that says that a shard is released: what was noted of it comes first.
+        self.tend_notes(now)?;
         if now >= self.member.next_deadline() {
             self.member.on_tick(now);
         }
         self.do_outputs()?;
         self.meter(now);
+        Ok(())
+    }
+
+    fn tend_notes(&mut self, now: u64) -> Result<(), BusError> {
+        let Some((keeper, _)) = &mut self.notes else { return Ok(()) };
+        let is_leased = self.member.is_leased(now);
+        keeper.follow(now, self.member.coordinator(), is_leased, self.member.shard_statuses());
+        if now >= keeper.next_deadline() {
+            keeper.on_tick(now);
+        }
+        while let Some(frame) = keeper.poll_output() {
+            if !send(&self.control, frame, "group control")? {
+                // Nobody has acknowledged it: it is sent again.
+                self.metrics.unsent.inc();
+            }
+        }
         Ok(())
     }
 
@@ -463,7 +526,13 @@ impl GroupSubscriber {
             }
             self.ready.set(leased);
         }
-        self.desk.answer(|| status(&self.member.status(now), &self.group));
+        self.desk.answer(|| {
+            let mut page = status(&self.member.status(now), &self.group);
+            if let Some((keeper, _)) = &self.notes {
+                page["notes"] = notes_status(keeper);
+            }
+            page
+        });
         let instant = Instant::now();
         if self.metered_at.is_some_and(|at| instant.duration_since(at) < METER_EVERY) {
             return;
@@ -479,11 +548,26 @@ impl GroupSubscriber {
             self.owned = owned;
         }
         self.metrics.follow(&self.member.status(now), owned);
+        if let Some((keeper, metrics)) = &mut self.notes {
+            metrics.follow(keeper.counters(), keeper.waiting());
+        }
     }
 }
 
 fn failed(source: zmq::Error) -> BusError {
     BusError::Io { role: "group subscriber", source }
+}
+
+fn notes_status(keeper: &NoteKeeper) -> Value {
+    let counters = keeper.counters();
+    json!({
+        "coordinator_keeps_notes": keeper.is_answered(),
+        "waiting": keeper.waiting(),
+        "kept": counters.kept,
+        "no_room": counters.no_room,
+        "received": counters.received,
+        "incomplete_shards": keeper.incomplete(),
+    })
 }
 
 fn status(status: &MemberStatus, group: &Name) -> Value {

@@ -42,7 +42,7 @@ pub use publisher::{Outcome, Overflow, Producer, Publisher, PublisherSettings, S
 pub use relay::{Relay, RelaySettings};
 pub use sekiwake_group::{
     Permission,
-    wire::{Destination as RegisteredDestination, Transport},
+    wire::{Destination as RegisteredDestination, Note, NoteKey, NoteValue, Transport},
 };
 pub use settings::{Controlling, Grouping, Publishing, Subscribing};
 pub use socket::{Bus, INPROC_CONTROL, INPROC_PUBLISH, INPROC_SUBSCRIBE, MAX_MESSAGE_BYTES};

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use prometheus::{Gauge, IntCounter, IntGauge};
-use sekiwake_group::{GiveUp, GroupView, MemberCounters, MemberStatus, Refusals, StreamView};
+use sekiwake_group::{
+    GiveUp, GroupView, MemberCounters, MemberStatus, NoteCounters, NoteRefusals, NotesView, Refusals, StreamView,
+};
 use sekiwake_record::Kind;
 use sekiwake_runtime::Metrics;
 
@@ -77,6 +79,18 @@ pub mod names {
     pub const GROUP_LAG_RECORDS: &str = "sekiwake_group_lag_records";
     /// Streams whose publishers are heard of.
     pub const LIVE_STREAMS: &str = "sekiwake_control_live_streams";
+    /// Notes that the proxy holds for a group.
+    pub const GROUP_NOTES: &str = "sekiwake_group_notes";
+    /// Bytes of those.
+    pub const GROUP_NOTES_BYTES: &str = "sekiwake_group_notes_bytes";
+    /// Notes that had to make room at the proxy.
+    pub const EVICTED_NOTES: &str = "sekiwake_control_evicted_notes_total";
+    /// Notes of a member that the proxy has not acknowledged yet.
+    pub const WAITING_NOTES: &str = "sekiwake_group_waiting_notes";
+    /// Notes of a member that found no room to wait, or were too large.
+    pub const NO_ROOM_NOTES: &str = "sekiwake_group_no_room_notes_total";
+    /// Notes that came to a member.
+    pub const RECEIVED_NOTES: &str = "sekiwake_group_received_notes_total";
     /// Shards that a member owns.
     pub const OWNED_SHARDS: &str = "sekiwake_group_owned_shards";
     /// Whether a member has a lease.
@@ -244,7 +258,9 @@ pub(crate) struct ControlPlaneMetrics {
     pub(crate) received_bytes: IntCounter,
     pub(crate) sent_bytes: IntCounter,
     live_streams: IntGauge,
-    groups: BTreeMap<String, [IntGauge; 3]>,
+    groups: BTreeMap<String, [IntGauge; 5]>,
+    note_refusals: Vec<IntCounter>,
+    evicted_notes: IntCounter,
 }
 
 impl ControlPlaneMetrics {
@@ -265,45 +281,72 @@ impl ControlPlaneMetrics {
             sent_bytes: bytes("out"),
             live_streams: metrics.gauge(names::LIVE_STREAMS, "Streams whose publishers are heard of.", &[]),
             groups: BTreeMap::new(),
+            note_refusals: NoteRefusals::default()
+                .by_reason()
+                .iter()
+                .map(|(reason, _)| control_refused(metrics, reason))
+                .collect(),
+            evicted_notes: metrics.counter(names::EVICTED_NOTES, "Notes that had to make room.", &[]),
         }
     }
 
     /// Adds what has been refused since `before`, and gives its number.
     pub(crate) fn refuse(&self, before: &Refusals, now: &Refusals) -> u64 {
-        let (before, now) = (before.by_reason(), now.by_reason());
-        let differences = now.iter().zip(&before).map(|((_, now), (_, before))| now - before);
-        let mut total = 0;
-        for (difference, counter) in differences.zip(&self.refusals) {
-            counter.inc_by(difference);
-            total += difference;
-        }
-        total
+        count_refusals(&self.refusals, &before.by_reason(), &now.by_reason())
+    }
+
+    /// The same of messages about notes.
+    pub(crate) fn refuse_notes(&self, before: &NoteRefusals, now: &NoteRefusals) -> u64 {
+        count_refusals(&self.note_refusals, &before.by_reason(), &now.by_reason())
     }
 
     /// Shows the groups. The coordinator holds a bounded number of them; one that is gone shows 0 members.
-    pub(crate) fn follow(&mut self, groups: &[GroupView], streams: &[StreamView]) {
+    pub(crate) fn follow(&mut self, groups: &[GroupView], streams: &[StreamView], notes: &NotesView) {
         self.live_streams.set(streams.iter().filter(|stream| stream.answers).count() as i64);
         for gauges in self.groups.values() {
             gauges.iter().for_each(|gauge| gauge.set(0));
         }
         for group in groups {
-            if !self.groups.contains_key(group.name.as_str()) && self.groups.len() >= MAX_GROUPS_SHOWN {
-                continue;
-            }
-            let metrics = &self.metrics;
-            let gauges = self.groups.entry(group.name.to_string()).or_insert_with(|| {
-                let labels = [("group", group.name.as_str())];
-                [
-                    metrics.gauge(names::GROUP_MEMBERS, "Members of the group.", &labels),
-                    metrics.gauge(names::GROUP_UNOWNED_SHARDS, "Shards of the group that nobody owns.", &labels),
-                    metrics.gauge(names::GROUP_LAG_RECORDS, "Records that the group has not committed yet.", &labels),
-                ]
-            });
+            let Some(gauges) = self.of_group(group.name.as_str()) else { continue };
             gauges[0].set(group.members.len() as i64);
             gauges[1].set(group.unowned.len() as i64);
             gauges[2].set(group.positions.iter().map(|position| position.lag).sum::<u64>() as i64);
         }
+        for group in &notes.groups {
+            let Some(gauges) = self.of_group(group.name.as_str()) else { continue };
+            gauges[3].set(group.notes as i64);
+            gauges[4].set(group.bytes as i64);
+        }
+        self.evicted_notes.inc_by(notes.evicted - self.evicted_notes.get());
     }
+
+    fn of_group(&mut self, name: &str) -> Option<&[IntGauge; 5]> {
+        if !self.groups.contains_key(name) && self.groups.len() >= MAX_GROUPS_SHOWN {
+            return None;
+        }
+        let metrics = &self.metrics;
+        let gauges = self.groups.entry(name.to_owned()).or_insert_with(|| {
+            let labels = [("group", name)];
+            [
+                metrics.gauge(names::GROUP_MEMBERS, "Members of the group.", &labels),
+                metrics.gauge(names::GROUP_UNOWNED_SHARDS, "Shards of the group that nobody owns.", &labels),
+                metrics.gauge(names::GROUP_LAG_RECORDS, "Records that the group has not committed yet.", &labels),
+                metrics.gauge(names::GROUP_NOTES, "Notes that are kept for the group's next owners.", &labels),
+                metrics.gauge(names::GROUP_NOTES_BYTES, "Bytes that those take.", &labels),
+            ]
+        });
+        Some(gauges)
+    }
+}
+
+/// Adds to the counters what has been refused since `before`, and gives the sum.
+fn count_refusals(counters: &[IntCounter], before: &[(&str, u64)], now: &[(&str, u64)]) -> u64 {
+    let mut total = 0;
+    for (counter, ((_, now), (_, before))) in counters.iter().zip(now.iter().zip(before)) {
+        counter.inc_by(now - before);
+        total += now - before;
+    }
+    total
 }
 
 pub(crate) struct GroupMetrics {
@@ -384,6 +427,36 @@ impl GroupMetrics {
         self.streams.set(status.streams.len() as i64);
         let counters = status.counters;
         self.requests.inc_by(counters.requests - self.before.requests);
+        self.refused.inc_by(counters.refused - self.before.refused);
+        self.before = counters;
+    }
+}
+
+/// What is counted of a member's notes, where it has any.
+pub(crate) struct NoteMetrics {
+    waiting: IntGauge,
+    no_room: IntCounter,
+    received: IntCounter,
+    refused: IntCounter,
+    before: NoteCounters,
+}
+
+impl NoteMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> NoteMetrics {
+        let waiting = "Notes that the proxy has not acknowledged yet.";
+        NoteMetrics {
+            waiting: metrics.gauge(names::WAITING_NOTES, waiting, &[]),
+            no_room: metrics.counter(names::NO_ROOM_NOTES, "Notes that found no room, or were too large.", &[]),
+            received: metrics.counter(names::RECEIVED_NOTES, "Notes of the owners before.", &[]),
+            refused: control_refused(metrics, "notes"),
+            before: NoteCounters::default(),
+        }
+    }
+
+    pub(crate) fn follow(&mut self, counters: NoteCounters, waiting: usize) {
+        self.waiting.set(waiting as i64);
+        self.no_room.inc_by(counters.no_room - self.before.no_room);
+        self.received.inc_by(counters.received - self.before.received);
         self.refused.inc_by(counters.refused - self.before.refused);
         self.before = counters;
     }

@@ -1,17 +1,23 @@
-//! One receiving thread, many destinations: each has its own queue, its own thread and its own counters.
+//! One receiving thread, many destinations: each place has its own queue, its own thread and its own counters.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, io, sync::Arc, time::Instant};
 
 use prometheus::IntCounter;
 use sekiwake_record::Kind;
-use sekiwake_runtime::{Losses, Scope};
+use sekiwake_runtime::Scope;
 
 use crate::{
     Parcel, Registry,
-    destination::Destinations,
-    metrics::{self, DestinationMetrics, DropReason},
-    queue::{Intake, queue},
+    destination::{Destination, Destinations, MAX_PLACES, Place},
+    egress::Sending,
+    flush::Manner,
+    metrics::{self, DestinationMetrics},
+    preflight::Preflight,
+    queue::queue,
     resolve::Resolution,
+    route::{PlaceIntake, Route},
+    selection::Chosen,
+    spoof::SpoofSender,
     target::Target,
     worker::DestinationWorker,
 };
@@ -20,17 +26,24 @@ use crate::{
 ///
 /// Dropping it lets the workers send what is queued, until the role's deadline when it is stopping, and end.
 pub struct Engine<B> {
+    kind: Kind,
     received: IntCounter,
+    unmatched: IntCounter,
     routes: Vec<Route<B>>,
+    /// By label: a place that comes back, or whose options change, counts on.
+    metrics: BTreeMap<String, DestinationMetrics>,
+    surroundings: Surroundings,
 }
 
-struct Route<B> {
-    intake: Intake<B>,
-    dropped: Losses<DropReason>,
+/// What workers are started with.
+struct Surroundings {
+    scope: Scope,
+    resolution: Resolution,
+    registry: Registry,
 }
 
 impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
-    /// Starts a worker for each destination.
+    /// Starts a worker for each place.
     ///
     /// # Errors
     /// When the system gives no threads. A destination that cannot be reached or resolved is none: that may change.
@@ -49,43 +62,118 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
         registry: &Registry,
         scope: &Scope,
     ) -> io::Result<Engine<B>> {
-        let mut routes = Vec::new();
+        let mut engine = Engine {
+            kind,
+            received: metrics::received(scope, kind),
+            unmatched: metrics::unmatched(scope, kind),
+            routes: Vec::new(),
+            metrics: BTreeMap::new(),
+            surroundings: Surroundings {
+                scope: scope.clone(),
+                resolution: resolution.clone(),
+                registry: registry.clone(),
+            },
+        };
+        engine.apply(destinations)?;
+        Ok(engine)
+    }
+
+    /// Goes by these destinations from the next parcel on. Those that stay as they are notice nothing; what is queued for the others is
+    /// still sent.
+    ///
+    /// # Errors
+    /// When something that a new destination needs is not there. Then everything is as before.
+    pub fn apply(&mut self, destinations: &Destinations) -> io::Result<()> {
+        let stays = |route: &Route<B>| destinations.iter().any(|wanted| wanted == route.destination());
+        let staying = self.routes.iter().filter(|route| stays(route)).flat_map(Route::places);
+        let mut taken: Vec<u32> = staying.map(PlaceIntake::slot).collect();
+        let mut new = Vec::new();
         for destination in destinations {
-            let metrics = DestinationMetrics::new(scope, destination.label());
-            let (intake, outlet) = queue(metrics.queue_records.clone(), metrics.queue_bytes.clone());
-            routes.push(Route { intake, dropped: metrics.dropped.clone() });
-            let target =
-                Target::new(destination, resolution.clone(), metrics.resolve_failures.clone(), registry.register())?;
-            let label = destination.label().to_owned();
-            // The kernel shows 15 bytes of a thread's name: those that tell destinations apart.
-            let name = label.trim_start_matches("udp://").to_owned();
-            let sender = DestinationWorker::new(label, destination.segmentation, outlet, target, metrics);
-            scope.spawn(name, move |worker| {
-                sender.run(worker);
-                Ok(())
-            })?;
+            if !self.routes.iter().any(|route| route.destination() == destination) {
+                new.push(self.route(destination, &mut taken)?);
+            }
         }
-        Ok(Engine { received: metrics::received(scope, kind), routes })
+        self.routes.retain(stays);
+        self.routes.append(&mut new);
+        Ok(())
     }
 
     /// Whether every destination is behind, so that it is this process that does not keep up, or all that it sends to: whoever can
     /// get its input again later may wait. One that is slow among others holds up nobody.
     pub fn is_behind(&self) -> bool {
-        self.routes.iter().all(|route| route.intake.is_behind())
+        let mut places = self.routes.iter().flat_map(Route::places).peekable();
+        places.peek().is_some() && places.all(PlaceIntake::is_behind)
     }
 
-    /// Queues a parcel for each destination, and never waits: where the queue is full its records are dropped and counted.
+    /// Queues a parcel for each destination that wants it, and never waits: where the queue is full its records are dropped and
+    /// counted.
     pub fn forward(&mut self, parcel: &Arc<Parcel<B>>) {
-        let records = parcel.batch.len() as u64;
+        let records = parcel.batch.len();
         if records == 0 {
             return;
         }
-        self.received.inc_by(records);
+        self.received.inc_by(records as u64);
         let now = Instant::now();
-        for route in &self.routes {
-            if !route.intake.offer(parcel, now) {
-                route.dropped.add(DropReason::QueueFull, records);
+        let mut matched = Chosen::none(records);
+        let mut all_matched = false;
+        for route in &mut self.routes {
+            all_matched |= route.takes_everything();
+            let selections = route.select(parcel, &mut matched, now);
+            for (place, selection) in route.places().iter().zip(selections) {
+                place.offer(parcel, selection, now);
             }
         }
+        if !all_matched {
+            self.unmatched.inc_by((records - matched.count()) as u64);
+        }
+    }
+
+    /// Starts the workers of one destination. Slots that are `taken` are other destinations'.
+    fn route(&mut self, destination: &Destination, taken: &mut Vec<u32>) -> io::Result<Route<B>> {
+        if destination.options.spoof {
+            SpoofSender::check_privilege().map_err(io::Error::other)?;
+        }
+        let mut places = Vec::new();
+        for place in &destination.places {
+            // There is always one: no more places than slots are configured.
+            let slot = (0..MAX_PLACES as u32).find(|slot| !taken.contains(slot)).unwrap_or_default();
+            taken.push(slot);
+            places.push(self.place(destination, place, slot)?);
+        }
+        Ok(Route::new(destination.clone(), places, Instant::now()))
+    }
+
+    /// Starts the worker of one place.
+    fn place(&mut self, destination: &Destination, place: &Place, slot: u32) -> io::Result<PlaceIntake<B>> {
+        let Surroundings { scope, resolution, registry } = &self.surroundings;
+        let label = destination.label(place);
+        let metrics = match self.metrics.get(&label) {
+            Some(metrics) => metrics.clone(),
+            None => {
+                let metrics = DestinationMetrics::new(scope, &label);
+                self.metrics.insert(label.clone(), metrics.clone());
+                metrics
+            }
+        };
+        let (intake, outlet) = queue(metrics.queue_records.clone(), metrics.queue_bytes.clone());
+        let intake = PlaceIntake::new(intake, &metrics, slot);
+        let options = &destination.options;
+        let sending = Sending { spoof: options.spoof, segmentation: options.segmentation };
+        let target = Target::new(
+            label.clone(),
+            (place, sending),
+            resolution.clone(),
+            metrics.resolve_failures.clone(),
+            (registry.register(), Preflight::new(&label, options.spoof, scope.metrics())),
+        )?;
+        // The kernel shows 15 bytes of a thread's name: those that tell destinations apart.
+        let name = place.to_string();
+        let manner = Manner::of(self.kind, options);
+        let sender = DestinationWorker::new(label, (options.segmentation, manner), outlet, target, metrics);
+        scope.spawn(name, move |worker| {
+            sender.run(worker);
+            Ok(())
+        })?;
+        Ok(intake)
     }
 }

@@ -1,21 +1,54 @@
 //! What leaves in one go: the datagrams of the batches that were taken together, and how far their sending has come.
 
-use std::io::IoSlice;
+use std::{io::IoSlice, net::SocketAddr};
 
 use arrayvec::ArrayVec;
 use sekiwake_bus::Permission;
-use sekiwake_record::Shard;
+use sekiwake_record::{Kind, Shard};
 use sekiwake_sys::{MAX_MESSAGES, Outgoing};
 
 use crate::{
+    destination::{Dscp, Options},
     plan::{Datagram, Message, Ranks, arrange, plan},
     queue::Queued,
+    rewrite::{Rewriting, Rewritten, must_not_be_spoofed},
+    spoof::Spoofed,
 };
+
+/// The most datagrams that a spoofing sender is shown at once.
+const SPOOFED_WINDOW: usize = 256;
+
+/// What a destination wants of the datagrams themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    pub(crate) dscp: Dscp,
+    pub(crate) spoof: bool,
+    /// `None`: everything leaves as it came.
+    pub(crate) rewriting: Option<Rewriting>,
+}
+
+impl Manner {
+    pub(crate) fn of(kind: Kind, options: &Options) -> Manner {
+        let rewrites = options.add_source || kind == Kind::SnmpTrap;
+        let rewriting = rewrites.then_some(Rewriting { add_source: options.add_source });
+        Manner { dscp: options.dscp, spoof: options.spoof, rewriting }
+    }
+
+    fn tos(&self, dscp_ttl: u16) -> Option<u8> {
+        match self.dscp {
+            Dscp::System => None,
+            Dscp::Copy => Some(((dscp_ttl >> 8) as u8 & 0x3f) << 2),
+            Dscp::Fixed(dscp) => Some(dscp << 2),
+        }
+    }
+}
 
 /// The datagrams of one flush, in the order of sending.
 pub(crate) struct Flush<'a> {
     datagrams: Vec<Datagram<'a>>,
     payloads: Vec<IoSlice<'a>>,
+    /// The devices, by the datagrams' indexes; empty when nothing is spoofed.
+    sources: Vec<SocketAddr>,
     messages: Vec<Message>,
     /// The next message.
     next: usize,
@@ -25,9 +58,15 @@ pub(crate) struct Flush<'a> {
 
 impl<'a> Flush<'a> {
     /// Plans the sending of everything in `taken`. `max_segment_bytes` as for [`plan`].
-    pub(crate) fn of<B: AsRef<[u8]>>(taken: &'a [Queued<B>], max_segment_bytes: usize) -> Flush<'a> {
-        let count = taken.iter().map(Queued::records).sum();
+    pub(crate) fn of<B: AsRef<[u8]>>(
+        taken: &'a [Queued<B>],
+        rewritten: &'a Rewritten,
+        manner: &Manner,
+        max_segment_bytes: usize,
+    ) -> Flush<'a> {
+        let count = taken.iter().map(Queued::len).sum();
         let mut datagrams: Vec<Datagram<'a>> = Vec::with_capacity(count);
+        let mut sources = Vec::with_capacity(if manner.spoof { count } else { 0 });
         let mut ranks = Ranks::new();
         let mut permits: Vec<usize> = Vec::new();
         for (batch, queued) in taken.iter().enumerate() {
@@ -38,20 +77,33 @@ impl<'a> Flush<'a> {
             if key.is_some() && !permits.iter().any(|&known| taken[known].parcel.permit_key() == key) {
                 permits.push(batch);
             }
-            datagrams.extend(queued.parcel.batch.records().map(|record| Datagram {
-                payload: record.payload,
-                captured_at_ns: record.captured_at_ns,
-                batch: batch as u32,
-                rank: ranks.next(shard),
-            }));
+            for record in queued.selected() {
+                if manner.spoof {
+                    sources.push(SocketAddr::new(record.source.to_canonical(), record.source_port));
+                }
+                let index = datagrams.len();
+                datagrams.push(Datagram {
+                    payload: rewritten.payload(index, record.payload),
+                    captured_at_ns: record.captured_at_ns,
+                    batch: batch as u32,
+                    rank: ranks.next(shard),
+                    tos: manner.tos(record.dscp_ttl),
+                    unspoofable: manner.spoof && must_not_be_spoofed(&record),
+                    is_own: queued.parcel.is_own(),
+                    index: index as u32,
+                });
+            }
         }
-        if max_segment_bytes > 0 {
+        if manner.spoof {
+            // Runs of one source leave together. A source keeps its order, for the sort is stable.
+            datagrams.sort_by_key(|datagram| sources[datagram.index as usize]);
+        } else if max_segment_bytes > 0 {
             arrange(&mut datagrams, &ranks);
         }
         let payloads: Vec<IoSlice<'a>> = datagrams.iter().map(|datagram| IoSlice::new(datagram.payload)).collect();
         let mut messages = Vec::with_capacity(count);
-        plan(&payloads, 0, max_segment_bytes, &mut messages);
-        Flush { datagrams, payloads, messages, next: 0, permits }
+        plan(&datagrams, 0, max_segment_bytes, &mut messages);
+        Flush { datagrams, payloads, sources, messages, next: 0, permits }
     }
 
     /// The next message; `None` when all are sent or given up.
@@ -70,8 +122,25 @@ impl<'a> Flush<'a> {
         upcoming
             .map(|message| Outgoing {
                 slices: &self.payloads[message.datagrams()],
-                to: None,
                 segment_bytes: message.segment_bytes,
+                tos: self.datagrams[message.first as usize].tos,
+                ..Outgoing::default()
+            })
+            .collect()
+    }
+
+    /// The next datagrams with their sources, for a sender that plans by itself: each is a message here.
+    pub(crate) fn spoofed_window(&self) -> ArrayVec<Spoofed<'_>, SPOOFED_WINDOW> {
+        let upcoming = self.messages[self.next..].iter().take(SPOOFED_WINDOW);
+        upcoming
+            .map(|message| {
+                let datagram = &self.datagrams[message.first as usize];
+                Spoofed {
+                    source: self.sources[datagram.index as usize],
+                    payload: datagram.payload,
+                    tos: datagram.tos,
+                    own_address: datagram.unspoofable,
+                }
             })
             .collect()
     }
@@ -120,7 +189,7 @@ impl<'a> Flush<'a> {
         }
         self.payloads.clear();
         self.payloads.extend(self.datagrams.iter().map(|datagram| IoSlice::new(datagram.payload)));
-        plan(&self.payloads, 0, max_segment_bytes, &mut self.messages);
+        plan(&self.datagrams, 0, max_segment_bytes, &mut self.messages);
         self.next = 0;
         before - first - self.datagrams.len()
     }
@@ -133,7 +202,7 @@ impl<'a> Flush<'a> {
     /// Plans what is left again, with another largest segment.
     pub(crate) fn plan_again(&mut self, max_segment_bytes: usize) {
         if let Some(message) = self.message() {
-            plan(&self.payloads, message.first as usize, max_segment_bytes, &mut self.messages);
+            plan(&self.datagrams, message.first as usize, max_segment_bytes, &mut self.messages);
             self.next = 0;
         }
     }

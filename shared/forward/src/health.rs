@@ -1,6 +1,14 @@
 //! Whether a UDP destination is there, as far as UDP lets one know: nobody acknowledges, only refusals are heard.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use prometheus::Gauge;
 
 /// How long after a refusal a destination counts as down. Refusals are rare even when nobody is there: a Linux host answers at
 /// most one closed-port datagram a second.
@@ -31,18 +39,46 @@ impl State {
     }
 }
 
+/// The state of one place as all may see it: a gauge for people, and what decides where a pool sends.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    gauge: Gauge,
+    state: Arc<AtomicU8>,
+}
+
+impl Standing {
+    pub(crate) fn new(gauge: Gauge) -> Standing {
+        let standing = Standing { gauge, state: Arc::default() };
+        standing.set(State::Unknown);
+        standing
+    }
+
+    pub(crate) fn set(&self, state: State) {
+        self.gauge.set(state.as_gauge());
+        self.state.store(state as u8, Relaxed);
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        self.state.load(Relaxed) == State::Down as u8
+    }
+}
+
 /// Draws the state from what sending saw.
 #[derive(Debug)]
 pub(crate) struct Health {
     state: State,
+    /// What it is when nobody complains: unknown where complaints go to the devices.
+    uncontested: State,
     failed_at: Option<Instant>,
     /// The first success since the last failure.
     succeeding_since: Option<Instant>,
 }
 
 impl Health {
-    pub(crate) fn new() -> Health {
-        Health { state: State::Unknown, failed_at: None, succeeding_since: None }
+    /// `hears_refusals`: whether ICMP errors come back to us, and not to the devices in whose names datagrams are sent.
+    pub(crate) fn new(hears_refusals: bool) -> Health {
+        let uncontested = if hears_refusals { State::Up } else { State::Unknown };
+        Health { state: State::Unknown, uncontested, failed_at: None, succeeding_since: None }
     }
 
     /// A datagram was refused, could not leave, or there is no address to send it to. Gives the state if it changed.
@@ -61,7 +97,7 @@ impl Health {
     pub(crate) fn at(&mut self, now: Instant) -> Option<State> {
         let refused_lately = self.failed_at.is_some_and(|at| now.duration_since(at) < DOWN_FOR);
         let settled = self.succeeding_since.is_some_and(|since| now.duration_since(since) >= SETTLE);
-        if settled && !refused_lately { self.change(State::Up) } else { None }
+        if settled && !refused_lately { self.change(self.uncontested) } else { None }
     }
 
     fn change(&mut self, state: State) -> Option<State> {
@@ -77,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_destination_is_up_when_datagrams_leave_and_nobody_refuses_for_a_second() {
-        let (mut health, start) = (Health::new(), Instant::now());
+        let (mut health, start) = (Health::new(true), Instant::now());
         health.sent(start);
         assert_eq!(health.at(start), None);
         assert_eq!(health.at(start + SETTLE), Some(State::Up));
@@ -86,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_refusal_makes_it_down_until_ten_seconds_pass_without_another() {
-        let (mut health, start) = (Health::new(), Instant::now());
+        let (mut health, start) = (Health::new(true), Instant::now());
         assert_eq!(health.failed(start), Some(State::Down));
         health.sent(start);
         assert_eq!(health.at(start + DOWN_FOR / 2), None);
@@ -97,8 +133,18 @@ mod tests {
     }
 
     #[test]
+    fn where_refusals_are_not_heard_a_destination_is_down_or_unknown() {
+        let (mut health, start) = (Health::new(false), Instant::now());
+        health.sent(start);
+        assert_eq!(health.at(start + SETTLE), None);
+        assert_eq!(health.failed(start + SETTLE), Some(State::Down), "no route, for one");
+        health.sent(start + 2 * SETTLE);
+        assert_eq!(health.at(start + 2 * DOWN_FOR), Some(State::Unknown));
+    }
+
+    #[test]
     fn silence_after_a_refusal_proves_nothing() {
-        let (mut health, start) = (Health::new(), Instant::now());
+        let (mut health, start) = (Health::new(true), Instant::now());
         health.failed(start);
         assert_eq!(health.at(start + 100 * DOWN_FOR), None);
     }

@@ -11,16 +11,26 @@
 //! **Invariant:** datagrams of one source leave in the order in which they were captured; between sources there is no order.
 
 mod destination;
+mod egress;
 mod engine;
+mod filter;
 mod flush;
 mod health;
 mod metrics;
 mod parcel;
 mod plan;
+mod pool;
+mod preflight;
 mod queue;
+mod rate;
 mod registry;
+mod reload;
 mod resolve;
+mod rewrite;
+mod route;
+mod selection;
 mod service;
+mod spoof;
 pub mod stream;
 mod target;
 #[cfg(test)]
@@ -28,8 +38,11 @@ mod testing;
 mod udp;
 mod worker;
 
-pub use destination::{Destination, DestinationError, Destinations, Host};
+pub use destination::{
+    Destination, DestinationError, Destinations, Dscp, Host, MAX_PLACES, Options, Place, TlsFiles, Transport,
+};
 pub use engine::Engine;
+pub use filter::{Facilities, Filter, Prefix};
 pub use metrics::{DropReason, names};
 pub use parcel::Parcel;
 pub use registry::Registry;

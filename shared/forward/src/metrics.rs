@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! received_records_total{kind} + spool_datagrams at the start
-//!   == sent_datagrams_total + sum of dropped_datagrams_total{reason} + handed_over_datagrams_total
-//!      + queue_records + spool_datagrams
+//!   == sent_datagrams_total + sum of dropped_datagrams_total{reason} + sum of skipped_records_total{reason}
+//!      + handed_over_datagrams_total + queue_records + spool_datagrams
 //! ```
 //! What is replayed is among what is sent. Of the spool alone:
 //!
@@ -16,9 +16,11 @@
 //! ```
 //! After the disk has refused something, a datagram may be in the spool and be sent or dropped as well.
 
-use prometheus::{Gauge, Histogram, IntCounter, IntGauge, local::LocalHistogram};
+use prometheus::{Histogram, IntCounter, IntGauge, local::LocalHistogram};
 use sekiwake_record::Kind;
 use sekiwake_runtime::{LossReason, Losses, Scope};
+
+use crate::{filter::Mismatch, health::Standing, spoof::Fallback};
 
 /// Metric names.
 pub mod names {
@@ -45,6 +47,22 @@ pub mod names {
     pub const LATENCY_SECONDS: &str = "sekiwake_forward_latency_seconds";
     /// Look-ups of the destination's name that failed; the last good answer stays in use.
     pub const RESOLVE_FAILURES: &str = "sekiwake_forward_resolve_failures_total";
+    /// Records that were not meant for a destination, by reason: they count as received, and are no loss.
+    pub const SKIPPED_RECORDS: &str = "sekiwake_forward_skipped_records_total";
+    /// Records that no destination wanted.
+    pub const UNMATCHED_RECORDS: &str = "sekiwake_forward_unmatched_records_total";
+    /// Datagrams with templates that were sent from what is kept. They are in no other count.
+    pub const TEMPLATES_SENT: &str = "sekiwake_forward_templates_sent_total";
+    /// Times that the file of destinations was read again because it had changed or a SIGHUP came, by outcome: `applied`, `refused`.
+    pub const RELOADS: &str = "sekiwake_forward_reloads_total";
+    /// 1 while what the file of destinations says is in use, 0 while it is refused and older destinations are.
+    pub const FILE_IN_USE: &str = "sekiwake_forward_destinations_file_in_use";
+    /// Datagrams that left with an address of this host although `spoof` is set, by reason: `family`, `address`, `inform`.
+    pub const SPOOF_FALLBACKS: &str = "sekiwake_forward_spoof_fallbacks_total";
+    /// Sockets of single devices that are open, because the device sends much.
+    pub const SPOOF_SOCKETS: &str = "sekiwake_forward_spoof_sockets";
+    /// 1 when a check of the way to a destination found nothing, 0 when it found what will bite; the log says what.
+    pub const PREFLIGHT_OK: &str = "sekiwake_preflight_ok";
     /// Times that kernel or device refused segmentation, which then is off for the destination.
     pub const SEGMENTATION_REFUSED: &str = "sekiwake_forward_segmentation_refused_total";
     /// Connections that came to be, the TLS handshake included.
@@ -78,6 +96,8 @@ pub enum DropReason {
     TooBig,
     /// The kernel refused it for good: a packet filter, for one.
     Refused,
+    /// There were more than the destination's `rate` lets through.
+    Rate,
     /// The service was told to stop and its time was up.
     Shutdown,
     /// It had waited too long for a connection.
@@ -100,6 +120,7 @@ impl LossReason for DropReason {
         DropReason::Unreachable,
         DropReason::TooBig,
         DropReason::Refused,
+        DropReason::Rate,
         DropReason::Shutdown,
         DropReason::Disconnected,
         DropReason::Stalled,
@@ -120,12 +141,39 @@ impl LossReason for DropReason {
             DropReason::Unreachable => "unreachable",
             DropReason::TooBig => "too_big",
             DropReason::Refused => "refused",
+            DropReason::Rate => "rate",
             DropReason::Shutdown => "shutdown",
             DropReason::Disconnected => "disconnected",
             DropReason::Stalled => "stalled",
             DropReason::Empty => "empty",
             DropReason::SpoolFull => "spool_full",
             DropReason::SpoolCorrupt => "spool_corrupt",
+        }
+    }
+}
+
+/// Why a record was not for a destination: the value of the label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SkipReason {
+    Source,
+    Format,
+    Facility,
+    Severity,
+    /// Another member of the pool has its source.
+    Pool,
+}
+
+impl SkipReason {
+    pub(crate) const NAMES: [&str; 5] = ["source", "format", "facility", "severity", "pool"];
+}
+
+impl From<Mismatch> for SkipReason {
+    fn from(mismatch: Mismatch) -> SkipReason {
+        match mismatch {
+            Mismatch::Source => SkipReason::Source,
+            Mismatch::Format => SkipReason::Format,
+            Mismatch::Facility => SkipReason::Facility,
+            Mismatch::Severity => SkipReason::Severity,
         }
     }
 }
@@ -165,6 +213,12 @@ fn latency_buckets() -> Vec<f64> {
     (0..29).map(|exponent| 1e-4 * 1.5f64.powi(exponent)).collect()
 }
 
+/// The count of what no destination wanted.
+pub(crate) fn unmatched(scope: &Scope, kind: Kind) -> IntCounter {
+    let help = "Records that no destination wanted.";
+    scope.metrics().counter(names::UNMATCHED_RECORDS, help, &[("kind", kind.as_str())])
+}
+
 /// The count of what the engine receives.
 pub(crate) fn received(scope: &Scope, kind: Kind) -> IntCounter {
     let help = "Records given to the forwarding engine.";
@@ -172,6 +226,7 @@ pub(crate) fn received(scope: &Scope, kind: Kind) -> IntCounter {
 }
 
 /// The metrics of one destination.
+#[derive(Clone)]
 pub(crate) struct DestinationMetrics {
     pub(crate) sent_datagrams: IntCounter,
     pub(crate) sent_bytes: IntCounter,
@@ -179,7 +234,11 @@ pub(crate) struct DestinationMetrics {
     pub(crate) handed_over: IntCounter,
     pub(crate) queue_records: IntGauge,
     pub(crate) queue_bytes: IntGauge,
-    pub(crate) up: Gauge,
+    pub(crate) standing: Standing,
+    pub(crate) skipped: [IntCounter; SkipReason::NAMES.len()],
+    pub(crate) templates_sent: IntCounter,
+    pub(crate) spoof_fallbacks: [IntCounter; Fallback::ALL.len()],
+    pub(crate) spoof_sockets: IntGauge,
     pub(crate) resolve_failures: IntCounter,
     pub(crate) segmentation_refused: IntCounter,
     errors: [IntCounter; ErrorKind::NAMES.len()],
@@ -195,6 +254,14 @@ impl DestinationMetrics {
             let labels = [("destination", label), ("error", error)];
             metrics.counter(names::ERRORS, "Errors of sending.", &labels)
         };
+        let skipped = |reason| {
+            let labels = [("destination", label), ("reason", reason)];
+            metrics.counter(names::SKIPPED_RECORDS, "Records that were not for this destination.", &labels)
+        };
+        let fallback = |reason: Fallback| {
+            let labels = [("destination", label), ("reason", reason.name())];
+            metrics.counter(names::SPOOF_FALLBACKS, "Datagrams that left with our own address all the same.", &labels)
+        };
         let latency = "Seconds from the capture's kernel stamp to just after the send.";
         let dropped = "Datagrams that were not sent.";
         DestinationMetrics {
@@ -204,7 +271,15 @@ impl DestinationMetrics {
             handed_over: counter(names::HANDED_OVER_DATAGRAMS, "Datagrams left to other members of the group."),
             queue_records: metrics.gauge(names::QUEUE_RECORDS, "Records that wait to be sent.", &labels),
             queue_bytes: metrics.gauge(names::QUEUE_BYTES, "Bytes of memory that they hold.", &labels),
-            up: metrics.float_gauge(names::UP, "Whether the destination takes datagrams; NaN: not known.", &labels),
+            standing: Standing::new(metrics.float_gauge(
+                names::UP,
+                "Whether the destination takes datagrams; NaN: not known.",
+                &labels,
+            )),
+            skipped: SkipReason::NAMES.map(skipped),
+            spoof_fallbacks: Fallback::ALL.map(fallback),
+            spoof_sockets: metrics.gauge(names::SPOOF_SOCKETS, "Sockets of single devices.", &labels),
+            templates_sent: counter(names::TEMPLATES_SENT, "Template datagrams of our own."),
             resolve_failures: counter(names::RESOLVE_FAILURES, "Failed look-ups of the destination's name."),
             segmentation_refused: counter(names::SEGMENTATION_REFUSED, "Times that segmentation offload was refused."),
             errors: ErrorKind::NAMES.map(error),

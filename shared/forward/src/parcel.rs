@@ -12,12 +12,24 @@ pub struct Parcel<B> {
     /// The records.
     pub batch: Batch<B>,
     ticket: Option<Ticket>,
+    /// Whether this forwarder made it: templates for a destination that has not had them. No device sent it, and no group misses it.
+    is_own: bool,
 }
 
 impl<B> Parcel<B> {
     /// A batch that only the holder of this ticket may send.
     pub fn new(batch: Batch<B>, ticket: Ticket) -> Parcel<B> {
-        Parcel { batch, ticket: Some(ticket) }
+        Parcel { batch, ticket: Some(ticket), is_own: false }
+    }
+
+    /// A batch that this forwarder made itself.
+    pub(crate) fn own(batch: Batch<B>) -> Parcel<B> {
+        Parcel { batch, ticket: None, is_own: true }
+    }
+
+    /// Whether this forwarder made it itself.
+    pub(crate) fn is_own(&self) -> bool {
+        self.is_own
     }
 
     /// Whether it may be sent now, by [`boot_now`](sekiwake_bus::boot_now) read for this question.
@@ -40,6 +52,6 @@ impl<B> Parcel<B> {
 impl<B> From<Batch<B>> for Parcel<B> {
     /// A batch that nobody else sends.
     fn from(batch: Batch<B>) -> Parcel<B> {
-        Parcel { batch, ticket: None }
+        Parcel { batch, ticket: None, is_own: false }
     }
 }

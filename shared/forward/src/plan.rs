@@ -19,6 +19,43 @@ pub(crate) struct Datagram<'a> {
     pub(crate) batch: u32,
     /// How many datagrams of its shard are before it in this flush.
     pub(crate) rank: u32,
+    /// The byte that carries the DSCP, if it is not the system's.
+    pub(crate) tos: Option<u8>,
+    /// Whether it must not seem to come from the device, whatever the destination wants.
+    pub(crate) unspoofable: bool,
+    /// Whether no device sent it: templates of our own.
+    pub(crate) is_own: bool,
+    /// Its place among those of the flush as they came.
+    pub(crate) index: u32,
+}
+
+/// What planning looks at.
+pub(crate) trait Piece {
+    /// Bytes of payload.
+    fn length(&self) -> usize;
+    /// The byte that carries the DSCP, if it is not the system's: a message has one.
+    fn tos(&self) -> Option<u8>;
+}
+
+impl Piece for Datagram<'_> {
+    fn length(&self) -> usize {
+        self.payload.len()
+    }
+
+    fn tos(&self) -> Option<u8> {
+        self.tos
+    }
+}
+
+/// A payload among others that leave alike.
+impl Piece for IoSlice<'_> {
+    fn length(&self) -> usize {
+        self.len()
+    }
+
+    fn tos(&self) -> Option<u8> {
+        None
+    }
 }
 
 /// Counts the datagrams of each shard, to give each its rank.
@@ -104,31 +141,33 @@ impl Message {
     }
 }
 
-/// Plans the messages for the payloads from `start` on, in their order, replacing what `messages` held.
+/// Plans the messages for the datagrams from `start` on, in their order, replacing what `messages` held.
 ///
 /// A datagram larger than `max_segment_bytes` travels alone, for the kernel fragments only what it does not segment; so does an
 /// empty one, for the kernel would see no segment in it. 0 switches segmentation off.
-pub(crate) fn plan(payloads: &[IoSlice<'_>], start: usize, max_segment_bytes: usize, messages: &mut Vec<Message>) {
+pub(crate) fn plan<P: Piece>(datagrams: &[P], start: usize, max_segment_bytes: usize, messages: &mut Vec<Message>) {
     messages.clear();
     let mut first = start;
-    while first < payloads.len() {
-        let segment = payloads[first].len();
-        let count = if segment <= max_segment_bytes { run_length(&payloads[first..]) } else { 1 };
+    while first < datagrams.len() {
+        let segment = datagrams[first].length();
+        let count = if segment <= max_segment_bytes { run_length(&datagrams[first..]) } else { 1 };
         let segment_bytes = u16::try_from(segment).ok().filter(|_| count > 1);
         messages.push(Message { first: first as u32, count: count as u32, segment_bytes });
         first += count;
     }
 }
 
-/// How many of the payloads, from the first on, make one run: 1 at least.
-fn run_length(payloads: &[IoSlice<'_>]) -> usize {
-    let segment = payloads[0].len();
+/// How many of the datagrams, from the first on, make one run: 1 at least.
+fn run_length<P: Piece>(datagrams: &[P]) -> usize {
+    let (segment, tos) = (datagrams[0].length(), datagrams[0].tos());
     if segment == 0 {
         return 1;
     }
-    let most = MAX_SEGMENTS.min(MAX_SEGMENTED_BYTES / segment).min(payloads.len()).max(1);
-    let equal = payloads[..most].iter().take_while(|payload| payload.len() == segment).count();
-    let shorter_follows = equal < most && (1..segment).contains(&payloads[equal].len());
+    let most = MAX_SEGMENTS.min(MAX_SEGMENTED_BYTES / segment).min(datagrams.len()).max(1);
+    let is_equal = |datagram: &&P| datagram.length() == segment && datagram.tos() == tos;
+    let equal = datagrams[..most].iter().take_while(is_equal).count();
+    let shorter_follows =
+        equal < most && (1..segment).contains(&datagrams[equal].length()) && datagrams[equal].tos() == tos;
     equal + usize::from(shorter_follows)
 }
 
@@ -139,10 +178,27 @@ mod tests {
 
     static ZEROS: [u8; 65_527] = [0; 65_527];
 
+    fn datagram(length: usize, batch: u32, index: usize, rank: u32) -> Datagram<'static> {
+        let payload = &ZEROS[..length];
+        Datagram {
+            payload,
+            captured_at_ns: index as u64,
+            batch,
+            rank,
+            tos: None,
+            unspoofable: false,
+            is_own: false,
+            index: index as u32,
+        }
+    }
+
+    fn datagrams(lengths: &[usize]) -> Vec<Datagram<'static>> {
+        lengths.iter().enumerate().map(|(index, &length)| datagram(length, 0, index, index as u32)).collect()
+    }
+
     fn runs(lengths: &[usize], max_segment_bytes: usize) -> Vec<(u32, Option<u16>)> {
-        let payloads: Vec<IoSlice<'_>> = lengths.iter().map(|&length| IoSlice::new(&ZEROS[..length])).collect();
         let mut messages = Vec::new();
-        plan(&payloads, 0, max_segment_bytes, &mut messages);
+        plan(&datagrams(lengths), 0, max_segment_bytes, &mut messages);
         messages.iter().map(|message| (message.count, message.segment_bytes)).collect()
     }
 
@@ -181,18 +237,23 @@ mod tests {
     #[test]
     fn mixed_sizes_of_an_odd_number_of_shards_leave_in_pairs() {
         let mut ranks = Ranks::new();
-        let mut datagrams: Vec<Datagram<'_>> = (0..700)
-            .map(|index| Datagram {
-                payload: &ZEROS[..200 + index * 7919 % 1201],
-                captured_at_ns: index as u64,
-                batch: 0,
-                rank: ranks.next(index % 7),
-            })
-            .collect();
+        let mut datagrams: Vec<Datagram<'_>> =
+            (0..700).map(|index| datagram(200 + index * 7919 % 1201, 0, index, ranks.next(index % 7))).collect();
         arrange(&mut datagrams, &ranks);
         let lengths: Vec<usize> = datagrams.iter().map(|datagram| datagram.payload.len()).collect();
         let messages = runs(&lengths, 1472).len();
         assert!(messages <= 360, "{messages} messages for 700 datagrams");
+    }
+
+    #[test]
+    fn a_run_has_one_dscp() {
+        let mut datagrams = datagrams(&[200, 200, 200, 80]);
+        datagrams[0].tos = Some(184);
+        datagrams[3].tos = Some(184);
+        let mut messages = Vec::new();
+        plan(&datagrams, 0, 1472, &mut messages);
+        let counts: Vec<u32> = messages.iter().map(|message| message.count).collect();
+        assert_eq!(counts, [1, 2, 1]);
     }
 
     proptest! {
@@ -201,9 +262,8 @@ mod tests {
             lengths in prop::collection::vec(prop_oneof![0usize..4, 90usize..100, 1400usize..1500, 60_000usize..65_527], 0..200),
             max_segment_bytes in prop_oneof![Just(0usize), Just(1452), Just(8972), Just(65_507)],
         ) {
-            let payloads: Vec<IoSlice<'_>> = lengths.iter().map(|&length| IoSlice::new(&ZEROS[..length])).collect();
             let mut messages = Vec::new();
-            plan(&payloads, 0, max_segment_bytes, &mut messages);
+            plan(&datagrams(&lengths), 0, max_segment_bytes, &mut messages);
             let mut next = 0;
             for message in &messages {
                 prop_assert_eq!(message.first, next);
@@ -230,12 +290,7 @@ mod tests {
             let mut datagrams: Vec<Datagram<'_>> = sources
                 .iter()
                 .enumerate()
-                .map(|(index, &(shard, length))| Datagram {
-                    payload: &ZEROS[..length],
-                    captured_at_ns: index as u64,
-                    batch: shard as u32,
-                    rank: ranks.next(shard),
-                })
+                .map(|(index, &(shard, length))| datagram(length, shard as u32, index, ranks.next(shard)))
                 .collect();
             arrange(&mut datagrams, &ranks);
             prop_assert_eq!(datagrams.len(), sources.len());

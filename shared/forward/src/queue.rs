@@ -8,7 +8,9 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use prometheus::IntGauge;
 
-use crate::Parcel;
+use sekiwake_record::Record;
+
+use crate::{Parcel, selection::Selection};
 
 /// How long a record may wait in memory for a destination.
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(2);
@@ -27,6 +29,8 @@ const BYTES_PER_RECORD: usize = 96;
 #[derive(Debug)]
 pub(crate) struct Queued<B> {
     pub(crate) parcel: Arc<Parcel<B>>,
+    /// Which of its records are for this destination.
+    selection: Selection,
     pub(crate) since: Instant,
     bytes: i64,
 }
@@ -41,15 +45,28 @@ impl<B> Drop for Queued<B> {
 }
 
 impl<B> Queued<B> {
-    /// How many records it holds.
+    /// How many records it holds for this destination.
+    pub(crate) fn len(&self) -> usize {
+        self.selection.count(self.parcel.batch.len())
+    }
+
+    /// How many of them came from devices: all, or none, when it is templates of our own.
     pub(crate) fn records(&self) -> usize {
-        self.parcel.batch.len()
+        if self.parcel.is_own() { 0 } else { self.len() }
     }
 
     /// Whether it has waited too long for its destination. Time before `resumed_at`, when nothing could be sent for reasons of our
     /// own, does not count.
     pub(crate) fn is_expired(&self, now: Instant, resumed_at: Option<Instant>) -> bool {
         resumed_at.map_or(self.since, |at| at.max(self.since)) + MAX_AGE <= now
+    }
+}
+
+impl<B: AsRef<[u8]>> Queued<B> {
+    /// The records for this destination, in the order in which they were captured.
+    pub(crate) fn selected(&self) -> impl Iterator<Item = Record<'_>> {
+        let records = self.parcel.batch.records().enumerate();
+        records.filter(|(index, _)| self.selection.contains(*index)).map(|(_, record)| record)
     }
 }
 
@@ -93,9 +110,9 @@ impl<B: AsRef<[u8]>> Intake<B> {
         self.bytes.get() >= MAX_BYTES / 4 || self.sender.len() >= MAX_BATCHES / 4
     }
 
-    /// Gives a batch. `false`: there is no room for it.
+    /// Gives the selected records of a batch. `false`: there is no room for them.
     #[must_use]
-    pub(crate) fn offer(&self, parcel: &Arc<Parcel<B>>, now: Instant) -> bool {
+    pub(crate) fn offer(&self, parcel: &Arc<Parcel<B>>, selection: Selection, now: Instant) -> bool {
         let batch = &parcel.batch;
         let bytes = (batch.body_len() + batch.len() * BYTES_PER_RECORD) as i64;
         let held = self.bytes.get();
@@ -103,10 +120,11 @@ impl<B: AsRef<[u8]>> Intake<B> {
         if held > 0 && held + bytes > self.max_bytes {
             return false;
         }
-        let records = batch.len() as i64;
+        let queued = Queued { parcel: Arc::clone(parcel), selection, since: now, bytes };
+        let records = queued.records() as i64;
         self.bytes.add(bytes);
         self.records.add(records);
-        match self.sender.try_send(Queued { parcel: Arc::clone(parcel), since: now, bytes }) {
+        match self.sender.try_send(queued) {
             Ok(()) => true,
             Err(refused) => {
                 if let TrySendError::Disconnected(queued) = refused {
@@ -157,9 +175,9 @@ mod tests {
         let (records, bytes) = gauges();
         let (intake, outlet) = queue_of(records.clone(), bytes.clone(), 2, MAX_BYTES);
         let (three, now) = (batch(&[b"a", b"b", b"c"]), Instant::now());
-        assert!(intake.offer(&three, now));
-        assert!(intake.offer(&three, now));
-        assert!(!intake.offer(&three, now), "two batches are all it takes");
+        assert!(intake.offer(&three, Selection::All, now));
+        assert!(intake.offer(&three, Selection::All, now));
+        assert!(!intake.offer(&three, Selection::All, now), "two batches are all it takes");
         assert_eq!(records.get(), 6);
         let taken = outlet.take().unwrap();
         assert_eq!(records.get(), 6, "what is being sent still counts");
@@ -174,8 +192,8 @@ mod tests {
         let (records, bytes) = gauges();
         let (intake, _outlet) = queue_of(records.clone(), bytes, 10, 1000);
         let large = batch(&[&[0; 5000]]);
-        assert!(intake.offer(&large, Instant::now()));
-        assert!(!intake.offer(&batch(&[b"small"]), Instant::now()));
+        assert!(intake.offer(&large, Selection::All, Instant::now()));
+        assert!(!intake.offer(&batch(&[b"small"]), Selection::All, Instant::now()));
         assert_eq!(records.get(), 1);
     }
 
@@ -184,7 +202,7 @@ mod tests {
         let (records, bytes) = gauges();
         let (intake, outlet) = queue(records, bytes);
         let now = Instant::now();
-        assert!(intake.offer(&batch(&[b"a"]), now));
+        assert!(intake.offer(&batch(&[b"a"]), Selection::All, now));
         let queued = outlet.take().unwrap();
         assert!(!queued.is_expired(now + MAX_AGE - Duration::from_millis(1), None));
         assert!(queued.is_expired(now + MAX_AGE, None));

@@ -38,9 +38,16 @@ struct Place {
     transport: Transport,
     in_use: Option<SocketAddr>,
     proposed: Option<SocketAddr>,
+    is_vacant: bool,
 }
 
-/// One destination's part of the registry.
+impl Place {
+    fn empty(transport: Transport) -> Place {
+        Place { transport, in_use: None, proposed: None, is_vacant: false }
+    }
+}
+
+/// One destination's part of the registry. Dropping it takes the addresses out of the list.
 #[derive(Debug)]
 pub(crate) struct Registration {
     registry: Registry,
@@ -96,8 +103,14 @@ impl Registry {
 
     pub(crate) fn register_over(&self, transport: Transport) -> Registration {
         let mut places = self.0.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.push(Place { transport, in_use: None, proposed: None });
-        Registration { registry: self.clone(), index: places.len() - 1, number: 0 }
+        // The place of one that is gone is used again, or a list that is replaced often would grow for ever.
+        let vacant = places.iter().position(|place| place.is_vacant);
+        let index = vacant.unwrap_or_else(|| {
+            places.push(Place::empty(transport));
+            places.len() - 1
+        });
+        places[index] = Place::empty(transport);
+        Registration { registry: self.clone(), index, number: 0 }
     }
 }
 
@@ -132,6 +145,12 @@ impl Registration {
             change(place);
         }
         self.number = self.registry.0.number.fetch_add(1, Release) + 1;
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.change(|place| *place = Place { is_vacant: true, ..Place::empty(place.transport) });
     }
 }
 
@@ -175,5 +194,22 @@ mod tests {
         destination.moved();
         assert!(destination.may_use());
         assert_eq!(registry.list().1, [listed(3)]);
+    }
+
+    #[test]
+    fn a_destination_that_is_gone_is_in_no_list_and_its_place_is_used_again() {
+        let registry = Registry::new();
+        let (mut first, mut second) = (registry.register(), registry.register());
+        first.propose(address(1));
+        second.propose(address(2));
+        let before = registry.number();
+        drop(first);
+        assert!(registry.number() > before);
+        let listed = |last| (address(last), Transport::Udp);
+        assert_eq!(registry.list().1, [listed(2)]);
+        let mut third = registry.register();
+        assert!(!third.may_use());
+        third.propose(address(3));
+        assert_eq!(registry.list().1, [listed(3), listed(2)]);
     }
 }

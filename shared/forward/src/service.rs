@@ -3,6 +3,7 @@
 use std::{
     marker::PhantomData,
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,10 +14,13 @@ use sekiwake_bus::{
 };
 use sekiwake_record::Kind;
 use sekiwake_runtime::{About, Role, Scope, Worker};
-use sekiwake_settings::Reader;
+use sekiwake_settings::{Reader, Setting};
 use tracing::{info, warn};
 
-use crate::{Destinations, Engine, Parcel, Registry, Resolution};
+use crate::{
+    Destinations, Engine, Parcel, Registry, Resolution,
+    reload::{self, Inbox, Watcher},
+};
 
 /// How long nothing must have come before a forwarder that has its group to itself, and is told to stop, believes that nothing
 /// more comes.
@@ -36,6 +40,8 @@ pub trait Protocol: 'static {
     const KIND: Kind;
     /// The variable that lists its destinations.
     const DESTINATIONS: &'static str;
+    /// The variable that names a file with them.
+    const DESTINATIONS_FILE: &'static str;
 }
 
 /// The service that forwards the kind of this protocol.
@@ -52,6 +58,8 @@ pub struct ForwarderSettings {
     pub grouping: Grouping,
     /// The destinations, possibly none.
     pub destinations: Destinations,
+    /// The file that they were read from, and are read from again.
+    pub destinations_file: Option<PathBuf>,
 }
 
 impl<P: Protocol> Forwarder<P> {
@@ -60,7 +68,7 @@ impl<P: Protocol> Forwarder<P> {
     /// # Errors
     /// When the bus refuses an endpoint or the system gives no threads.
     pub fn start_on(bus: &Bus, settings: &ForwarderSettings, scope: &Scope) -> anyhow::Result<()> {
-        if settings.destinations.is_empty() {
+        if settings.destinations.is_empty() && settings.destinations_file.is_none() {
             // It does not even subscribe: the bus has nothing to carry to it.
             info!(variable = P::DESTINATIONS, "no destinations are set, nothing to forward");
             return Ok(scope.idle()?);
@@ -73,13 +81,23 @@ impl<P: Protocol> Forwarder<P> {
             label: settings.grouping.label.clone(),
             kind: P::KIND,
             start_age: settings.grouping.start_age,
+            notes: false,
         };
         let told = (scope.readiness("lease"), scope.status("group"));
         let subscriber = GroupSubscriber::connect(bus, of_group, scope.metrics(), told)?;
         let registry = Registry::new();
         let engine = Engine::start_with(P::KIND, &settings.destinations, &Resolution::default(), &registry, scope)?;
         info!(kind = %P::KIND, destinations = %settings.destinations, "forwarding");
-        let pump = Pump { subscriber, engine, registry, registered: 0, stop: None };
+        let inbox = Inbox::new(P::KIND, scope);
+        if let Some(path) = &settings.destinations_file {
+            let watcher = Watcher::new(P::KIND, path.clone(), inbox.clone());
+            let watched = scope.clone();
+            scope.spawn("destinations", move |worker| {
+                watcher.run(&watched, worker);
+                Ok(())
+            })?;
+        }
+        let pump = Pump { subscriber, engine, inbox, registry, registered: 0, stop: None };
         scope.spawn("receive", move |worker| pump.run(worker))?;
         Ok(())
     }
@@ -93,8 +111,8 @@ impl<P: Protocol> Role for Forwarder<P> {
     fn read(reader: &mut Reader) -> ForwarderSettings {
         let (subscribing, controlling) = (Subscribing::read(reader), Controlling::read(reader));
         let grouping = Grouping::read(reader);
-        let destinations = reader.optional(P::DESTINATIONS).unwrap_or_default();
-        ForwarderSettings { subscribing, controlling, grouping, destinations }
+        let (destinations, destinations_file) = read_destinations::<P>(reader);
+        ForwarderSettings { subscribing, controlling, grouping, destinations, destinations_file }
     }
 
     fn start(settings: ForwarderSettings, scope: &Scope) -> anyhow::Result<()> {
@@ -102,10 +120,43 @@ impl<P: Protocol> Role for Forwarder<P> {
     }
 }
 
+/// The destinations, from the variable or from the file.
+fn read_destinations<P: Protocol>(reader: &mut Reader) -> (Destinations, Option<PathBuf>) {
+    let listed = reader.optional::<Listed<P>>(P::DESTINATIONS).map(|listed| listed.0);
+    let file: Option<PathBuf> = reader.optional(P::DESTINATIONS_FILE);
+    let Some(path) = &file else { return (listed.unwrap_or_default(), None) };
+    let shown = path.display().to_string();
+    if listed.is_some() {
+        let takes = format!("either this or {}, not both", P::DESTINATIONS);
+        reader.mistake(P::DESTINATIONS_FILE, &shown, &takes);
+    }
+    let destinations = reload::read_file(P::KIND, path).unwrap_or_else(|wrong| {
+        reader.mistake(P::DESTINATIONS_FILE, &shown, &format!("a file with {} ({wrong})", Listed::<P>::takes()));
+        Destinations::default()
+    });
+    (destinations, file)
+}
+
+/// Destinations for this protocol, as a variable lists them.
+struct Listed<P>(Destinations, PhantomData<P>);
+
+impl<P: Protocol> Setting for Listed<P> {
+    fn takes() -> &'static str {
+        "URIs such as udp://198.51.100.7:514, separated by white space"
+    }
+
+    fn parse(text: &str) -> Result<Listed<P>, String> {
+        let destinations = Destinations::parse(P::KIND, text).map_err(|error| error.to_string())?;
+        Ok(Listed(destinations, PhantomData))
+    }
+}
+
 /// Carries batches from the bus to the engine, and addresses from the destinations to the control plane.
 struct Pump {
     subscriber: GroupSubscriber,
     engine: Engine<Frame>,
+    /// Destinations that have changed.
+    inbox: Inbox,
     registry: Registry,
     /// The number of the list of addresses that was registered last.
     registered: u64,
@@ -127,6 +178,7 @@ impl Pump {
     fn run(mut self, worker: &Worker) -> anyhow::Result<()> {
         loop {
             worker.beat();
+            self.inbox.apply(|destinations| self.engine.apply(destinations));
             self.register();
             // What is not received now waits at the proxy, or is repeated by its publisher.
             let delivery = if self.engine.is_behind() {

@@ -12,11 +12,12 @@ use sekiwake_runtime::RateLimited;
 use tracing::warn;
 
 use crate::{
-    destination::{Destination, Host},
+    destination::{Host, Place},
+    egress::{Egress, Sending},
     metrics::DropReason,
+    preflight::Preflight,
     registry::Registration,
     resolve::{Addresses, Resolution},
-    udp::UdpSender,
 };
 
 /// How often a socket is made again for an address that has none, or whose socket keeps failing.
@@ -32,7 +33,9 @@ pub(crate) struct Target {
     /// The address to move to as soon as captures leave alone what goes there.
     next: Option<SocketAddr>,
     registration: Registration,
-    sender: Option<UdpSender>,
+    preflight: Preflight,
+    sending: Sending,
+    sender: Option<Egress>,
     connected_at: Option<Instant>,
     refused_log: RateLimited,
 }
@@ -41,24 +44,28 @@ impl Target {
     /// # Errors
     /// When the system gives no thread for look-ups.
     pub(crate) fn new(
-        destination: &Destination,
+        label: String,
+        (place, sending): (&Place, Sending),
         resolution: Resolution,
         failures: IntCounter,
-        mut registration: Registration,
+        (mut registration, preflight): (Registration, Preflight),
     ) -> io::Result<Target> {
-        let (addresses, next) = match &destination.host {
-            Host::Address(ip) => (None, Some(SocketAddr::new(*ip, destination.port))),
-            Host::Name(name) => (Some(Addresses::of(name.clone(), destination.port, resolution, failures)?), None),
+        let (addresses, next) = match &place.host {
+            Host::Address(ip) => (None, Some(SocketAddr::new(*ip, place.port))),
+            Host::Name(name) => (Some(Addresses::of(name.clone(), place.port, resolution, failures)?), None),
         };
         if let Some(address) = next {
+            preflight.look(address);
             registration.propose(address);
         }
         Ok(Target {
-            label: destination.label().to_owned(),
+            label,
             addresses,
             address: None,
             next,
             registration,
+            preflight,
+            sending,
             sender: None,
             connected_at: None,
             refused_log: RateLimited::default(),
@@ -74,7 +81,7 @@ impl Target {
     ///
     /// # Errors
     /// Why datagrams cannot leave now, as the reason to drop those that have waited too long for it.
-    pub(crate) fn sender(&mut self, now: Instant) -> Result<&mut UdpSender, DropReason> {
+    pub(crate) fn sender(&mut self, now: Instant) -> Result<&mut Egress, DropReason> {
         if let Some(address) = self.addresses.as_ref().and_then(Addresses::changed) {
             self.propose(address);
         }
@@ -96,7 +103,7 @@ impl Target {
             return false;
         }
         self.connected_at = Some(now);
-        match UdpSender::connect(address) {
+        match Egress::connect(address, self.sending) {
             Ok(sender) => {
                 self.sender = Some(sender);
                 true
@@ -125,6 +132,7 @@ impl Target {
 
     fn propose(&mut self, address: SocketAddr) {
         self.next = Some(address);
+        self.preflight.look(address);
         self.registration.propose(address);
     }
 
@@ -192,6 +200,8 @@ mod tests {
             address: Some(address),
             next: None,
             registration: Registry::open().register(),
+            preflight: Preflight::new("", false, &sekiwake_runtime::Metrics::new("test")),
+            sending: Sending { spoof: false, segmentation: true },
             sender: None,
             connected_at: None,
             refused_log: RateLimited::default(),

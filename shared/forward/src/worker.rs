@@ -13,10 +13,11 @@ use sekiwake_runtime::Worker;
 use tracing::{info, warn};
 
 use crate::{
-    flush::Flush,
+    flush::{Flush, Manner},
     health::{Health, State},
     metrics::{DestinationMetrics, DropReason, ErrorKind},
     queue::{Outlet, Queued, Waited},
+    rewrite::Rewritten,
     target::Target,
     udp::Fault,
 };
@@ -55,9 +56,11 @@ const STOP_MARGIN: Duration = Duration::from_millis(500);
 pub(crate) struct DestinationWorker<B> {
     label: String,
     segmentation: bool,
+    manner: Manner,
     outlet: Outlet<B>,
     target: Target,
     metrics: DestinationMetrics,
+    rewritten: Rewritten,
     latency: LocalHistogram,
     health: Health,
     /// Why datagrams have been waiting, if they wait too long.
@@ -77,18 +80,20 @@ pub(crate) struct DestinationWorker<B> {
 impl<B: AsRef<[u8]>> DestinationWorker<B> {
     pub(crate) fn new(
         label: String,
-        segmentation: bool,
+        (segmentation, manner): (bool, Manner),
         outlet: Outlet<B>,
         target: Target,
         metrics: DestinationMetrics,
     ) -> DestinationWorker<B> {
-        let health = Health::new();
-        metrics.up.set(State::Unknown.as_gauge());
+        let health = Health::new(!manner.spoof);
+        metrics.standing.set(State::Unknown);
         DestinationWorker {
             label,
             segmentation,
+            manner,
             outlet,
             target,
+            rewritten: Rewritten::default(),
             latency: metrics.latency(),
             metrics,
             health,
@@ -128,11 +133,11 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
 
     /// Takes what else is there. It does not wait for more: under load there is more by itself.
     fn take_more(&self, first: Queued<B>, taken: &mut Vec<Queued<B>>) {
-        let mut records = first.records();
+        let mut records = first.len();
         taken.push(first);
         while records < FLUSH_RECORDS {
             let Some(queued) = self.outlet.take() else { return };
-            records += queued.records();
+            records += queued.len();
             taken.push(queued);
         }
     }
@@ -163,7 +168,18 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
     }
 
     fn send(&mut self, taken: &[Queued<B>], worker: &Worker) {
-        let mut flush = Flush::of(taken, self.max_segment_bytes());
+        let mut rewritten = std::mem::take(&mut self.rewritten);
+        rewritten.clear();
+        if let Some(rewriting) = self.manner.rewriting {
+            let records = taken.iter().flat_map(Queued::selected);
+            records.for_each(|record| rewritten.push(rewriting, &record));
+        }
+        let max_segment_bytes = self.max_segment_bytes();
+        self.send_flush(Flush::of(taken, &rewritten, &self.manner, max_segment_bytes), taken, worker);
+        self.rewritten = rewritten;
+    }
+
+    fn send_flush(&mut self, mut flush: Flush<'_>, taken: &[Queued<B>], worker: &Worker) {
         let (mut failures, mut echoes) = (0, 0);
         while let Some(message) = flush.message() {
             match flush.permission(taken, boot_now()) {
@@ -195,7 +211,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
                     continue;
                 }
             };
-            let outcome = sender.send(&flush.window());
+            let outcome = sender.send(&flush);
             let error = match outcome {
                 Ok(count) => {
                     (failures, echoes) = (0, 0);
@@ -256,6 +272,9 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
             }
         }
         self.latency.flush();
+        if let Ok(sender) = self.target.sender(Instant::now()) {
+            sender.report(&self.metrics);
+        }
     }
 
     /// The group's lease has run out. It may come back, or somebody else has got the shards: nothing is sent and nothing is dropped
@@ -288,13 +307,20 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
     fn sent(&mut self, flush: &mut Flush<'_>, count: usize) {
         let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
         let datagrams = flush.advance(count);
-        let mut bytes = 0;
+        let (mut bytes, mut own) = (0, 0);
         for datagram in datagrams {
+            if datagram.is_own {
+                own += 1;
+                continue;
+            }
             bytes += datagram.payload.len() as u64;
             self.latency.observe(now_ns.saturating_sub(datagram.captured_at_ns) as f64 / 1e9);
         }
-        self.metrics.sent_datagrams.inc_by(datagrams.len() as u64);
+        self.metrics.sent_datagrams.inc_by(datagrams.len() as u64 - own);
         self.metrics.sent_bytes.inc_by(bytes);
+        if own > 0 {
+            self.metrics.templates_sent.inc_by(own);
+        }
         self.late_because = DropReason::Expired;
         self.health.sent(Instant::now());
     }
@@ -313,15 +339,15 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
     }
 
     fn give_up(&mut self, flush: &mut Flush<'_>, messages: usize, reason: DropReason) {
-        let datagrams = flush.advance(messages).len() as u64;
-        self.metrics.dropped.add(reason, datagrams);
+        let datagrams = flush.advance(messages).iter().filter(|datagram| !datagram.is_own).count();
+        self.metrics.dropped.add(reason, datagrams as u64);
     }
 
     /// The time to stop is up. What a group can send later is left to it.
     fn give_up_all(&mut self, flush: &mut Flush<'_>, taken: &[Queued<B>]) {
         let left = flush.messages_left();
         let (mut dropped, mut handed_over) = (0, 0);
-        for datagram in flush.advance(left) {
+        for datagram in flush.advance(left).iter().filter(|datagram| !datagram.is_own) {
             match taken[datagram.batch as usize].parcel.leave_to_group() {
                 true => handed_over += 1,
                 false => dropped += 1,
@@ -359,7 +385,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
 
     fn failed(&mut self, why: &dyn Display) {
         if let Some(state) = self.health.failed(Instant::now()) {
-            self.metrics.up.set(state.as_gauge());
+            self.metrics.standing.set(state);
             warn!(destination = self.label, error = %why, "destination is down");
         }
     }
@@ -395,8 +421,10 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
         }
         self.heed_icmp_errors();
         if let Some(state) = self.health.at(now) {
-            self.metrics.up.set(state.as_gauge());
-            info!(destination = self.label, "destination is up");
+            self.metrics.standing.set(state);
+            let state =
+                if state == State::Up { "destination is up" } else { "destination is no longer known to be down" };
+            info!(destination = self.label, "{state}");
         }
     }
 

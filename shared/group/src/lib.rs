@@ -7,6 +7,8 @@
 //!                    Notice, Repair                            Grant, Refused, Repaired, Done
 //! ```
 //!
+//! Beside them, [`NoteKeeper`] and [`NoteStore`]: what the owner of a shard leaves for the next.
+//!
 //! There is no socket, no clock, no thread and no randomness in this crate. Messages and `now` go in (nanoseconds of the party's
 //! own CLOCK_BOOTTIME, never compared with another party's), and outputs are polled out. The shell around a machine owns its
 //! ROUTER or DEALER and calls `on_message`, `on_tick` when `next_deadline` says so, and `poll_output` until it gives `None`.
@@ -19,6 +21,7 @@
 
 mod coordinator;
 mod member;
+mod notes;
 mod publisher;
 mod retention;
 #[cfg(test)]
@@ -33,6 +36,9 @@ pub use coordinator::{
 pub use member::{
     Arrival, GiveUp, HoldState, Member, MemberCounters, MemberOutput, MemberSettings, MemberStatus, Permission, Permit,
     Received, ShardStatus, StreamStatus,
+};
+pub use notes::{
+    GroupNotes, NoteCounters, NoteKeeper, NoteKeeperSettings, NoteRefusals, NoteStore, NoteStoreSettings, NotesView,
 };
 pub use publisher::{PublisherControl, PublisherControlSettings};
 pub use retention::{Retained, Retention};

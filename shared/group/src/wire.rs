@@ -21,11 +21,18 @@
 //!   3 Repair     as it came, with the requester filled in
 //!   9 Notice     [1, 9, [stream_name, stream_epoch], coordinator, number, settled, list_version, has_list,
 //!                 [[address, port, protocol]], live_kinds, [[topic, committed_sequence]]]
+//! member ─▶ coordinator
+//!  10 Notes      [1, 10, group, incarnation, number, [[shard, key, value, at_ns]]]
+//!  11 WantNotes  [1, 11, group, incarnation, coordinator, request, [[shard, after_version]]]
+//! coordinator ─▶ member
+//!  12 NotesKept  [1, 12, group, incarnation, coordinator, number]
+//!  13 HeldNotes  [1, 13, group, incarnation, coordinator, request, [[shard, up_to_version, is_whole]],
+//!                 [[shard, key, value, at_ns]]]
 //! ```
 //!
 //! `shard` is 0 to 63 and `topic` is 64 × kind + shard; kinds are 0 syslog, 1 xflow, 2 snmptrap. `header` and `body` are the frames
-//! of the data plane, as bin; `address` is bin of 16, an IPv4 address mapped. Later versions append to the arrays, at every
-//! level: a reader takes what it knows and passes over the rest.
+//! of the data plane, as bin; `address` is bin of 16, an IPv4 address mapped; `key` is bin of 1 to 64 bytes, `value` of 0 to 8 KiB.
+//! Later versions append to the arrays, at every level: a reader takes what it knows and passes over the rest.
 
 use std::{
     fmt,
@@ -39,6 +46,10 @@ use sekiwake_record::{
     msgpack::{Unexpected, read_array, read_bytes, read_number, read_text, read_truth, skip},
 };
 
+pub use self::notes::{
+    HeldNotes, MAX_NOTE_KEY, MAX_NOTE_VALUE, MAX_NOTES, MAX_NOTES_BYTES, Note, NoteKey, NoteValue, Notes, NotesKept,
+    ShardCursor, ShardReached, WantNotes,
+};
 use crate::{MAX_NUMBER, Peer, Stream};
 
 /// The version of the envelope. Appending does not change it.
@@ -331,11 +342,11 @@ macro_rules! array {
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct $name { $($(#[$field_about])* pub $field: $type),* }
         impl $name {
-            const FIELDS: u32 = [$(stringify!($field)),*].len() as u32;
-            fn write_fields(&self, out: &mut Vec<u8>) {
+            pub(super) const FIELDS: u32 = [$(stringify!($field)),*].len() as u32;
+            pub(super) fn write_fields(&self, out: &mut Vec<u8>) {
                 $(self.$field.write(out);)*
             }
-            fn read_fields(rest: &mut &[u8], length: u32) -> Result<$name, Unexpected> {
+            pub(super) fn read_fields(rest: &mut &[u8], length: u32) -> Result<$name, Unexpected> {
                 let unknown = length.checked_sub($name::FIELDS).ok_or(Unexpected::new(stringify!($name)))?;
                 let value = $name { $($field: Element::read(rest)?),* };
                 skip(rest, unknown).map(|()| value)
@@ -354,6 +365,9 @@ macro_rules! array {
         }
     };
 }
+
+// Behind the macros that it uses.
+mod notes;
 
 array! {
     /// What a member holds of one shard.
@@ -766,5 +780,16 @@ messages!(
     Done = 6,
     Grant = 7,
     Refused = 8,
-    Notice = 9
+    Notice = 9,
+    Notes = 10,
+    WantNotes = 11,
+    NotesKept = 12,
+    HeldNotes = 13
 );
+
+/// Whether a frame is one of the four messages about notes, which are for machines of their own. Only its beginning is looked at.
+pub fn is_about_notes(frame: &[u8]) -> bool {
+    let mut rest = frame;
+    let envelope = read_array(&mut rest, "message").and_then(|_| Ok((u64::read(&mut rest)?, u64::read(&mut rest)?)));
+    matches!(envelope, Ok((VERSION, Notes::NUMBER..=HeldNotes::NUMBER)))
+}

@@ -22,8 +22,8 @@
 
 mod bytes;
 mod flow;
-mod snmp;
-mod syslog;
+pub mod snmp;
+pub mod syslog;
 
 use sekiwake_record::{Format, Kind};
 

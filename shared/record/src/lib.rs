@@ -27,7 +27,7 @@ pub use format::Format;
 pub use header::{Header, PROTOCOL_VERSION};
 pub use kind::Kind;
 pub use record::{Flags, MAX_PAYLOAD, MAX_VLANS, Record, Vlans, dscp_ttl};
-pub use topic::{Name, NameError, SHARDS, Shard, Topic};
+pub use topic::{Name, NameError, SHARDS, Shard, Topic, canonical_octets};
 
 /// Why bytes from the bus are not what they claim to be. Input is hostile: each of these is counted and the message dropped.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]

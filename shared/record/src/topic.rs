@@ -1,10 +1,6 @@
 //! Topics: `<kind>/<shard>`, and the names that may stand in the bus's own topics.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv6Addr},
-    sync::OnceLock,
-};
+use std::{fmt, net::IpAddr, sync::OnceLock};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -23,7 +19,7 @@ impl Shard {
     /// The shard of a source address: the six highest bits of XXH3-64 (seed 0) over the address's canonical 16 bytes
     /// (IPv4 as `::ffff:a.b.c.d`).
     pub fn of(source: IpAddr) -> Shard {
-        Shard((xxh3_64(&canonical(source).octets()) >> 58) as u8)
+        Shard((xxh3_64(&canonical_octets(source)) >> 58) as u8)
     }
 
     /// The shard of this number, if it is below [`SHARDS`].
@@ -37,11 +33,11 @@ impl Shard {
     }
 }
 
-/// The 16 bytes that stand for an address wherever addresses are hashed or compared.
-fn canonical(address: IpAddr) -> Ipv6Addr {
+/// The 16 bytes that stand for an address wherever addresses are hashed or compared: an IPv4 address is mapped.
+pub fn canonical_octets(address: IpAddr) -> [u8; 16] {
     match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
     }
 }
 

@@ -48,7 +48,7 @@ pub use process::{Process, ReadyToStart, Running};
 pub use prometheus;
 pub use scope::{Scope, Worker};
 pub use status::StatusDesk;
-pub use stop::{Stop, Stopper, stop_pair};
+pub use stop::{Hangups, Stop, Stopper, stop_pair};
 pub use supervisor::{Ending, StopHandle};
 pub use tool::{Tool, run_tool};
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::{ArgMatches, Command};
 use crossbeam_channel::Receiver;
 use sekiwake_settings::{Environment, Mistakes, Reader};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
@@ -17,7 +17,7 @@ use crate::admin::{self, AdminServer, AdminState};
 use crate::health::{Health, Phase};
 use crate::scope::Scope;
 use crate::status::Boards;
-use crate::stop::stop_pair;
+use crate::stop::{Hangups, stop_pair};
 use crate::supervisor::{Ending, Event, StopHandle, SupervisedRole, Supervisor};
 use crate::telemetry::{self, LogSettings};
 use crate::{About, Role, VERSION, cli};
@@ -279,21 +279,22 @@ impl ReadyToStart {
     /// # Errors
     /// When the admin server cannot bind or a role cannot start; roles that had started are drained first.
     pub fn start(self) -> anyhow::Result<Running> {
-        self.start_with(|_| Ok(()))
+        self.start_with(|_, _| Ok(()))
     }
 
-    fn start_with(self, prepare: impl FnOnce(StopHandle) -> anyhow::Result<()>) -> anyhow::Result<Running> {
+    fn start_with(self, prepare: impl FnOnce(StopHandle, Hangups) -> anyhow::Result<()>) -> anyhow::Result<Running> {
         for variable in self.unused {
             warn!(variable, "this setting has no effect in this version");
         }
         let (event_sender, events) = crossbeam_channel::bounded(MAX_EVENTS);
         let stop = StopHandle::new(event_sender.clone());
+        let hangups = Hangups::default();
         let health = Arc::new(Health::new(self.stuck_after));
         let mut supervised = Vec::new();
         let mut settings = Vec::new();
         for (position, (service, role)) in self.roles.into_iter().enumerate() {
             let (stopper, stop) = stop_pair();
-            let scope = Scope::new(service, position, health.clone(), stop, event_sender.clone());
+            let scope = Scope::new(service, position, health.clone(), (stop, hangups.clone()), event_sender.clone());
             supervised.push(SupervisedRole { scope, stopper });
             settings.push(role);
         }
@@ -302,7 +303,7 @@ impl ReadyToStart {
         let boards = supervised.iter().map(|role| (role.scope.service(), role.scope.board()));
         let boards = Boards::new(self.about.service, boards);
         let admin = AdminServer::start(self.about.admin_address(self.settings.admin), state, boards)?;
-        prepare(stop.clone())?;
+        prepare(stop.clone(), hangups)?;
 
         let scopes: Vec<Scope> = supervised.iter().map(|role| role.scope.clone()).collect();
         let mut supervisor = Supervisor::new(supervised, health.clone(), self.settings.drain);
@@ -348,15 +349,31 @@ impl Running {
 }
 
 /// The first SIGTERM or SIGINT asks for an orderly stop, the second one ends the process at once: it works even while a
-/// role is stuck in its start.
-pub(crate) fn catch_signals(stop: StopHandle) -> anyhow::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+/// role is stuck in its start. SIGHUP is counted for whoever has something to read again, and ends nothing.
+fn catch_signals(stop: StopHandle, hangups: Hangups) -> anyhow::Result<()> {
+    catch(&[SIGTERM, SIGINT, SIGHUP], stop, hangups)
+}
+
+/// The same for a tool, which a terminal that hangs up may end.
+pub(crate) fn catch_signals_of_tool(stop: StopHandle) -> anyhow::Result<()> {
+    catch(&[SIGTERM, SIGINT], stop, Hangups::default())
+}
+
+fn catch(signals: &[i32], stop: StopHandle, hangups: Hangups) -> anyhow::Result<()> {
+    let mut signals = Signals::new(signals)?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count > 0 {
+        let mut is_stopping = false;
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                info!("SIGHUP: reading again what can be read again");
+                hangups.add();
+                continue;
+            }
+            if is_stopping {
                 error!("a second signal: ending at once");
                 std::process::exit(1);
             }
+            is_stopping = true;
             stop.stop(if signal == SIGTERM { "SIGTERM" } else { "SIGINT" });
         }
     })?;

@@ -15,7 +15,7 @@ use crate::health::{Health, Latch, Pulse, lock};
 use crate::losses::{Due, Ledger, LossReason, Losses};
 use crate::metrics::Metrics;
 use crate::status::{Board, StatusDesk};
-use crate::stop::Stop;
+use crate::stop::{Hangups, Stop};
 use crate::supervisor::{Event, Outcome};
 
 /// One role's part of the process. Clones are the same scope, so that a worker can keep one and spawn more workers.
@@ -32,6 +32,7 @@ struct Inner {
     metrics: Metrics,
     health: Arc<Health>,
     stop: Stop,
+    hangups: Hangups,
     events: Sender<Event>,
     workers: Mutex<Workers>,
     losses: Mutex<Vec<Arc<Ledger>>>,
@@ -62,12 +63,25 @@ impl Scope {
         service: &'static str,
         position: usize,
         health: Arc<Health>,
-        stop: Stop,
+        (stop, hangups): (Stop, Hangups),
         events: Sender<Event>,
     ) -> Scope {
         let metrics = Metrics::new(service);
         let (workers, losses, status) = (Mutex::default(), Mutex::default(), Board::default());
-        Scope { inner: Arc::new(Inner { service, position, metrics, health, stop, events, workers, losses, status }) }
+        Scope {
+            inner: Arc::new(Inner {
+                service,
+                position,
+                metrics,
+                health,
+                stop,
+                hangups,
+                events,
+                workers,
+                losses,
+                status,
+            }),
+        }
     }
 
     /// The name of the service whose role this is.
@@ -158,6 +172,11 @@ impl Scope {
             worker.stop().wait_forever();
             Ok(())
         })
+    }
+
+    /// How often the process has been asked to read again what can be read again.
+    pub fn hangups(&self) -> Hangups {
+        self.inner.hangups.clone()
     }
 
     /// The role's stop.

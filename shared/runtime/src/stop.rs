@@ -1,5 +1,6 @@
 //! The word to stop, and how long stopping may take.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -69,5 +70,21 @@ impl Stopper {
 impl Drop for Stopper {
     fn drop(&mut self) {
         self.stop(Instant::now());
+    }
+}
+
+/// How often the process has been asked (SIGHUP) to read again what can be read again. Clones are the same count.
+#[derive(Clone, Debug, Default)]
+pub struct Hangups(Arc<AtomicU64>);
+
+impl Hangups {
+    /// Since the start.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// One more.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }

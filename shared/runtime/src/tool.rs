@@ -74,7 +74,7 @@ pub fn run_tool<T: Tool>() -> ExitCode {
 fn stop_on_signals(binary: &'static str) -> anyhow::Result<Stop> {
     let (mut stopper, stop) = stop_pair();
     let (sender, events) = crossbeam_channel::bounded(1);
-    process::catch_signals(StopHandle::new(sender))?;
+    process::catch_signals_of_tool(StopHandle::new(sender))?;
     std::thread::Builder::new().name("stopper".to_owned()).spawn(move || {
         if let Ok(Event::StopRequested { .. }) = events.recv() {
             stopper.stop(Instant::now() + GRACE);

@@ -228,6 +228,14 @@ pub static VARIABLES: &[Variable] = &[
         about: "where syslog goes, such as udp://198.51.100.7:514, separated by white space",
     },
     Variable {
+        name: "SEKIWAKE_SYSLOG_DESTINATIONS_FILE",
+        group: Group::Forwarding,
+        read_by: &["syslog-forwarder"],
+        takes: "path",
+        default: described("none"),
+        about: "a file with such URIs instead, read again when it changes and at SIGHUP",
+    },
+    Variable {
         name: "SEKIWAKE_XFLOW_DESTINATIONS",
         group: Group::Forwarding,
         read_by: &["xflow-forwarder"],
@@ -236,12 +244,28 @@ pub static VARIABLES: &[Variable] = &[
         about: "where flow records go, such as udp://[2001:db8::7]:2055",
     },
     Variable {
+        name: "SEKIWAKE_XFLOW_DESTINATIONS_FILE",
+        group: Group::Forwarding,
+        read_by: &["xflow-forwarder"],
+        takes: "path",
+        default: described("none"),
+        about: "a file with such URIs instead, read again when it changes and at SIGHUP",
+    },
+    Variable {
         name: "SEKIWAKE_TRAP_DESTINATIONS",
         group: Group::Forwarding,
         read_by: &["trap-forwarder"],
         takes: "URIs",
         default: described("none: it idles"),
         about: "where SNMP traps go, such as udp://198.51.100.7:162",
+    },
+    Variable {
+        name: "SEKIWAKE_TRAP_DESTINATIONS_FILE",
+        group: Group::Forwarding,
+        read_by: &["trap-forwarder"],
+        takes: "path",
+        default: described("none"),
+        about: "a file with such URIs instead, read again when it changes and at SIGHUP",
     },
     // Storing
     Variable {

@@ -1,10 +1,10 @@
-//! Many datagrams with one system call, and many segments with one message.
+//! Many datagrams with one system call, many segments with one message, and each message with a source address of its own.
 
 use std::{
     ffi::c_int,
     io::{self, IoSlice},
     mem::MaybeUninit,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -19,8 +19,8 @@ pub const MAX_SEGMENTS: usize = 64;
 /// The most bytes that a message with segments may hold: what an IPv4 datagram carries.
 pub const MAX_SEGMENTED_BYTES: usize = 65_507;
 
-/// One message of a batch.
-#[derive(Clone, Copy, Debug)]
+/// One message of a batch. What is `None` is left to the socket: `Outgoing { slices, ..Outgoing::default() }`.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Outgoing<'a> {
     /// The bytes, gathered in this order. At most [`MAX_SEGMENTS`] slices.
     pub slices: &'a [IoSlice<'a>],
@@ -28,15 +28,19 @@ pub struct Outgoing<'a> {
     pub to: Option<SocketAddr>,
     /// When set, the kernel cuts the bytes into datagrams of this size, the last one possibly shorter (`UDP_SEGMENT`).
     pub segment_bytes: Option<u16>,
+    /// The source address, of the socket's own family (`IP_PKTINFO`, `IPV6_PKTINFO`). One that this host does not have takes a
+    /// socket with `IP_TRANSPARENT` or `IPV6_TRANSPARENT`.
+    pub from: Option<IpAddr>,
+    /// The IPv4 type of service or the IPv6 traffic class, all eight bits (`IP_TOS`, `IPV6_TCLASS`).
+    pub tos: Option<u8>,
 }
 
-/// Room for one control message that carries a `u16`, aligned as the kernel wants it.
-#[repr(C, align(8))]
-#[derive(Clone, Copy)]
-struct Control([u8; SEGMENT_SPACE]);
-
-// SAFETY: pure arithmetic on its argument.
-const SEGMENT_SPACE: usize = unsafe { libc::CMSG_SPACE(size_of::<u16>() as u32) } as usize;
+impl Outgoing<'_> {
+    /// Whether it goes over IPv6, as far as its addresses tell.
+    fn is_ipv6(&self) -> Option<bool> {
+        self.from.map(|from| from.is_ipv6()).or_else(|| self.to.map(|to| to.is_ipv6()))
+    }
+}
 
 /// Sends the first [`MAX_MESSAGES`] of `messages` with `sendmmsg(2)` and says how many of them the kernel took. Does not
 /// block: a full socket buffer is `WouldBlock`.
@@ -58,9 +62,10 @@ pub fn send_batch(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Resu
             header.msg_hdr.msg_namelen = store_address(&mut addresses[index], to);
             header.msg_hdr.msg_name = addresses[index].as_mut_ptr().cast();
         }
-        if let Some(segment) = message.segment_bytes {
-            header.msg_hdr.msg_control = store_segment(&mut controls[index], segment).cast();
-            header.msg_hdr.msg_controllen = SEGMENT_SPACE as _;
+        if message.segment_bytes.is_some() || message.from.is_some() || message.tos.is_some() {
+            let control = controls[index].write(Control::of(message));
+            header.msg_hdr.msg_control = control.bytes.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = control.length as _;
         }
         headers[index].write(header);
     }
@@ -105,18 +110,65 @@ fn store_address(storage: &mut MaybeUninit<AddressStorage>, address: SocketAddr)
     }
 }
 
-/// Writes a `UDP_SEGMENT` control message and gives a pointer to it.
-fn store_segment(storage: &mut MaybeUninit<Control>, segment_bytes: u16) -> *mut Control {
-    const UDP_SEGMENT: c_int = 103;
-    let control = storage.write(Control([0; SEGMENT_SPACE]));
-    let pointer: *mut Control = control;
-    let header = pointer.cast::<libc::cmsghdr>();
-    // SAFETY: `Control` is zeroed, aligned for cmsghdr, and as large as CMSG_SPACE of a u16, so header and value fit.
-    unsafe {
-        (*header).cmsg_level = libc::SOL_UDP;
-        (*header).cmsg_type = UDP_SEGMENT;
-        (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as _;
-        libc::CMSG_DATA(header).cast::<u16>().write_unaligned(segment_bytes);
+const fn space<T>() -> usize {
+    // SAFETY: pure arithmetic on its argument.
+    unsafe { libc::CMSG_SPACE(size_of::<T>() as u32) as usize }
+}
+
+/// Room for every control message that one [`Outgoing`] can ask for.
+const CONTROL_BYTES: usize = space::<u16>() + 2 * space::<c_int>() + space::<libc::in6_pktinfo>();
+
+/// The control messages of one message, aligned as the kernel wants them.
+#[repr(C, align(8))]
+struct Control {
+    bytes: [u8; CONTROL_BYTES],
+    length: usize,
+}
+
+impl Control {
+    fn of(message: &Outgoing<'_>) -> Control {
+        const UDP_SEGMENT: c_int = 103;
+        let mut control = Control { bytes: [0; CONTROL_BYTES], length: 0 };
+        if let Some(segment_bytes) = message.segment_bytes {
+            control.push(libc::SOL_UDP, UDP_SEGMENT, segment_bytes);
+        }
+        match message.from {
+            Some(IpAddr::V4(from)) => {
+                let ipi_spec_dst = libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) };
+                let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst, ipi_addr: libc::in_addr { s_addr: 0 } };
+                control.push(libc::SOL_IP, libc::IP_PKTINFO, info);
+            }
+            Some(IpAddr::V6(from)) => {
+                let ipi6_addr = libc::in6_addr { s6_addr: from.octets() };
+                let info = libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: 0 };
+                control.push(libc::SOL_IPV6, libc::IPV6_PKTINFO, info);
+            }
+            None => {}
+        }
+        if let Some(tos) = message.tos {
+            // Of a connected socket nothing here tells the family; each family passes over what is for the other.
+            if message.is_ipv6() != Some(true) {
+                control.push(libc::SOL_IP, libc::IP_TOS, c_int::from(tos));
+            }
+            if message.is_ipv6() != Some(false) {
+                control.push(libc::SOL_IPV6, libc::IPV6_TCLASS, c_int::from(tos));
+            }
+        }
+        control
     }
-    pointer
+
+    /// Appends one control message. `T` is a plain value as the kernel reads it.
+    fn push<T: Copy>(&mut self, level: c_int, kind: c_int, value: T) {
+        let room = &mut self.bytes[self.length..][..space::<T>()];
+        let header = room.as_mut_ptr().cast::<libc::cmsghdr>();
+        // SAFETY: `room` is as large as CMSG_SPACE of the value, so header and value fit; it is aligned for cmsghdr, for the
+        // bytes are and every CMSG_SPACE is a multiple of that alignment.
+        unsafe {
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = kind;
+            (*header).cmsg_len = libc::CMSG_LEN(size_of::<T>() as u32) as _;
+            libc::CMSG_DATA(header).cast::<T>().write_unaligned(value);
+        }
+        self.length += space::<T>();
+    }
 }

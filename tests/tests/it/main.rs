@@ -9,6 +9,7 @@ mod all_in_one;
 mod destinations;
 mod discover;
 mod documents;
+mod forwarding;
 mod interfaces;
 mod keys;
 mod life;

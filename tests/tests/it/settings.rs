@@ -128,3 +128,24 @@ fn a_capture_without_the_right_to_capture_says_so_and_ends_with_status_1() {
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("no permission to capture on lo") && said.contains("NET_RAW"), "{said}");
 }
+
+#[test]
+fn a_file_of_destinations_is_read_as_strictly_as_the_variable() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("destinations");
+    let path = file.to_str().unwrap();
+    let refused = |more: &[(&str, &str)]| {
+        let (status, _, stderr) = ended(SYSLOG, &[], &[&[("SEKIWAKE_SYSLOG_DESTINATIONS_FILE", path)], more].concat());
+        assert_eq!((status, stderr.len()), (Some(2), 1), "{stderr:?}");
+        stderr.into_iter().next().unwrap()
+    };
+    assert!(refused(&[]).contains("No such file"));
+    fs::write(&file, "udp://198.51.100.7:514\n# a comment\n  udp://198.51.100.7:514?spoof=perhaps\n").unwrap();
+    let line = refused(&[]);
+    assert!(line.contains("SEKIWAKE_SYSLOG_DESTINATIONS_FILE") && line.contains("line 3, column 31: "), "{line}");
+    fs::write(&file, "udp://198.51.100.7:514").unwrap();
+    let line = refused(&[("SEKIWAKE_SYSLOG_DESTINATIONS", "udp://198.51.100.8:514")]);
+    assert!(line.contains("not both"), "{line}");
+    let (status, ..) = ended(SYSLOG, &["--check"], &[("SEKIWAKE_SYSLOG_DESTINATIONS_FILE", path)]);
+    assert_eq!(status, Some(0));
+}

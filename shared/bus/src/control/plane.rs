@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sekiwake_group::{Coordinator, CoordinatorSettings, CoordinatorView, GroupView, Peer, Refusals, StreamView};
+use sekiwake_group::{
+    Coordinator, CoordinatorSettings, CoordinatorView, GroupView, NoteRefusals, NoteStore, NoteStoreSettings,
+    NotesView, Peer, Refusals, StreamView, wire::is_about_notes,
+};
 use sekiwake_record::Kind;
 use sekiwake_runtime::{Latch, Metrics, RateLimited, StatusDesk, Worker};
 use serde_json::{Value, json};
@@ -48,8 +51,9 @@ pub struct ControlPlane {
     keys: Option<ServerKeys>,
     endpoints: Vec<String>,
     coordinator: Coordinator,
+    notes: NoteStore,
     metrics: ControlPlaneMetrics,
-    counted: Refusals,
+    counted: (Refusals, NoteRefusals),
     metered_at: Option<Instant>,
     refused_log: RateLimited,
     ready: Latch,
@@ -79,8 +83,9 @@ impl ControlPlane {
             keys: settings.keys.clone(),
             endpoints,
             coordinator: Coordinator::new(CoordinatorSettings::default(), epoch, boot_now()),
+            notes: NoteStore::new(NoteStoreSettings::default(), epoch, boot_now()),
             metrics: ControlPlaneMetrics::new(metrics),
-            counted: Refusals::default(),
+            counted: Default::default(),
             metered_at: None,
             refused_log: RateLimited::default(),
             ready,
@@ -109,6 +114,9 @@ impl ControlPlane {
             if now >= self.coordinator.next_deadline() {
                 self.coordinator.on_tick(now);
             }
+            if now >= self.notes.next_deadline() {
+                self.notes.on_tick(now, &self.coordinator);
+            }
             self.send_outputs()?;
             self.look_around(now);
             if let Some(deadline) = worker.deadline() {
@@ -122,7 +130,8 @@ impl ControlPlane {
                     return self.close(deadline);
                 }
             }
-            let wait = patience(now, self.coordinator.next_deadline(), PATIENCE);
+            let deadline = self.coordinator.next_deadline().min(self.notes.next_deadline());
+            let wait = patience(now, deadline, PATIENCE);
             match self.socket.poll(zmq::POLLIN, wait) {
                 Ok(_) | Err(zmq::Error::EINTR) => {}
                 Err(source) => return Err(failed(source)),
@@ -153,14 +162,18 @@ impl ControlPlane {
                 continue;
             };
             self.metrics.received_bytes.inc_by(frame.len() as u64);
-            self.coordinator.on_message(boot_now(), &peer, &frame);
+            if is_about_notes(&frame) {
+                self.notes.on_message(boot_now(), &peer, &frame, &self.coordinator);
+            } else {
+                self.coordinator.on_message(boot_now(), &peer, &frame);
+            }
         }
         Ok(())
     }
 
-    /// Sends what the coordinator has to say. Where a peer is gone, or does not read, it is dropped and counted.
+    /// Sends what the coordinator has to say, and then notes. Where a peer is gone, or does not read, it is dropped and counted.
     fn send_outputs(&mut self) -> Result<(), BusError> {
-        while let Some((peer, frame)) = self.coordinator.poll_output() {
+        while let Some((peer, frame)) = self.coordinator.poll_output().or_else(|| self.notes.poll_output()) {
             let bytes = frame.len() as u64;
             // libzmq looks for room only when the first part is sent.
             match uninterrupted(|| self.socket.send(peer.as_bytes(), zmq::DONTWAIT | zmq::SNDMORE)) {
@@ -181,7 +194,7 @@ impl ControlPlane {
     }
 
     fn look_around(&mut self, now: u64) {
-        self.desk.answer(|| status(&self.coordinator.view(now)));
+        self.desk.answer(|| status(&self.coordinator.view(now), &self.notes.view()));
         let instant = Instant::now();
         if self.metered_at.is_some_and(|at| instant.duration_since(at) < METER_EVERY) {
             return;
@@ -192,7 +205,7 @@ impl ControlPlane {
             info!("the control plane grants shards: every lease of a proxy before this one has run out");
         }
         let groups = self.coordinator.groups(now);
-        self.metrics.follow(&groups, &self.coordinator.streams(now));
+        self.metrics.follow(&groups, &self.coordinator.streams(now), &self.notes.view());
         for group in &groups {
             let members = self.logged.entry(group.name.to_string()).or_default();
             if *members != group.members.len() {
@@ -202,13 +215,14 @@ impl ControlPlane {
             }
         }
         self.logged.retain(|name, _| groups.iter().any(|group| group.name.as_str() == name));
-        let refusals = self.coordinator.refusals();
-        let refused = self.metrics.refuse(&self.counted, &refusals);
-        self.counted = refusals;
+        let (refusals, of_notes) = (self.coordinator.refusals(), self.notes.refusals());
+        let refused =
+            self.metrics.refuse(&self.counted.0, &refusals) + self.metrics.refuse_notes(&self.counted.1, &of_notes);
+        self.counted = (refusals, of_notes);
         if refused > 0
             && let Some(suppressed) = self.refused_log.allow(instant)
         {
-            warn!(messages = refused, suppressed, ?refusals, "refused control messages");
+            warn!(messages = refused, suppressed, ?refusals, ?of_notes, "refused control messages");
         }
     }
 
@@ -235,19 +249,33 @@ fn failed(source: zmq::Error) -> BusError {
     BusError::Io { role: "control plane", source }
 }
 
-fn status(view: &CoordinatorView) -> Value {
+fn status(view: &CoordinatorView, notes: &NotesView) -> Value {
+    let mut refused: BTreeMap<&str, u64> = view.refusals.by_reason().into_iter().collect();
+    for (reason, count) in notes.refusals.by_reason() {
+        *refused.entry(reason).or_default() += count;
+    }
     json!({
         "epoch": format!("{:016x}", view.epoch),
         "settled": view.settled,
         "destinations": view.destinations,
         "destinations_version": view.list_version,
-        "groups": view.groups.iter().map(group_status).collect::<Vec<_>>(),
+        "groups": view.groups.iter().map(|group| group_status(group, notes)).collect::<Vec<_>>(),
         "streams": view.streams.iter().map(stream_status).collect::<Vec<_>>(),
-        "refused_messages": view.refusals.by_reason().into_iter().collect::<BTreeMap<_, _>>(),
+        "notes": notes_status(notes),
+        "refused_messages": refused,
     })
 }
 
-fn group_status(group: &GroupView) -> Value {
+/// Of all groups, those without members among them, whose notes are kept for a while.
+fn notes_status(notes: &NotesView) -> Value {
+    let groups = notes.groups.iter().map(|group| {
+        json!({ "group": group.name.as_str(), "notes": group.notes, "bytes": group.bytes, "evicted": group.evicted })
+    });
+    json!({ "bytes": notes.bytes, "evicted": notes.evicted, "groups": groups.collect::<Vec<_>>() })
+}
+
+fn group_status(group: &GroupView, notes: &NotesView) -> Value {
+    let of_group = notes.groups.iter().find(|notes| notes.name == group.name);
     let members = group.members.iter().map(|member| {
         json!({
             "label": member.label.as_str(),
@@ -294,6 +322,8 @@ fn group_status(group: &GroupView) -> Value {
         "next_generation": group.next_generation,
         "lag_records": group.positions.iter().map(|position| position.lag).sum::<u64>(),
         "positions": positions.collect::<Vec<_>>(),
+        "notes": of_group.map_or(0, |notes| notes.notes),
+        "notes_bytes": of_group.map_or(0, |notes| notes.bytes),
     })
 }
 
@@ -311,4 +341,41 @@ fn stream_status(stream: &StreamView) -> Value {
         "retained": by_kind(&stream.retained),
         "published": by_kind(&stream.published),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sekiwake_group::GroupNotes;
+    use sekiwake_record::Name;
+
+    use super::*;
+
+    #[test]
+    fn the_status_says_how_many_notes_a_group_has_even_when_its_members_are_gone() {
+        let coordinator = Coordinator::new(CoordinatorSettings::default(), 1, 0);
+        let name = Name::new("xflow-forwarder.default").unwrap();
+        let groups = vec![GroupNotes { name: name.clone(), notes: 3, bytes: 1000, evicted: 2 }];
+        let refusals = NoteRefusals { malformed: 4, foreign: 5, notes: 6 };
+        let notes = NotesView { groups, bytes: 1000, evicted: 7, refusals };
+        let mut view = coordinator.view(0);
+        let page = status(&view, &notes);
+        let of_notes = json!({
+            "bytes": 1000,
+            "evicted": 7,
+            "groups": [{ "group": "xflow-forwarder.default", "notes": 3, "bytes": 1000, "evicted": 2 }],
+        });
+        assert_eq!(page["notes"], of_notes);
+        assert_eq!((&page["refused_messages"]["foreign"], &page["refused_messages"]["notes"]), (&json!(5), &json!(6)));
+        view.groups.push(GroupView {
+            name,
+            kind: Kind::Xflow,
+            protocol: Some(1),
+            members: Vec::new(),
+            unowned: Vec::new(),
+            next_generation: 1,
+            positions: Vec::new(),
+        });
+        let page = status(&view, &notes);
+        assert_eq!((&page["groups"][0]["notes"], &page["groups"][0]["notes_bytes"]), (&json!(3), &json!(1000)));
+    }
 }

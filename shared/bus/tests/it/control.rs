@@ -15,16 +15,25 @@ use crate::support::*;
 const GROUP: &str = "syslog-forwarder.default";
 
 /// A relay with its control plane.
-struct TestProxy {
-    relay: TestRelay,
-    control: String,
+pub(crate) struct TestProxy {
+    pub(crate) relay: TestRelay,
+    pub(crate) control: String,
 }
 
 impl TestProxy {
-    fn start() -> TestProxy {
-        let relay = TestRelay::start();
+    pub(crate) fn start() -> TestProxy {
+        TestProxy::beside(TestRelay::start(), ANY_PORT)
+    }
+
+    /// Stops it in order, and starts another one in its place.
+    pub(crate) fn restart(self) -> TestProxy {
+        let TestProxy { relay, control } = self;
+        TestProxy::beside(relay.restart(), &control)
+    }
+
+    fn beside(relay: TestRelay, control: &str) -> TestProxy {
         let scope = &relay.member.scope;
-        let settings = ControlPlaneSettings { endpoints: vec![ANY_PORT.to_owned()], keys: None };
+        let settings = ControlPlaneSettings { endpoints: vec![control.to_owned()], keys: None };
         let told = (scope.readiness("control"), scope.status("control"));
         let plane = ControlPlane::bind(&Bus::default(), &settings, scope.metrics(), told).unwrap();
         let control = plane.endpoints()[0].clone();
@@ -32,11 +41,11 @@ impl TestProxy {
         TestProxy { relay, control }
     }
 
-    fn controlling(&self) -> Controlling {
+    pub(crate) fn controlling(&self) -> Controlling {
         Controlling { endpoints: vec![self.control.clone()], keys: None }
     }
 
-    fn refused(&self, reason: &str) -> u64 {
+    pub(crate) fn refused(&self, reason: &str) -> u64 {
         let label = format!("reason=\"{reason}\"");
         value_of(self.relay.member.metrics(), names::CONTROL_REFUSED, &label)
     }
@@ -98,6 +107,7 @@ impl TestMember {
             label: Name::new("m1").unwrap(),
             kind: Kind::Syslog,
             start_age: Duration::from_secs(30),
+            notes: false,
         };
         let told = (member.scope.readiness("lease"), member.scope.status("group"));
         let subscriber = GroupSubscriber::connect(&Bus::default(), settings, member.metrics(), told).unwrap();
@@ -164,7 +174,7 @@ fn two_members_of_one_process_share_the_shards_and_what_one_leaves_the_other_get
 }
 
 /// A DEALER that is not ours.
-fn dealer(endpoint: &str) -> zmq::Socket {
+pub(crate) fn dealer(endpoint: &str) -> zmq::Socket {
     #[expect(clippy::disallowed_methods, reason = "a peer that is not ours")]
     let context = zmq::Context::new();
     let socket = context.socket(zmq::DEALER).unwrap();

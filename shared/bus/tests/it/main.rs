@@ -7,6 +7,7 @@ mod flow;
 mod hostile;
 mod key_files;
 mod load;
+mod notes;
 mod overflow;
 mod properties;
 mod python;

@@ -15,7 +15,7 @@ use std::{collections::VecDeque, ops::Range};
 
 use sekiwake_bus::Permission;
 
-use super::frame::{count, frame, message};
+use super::frame::{Messages, frame};
 use crate::queue::Queued;
 
 /// Plaintext in a part, unless one message alone is longer: one TLS record (RFC 8446 §5.1).
@@ -72,6 +72,7 @@ pub(crate) struct Flight<B> {
     /// The number of the first of them, counted from the first that flew on this connection.
     first: u64,
     waiting: VecDeque<Load<B>>,
+    messages: Messages,
     parts: VecDeque<Part>,
     /// What is done or given up, and not yet taken out.
     done: VecDeque<Queued<B>>,
@@ -81,8 +82,9 @@ pub(crate) struct Flight<B> {
 }
 
 impl<B: AsRef<[u8]>> Flight<B> {
-    pub(crate) fn new() -> Flight<B> {
+    pub(crate) fn new(messages: Messages) -> Flight<B> {
         Flight {
+            messages,
             flying: VecDeque::new(),
             first: 0,
             waiting: VecDeque::new(),
@@ -119,7 +121,7 @@ impl<B: AsRef<[u8]>> Flight<B> {
     }
 
     pub(crate) fn take_in(&mut self, queued: Queued<B>) {
-        let end = count(&queued);
+        let end = queued.len();
         self.waiting.push_back(Load { queued, acknowledged: 0, given: 0, end, seen: 0 });
     }
 
@@ -155,27 +157,33 @@ impl<B: AsRef<[u8]>> Flight<B> {
             self.flying.push_back(load);
         }
         let Some(load) = self.flying.back_mut() else { return true };
-        while load.given < load.end {
-            let Some(message) = message(&load.queued, load.given) else {
-                load.end = load.given;
-                break;
-            };
-            if !out.is_empty() && out.len() + message.payload.len() > PART_BYTES {
-                return true;
-            }
-            if frame(message.payload, out) {
-                self.filled.messages += 1;
-                self.filled.bytes += message.payload.len() as u64;
-                if load.given >= load.seen {
-                    self.captured_at_ns.push(message.captured_at_ns);
+        let Load { queued, given, end, seen, .. } = load;
+        let (filled, captured_at_ns, mut full) = (&mut self.filled, &mut self.captured_at_ns, false);
+        if given < end {
+            self.messages.each(queued, *given, |payload, captured_at| {
+                full = !out.is_empty() && out.len() + payload.len() > PART_BYTES;
+                if full {
+                    return false;
                 }
-            } else {
-                self.filled.empty += 1;
-            }
-            load.given += 1;
-            load.seen = load.seen.max(load.given);
+                if frame(payload, out) {
+                    filled.messages += 1;
+                    filled.bytes += payload.len() as u64;
+                    if given >= seen {
+                        captured_at_ns.push(captured_at);
+                    }
+                } else {
+                    filled.empty += 1;
+                }
+                *given += 1;
+                *seen = (*seen).max(*given);
+                given < end
+            });
         }
-        false
+        if !full {
+            // There are as many messages as the batch says.
+            load.end = load.given;
+        }
+        full
     }
 
     /// What was filled was given to the connection and ends at this position of the stream. Gives the capture times of those
@@ -237,6 +245,18 @@ impl<B: AsRef<[u8]>> Flight<B> {
         }
     }
 
+    /// Shows `heed` the messages that were not given, of the first `loads` loads that wait, as [`Messages::each`] does.
+    pub(crate) fn each_waiting(&mut self, loads: usize, mut heed: impl FnMut(&[u8], u64) -> bool) {
+        let begun = self.flying.back().filter(|load| load.given < load.end);
+        for load in begun.into_iter().chain(&self.waiting).take(loads) {
+            let mut left = load.end - load.given;
+            self.messages.each(&load.queued, load.given, |payload, captured_at_ns| {
+                left = left.saturating_sub(1);
+                heed(payload, captured_at_ns) && left > 0
+            });
+        }
+    }
+
     /// Gives up what was not given of the load that has waited longest, and says how many messages that are.
     pub(crate) fn give_up_waiting(&mut self) -> u64 {
         if let Some(begun) = self.flying.back_mut().filter(|load| load.given < load.end) {
@@ -261,6 +281,7 @@ mod tests {
     use super::*;
     use crate::{
         queue::{Waited, queue},
+        selection::Selection,
         testing::batch,
     };
 
@@ -270,7 +291,7 @@ mod tests {
         let (intake, outlet) = queue(gauge(), gauge());
         let take = |payloads: &Vec<Vec<u8>>| {
             let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
-            assert!(intake.offer(&batch(&payloads), Instant::now()));
+            assert!(intake.offer(&batch(&payloads), Selection::All, Instant::now()));
             match outlet.wait(Duration::ZERO) {
                 Waited::Batch(queued) => queued,
                 _ => panic!("nothing is queued"),
@@ -327,7 +348,7 @@ mod tests {
                 payload
             }).collect()).collect();
             let all: Vec<Vec<u8>> = batches.iter().flatten().filter(|payload| payload.len() >= 4).cloned().collect();
-            let (mut upcoming, mut flight) = (queued(&batches).into_iter(), Flight::new());
+            let (mut upcoming, mut flight) = (queued(&batches).into_iter(), Flight::new(Messages::default()));
             let (mut stream, mut acknowledged, mut arrived) = (Vec::new(), 0usize, Vec::new());
             let (mut sums, mut given_up, mut done, mut repeated) = (Sums::default(), 0, 0, 0);
             let mut out = Vec::new();

@@ -8,23 +8,41 @@
 
 use std::io::Write;
 
-use crate::queue::Queued;
+use crate::{
+    queue::Queued,
+    rewrite::{Rewriting, Rewritten},
+};
 
-/// What is sent of one record.
-pub(crate) struct Message<'a> {
-    pub(crate) payload: &'a [u8],
-    pub(crate) captured_at_ns: u64,
+/// What is sent of queued batches: their records for this destination, changed where it asks for that.
+#[derive(Debug, Default)]
+pub(crate) struct Messages {
+    rewriting: Option<Rewriting>,
+    rewritten: Rewritten,
 }
 
-/// How many messages a queued batch has.
-pub(crate) fn count<B: AsRef<[u8]>>(queued: &Queued<B>) -> usize {
-    queued.records()
-}
+impl Messages {
+    pub(crate) fn new(rewriting: Option<Rewriting>) -> Messages {
+        Messages { rewriting, rewritten: Rewritten::default() }
+    }
 
-/// The message at this place of a queued batch.
-pub(crate) fn message<B: AsRef<[u8]>>(queued: &Queued<B>, index: usize) -> Option<Message<'_>> {
-    let record = queued.parcel.batch.get(index)?;
-    Some(Message { payload: record.payload, captured_at_ns: record.captured_at_ns })
+    /// Shows `heed` the payload of each message of a batch from the number `from` on, and when it was captured, as long as `heed`
+    /// says `true`.
+    pub(crate) fn each<B: AsRef<[u8]>>(
+        &mut self,
+        queued: &Queued<B>,
+        from: usize,
+        mut heed: impl FnMut(&[u8], u64) -> bool,
+    ) {
+        for record in queued.selected().skip(from) {
+            self.rewritten.clear();
+            if let Some(rewriting) = self.rewriting {
+                self.rewritten.push(rewriting, &record);
+            }
+            if !heed(self.rewritten.payload(0, record.payload), record.captured_at_ns) {
+                return;
+            }
+        }
+    }
 }
 
 /// Appends the frame of a payload. An empty one has no frame: `false`.

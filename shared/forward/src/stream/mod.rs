@@ -40,6 +40,7 @@ use crate::{
     Host, Parcel, Registry, Resolution,
     metrics::{DestinationMetrics, DropReason},
     queue::{Intake, queue},
+    selection::Selection,
 };
 
 /// Messages a second that a spool is replayed with, unless something else is wanted.
@@ -60,6 +61,8 @@ pub struct StreamSettings {
     pub spool: Option<SpoolSettings>,
     /// Messages a second that are replayed from the spool, at most.
     pub replay_rate: u32,
+    /// Whether the device's address goes into each message, as RFC 5424 structured data.
+    pub add_source: bool,
 }
 
 /// Where to keep on disk what a destination misses.
@@ -121,7 +124,7 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> StreamDestination<B> {
 
     /// Queues a parcel, and never waits: where the queue is full its records are dropped and counted.
     pub fn forward(&self, parcel: &Arc<Parcel<B>>) {
-        if !parcel.batch.is_empty() && !self.intake.offer(parcel, Instant::now()) {
+        if !parcel.batch.is_empty() && !self.intake.offer(parcel, Selection::All, Instant::now()) {
             self.dropped.add(DropReason::QueueFull, parcel.batch.len() as u64);
         }
     }

@@ -101,29 +101,31 @@ impl Spool {
     }
 
     /// Puts messages in, and waits until the disk has them. Gives how many were put in, and how many are empty and are not; `None`
-    /// when the disk refuses: then none counts, although some of them may be replayed.
-    pub(crate) fn put<'a>(
+    /// when the disk refuses: then none counts, although some of them may be replayed. `feed` shows the messages to the function
+    /// that it is given until that says `false`.
+    pub(crate) fn put(
         &mut self,
-        messages: impl Iterator<Item = (u64, &'a [u8])>,
+        feed: impl FnOnce(&mut dyn FnMut(&[u8], u64) -> bool),
         now: Instant,
     ) -> Option<(u64, u64)> {
         let (mut put, mut empty) = (0, 0);
         let mut outcome = Ok(());
-        for (captured_at_ns, payload) in messages {
+        feed(&mut |payload, captured_at_ns| {
             if payload.is_empty() {
                 empty += 1;
-                continue;
+                return true;
             }
             self.entry.clear();
             self.entry.push(VERSION);
             self.entry.extend_from_slice(&captured_at_ns.to_le_bytes());
             self.entry.extend_from_slice(payload);
-            outcome = self.log.append(&self.entry).map(drop);
-            if outcome.is_err() {
-                break;
-            }
             put += 1;
-        }
+            // After a refusal nothing more is fed, of this batch; of the others each is refused again, or is a repetition.
+            if outcome.is_ok() {
+                outcome = self.log.append(&self.entry).map(drop);
+            }
+            outcome.is_ok()
+        });
         let outcome = outcome.and_then(|()| self.log.sync());
         self.dropped.add(DropReason::SpoolFull, self.log.take_evicted());
         if let Err(error) = outcome {

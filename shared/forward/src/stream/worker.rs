@@ -16,7 +16,7 @@ use super::{
     backoff::Backoff,
     connection::{Broken, Connection},
     flight::{Filled, Flight},
-    frame::message,
+    frame::Messages,
     place::Place,
     spooling::Spool,
 };
@@ -26,6 +26,7 @@ use crate::{
     queue::{Outlet, Queued, Waited},
     registry::Registration,
     resolve::Resolution,
+    rewrite::Rewriting,
 };
 
 /// The longest sleeps: with a connection to watch, without one, and while something may be acknowledged or replayed.
@@ -177,7 +178,8 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
         metrics: DestinationMetrics,
         scope: &Scope,
     ) -> Result<StreamWorker<B>, StreamError> {
-        let StreamSettings { host, port, label, tls, spool, replay_rate } = settings;
+        let StreamSettings { host, port, label, tls, spool, replay_rate, add_source } = settings;
+        let rewriting = add_source.then_some(Rewriting { add_source });
         let now = Instant::now();
         let place = Place::new(&host, port, resolution, metrics.resolve_failures.clone(), registration)?;
         let spool = match spool {
@@ -188,14 +190,14 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
                 Some(opened.map_err(|source| StreamError::Spool { dir: settings.dir, source })?)
             }
         };
-        metrics.up.set(State::Unknown.as_gauge());
+        metrics.standing.set(State::Unknown);
         Ok(StreamWorker {
             of_streams: StreamMetrics::new(scope, &label),
             label,
             tls,
             outlet,
             place,
-            flight: Flight::new(),
+            flight: Flight::new(Messages::new(rewriting)),
             spool,
             link: Link::new(now),
             frames: Vec::new(),
@@ -522,12 +524,8 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
         if loads == 0 {
             return false;
         }
-        let waiting = self.flight.all_waiting().take(loads).flat_map(|(queued, range)| {
-            range
-                .filter_map(move |index| message(queued, index))
-                .map(|message| (message.captured_at_ns, message.payload))
-        });
-        let Some((_, empty)) = spool.put(waiting, now) else { return false };
+        let flight = &mut self.flight;
+        let Some((_, empty)) = spool.put(|heed| flight.each_waiting(loads, heed), now) else { return false };
         self.metrics.dropped.add(DropReason::Empty, empty);
         for _ in 0..loads {
             self.flight.give_up_waiting();
@@ -553,7 +551,7 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
             return;
         }
         self.state = state;
-        self.metrics.up.set(state.as_gauge());
+        self.metrics.standing.set(state);
         // That there is a connection, or none, has been said.
         if state == State::Down
             && self.link.is_open()

@@ -7,5 +7,7 @@ mod destinations;
 mod names;
 mod namespaces;
 mod payloads;
+mod reload;
 mod rig;
+mod routing;
 mod stream;

@@ -39,8 +39,9 @@ fn datagrams_follow_a_name_to_its_new_address_and_survive_failing_look_ups() {
     let rig = Rig::new();
     let resolver = Scripted::default();
     let ((first, _), (second, _)) = (loopback_sink(), loopback_sink());
-    let uri = "udp://SIEM.example:514";
-    let mut engine = rig.engine_with(uri, &resolver.resolution());
+    // The label has the name in lower case, as names are compared.
+    let uri = "udp://siem.example:514";
+    let mut engine = rig.engine_with("udp://SIEM.example:514", &resolver.resolution());
 
     // Before the first answer they wait.
     forward(&mut engine, &samples([b"one".to_vec()]));

@@ -3,7 +3,7 @@
 use sekiwake_record::{Kind, Name, SHARDS, Topic};
 
 use super::{Coordinator, Refusals, group::Group, streams::StreamState};
-use crate::{Stream, UNKNOWN};
+use crate::{Peer, Stream, UNKNOWN};
 
 /// All that the coordinator knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +167,18 @@ impl Coordinator {
             }
         };
         self.streams.iter().map(view).collect()
+    }
+
+    /// What the group works on of which `peer` is the member `incarnation`, if it is and has a lease.
+    pub fn leased_kind(&self, now: u64, peer: &Peer, group: &Name, incarnation: u64) -> Option<Kind> {
+        let group = self.groups.get(group)?;
+        let member = group.members.get(&incarnation)?;
+        (member.peer == *peer && now < member.lease_until).then_some(group.kind)
+    }
+
+    /// Whether the group has members.
+    pub fn has_members(&self, group: &Name) -> bool {
+        self.groups.get(group).is_some_and(|group| !group.members.is_empty())
     }
 
     /// Whether some member is leaving.

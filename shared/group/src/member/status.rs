@@ -137,7 +137,8 @@ impl<B> Member<B> {
         }
     }
 
-    fn shard_statuses(&self) -> impl Iterator<Item = ShardStatus> {
+    /// The shards that it has, or has given up and not yet said so.
+    pub fn shard_statuses(&self) -> impl Iterator<Item = ShardStatus> {
         self.holds.iter().enumerate().filter_map(|(index, hold)| {
             let (generation, state) = match *hold {
                 Hold::Nothing => return None,

@@ -12,7 +12,7 @@
 mod catch_up;
 mod check;
 mod network;
-mod random;
+pub(crate) mod random;
 mod run;
 mod traffic;
 mod world;
@@ -32,7 +32,7 @@ pub(crate) enum Mutant {
     AcknowledgeUnapplied,
 }
 
-fn seeds() -> std::ops::Range<u64> {
+pub(crate) fn seeds() -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match (number("TEST_SEKIWAKE_SEED"), number("TEST_SEKIWAKE_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, IoSlice},
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::AsFd,
     thread,
     time::{Duration, Instant},
@@ -24,7 +24,7 @@ fn pair(address: &str) -> (UdpSocket, UdpSocket) {
 }
 
 fn plain<'a>(slices: &'a [IoSlice<'a>], to: Option<SocketAddr>) -> Outgoing<'a> {
-    Outgoing { slices, to, segment_bytes: None }
+    Outgoing { slices, to, ..Outgoing::default() }
 }
 
 /// Receives until `count` datagrams have come, and gives them with the largest number that one message held.
@@ -56,7 +56,7 @@ fn check_mixed_batch(address: &str) {
     let whole = [IoSlice::new(&large)];
     let cut = [IoSlice::new(&large[..1000]), IoSlice::new(&large[..750])];
     let empty = [IoSlice::new(b"")];
-    let segments = Outgoing { slices: &cut, to, segment_bytes: Some(500) };
+    let segments = Outgoing { slices: &cut, to, segment_bytes: Some(500), ..Outgoing::default() };
     let messages = [plain(&gathered, to), segments, plain(&empty, to), plain(&[], to), plain(&whole, to)];
     assert_eq!(send_batch(sender.as_fd(), &messages).unwrap(), messages.len());
     let (received, _) = receive(&receiver, 8);
@@ -85,7 +85,7 @@ fn check_joined_datagrams_come_apart(address: &str) {
     sender.connect(receiver.local_addr().unwrap()).unwrap();
     let bytes: Vec<u8> = (0..64 * 300 - 100).map(|index| (index / 300) as u8).collect();
     let slices = [IoSlice::new(&bytes)];
-    let message = Outgoing { slices: &slices, to: None, segment_bytes: Some(300) };
+    let message = Outgoing { slices: &slices, segment_bytes: Some(300), ..Outgoing::default() };
     assert_eq!(send_batch(sender.as_fd(), &[message]).unwrap(), 1);
     let (received, most) = receive(&receiver, 64);
     assert!(most > 1, "the kernel joined nothing, so nothing was tested");
@@ -136,6 +136,32 @@ fn a_call_takes_64_messages_and_no_more() {
     assert_eq!(send_batch(sender.as_fd(), &messages[MAX_MESSAGES..]).unwrap(), 6);
     assert_eq!(receive(&receiver, 70).0.len(), 70);
     assert_eq!(send_batch(sender.as_fd(), &[]).unwrap(), 0);
+}
+
+#[test]
+fn each_message_may_have_a_source_address_of_its_own() {
+    let (receiver, sender) = (UdpSocket::bind(IPV4).unwrap(), UdpSocket::bind("0.0.0.0:0").unwrap());
+    let (to, port) = (Some(receiver.local_addr().unwrap()), sender.local_addr().unwrap().port());
+    let slices = [IoSlice::new(b"12345")];
+    let froms = [[127, 0, 0, 7], [127, 0, 0, 8], [127, 0, 0, 9]].map(IpAddr::from);
+    let plain = Outgoing { slices: &slices, to, ..Outgoing::default() };
+    let marked = Outgoing { from: Some(froms[1]), tos: Some(0xB8), segment_bytes: Some(2), ..plain };
+    let messages = [Outgoing { from: Some(froms[0]), ..plain }, marked, Outgoing { from: Some(froms[2]), ..plain }];
+    assert_eq!(send_batch(sender.as_fd(), &messages).unwrap(), 3);
+    let sources: Vec<SocketAddr> = receive(&receiver, 5).0.into_iter().map(|(source, _)| source).collect();
+    let expected = [froms[0], froms[1], froms[1], froms[1], froms[2]].map(|from| SocketAddr::new(from, port));
+    assert_eq!(sources, expected);
+}
+
+#[test]
+fn a_source_address_that_this_host_does_not_have_takes_a_transparent_socket() {
+    for (address, foreign) in [(IPV4, "198.51.100.7"), (IPV6, "2001:db8::7")] {
+        let (receiver, sender) = pair(address);
+        let slices = [IoSlice::new(b"x")];
+        let to = Some(receiver.local_addr().unwrap());
+        let message = Outgoing { slices: &slices, to, from: Some(foreign.parse().unwrap()), ..Outgoing::default() };
+        assert!(send_batch(sender.as_fd(), &[message]).is_err(), "{foreign}");
+    }
 }
 
 #[test]

@@ -39,6 +39,7 @@ fn settings(address: SocketAddr) -> StreamSettings {
         tls: None,
         spool: None,
         replay_rate: 5_000,
+        add_source: false,
     }
 }
 

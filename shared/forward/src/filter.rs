@@ -1,0 +1,312 @@
+//! Which datagrams a destination gets: by source, format, facility and severity. All that are set must agree.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+};
+
+use sekiwake_identify::syslog::Priority;
+use sekiwake_record::{Format, Record};
+
+/// What a destination is sent. The default is everything.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter {
+    /// Only these sources.
+    pub sources: Option<Vec<Prefix>>,
+    /// Not these, also if [`Filter::sources`] has them.
+    pub excluded_sources: Vec<Prefix>,
+    /// Only these formats.
+    pub formats: Option<Vec<Format>>,
+    /// Only these syslog facilities.
+    pub facilities: Option<Facilities>,
+    /// Only this severity, 0 to 7, and lower numbers, which are more severe.
+    pub min_severity: Option<u8>,
+}
+
+/// Why a datagram is not for a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mismatch {
+    Source,
+    Format,
+    Facility,
+    Severity,
+}
+
+impl Filter {
+    /// Whether it lets everything through.
+    pub(crate) fn is_open(&self) -> bool {
+        *self == Filter::default()
+    }
+
+    /// Why this record is not for the destination; `None` when it is.
+    ///
+    /// A message without a PRI counts as user.notice, as RFC 3164 §4.3.3 has relays treat it.
+    pub(crate) fn mismatch(&self, record: &Record<'_>) -> Option<Mismatch> {
+        let among = |prefixes: &[Prefix]| {
+            let source = record.source.to_canonical();
+            prefixes.iter().any(|prefix| prefix.contains_canonical(source))
+        };
+        if self.sources.as_ref().is_some_and(|sources| !among(sources)) || among(&self.excluded_sources) {
+            return Some(Mismatch::Source);
+        }
+        if self.formats.as_ref().is_some_and(|formats| !formats.contains(&record.format)) {
+            return Some(Mismatch::Format);
+        }
+        if self.facilities.is_none() && self.min_severity.is_none() {
+            return None;
+        }
+        let priority = Priority::of(record.payload).unwrap_or(Priority::ABSENT);
+        if self.facilities.is_some_and(|facilities| !facilities.contains(priority.facility())) {
+            return Some(Mismatch::Facility);
+        }
+        if self.min_severity.is_some_and(|least| priority.severity() > least) {
+            return Some(Mismatch::Severity);
+        }
+        None
+    }
+}
+
+/// Addresses that begin alike. IPv4 addresses are in IPv4 prefixes only, however they are written: `::/0` is all of IPv6, and
+/// `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    is_ipv4: bool,
+    /// The first address, IPv4 mapped.
+    network: u128,
+    mask: u128,
+}
+
+impl Prefix {
+    /// Whether this address is in it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.contains_canonical(address.to_canonical())
+    }
+
+    fn contains_canonical(&self, address: IpAddr) -> bool {
+        self.is_ipv4 == address.is_ipv4() && mapped(address) & self.mask == self.network
+    }
+}
+
+/// `10.0.0.0/8`, `2001:db8::/32`, or one address. Bits behind the prefix are taken for what they are, a slip of the pen: `10.1.2.3/8`
+/// is `10.0.0.0/8`, as it is for every router.
+impl FromStr for Prefix {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Prefix, ()> {
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, Some(length)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| ())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let digits_only = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let length: u32 = match length {
+            Some(length) if digits_only(length) => length.parse().map_err(|_| ())?,
+            Some(_) => return Err(()),
+            None => most,
+        };
+        if length > most {
+            return Err(());
+        }
+        let mapped_length = length + 128 - most;
+        let mask = u128::MAX.checked_shl(128 - mapped_length).unwrap_or(0);
+        let canonical = address.to_canonical();
+        // A mapped prefix shorter than the mapping itself holds more than IPv4, and so is IPv6.
+        let is_ipv4 = canonical.is_ipv4() && mapped_length >= 96;
+        Ok(Prefix { is_ipv4, network: mapped(address) & mask, mask })
+    }
+}
+
+fn mapped(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => Ipv6Addr::from(address.octets()),
+    }
+    .to_bits()
+}
+
+/// A set of syslog facilities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facilities(u32);
+
+impl Facilities {
+    /// These facilities, each 0 to 23.
+    pub fn of(facilities: &[u8]) -> Facilities {
+        Facilities(facilities.iter().fold(0, |set, &facility| set | 1 << u32::from(facility).min(31)))
+    }
+
+    /// Whether this one is among them.
+    pub fn contains(self, facility: u8) -> bool {
+        self.0 >> u32::from(facility).min(31) & 1 == 1
+    }
+}
+
+/// The keywords of facilities 0 to 23, as syslog.h and the field's daemons have them (RFC 5424 §6.2.1 has only the meanings).
+const FACILITIES: [&str; 24] = [
+    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "ntp",
+    "audit", "alert", "clock", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+];
+
+/// The keywords of severities 0 to 7, and the longer and older names that people write.
+const SEVERITIES: [&[&str]; 8] = [
+    &["emerg", "emergency", "panic"],
+    &["alert"],
+    &["crit", "critical"],
+    &["err", "error"],
+    &["warning", "warn"],
+    &["notice"],
+    &["info", "informational"],
+    &["debug"],
+];
+
+/// A facility by its keyword or number.
+pub(crate) fn parse_facility(text: &str) -> Option<u8> {
+    let by_name = FACILITIES.iter().position(|name| *name == text);
+    by_name.map(|index| index as u8).or_else(|| number(text, 23))
+}
+
+/// A severity by a keyword or its number.
+pub(crate) fn parse_severity(text: &str) -> Option<u8> {
+    let by_name = SEVERITIES.iter().position(|names| names.contains(&text));
+    by_name.map(|index| index as u8).or_else(|| number(text, 7))
+}
+
+fn number(text: &str, most: u8) -> Option<u8> {
+    let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|&number: &u8| is_plain && number <= most)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+    use sekiwake_record::{Flags, Vlans};
+
+    use super::*;
+
+    fn record(source: IpAddr, payload: &[u8]) -> Record<'_> {
+        Record {
+            captured_at_ns: 1,
+            source,
+            source_port: 514,
+            destination: Ipv4Addr::new(203, 0, 113, 1).into(),
+            destination_port: 514,
+            format: sekiwake_identify::identify(None, payload),
+            flags: Flags::default(),
+            payload,
+            vlans: Vlans::new(),
+            dscp_ttl: 0,
+        }
+    }
+
+    /// What an address is by its bits, one by one.
+    fn bits(address: IpAddr) -> Vec<bool> {
+        let octets = match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        octets.iter().flat_map(|octet| (0..8).rev().map(move |bit| octet >> bit & 1 == 1)).collect()
+    }
+
+    /// An obviously right reference: families apart, bits compared one by one.
+    fn reference(network: IpAddr, length: usize, address: IpAddr) -> bool {
+        let (network, length) = match (network, network.to_canonical()) {
+            (IpAddr::V6(_), canonical @ IpAddr::V4(_)) if length >= 96 => (canonical, length - 96),
+            (network, _) => (network, length),
+        };
+        let address = address.to_canonical();
+        network.is_ipv4() == address.is_ipv4() && bits(network)[..length] == bits(address)[..length]
+    }
+
+    fn address() -> impl Strategy<Value = IpAddr> {
+        prop_oneof![
+            any::<u32>().prop_map(|bits| IpAddr::from(Ipv4Addr::from(bits))),
+            (0u32..16).prop_map(|low| IpAddr::from(Ipv4Addr::from(0x0a00_0000 | low))),
+            any::<u128>().prop_map(|bits| IpAddr::from(Ipv6Addr::from(bits))),
+            (0u128..16).prop_map(|low| IpAddr::from(Ipv6Addr::from(0x2001_0db8 << 96 | low))),
+            any::<u32>().prop_map(|bits| IpAddr::from(Ipv4Addr::from(bits).to_ipv6_mapped())),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn prefixes_agree_with_a_comparison_of_single_bits(
+            network in address(), other in address(), length in 0usize..=128, flip in proptest::option::of(0usize..128),
+        ) {
+            let width = bits(network).len();
+            let length = length.min(width);
+            let prefix: Prefix = format!("{network}/{length}").parse().unwrap();
+            // The network's own address with at most one bit changed tells most.
+            let near = match (network, flip) {
+                (address, None) => address,
+                (IpAddr::V4(address), Some(bit)) => Ipv4Addr::from(address.to_bits() ^ 1 << (bit % 32)).into(),
+                (IpAddr::V6(address), Some(bit)) => Ipv6Addr::from(address.to_bits() ^ 1 << bit).into(),
+            };
+            for address in [other, near] {
+                prop_assert_eq!(prefix.contains(address), reference(network, length, address), "{} in {}/{}", address, network, length);
+            }
+        }
+    }
+
+    #[test]
+    fn edges_of_prefixes() {
+        let holds = |prefix: &str, address: &str| prefix.parse::<Prefix>().unwrap().contains(address.parse().unwrap());
+        for (prefix, inside, outside) in [
+            ("0.0.0.0/0", "255.255.255.255", "2001:db8::1"),
+            ("10.0.0.0/8", "10.255.255.255", "11.0.0.0"),
+            ("198.18.0.128/25", "198.18.0.255", "198.18.0.127"),
+            ("198.18.0.1/32", "198.18.0.1", "198.18.0.0"),
+            ("198.18.0.1", "::ffff:198.18.0.1", "::198.18.0.1"),
+            ("::/0", "2001:db8::1", "10.0.0.1"),
+            ("2000::/3", "3fff::1", "4000::1"),
+            ("2001:db8::/48", "2001:db8:0:ffff::1", "2001:db8:1::"),
+            ("2001:db8::/64", "2001:db8::ffff:1", "2001:db8:0:1::"),
+            ("2001:db8::/127", "2001:db8::1", "2001:db8::2"),
+            ("2001:db8::1/128", "2001:db8::1", "2001:db8::"),
+            ("::ffff:10.0.0.0/104", "10.1.2.3", "11.1.2.3"),
+        ] {
+            assert!(holds(prefix, inside), "{inside} in {prefix}");
+            assert!(!holds(prefix, outside), "{outside} not in {prefix}");
+        }
+        for wrong in
+            ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/+8", "10.0.0/8", "2001:db8::/129", "a/8", "10.0.0.0/8/8"]
+        {
+            assert!(wrong.parse::<Prefix>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_set_has_to_agree() {
+        let source = IpAddr::from(Ipv4Addr::new(10, 1, 2, 3));
+        let filter = Filter {
+            sources: Some(vec!["10.0.0.0/8".parse().unwrap()]),
+            excluded_sources: vec!["10.9.0.0/16".parse().unwrap()],
+            formats: Some(vec![Format::Rfc3164, Format::Unknown]),
+            facilities: Some(Facilities::of(&[4, 23, 1])),
+            min_severity: Some(5),
+        };
+        let mismatch = |source: IpAddr, payload: &[u8]| filter.mismatch(&record(source, payload));
+        assert_eq!(mismatch(source, b"<189>local7.notice"), None);
+        assert_eq!(mismatch(source, b"<36>auth.warning"), None);
+        assert_eq!(mismatch(source, b"no PRI: user.notice"), None);
+        assert_eq!(mismatch(Ipv4Addr::new(11, 0, 0, 1).into(), b"<189>x"), Some(Mismatch::Source));
+        assert_eq!(mismatch(Ipv4Addr::new(10, 9, 0, 1).into(), b"<189>x"), Some(Mismatch::Source));
+        assert_eq!(mismatch(source, b"<189>1 2003-10-11T22:14:15Z h a p m -"), Some(Mismatch::Format));
+        assert_eq!(mismatch(source, b"<22>mail.info"), Some(Mismatch::Facility));
+        assert_eq!(mismatch(source, b"<190>local7.info"), Some(Mismatch::Severity));
+        assert!(Filter::default().is_open() && !filter.is_open());
+    }
+
+    #[test]
+    fn facilities_and_severities_have_names_and_numbers() {
+        assert_eq!((parse_facility("local7"), parse_facility("23"), parse_facility("24")), (Some(23), Some(23), None));
+        assert_eq!(
+            (parse_severity("warn"), parse_severity("warning"), parse_severity("4")),
+            (Some(4), Some(4), Some(4))
+        );
+        assert_eq!((parse_severity("8"), parse_severity("+4"), parse_severity("")), (None, None, None));
+    }
+}

@@ -1,0 +1,3 @@
+//! What operators trust a forwarder with: destinations that change, die and come back.
+
+mod reload;

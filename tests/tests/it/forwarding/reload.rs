@@ -1,0 +1,76 @@
+//! Destinations from a file that changes while datagrams flow.
+
+use std::{fs, path::Path, time::Duration};
+
+use sekiwake_testkit::{process::Signal, wait::wait_for};
+use sekiwake_tests::{MIRRORED, Service, collector};
+
+use crate::support::*;
+
+/// Replaces a file as an editor or a ConfigMap does: by another one, in one step.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+fn outcomes(forwarder: &Service<'_>, outcome: &str) -> u64 {
+    let label = format!("outcome=\"{outcome}\"");
+    forwarder.metrics().unwrap().count("sekiwake_forward_reloads_total", &[&label])
+}
+
+fn is_in_use(forwarder: &Service<'_>) -> u64 {
+    forwarder.metrics().unwrap().count("sekiwake_forward_destinations_file_in_use", &[])
+}
+
+#[test]
+fn destinations_change_under_load_and_nothing_is_lost() {
+    let Some(site) = site("destinations_change_under_load_and_nothing_is_lost") else { return };
+    let sinks: Vec<_> = (0..3).map(|number| site.sink(&[at(collector(number), 514)], numbered())).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("destinations");
+    let [stays, goes, comes] = [0, 1, 2].map(syslog_to);
+    fs::write(&file, format!("# the collectors\n{stays}\n{goes}   # the old one\n")).unwrap();
+    let settings = [("SEKIWAKE_SYSLOG_DESTINATIONS_FILE", file.to_str().unwrap())];
+    let services = site.start(&SYSLOG_WAY, &settings);
+    let forwarder = services.get(SYSLOG);
+
+    let to_mirror = format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 16 --size 200 --rate 5000 --count 60000");
+    let mut sender = site.start_sender(&to_mirror);
+    wait_for("a second of traffic", LONG, || sinks[0].received() > 5000).unwrap();
+
+    // One more, by the file alone.
+    replace(&file, &format!("{stays}\n{goes}\n{comes}\n"));
+    wait_for("the new destination", LONG, || sinks[2].received() > 0).unwrap();
+    assert_eq!((outcomes(forwarder, "applied"), outcomes(forwarder, "refused"), is_in_use(forwarder)), (1, 0, 1));
+
+    // A mistake changes nothing and is shown; again when asked by a signal.
+    replace(&file, &format!("{stays}\n{goes}\nudp://{}\n", collector(3)));
+    wait_for("a refusal", LONG, || outcomes(forwarder, "refused") == 1).unwrap();
+    forwarder.process.signal(Signal::HUP).unwrap();
+    wait_for("another refusal", LONG, || outcomes(forwarder, "refused") == 2).unwrap();
+    assert_eq!(is_in_use(forwarder), 0);
+    assert!(forwarder.process.stderr().iter().any(|line| line.contains("line 3, column 20: expected a colon")));
+    let before = sinks[1].received();
+    wait_for("the old destinations to go on", LONG, || sinks[1].received() > before + 1000).unwrap();
+
+    // One less.
+    replace(&file, &format!("{stays}\n{comes}\n"));
+    wait_for("the third change", LONG, || outcomes(forwarder, "applied") == 2).unwrap();
+    assert_eq!(is_in_use(forwarder), 1);
+    let sent = sent_by(&mut sender);
+    sinks[0].wait_for(sent, LONG).unwrap();
+    wait_for("both to have the end", LONG, || sinks[2].wait_for_silence(Duration::from_millis(300), LONG).is_ok())
+        .unwrap();
+
+    let mut reports = sinks.into_iter().map(|sink| sink.finish());
+    let (stays, goes, comes) = (reports.next().unwrap(), reports.next().unwrap(), reports.next().unwrap());
+    assert_eq!((stays.received, stays.sequence.missing, stays.sequence.doubled), (sent, 0, 0));
+    assert_eq!((goes.sequence.missing, goes.sequence.doubled), (0, 0), "each source without a hole until the end");
+    assert!(goes.received < sent);
+    // What came before its time is what is missing, and it has the same end as the one that stayed.
+    assert_eq!((comes.received + comes.sequence.missing, comes.sequence.doubled), (sent, 0));
+    assert_eq!(comes.sequence.next, stays.sequence.next);
+    assert_eq!(comes.sequence.out_of_order, 0);
+    services.stop().unwrap();
+}
