@@ -10,3 +10,4 @@ mod payloads;
 mod reload;
 mod rig;
 mod routing;
+mod templates;
