@@ -5,6 +5,8 @@
 //! value  options template u8 (0 or 1) │ template record as it stood in its set; nothing at all: withdrawn
 //! ```
 
+use std::net::IpAddr;
+
 use crate::{
     bytes::u16_at,
     header::{Key, TEMPLATE_KEY},
@@ -23,6 +25,14 @@ pub struct Change {
     pub value: Vec<u8>,
     /// When it was captured, nanoseconds since 1970. The newest of two holds.
     pub at_ns: u64,
+}
+
+impl Change {
+    /// The exporter, as [`canonical_octets`](sekiwake_record::canonical_octets) has it: an IPv4 address is mapped.
+    pub fn source(&self) -> IpAddr {
+        let octets = self.key[1..].first_chunk::<16>().copied().unwrap_or_default();
+        IpAddr::from(octets)
+    }
 }
 
 pub(crate) fn change_key(key: &Key, template_id: u16) -> ChangeKey {

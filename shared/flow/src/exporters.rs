@@ -381,8 +381,10 @@ impl Exporters {
                 let templates = &self.exporters.get(place).templates;
                 let templates = templates.iter().filter(|template| template.options == options && template.is_live());
                 let ids: Vec<u16> = templates.map(|template| template.id).collect();
-                ids.iter()
-                    .fold(false, |changed, id| self.apply(place, options, Entry::Withdrawn(*id), at_ns) || changed)
+                for id in &ids {
+                    self.apply(place, options, Entry::Withdrawn(*id), at_ns);
+                }
+                !ids.is_empty()
             }
         }
     }

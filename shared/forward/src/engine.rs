@@ -10,13 +10,14 @@ use crate::{
     Parcel, Registry,
     destination::{Destination, Destinations, MAX_PLACES, Place},
     egress::Sending,
+    flows::Flows,
     flush::Manner,
     metrics::{self, DestinationMetrics},
     preflight::Preflight,
     queue::queue,
     resolve::Resolution,
     route::{PlaceIntake, Route},
-    selection::Chosen,
+    selection::{Chosen, Selection},
     spoof::SpoofSender,
     target::Target,
     worker::DestinationWorker,
@@ -32,6 +33,7 @@ pub struct Engine<B> {
     routes: Vec<Route<B>>,
     /// By label: a place that comes back, or whose options change, counts on.
     metrics: BTreeMap<String, DestinationMetrics>,
+    flows: Option<Flows>,
     surroundings: Surroundings,
 }
 
@@ -42,7 +44,7 @@ struct Surroundings {
     registry: Registry,
 }
 
-impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
+impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
     /// Starts a worker for each place.
     ///
     /// # Errors
@@ -68,6 +70,7 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
             unmatched: metrics::unmatched(scope, kind),
             routes: Vec::new(),
             metrics: BTreeMap::new(),
+            flows: (kind == Kind::Xflow).then(|| Flows::new(scope)),
             surroundings: Surroundings {
                 scope: scope.clone(),
                 resolution: resolution.clone(),
@@ -116,15 +119,47 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
         let now = Instant::now();
         let mut matched = Chosen::none(records);
         let mut all_matched = false;
+        let mut selections = Vec::new();
         for route in &mut self.routes {
             all_matched |= route.takes_everything();
-            let selections = route.select(parcel, &mut matched, now);
-            for (place, selection) in route.places().iter().zip(selections) {
-                place.offer(parcel, selection, now);
-            }
+            selections.extend(route.select(parcel, &mut matched, now));
         }
         if !all_matched {
             self.unmatched.inc_by((records - matched.count()) as u64);
+        }
+        self.send_owed_templates(parcel, &selections, now);
+        for (place, selection) in self.routes.iter().flat_map(Route::places).zip(selections) {
+            place.offer(parcel, selection, now);
+        }
+    }
+
+    /// What is known of exporters, if this engine's kind has any.
+    pub(crate) fn flows(&mut self) -> Option<&mut Flows> {
+        self.flows.as_mut()
+    }
+
+    /// Looks at the parcel's flows, and queues the templates that places have to have before it. `selections` are the places', in their
+    /// order.
+    fn send_owed_templates(&mut self, parcel: &Parcel<B>, selections: &[Selection], now: Instant) {
+        let Some(flows) = &mut self.flows else { return };
+        for place in self.routes.iter_mut().flat_map(Route::places_mut) {
+            if place.is_owed_templates(now) {
+                flows.forget_slot(place.slot());
+            }
+        }
+        let places = || self.routes.iter().flat_map(Route::places);
+        let takers: Vec<(u32, &Selection)> = places().map(PlaceIntake::slot).zip(selections).collect();
+        let wanted = |index| {
+            let wants = takers.iter().filter(|(_, selection)| selection.contains(index));
+            wants.fold(0, |slots, (slot, _)| slots | 1 << slot)
+        };
+        for owed in flows.observe(&parcel.batch, wanted, now) {
+            for (slot, selection) in owed.by_slot {
+                let place = places().find(|place| place.slot() == slot);
+                if place.is_some_and(|place| !place.offer_own(&owed.parcel, selection, now)) {
+                    flows.forget_slot(slot);
+                }
+            }
         }
     }
 
@@ -138,6 +173,9 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
             // There is always one: no more places than slots are configured.
             let slot = (0..MAX_PLACES as u32).find(|slot| !taken.contains(slot)).unwrap_or_default();
             taken.push(slot);
+            if let Some(flows) = &mut self.flows {
+                flows.forget_slot(slot);
+            }
             places.push(self.place(destination, place, slot)?);
         }
         Ok(Route::new(destination.clone(), places, Instant::now()))
@@ -156,7 +194,7 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
             }
         };
         let (intake, outlet) = queue(metrics.queue_records.clone(), metrics.queue_bytes.clone());
-        let intake = PlaceIntake::new(intake, &metrics, slot);
+        let intake = PlaceIntake::new(intake, &metrics, slot, destination.options.template_refresh);
         let options = &destination.options;
         let sending = Sending { spoof: options.spoof, segmentation: options.segmentation };
         let target = Target::new(
@@ -164,7 +202,7 @@ impl<B: AsRef<[u8]> + Send + Sync + 'static> Engine<B> {
             (place, sending),
             resolution.clone(),
             metrics.resolve_failures.clone(),
-            (registry.register(), Preflight::new(&label, options.spoof, scope.metrics())),
+            (registry.register(), Preflight::new(&label, options.spoof, scope.metrics()), metrics.standing.clone()),
         )?;
         // The kernel shows 15 bytes of a thread's name: those that tell destinations apart.
         let name = place.to_string();

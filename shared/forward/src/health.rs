@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -44,11 +44,13 @@ impl State {
 pub(crate) struct Standing {
     gauge: Gauge,
     state: Arc<AtomicU8>,
+    /// Rises each time that another host may be meant than before.
+    moves: Arc<AtomicU32>,
 }
 
 impl Standing {
     pub(crate) fn new(gauge: Gauge) -> Standing {
-        let standing = Standing { gauge, state: Arc::default() };
+        let standing = Standing { gauge, state: Arc::default(), moves: Arc::default() };
         standing.set(State::Unknown);
         standing
     }
@@ -56,6 +58,15 @@ impl Standing {
     pub(crate) fn set(&self, state: State) {
         self.gauge.set(state.as_gauge());
         self.state.store(state as u8, Relaxed);
+    }
+
+    /// Another address is in use than before.
+    pub(crate) fn moved(&self) {
+        self.moves.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn moves(&self) -> u32 {
+        self.moves.load(Relaxed)
     }
 
     pub(crate) fn is_down(&self) -> bool {

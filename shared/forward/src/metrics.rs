@@ -63,6 +63,24 @@ pub mod names {
     pub const SPOOF_SOCKETS: &str = "sekiwake_forward_spoof_sockets";
     /// 1 when a check of the way to a destination found nothing, 0 when it found what will bite; the log says what.
     pub const PREFLIGHT_OK: &str = "sekiwake_preflight_ok";
+    /// Exporters that are known: sources with their observation domains.
+    pub const EXPORTERS: &str = "sekiwake_exporters";
+    /// What exporters counted, by their sequence numbers, and did not come: lost before it came here, less what came late. Flows of
+    /// NetFlow v5, datagrams of NetFlow v9 and sFlow, data records of IPFIX. What the bus lost on the way is in it as well, and in
+    /// `sekiwake_bus_lost_records_total`.
+    pub const EXPORTER_MISSING: &str = "sekiwake_exporter_missing_total";
+    /// What came late, or twice, in the same units.
+    pub const EXPORTER_LATE: &str = "sekiwake_exporter_late_total";
+    /// Gaps in the sequences of exporters.
+    pub const EXPORTER_GAPS: &str = "sekiwake_exporter_gaps_total";
+    /// Sequences that began anew: an exporter that was restarted.
+    pub const EXPORTER_RESTARTS: &str = "sekiwake_exporter_restarts_total";
+    /// Flow datagrams whose header, sets or templates cannot be read. They are forwarded all the same.
+    pub const EXPORTER_MALFORMED: &str = "sekiwake_exporter_malformed_datagrams_total";
+    /// Bytes of memory that the templates of all exporters take.
+    pub const TEMPLATE_BYTES: &str = "sekiwake_exporter_template_bytes";
+    /// Templates that made room for others, or were too large to be kept.
+    pub const TEMPLATES_EVICTED: &str = "sekiwake_exporter_templates_evicted_total";
     /// Times that kernel or device refused segmentation, which then is off for the destination.
     pub const SEGMENTATION_REFUSED: &str = "sekiwake_forward_segmentation_refused_total";
     /// Connections that came to be, the TLS handshake included.

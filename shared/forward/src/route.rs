@@ -21,6 +21,9 @@ use crate::{
 /// How often a member of a pool that is down is tried, with a copy of what another member gets: nothing is lost by trying.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 
+/// How often a place that is down is sent all templates again.
+const TEMPLATES_WHILE_DOWN_EVERY: Duration = Duration::from_secs(1);
+
 /// The way to one destination.
 pub(crate) struct Route<B> {
     destination: Destination,
@@ -38,10 +41,26 @@ pub(crate) struct PlaceIntake<B> {
     /// Which of the engine's places it is, 0 to 63.
     slot: u32,
     probed_at: Option<Instant>,
+    templates: TemplateTimes,
+}
+
+/// When a place is owed templates again.
+#[derive(Clone, Copy, Debug)]
+struct TemplateTimes {
+    refresh: Option<Duration>,
+    owed_at: Instant,
+    was_down: bool,
+    moves: u32,
 }
 
 impl<B> PlaceIntake<B> {
-    pub(crate) fn new(intake: Intake<B>, metrics: &DestinationMetrics, slot: u32) -> PlaceIntake<B> {
+    pub(crate) fn new(
+        intake: Intake<B>,
+        metrics: &DestinationMetrics,
+        slot: u32,
+        refresh: Option<Duration>,
+    ) -> PlaceIntake<B> {
+        let moves = metrics.standing.moves();
         PlaceIntake {
             intake,
             standing: metrics.standing.clone(),
@@ -49,7 +68,25 @@ impl<B> PlaceIntake<B> {
             skipped: metrics.skipped.clone(),
             slot,
             probed_at: None,
+            templates: TemplateTimes { refresh, owed_at: Instant::now(), was_down: false, moves },
         }
+    }
+
+    /// Whether the place is owed all templates again: it may be another host, it has come back, or it is down, which it may not be any
+    /// more before that is known, or it is time.
+    pub(crate) fn is_owed_templates(&mut self, now: Instant) -> bool {
+        let (is_down, moves) = (self.standing.is_down(), self.standing.moves());
+        let times = &mut self.templates;
+        let since = now.saturating_duration_since(times.owed_at);
+        let has_changed = std::mem::replace(&mut times.was_down, is_down) && !is_down
+            || std::mem::replace(&mut times.moves, moves) != moves;
+        let is_owed = has_changed
+            || is_down && since >= TEMPLATES_WHILE_DOWN_EVERY
+            || times.refresh.is_some_and(|refresh| since >= refresh);
+        if is_owed {
+            times.owed_at = now;
+        }
+        is_owed
     }
 
     fn skip(&self, reason: SkipReason, records: usize) {
@@ -61,9 +98,14 @@ impl<B: AsRef<[u8]>> PlaceIntake<B> {
     /// Queues the selected records, or counts them as dropped.
     pub(crate) fn offer(&self, parcel: &Arc<Parcel<B>>, selection: Selection, now: Instant) {
         let records = selection.count(parcel.batch.len());
-        if records > 0 && !self.intake.offer(parcel, selection, now) && !parcel.is_own() {
+        if records > 0 && !self.intake.offer(parcel, selection, now) {
             self.dropped.add(DropReason::QueueFull, records as u64);
         }
+    }
+
+    /// Queues templates of our own. `false`: there is no room, and they are still owed.
+    pub(crate) fn offer_own(&self, parcel: &Arc<Parcel<B>>, selection: Selection, now: Instant) -> bool {
+        self.intake.offer(parcel, selection, now)
     }
 
     pub(crate) fn is_behind(&self) -> bool {
@@ -92,6 +134,10 @@ impl<B: AsRef<[u8]>> Route<B> {
 
     pub(crate) fn places(&self) -> &[PlaceIntake<B>] {
         &self.places
+    }
+
+    pub(crate) fn places_mut(&mut self) -> &mut [PlaceIntake<B>] {
+        &mut self.places
     }
 
     /// Whether it takes every record, so that none is left for nobody.

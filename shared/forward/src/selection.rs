@@ -59,10 +59,6 @@ impl Chosen {
     pub(crate) fn count(&self) -> usize {
         self.count
     }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
-    }
 }
 
 #[cfg(test)]
@@ -72,7 +68,7 @@ mod tests {
     #[test]
     fn records_are_counted_once() {
         let mut chosen = Chosen::none(130);
-        assert!(chosen.is_empty());
+        assert_eq!((chosen.count(), chosen.first()), (0, None));
         for index in [0, 63, 64, 129, 64] {
             chosen.add(index);
         }

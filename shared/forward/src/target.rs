@@ -14,6 +14,7 @@ use tracing::warn;
 use crate::{
     destination::{Host, Place},
     egress::{Egress, Sending},
+    health::Standing,
     metrics::DropReason,
     preflight::Preflight,
     registry::Registration,
@@ -34,6 +35,7 @@ pub(crate) struct Target {
     next: Option<SocketAddr>,
     registration: Registration,
     preflight: Preflight,
+    standing: Standing,
     sending: Sending,
     sender: Option<Egress>,
     connected_at: Option<Instant>,
@@ -48,7 +50,7 @@ impl Target {
         (place, sending): (&Place, Sending),
         resolution: Resolution,
         failures: IntCounter,
-        (mut registration, preflight): (Registration, Preflight),
+        (mut registration, preflight, standing): (Registration, Preflight, Standing),
     ) -> io::Result<Target> {
         let (addresses, next) = match &place.host {
             Host::Address(ip) => (None, Some(SocketAddr::new(*ip, place.port))),
@@ -65,6 +67,7 @@ impl Target {
             next,
             registration,
             preflight,
+            standing,
             sending,
             sender: None,
             connected_at: None,
@@ -137,6 +140,9 @@ impl Target {
     }
 
     fn move_on(&mut self) {
+        if self.address.is_some() {
+            self.standing.moved();
+        }
         self.address = self.next.take();
         self.registration.moved();
         self.sender = None;
@@ -201,6 +207,7 @@ mod tests {
             next: None,
             registration: Registry::open().register(),
             preflight: Preflight::new("", false, &sekiwake_runtime::Metrics::new("test")),
+            standing: Standing::new(prometheus::Gauge::new("up", "up").unwrap()),
             sending: Sending { spoof: false, segmentation: true },
             sender: None,
             connected_at: None,

@@ -10,7 +10,7 @@ fn cost_of_a_datagram() {
     let data = set(256, &[0; 600]);
     let datagrams = [
         ("NetFlow v5", netflow5(0, 30)),
-        ("NetFlow v9", netflow9(0, 1, &[data.clone()])),
+        ("NetFlow v9", netflow9(0, 1, std::slice::from_ref(&data))),
         ("IPFIX", ipfix(0, 1, &[data])),
         ("sFlow v5", sflow5(0, 0)),
     ];

@@ -11,3 +11,4 @@ mod reload;
 mod rig;
 mod routing;
 mod stream;
+mod templates;
