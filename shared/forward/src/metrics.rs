@@ -331,6 +331,7 @@ impl StreamMetrics {
 }
 
 /// What destinations with a spool have besides.
+#[derive(Clone)]
 pub(crate) struct SpoolMetrics {
     pub(crate) spooled: IntCounter,
     pub(crate) replayed: IntCounter,

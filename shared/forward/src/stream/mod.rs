@@ -74,6 +74,11 @@ pub struct SpoolSettings {
     pub max_bytes: u64,
 }
 
+/// The folder of a destination's spool, in the directory of them all: its label, without what a name of a file must not hold.
+pub(crate) fn spool_name(label: &str) -> String {
+    label.replace("://", "_").replace([':', '/'], "_")
+}
+
 /// Why a stream destination cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
@@ -81,7 +86,7 @@ pub enum StreamError {
     #[error("cannot start a thread")]
     Thread(#[from] io::Error),
     /// The spool cannot be opened.
-    #[error("cannot open the spool {}", dir.display())]
+    #[error("cannot open the spool {}: {source}", dir.display())]
     Spool {
         /// Its directory.
         dir: PathBuf,

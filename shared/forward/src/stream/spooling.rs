@@ -58,15 +58,17 @@ struct Replayed {
     bytes: u64,
 }
 
-impl Spool {
-    pub(crate) fn open(
-        settings: &SpoolSettings,
-        label: &str,
-        replay_rate: u32,
-        metrics: SpoolMetrics,
-        dropped: Losses<DropReason>,
-        now: Instant,
-    ) -> Result<Spool, LogError> {
+/// What it takes to open a spool.
+pub(crate) struct Opening {
+    pub(crate) settings: SpoolSettings,
+    pub(crate) replay_rate: u32,
+    pub(crate) of_spool: SpoolMetrics,
+    pub(crate) dropped: Losses<DropReason>,
+}
+
+impl Opening {
+    pub(crate) fn open(&self, label: &str, now: Instant) -> Result<Spool, LogError> {
+        let Opening { settings, replay_rate, of_spool, dropped } = self;
         let segment_bytes = (settings.max_bytes / 8).clamp(LEAST_SEGMENT_BYTES, LARGEST_SEGMENT_BYTES);
         let of_log = Settings { dir: settings.dir.clone(), segment_bytes, max_bytes: settings.max_bytes };
         let (log, recovered) = Log::open(of_log)?;
@@ -82,16 +84,18 @@ impl Spool {
             reader,
             entry: Vec::new(),
             parts: VecDeque::new(),
-            budget: Budget::new(replay_rate, now),
+            budget: Budget::new(*replay_rate, now),
             failed_until: None,
             failed_log: RateLimited::default(),
-            metrics,
-            dropped,
+            metrics: of_spool.clone(),
+            dropped: dropped.clone(),
         };
         spool.show();
         Ok(spool)
     }
+}
 
+impl Spool {
     /// Whether the disk has not refused lately.
     pub(crate) fn is_usable(&mut self, now: Instant) -> bool {
         if self.failed_until.is_some_and(|until| until <= now) {

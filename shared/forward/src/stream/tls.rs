@@ -14,6 +14,8 @@ use rustls_pki_types::{
     pem::{self, PemObject},
 };
 
+use crate::destination::TlsFiles;
+
 /// How a TLS destination is spoken to. Versions 1.2 and 1.3, nothing older.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsSettings {
@@ -84,6 +86,13 @@ pub enum TlsError {
     /// rustls refuses the set-up.
     #[error("TLS cannot be set up")]
     Refused(#[from] rustls::Error),
+}
+
+impl From<&TlsFiles> for TlsSettings {
+    fn from(files: &TlsFiles) -> TlsSettings {
+        let TlsFiles { ca, certificate, key, server_name } = files.clone();
+        TlsSettings { ca, certificate, key, server_name }
+    }
 }
 
 impl TlsSettings {

@@ -9,6 +9,7 @@ use prometheus::local::LocalHistogram;
 use rustix::io::Errno;
 use sekiwake_bus::{Permission, boot_now};
 use sekiwake_runtime::{RateLimited, Scope, Worker};
+use sekiwake_segments::LogError;
 use tracing::{info, warn};
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     flight::{Filled, Flight},
     frame::Messages,
     place::Place,
-    spooling::Spool,
+    spooling::{Opening, Spool},
 };
 use crate::{
     health::State,
@@ -86,6 +87,8 @@ pub(crate) struct StreamWorker<B> {
     place: Place,
     flight: Flight<B>,
     spool: Option<Spool>,
+    /// A spool that another worker has not given up yet.
+    awaited: Option<Opening>,
     link: Link,
     /// The frames of one part.
     frames: Vec<u8>,
@@ -96,6 +99,8 @@ pub(crate) struct StreamWorker<B> {
     connected_log: RateLimited,
     failed_log: RateLimited,
     stalled_log: RateLimited,
+    spool_log: RateLimited,
+    try_spool_at: Instant,
     /// The queue's giver is gone and everything is taken.
     closed: bool,
     /// Nothing may be sent for the moment: the lease has run out.
@@ -182,12 +187,21 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
         let rewriting = add_source.then_some(Rewriting { add_source });
         let now = Instant::now();
         let place = Place::new(&host, port, resolution, metrics.resolve_failures.clone(), registration)?;
+        let mut awaited = None;
         let spool = match spool {
             None => None,
             Some(settings) => {
-                let of_spool = SpoolMetrics::new(scope, &label);
-                let opened = Spool::open(&settings, &label, replay_rate, of_spool, metrics.dropped.clone(), now);
-                Some(opened.map_err(|source| StreamError::Spool { dir: settings.dir, source })?)
+                let (of_spool, dropped) = (SpoolMetrics::new(scope, &label), metrics.dropped.clone());
+                let opening = Opening { settings, replay_rate, of_spool, dropped };
+                match opening.open(&label, now) {
+                    Ok(spool) => Some(spool),
+                    // The worker that this one replaces still has it.
+                    Err(LogError::Locked(_)) => {
+                        awaited = Some(opening);
+                        None
+                    }
+                    Err(source) => return Err(StreamError::Spool { dir: opening.settings.dir, source }),
+                }
             }
         };
         metrics.standing.set(State::Unknown);
@@ -199,6 +213,7 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
             place,
             flight: Flight::new(Messages::new(rewriting)),
             spool,
+            awaited,
             link: Link::new(now),
             frames: Vec::new(),
             latency: metrics.latency(),
@@ -207,6 +222,8 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
             connected_log: RateLimited::default(),
             failed_log: RateLimited::default(),
             stalled_log: RateLimited::default(),
+            spool_log: RateLimited::default(),
+            try_spool_at: now + LOOK_AROUND_EVERY,
             closed: false,
             lapsed: false,
             spooling: false,
@@ -223,6 +240,7 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
             worker.beat();
             let now = Instant::now();
             self.see(now);
+            self.open_awaited_spool(now);
             self.take_in();
             self.tend_connection(now);
             self.send(now);
@@ -233,6 +251,19 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
                 return self.finish(worker);
             }
             self.wait(now);
+        }
+    }
+
+    fn open_awaited_spool(&mut self, now: Instant) {
+        let Some(opening) = self.awaited.as_ref().filter(|_| self.try_spool_at <= now) else { return };
+        self.try_spool_at = now + LOOK_AROUND_EVERY;
+        match opening.open(&self.label, now) {
+            Ok(spool) => (self.spool, self.awaited) = (Some(spool), None),
+            Err(error) => {
+                if let Some(suppressed) = self.spool_log.allow(now) {
+                    warn!(destination = self.label, %error, suppressed, "the spool cannot be opened yet");
+                }
+            }
         }
     }
 

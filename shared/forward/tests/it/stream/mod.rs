@@ -1,6 +1,7 @@
 //! Stream destinations against real peers, well-behaved and hostile.
 
 mod breaking;
+mod engine;
 mod hostile;
 mod peer;
 mod real;

@@ -112,7 +112,7 @@ impl Authority {
 }
 
 /// A TLS server. The errors that its connections end with are kept.
-fn tls_peer(listener: TcpListener, config: Arc<ServerConfig>) -> (Peer, Arc<Mutex<Vec<String>>>) {
+pub(super) fn tls_peer(listener: TcpListener, config: Arc<ServerConfig>) -> (Peer, Arc<Mutex<Vec<String>>>) {
     let errors = Arc::new(Mutex::new(Vec::new()));
     let of_peer = Arc::clone(&errors);
     let peer = Peer::serve(listener, move |stream: TcpStream, book, page| {
