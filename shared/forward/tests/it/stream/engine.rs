@@ -30,8 +30,11 @@ fn a_dead_stream_destination_costs_the_live_ones_nothing() {
     });
     let live = Peer::reading(listener());
     let (sink, udp) = loopback_sink();
-    let (dead, stuck, tcp) =
-        (format!("tcp://{}", refusing.address()), format!("tcp://{}", stalled.address), format!("tcp://{}", live.address));
+    let (dead, stuck, tcp) = (
+        format!("tcp://{}", refusing.address()),
+        format!("tcp://{}", stalled.address),
+        format!("tcp://{}", live.address),
+    );
     let mut engine = engine(&rig, folder.path(), &format!("{dead} {udp} {stuck} {tcp}"));
     let payloads: Vec<Vec<u8>> = (0..40_000).map(numbered).collect();
     for part in payloads.chunks(500) {
@@ -48,7 +51,7 @@ fn a_dead_stream_destination_costs_the_live_ones_nothing() {
     assert!(rig.dropped(&stuck, "stalled") > 0);
     assert_eq!(rig.sent(&tcp), 40_000);
     let up = |destination: &str| rig.metric("sekiwake_forward_up", &[&format!("\"{destination}\"")]);
-    assert_eq!((up(&dead), up(&stuck), up(&tcp)), (0.0, 0.0, 1.0));
+    wait_for("all states to show", PATIENCE, || (up(&dead), up(&stuck), up(&tcp)) == (0.0, 0.0, 1.0)).unwrap();
     rig.stop();
 }
 
@@ -76,7 +79,11 @@ fn options_are_heeded_and_a_spool_is_handed_on_when_a_destination_is_replaced() 
     let (peer, _) = super::tls::tls_peer(refusing.listen(), config);
     peer.book.wait_for_distinct(200);
     for (number, message) in peer.book.messages().iter().enumerate() {
-        let expected = String::from_utf8(numbered(number as u64)).unwrap().replacen("- - - ", "- - [origin ip=\"198.51.100.1\"] ", 1);
+        let expected = String::from_utf8(numbered(number as u64)).unwrap().replacen(
+            "- - - ",
+            "- - [origin ip=\"198.51.100.1\"] ",
+            1,
+        );
         assert_eq!(String::from_utf8_lossy(message), expected);
     }
     wait_for("an empty spool", PATIENCE, || spooled() == 0.0).unwrap();
@@ -94,7 +101,10 @@ fn what_cannot_work_is_refused_at_the_start() {
         engine.err().expect("an error").to_string()
     };
     let missing = start(folder.path(), "tls://127.0.0.1:6514?ca=/nowhere.pem");
-    assert!(missing.contains("tls://127.0.0.1:6514") && missing.contains("/nowhere.pem: there is no such file"), "{missing}");
+    assert!(
+        missing.contains("tls://127.0.0.1:6514") && missing.contains("/nowhere.pem: there is no such file"),
+        "{missing}"
+    );
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     let no_folder = start(&file, "tcp://127.0.0.1:6514?spool=2MiB");
