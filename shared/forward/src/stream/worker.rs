@@ -270,8 +270,14 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
     /// Takes what is queued. It does not wait for more: under load there is more by itself.
     fn take_in(&mut self) {
         while self.flight.waiting() < MAX_WAITING {
-            let Some(queued) = self.outlet.take() else { return };
-            self.flight.take_in(queued);
+            match self.outlet.wait(Duration::ZERO) {
+                Waited::Batch(queued) => self.flight.take_in(queued),
+                Waited::Nothing => return,
+                Waited::Closed => {
+                    self.closed = true;
+                    return;
+                }
+            }
         }
     }
 
@@ -470,7 +476,10 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
             self.resumed_at = Some(now);
         }
         let over = self.is_over(worker, now);
-        if over && !self.flight.is_empty() {
+        // One that was replaced by another waits no longer for a peer that does not read than any message waits.
+        let in_vain =
+            self.closed && self.link.is_open() && now.saturating_duration_since(self.link.progress_at) >= STALLED_AFTER;
+        if (over || in_vain) && !self.flight.is_empty() {
             // What was written and is not acknowledged may not have arrived.
             self.disconnect();
             self.link.retry_at = now + Duration::from_secs(3600);

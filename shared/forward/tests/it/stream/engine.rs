@@ -56,6 +56,27 @@ fn a_dead_stream_destination_costs_the_live_ones_nothing() {
 }
 
 #[test]
+fn a_destination_that_is_taken_out_while_it_does_not_read_ends_and_leaves_the_rest_in_its_spool() {
+    let (rig, folder) = (Rig::new(), tempfile::tempdir().unwrap());
+    let stalled = Peer::serve(listener(), |stream, book, _| {
+        while !book.is_stopping() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        drop(stream);
+    });
+    let label = format!("tcp://{}", stalled.address);
+    let mut engine = engine(&rig, folder.path(), &format!("{label}?spool=64MiB"));
+    let value = |name: &str| rig.metric(name, &[&format!("\"{label}\"")]) as u64;
+    wait_for("a connection", PATIENCE, || value("sekiwake_forward_up") == 1).unwrap();
+    forward(&mut engine, &samples((0..60_000).map(numbered)));
+    engine.apply(&Destinations::default()).unwrap();
+    wait_for("an empty queue", PATIENCE, || rig.queued(&label) == 0).unwrap();
+    assert_eq!(value("sekiwake_forward_spool_datagrams") + rig.sent(&label), 60_000);
+    assert!(value("sekiwake_forward_spool_datagrams") > 10_000);
+    rig.stop();
+}
+
+#[test]
 fn options_are_heeded_and_a_spool_is_handed_on_when_a_destination_is_replaced() {
     let (rig, folder, refusing, authority) =
         (Rig::new(), tempfile::tempdir().unwrap(), Refusing::new(), Authority::new());
