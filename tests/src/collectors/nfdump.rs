@@ -21,7 +21,7 @@ impl Recipe for Nfcapd {
     }
 
     fn read(folder: &Path) -> anyhow::Result<Vec<Record>> {
-        read(folder)
+        read(folder, &OF_THE_RUN)
     }
 }
 
@@ -33,7 +33,8 @@ impl Recipe for Sfcapd {
     }
 
     fn read(folder: &Path) -> anyhow::Result<Vec<Record>> {
-        read(folder)
+        // A sample has no time of its own: it is the time of arrival.
+        read(folder, &[&OF_THE_RUN[..], &["first", "last"]].concat())
     }
 }
 
@@ -50,7 +51,7 @@ const OF_THE_RUN: [&str; 2] = ["received", "export_sysid"];
 /// Who exported a flow.
 const EXPORTER: [&str; 2] = ["ip4_router", "ip6_router"];
 
-fn read(folder: &Path) -> anyhow::Result<Vec<Record>> {
+fn read(folder: &Path, not_compared: &[&str]) -> anyhow::Result<Vec<Record>> {
     // Files are renamed when they are whole; the one under way is not.
     let whole = |name: String| name.starts_with("nfcapd.2");
     let any = fs::read_dir(folder)?.flatten().any(|entry| whole(entry.file_name().to_string_lossy().into_owned()));
@@ -58,7 +59,7 @@ fn read(folder: &Path) -> anyhow::Result<Vec<Record>> {
         return Ok(Vec::new());
     }
     let mut nfdump = program("nfdump")?;
-    let output = nfdump.arg("-R").arg(folder).args(["-o", "json", "-q"]).output().context("cannot run nfdump")?;
+    let output = nfdump.arg("-R").arg(folder).args(["-o", "json"]).output().context("cannot run nfdump")?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "nfdump: {}; {text}", String::from_utf8_lossy(&output.stderr));
     if text.trim().is_empty() || text.contains("No matching flows") {
@@ -66,12 +67,12 @@ fn read(folder: &Path) -> anyhow::Result<Vec<Record>> {
     }
     let flows: Vec<Map<String, Value>> =
         serde_json::from_str(&text).with_context(|| format!("what nfdump printed is no JSON: {text}"))?;
-    Ok(flows.into_iter().map(record).collect())
+    Ok(flows.into_iter().map(|flow| record(flow, not_compared)).collect())
 }
 
-fn record(mut flow: Map<String, Value>) -> Record {
-    for name in OF_THE_RUN {
-        flow.remove(name);
+fn record(mut flow: Map<String, Value>, not_compared: &[&str]) -> Record {
+    for name in not_compared {
+        flow.remove(*name);
     }
     let exporters: Vec<String> =
         EXPORTER.iter().filter_map(|name| flow.remove(*name)).map(|ip| ip.to_string()).collect();

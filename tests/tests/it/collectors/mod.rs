@@ -110,7 +110,9 @@ impl<'a, R: Recipe> Trial<'a, R> {
     pub(super) fn run(&self, command: &Command) -> ExitStatus {
         let mut process = Process::spawn(self.site.devices.exec(command)).unwrap();
         let status = process.wait(LONG).unwrap();
-        println!("{command:?}: {status} {}", process.stderr().join("\n"));
+        if !status.success() {
+            println!("{command:?}: {status} {}", process.stderr().join("\n"));
+        }
         self.wait_until_through();
         status
     }
@@ -141,8 +143,12 @@ impl<'a, R: Recipe> Trial<'a, R> {
         self.wait_for_both(|records| records.len() >= count);
     }
 
-    /// The same for any condition.
-    pub(super) fn wait_for_both(&self, condition: impl Fn(&[Record]) -> bool) {
+    /// The same until a record with this text is the last one, where it is not known how many there will be.
+    pub(super) fn wait_for_last(&self, text: &str) {
+        self.wait_for_both(|records| records.last().is_some_and(|record| record.content.contains(text)));
+    }
+
+    fn wait_for_both(&self, condition: impl Fn(&[Record]) -> bool) {
         for end in [&self.old, &self.new] {
             // What is missing shows in the comparison.
             let _ = wait_for("writing", LONG, || condition(&end.records().unwrap()));
