@@ -65,8 +65,9 @@ aggregate: peer_src_ip, src_host, dst_host, src_port, dst_port, proto
 /// A line's exporter and flow, and its packets and bytes.
 fn counted(line: &str) -> Option<((String, String), [u64; 2])> {
     let mut flow: Map<String, Value> = serde_json::from_str(line).ok()?;
-    let packets = flow.remove("packets")?.as_u64()?;
-    let bytes = flow.remove("bytes")?.as_u64()?;
+    // An exporter need not count both.
+    let mut count = |name: &str| flow.remove(name).map_or(Some(0), |count| count.as_u64());
+    let counts = [count("packets")?, count("bytes")?];
     let exporter = flow.remove("peer_ip_src")?.as_str()?.to_owned();
-    Some(((exporter, Value::Object(flow).to_string()), [packets, bytes]))
+    Some(((exporter, Value::Object(flow).to_string()), counts))
 }

@@ -6,14 +6,16 @@ use std::{
     process::Command,
 };
 
-/// The corpus, unless there is none here; then `test` says so.
+use sekiwake_tests::collectors::installed_or_skipped;
+
+/// The corpus, unless there is none here, or nothing to read captures with; then it is said that `test` is without it.
 pub(super) fn corpus(test: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
-    if folder.join("MANIFEST.tsv").exists() {
-        return Some(folder);
+    if !folder.join("MANIFEST.tsv").exists() {
+        eprintln!("SKIPPED: {test}, the part with the traffic of others: no corpus at {}", folder.display());
+        return None;
     }
-    eprintln!("SKIPPED: {test}: no corpus at {}", folder.display());
-    None
+    installed_or_skipped(test, &["mergecap", "tshark"]).then_some(folder)
 }
 
 /// The files of a category, as the manifest lists them.

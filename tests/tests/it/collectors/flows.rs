@@ -35,12 +35,10 @@ fn write_traffic(path: &Path) {
 }
 
 /// softflowd reads the traffic and exports it in each version.
-fn check_softflowd<R: Recipe>(test: &str, way: Way, least: usize) {
-    let Some(site) = site_with(test, &[R::PROGRAM, "softflowd"]) else { return };
+fn export_by_softflowd<R: Recipe>(trial: &Trial<'_, R>) {
     let folder = tempfile::tempdir().unwrap();
     let traffic = folder.path().join("traffic.pcap");
     write_traffic(&traffic);
-    let trial = Trial::<R>::start(&site, Kind::Xflow, 2055, way);
     for version in ["5", "9", "10"] {
         let mut softflowd = program("softflowd").unwrap();
         // With a control socket it does not end at the end of a file.
@@ -48,21 +46,30 @@ fn check_softflowd<R: Recipe>(test: &str, way: Way, least: usize) {
         softflowd.arg("-p").arg(folder.path().join("pid")).arg("-r").arg(&traffic);
         assert!(trial.run(&softflowd).success());
     }
-    trial.finish(way).assert_same(least);
 }
 
-/// Flow packets of many exporters: those of captures, and those that stand by themselves.
-fn check_corpus<R: Recipe>(test: &str, way: Way, port: u16, take: impl Fn(&[u8]) -> bool, of: [&str; 2], least: usize) {
-    let Some(corpus) = corpus::corpus(test) else { return };
-    let Some(site) = site_with(test, &[R::PROGRAM, "mergecap", "tshark"]) else { return };
-    let captured = corpus::captured(&corpus, of[0]).into_iter().map(|(_, payload)| payload);
+/// The flow packets of the corpus: those of captures, and those that stand by themselves.
+fn of_others(corpus: &Path, captures: &str, singles: Option<&str>, take: fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
+    let captured = corpus::captured(corpus, captures).into_iter().map(|(_, payload)| payload);
+    let singles = singles.map(|singles| corpus::datagrams(corpus, singles)).unwrap_or_default();
     // Some of the files are whole sessions over TCP, and no datagram.
-    let take = |payload: &Vec<u8>| payload.len() <= LONGEST && take(payload);
-    let payloads: Vec<_> = captured.chain(corpus::datagrams(&corpus, of[1])).filter(take).collect();
-    let trial = Trial::<R>::start(&site, Kind::Xflow, port, way);
+    captured.chain(singles).filter(|payload| payload.len() <= LONGEST && take(payload)).collect()
+}
+
+fn replay<R: Recipe>(trial: &Trial<'_, R>, way: Way, payloads: &[Vec<u8>]) {
     for (number, of_one) in payloads.chunks(100).enumerate() {
         trial.send(way.exporter(number), of_one);
     }
+}
+
+/// softflowd and the exporters of others; `least` records of either at least.
+fn check_netflow<R: Recipe>(test: &str, way: Way, singles: Option<&str>, least: [usize; 2]) {
+    let Some(site) = site_with(test, &[R::PROGRAM, "softflowd"]) else { return };
+    let payloads = corpus::corpus(test).map(|corpus| of_others(&corpus, "1-telemetry-flow", singles, is_netflow));
+    let trial = Trial::<R>::start(&site, Kind::Xflow, 2055, way);
+    export_by_softflowd(&trial);
+    replay(&trial, way, payloads.as_deref().unwrap_or_default());
+    let least = least[0] + if payloads.is_some() { least[1] } else { 0 };
     trial.finish(way).assert_same(least);
 }
 
@@ -76,36 +83,28 @@ fn is_sflow(payload: &[u8]) -> bool {
     payload.starts_with(&[0, 0, 0, 5])
 }
 
-const FLOW: [&str; 2] = ["1-telemetry-flow", "9-datagrams-flow"];
-const SFLOW: [&str; 2] = ["1-telemetry-sflow", "9-datagrams-sflow"];
-
 #[test]
-fn nfcapd_writes_of_softflowd_what_it_writes_when_it_is_fed_directly() {
-    // Version 5 knows two thirds of the flows, the others all.
-    let test = "nfcapd_writes_of_softflowd_what_it_writes_when_it_is_fed_directly";
-    check_softflowd::<Nfcapd>(test, PLAIN, FLOWS * (2 + 3 + 3));
+fn nfcapd_writes_what_it_writes_when_it_is_fed_directly() {
+    // Version 5 knows two thirds of softflowd's flows, the others all.
+    let least = [FLOWS * (2 + 3 + 3), 1_000];
+    let singles = Some("9-datagrams-flow");
+    check_netflow::<Nfcapd>("nfcapd_writes_what_it_writes_when_it_is_fed_directly", PLAIN, singles, least);
 }
 
 #[test]
-fn nfacctd_writes_of_softflowd_what_it_writes_when_it_is_fed_directly() {
-    let test = "nfacctd_writes_of_softflowd_what_it_writes_when_it_is_fed_directly";
-    check_softflowd::<Nfacctd>(test, PLAIN, FLOWS * 3);
+fn nfacctd_writes_what_it_writes_when_it_is_fed_directly() {
+    // Not the datagrams that stand by themselves, cut off from their templates and each other: some of them put pmacct 1.7.7 into
+    // an endless loop.
+    check_netflow::<Nfacctd>("nfacctd_writes_what_it_writes_when_it_is_fed_directly", PLAIN, None, [FLOWS * 3, 100]);
 }
 
 #[test]
-fn nfcapd_writes_of_the_exporters_of_others_what_it_writes_when_it_is_fed_directly() {
-    let test = "nfcapd_writes_of_the_exporters_of_others_what_it_writes_when_it_is_fed_directly";
-    check_corpus::<Nfcapd>(test, PLAIN, 2055, is_netflow, FLOW, 1_000);
-}
-
-#[test]
-fn nfacctd_writes_of_the_exporters_of_others_what_it_writes_when_it_is_fed_directly() {
-    let test = "nfacctd_writes_of_the_exporters_of_others_what_it_writes_when_it_is_fed_directly";
-    check_corpus::<Nfacctd>(test, PLAIN, 2055, is_netflow, FLOW, 100);
-}
-
-#[test]
-fn sfcapd_writes_of_the_switches_of_others_what_it_writes_when_it_is_fed_directly() {
-    let test = "sfcapd_writes_of_the_switches_of_others_what_it_writes_when_it_is_fed_directly";
-    check_corpus::<Sfcapd>(test, PLAIN, 6343, is_sflow, SFLOW, 50);
+fn sfcapd_writes_what_it_writes_when_it_is_fed_directly() {
+    let test = "sfcapd_writes_what_it_writes_when_it_is_fed_directly";
+    let Some(corpus) = corpus::corpus(test) else { return };
+    let Some(site) = site_with(test, &["sfcapd"]) else { return };
+    let payloads = of_others(&corpus, "1-telemetry-sflow", Some("9-datagrams-sflow"), is_sflow);
+    let trial = Trial::<Sfcapd>::start(&site, Kind::Xflow, 6343, PLAIN);
+    replay(&trial, PLAIN, &payloads);
+    trial.finish(PLAIN).assert_same(50);
 }

@@ -40,12 +40,16 @@ pub(super) const PLAIN: Way = Way { options: "", keeps_addresses: false };
 
 impl Way {
     /// The address that trace `number` of an exporter is replayed from. To a collector that does not see addresses all exporters are
-    /// one, and templates of the same number are one template: so they are one to the old collector too.
+    /// one, and their templates and sampling rates of one number are the same: so they are one to the old collector too, which
+    /// has the address that the kernel gives to softflowd.
     fn exporter(self, number: usize) -> IpAddr {
-        let number = if self.keeps_addresses { u32::try_from(number % 16).unwrap() } else { 0 };
-        Ipv4Addr::from(u32::from(FIRST_DEVICE) + number).into()
+        let device = Ipv4Addr::from(u32::from(FIRST_DEVICE) + u32::try_from(number % 16).unwrap());
+        if self.keeps_addresses { device.into() } else { DEVICES_OWN.into() }
     }
 }
+
+/// What the kernel takes as source in the devices' namespace where a program does not choose.
+const DEVICES_OWN: Ipv4Addr = Ipv4Addr::new(198, 18, 255, 254);
 
 /// Datagrams between two looks at how far they have got. What a socket's receive buffer of the default size holds of large ones.
 const RUN: usize = 64;
