@@ -48,7 +48,7 @@ aggregate: peer_src_ip, src_host, dst_host, src_port, dst_port, proto
         }
         let text = fs::read_to_string(&path)?;
         // Counts of one key may stand in several lines, wherever its cache was emptied meanwhile.
-        let mut sums: BTreeMap<(String, String), [u64; 2]> = BTreeMap::new();
+        let mut sums: BTreeMap<(String, String), [i128; 2]> = BTreeMap::new();
         for line in text.lines() {
             let (key, counts) = counted(line).with_context(|| format!("cannot understand {line}"))?;
             let sum = sums.entry(key).or_default();
@@ -63,11 +63,15 @@ aggregate: peer_src_ip, src_host, dst_host, src_port, dst_port, proto
 }
 
 /// A line's exporter and flow, and its packets and bytes.
-fn counted(line: &str) -> Option<((String, String), [u64; 2])> {
+fn counted(line: &str) -> Option<((String, String), [i128; 2])> {
     let mut flow: Map<String, Value> = serde_json::from_str(line).ok()?;
-    // An exporter need not count both.
-    let mut count = |name: &str| flow.remove(name).map_or(Some(0), |count| count.as_u64());
+    // An exporter need not count both, and the printer takes the highest bit for a sign.
+    let mut count = |name: &str| flow.remove(name).map_or(Some(0), |count| integer(&count));
     let counts = [count("packets")?, count("bytes")?];
     let exporter = flow.remove("peer_ip_src")?.as_str()?.to_owned();
     Some(((exporter, Value::Object(flow).to_string()), counts))
+}
+
+fn integer(value: &Value) -> Option<i128> {
+    value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from))
 }
