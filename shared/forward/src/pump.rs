@@ -109,7 +109,8 @@ impl Pump {
             stopping.last = now;
         }
         let quiet = now.duration_since(stopping.last) >= QUIET || now >= stopping.quiet_until;
-        if !stopping.leaving && (quiet || !self.subscriber.owns_all()) {
+        let is_noted = self.noting.is_noted(&self.subscriber) || now >= stopping.quiet_until;
+        if !stopping.leaving && is_noted && (quiet || !self.subscriber.owns_all()) {
             stopping.leaving = true;
             self.subscriber.leave();
         }

@@ -17,11 +17,17 @@ use super::{Stream, number_of, numbered, settings, tls::Authority, with_spool, w
 use crate::rig::PATIENCE;
 
 /// Where `deploy/packages test` unpacks what conflicts with rsyslog's package.
-const SYSLOG_NG: &str = "/opt/sekiwake-test/syslog-ng-core";
+const UNPACKED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/unpacked/syslog-ng-core");
+
+/// The folder that syslog-ng's files are in: the root of the file system where it is installed.
+fn syslog_ng_root() -> &'static str {
+    if fs::exists(UNPACKED).unwrap() { UNPACKED } else { "" }
+}
 
 /// The version in the name of the folder with its modules.
 fn syslog_ng_version() -> String {
-    let folders = fs::read_dir(format!("{SYSLOG_NG}/usr/lib/syslog-ng")).expect("`deploy/packages test` unpacks it");
+    let folders =
+        fs::read_dir(format!("{}/usr/lib/syslog-ng", syslog_ng_root())).expect("`deploy/packages test` unpacks it");
     let mut names = folders.map(|folder| folder.unwrap().file_name().into_string().unwrap());
     names.find(|name| name.starts_with(|first: char| first.is_ascii_digit())).unwrap()
 }
@@ -103,7 +109,7 @@ fn rsyslog(folder: &Path, port: u16, tls: Option<&Authority>) -> Collector {
 }
 
 fn syslog_ng(folder: &Path, port: u16, tls: Option<&Authority>) -> Collector {
-    let version = syslog_ng_version();
+    let (root, version) = (syslog_ng_root(), syslog_ng_version());
     let file = |name: &str| folder.join(name).display().to_string();
     let written = folder.join("written");
     let transport = match tls {
@@ -126,9 +132,9 @@ fn syslog_ng(folder: &Path, port: u16, tls: Option<&Authority>) -> Collector {
         written.display()
     );
     fs::write(folder.join("syslog-ng.conf"), configuration).unwrap();
-    let mut command = Command::new(format!("{SYSLOG_NG}/usr/sbin/syslog-ng"));
-    command.env("LD_LIBRARY_PATH", format!("{SYSLOG_NG}/usr/lib/syslog-ng"));
-    command.arg("-F").arg(format!("--module-path={SYSLOG_NG}/usr/lib/syslog-ng/{version}"));
+    let mut command = Command::new(format!("{root}/usr/sbin/syslog-ng"));
+    command.env("LD_LIBRARY_PATH", format!("{root}/usr/lib/syslog-ng"));
+    command.arg("-F").arg(format!("--module-path={root}/usr/lib/syslog-ng/{version}"));
     for (option, name) in [("-f", "syslog-ng.conf"), ("-R", "persist"), ("-p", "pid"), ("-c", "control")] {
         command.args([option, &file(name)]);
     }
