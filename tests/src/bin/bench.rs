@@ -374,14 +374,7 @@ fn place(number: u8) -> SocketAddr {
 
 fn sink(namespace: &Namespace, collectors: u8) -> anyhow::Result<Sink> {
     let addresses: Vec<SocketAddr> = (0..collectors).map(place).collect();
-    let listen = || {
-        // Devices' addresses have no route back.
-        for scope in ["all", "in0"] {
-            fs::write(format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter"), "0")?;
-        }
-        Sink::bind(&addresses, Options::counts().gro())
-    };
-    namespace.enter(listen)?
+    namespace.enter(|| Sink::bind(&addresses, Options::counts().gro()))?
 }
 
 /// Sends the load and gives the number of datagrams that were really sent.
