@@ -1,15 +1,18 @@
 //! Any bytes as a segment: what is found in it is what a log would have written, byte for byte, and a log opens with it.
 //!
 //! ```text
-//! input  first sequence number 1 | how the segment begins 1 | the rest of it
+//! input  first sequence number 1 | kind 1, odd  | the segment, as it is
+//!        ignored 1               | kind 1, even | place 1 | change 1 | entries, each as length 1 | payload
 //! ```
 //!
-//! With an even second byte a good header goes before the rest, and each entry that a fuzzer cannot guess the checksum of
-//! is given as `length 1 | payload`; with an odd one the rest is the file as it is.
+//! Checksums cannot be guessed, so with an even kind a log writes the entries first, and one byte of its segment is changed.
 
 #![no_main]
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use libfuzzer_sys::fuzz_target;
 use sekiwake_segments::{Log, Reader, Settings, scan};
@@ -17,7 +20,9 @@ use sekiwake_segments::{Log, Reader, Settings, scan};
 fuzz_target!(|input: &[u8]| {
     let [first, kind, rest @ ..] = input else { return };
     let first = u64::from(*first);
-    let dir = std::env::temp_dir().join(format!("sekiwake-fuzz-segments-{}", std::process::id()));
+    let memory = Path::new("/dev/shm");
+    let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let dir = parent.join(format!("sekiwake-fuzz-segments-{}", std::process::id()));
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).expect("a directory for the log");
     let segment = if kind % 2 == 0 { written(&dir, rest) } else { Some((first, rest.to_vec())) };
@@ -28,8 +33,9 @@ fuzz_target!(|input: &[u8]| {
 });
 
 /// A segment that a log wrote, with one byte of it changed.
-fn written(dir: &PathBuf, input: &[u8]) -> Option<(u64, Vec<u8>)> {
-    let [at, change, mut rest @ ..] = input else { return None };
+fn written(dir: &Path, input: &[u8]) -> Option<(u64, Vec<u8>)> {
+    let [at, change, entries @ ..] = input else { return None };
+    let mut rest = entries;
     let (mut log, _) = Log::open(settings(dir)).expect("an empty directory opens");
     while let [length, payload @ ..] = rest {
         let (entry, behind) = payload.split_at(usize::from(*length).min(payload.len()));
@@ -43,7 +49,7 @@ fn written(dir: &PathBuf, input: &[u8]) -> Option<(u64, Vec<u8>)> {
     Some((0, bytes))
 }
 
-fn check(dir: &PathBuf, first: u64, bytes: &[u8]) {
+fn check(dir: &Path, first: u64, bytes: &[u8]) {
     let mut entries = Vec::new();
     let found = scan(bytes, first, |sequence, payload| entries.push((sequence, payload.to_vec())));
     assert_eq!(found.entries, entries.len() as u64);
@@ -71,10 +77,10 @@ fn check(dir: &PathBuf, first: u64, bytes: &[u8]) {
     assert_eq!((entry.sequence, entry.payload), (appended, &b"more"[..]));
 }
 
-fn path(dir: &PathBuf, first: u64) -> PathBuf {
+fn path(dir: &Path, first: u64) -> PathBuf {
     dir.join(format!("{first:020}.segment"))
 }
 
-fn settings(dir: &PathBuf) -> Settings {
-    Settings { dir: dir.clone(), segment_bytes: 1 << 20, max_bytes: 4 << 20 }
+fn settings(dir: &Path) -> Settings {
+    Settings { dir: dir.to_owned(), segment_bytes: 1 << 20, max_bytes: 4 << 20 }
 }

@@ -18,7 +18,7 @@ const EXTENSION: &str = ".segment";
 pub(crate) struct Directory {
     path: PathBuf,
     handle: File,
-    _lock: File,
+    lock: File,
 }
 
 impl Directory {
@@ -35,7 +35,7 @@ impl Directory {
             Err(TryLockError::Error(error)) => return Err(cannot("lock", &lock_path)(error)),
         }
         let handle = File::open(path).map_err(cannot("open", path))?;
-        Ok(Directory { path: path.to_owned(), handle, _lock: lock })
+        Ok(Directory { path: path.to_owned(), handle, lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -61,6 +61,13 @@ impl Directory {
     /// Waits until the disk has the names of new files.
     pub(crate) fn sync(&self) -> Result<(), LogError> {
         self.handle.sync_all().map_err(cannot("sync", &self.path))
+    }
+}
+
+impl Drop for Directory {
+    /// Closing the file is not enough while a child that was just forked has it too, until it executes its program.
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
     }
 }
 

@@ -238,6 +238,29 @@ fn a_lost_position_repeats_and_a_position_ahead_of_the_files_is_kept() {
     assert_eq!(read_all(&log, &mut Reader::new(0), LONGEST), [original.next]);
 }
 
+#[test]
+fn numbers_that_a_power_cut_took_are_not_used_again() {
+    let original = original();
+    let (first, name, ends) = original.segments.last().unwrap();
+    let dir = damaged_copy(&original, |_| {});
+    let (mut log, _) = open(dir.path(), 4096, 1 << 20);
+    log.commit(1).unwrap();
+    drop(log);
+    OpenOptions::new().write(true).open(dir.path().join(name)).unwrap().set_len(ends[2]).unwrap();
+    for committed in [2, 3] {
+        let (mut log, _) = open(dir.path(), 4096, 1 << 20);
+        assert_eq!(log.next_sequence(), original.next);
+        log.commit(committed).unwrap();
+    }
+    let (mut log, _) = open(dir.path(), 4096, 1 << 20);
+    fill(&mut log, 1, LONGEST);
+    log.flush().unwrap();
+    let mut reader = Reader::new(log.committed());
+    let expected: Vec<u64> = (3..first + 3).chain([original.next]).collect();
+    assert_eq!(read_all(&log, &mut reader, LONGEST), expected);
+    assert_eq!(reader.take_corrupt(), original.next - (first + 3));
+}
+
 fn flip(path: &Path, at: u64) {
     let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
     let mut byte = [0];

@@ -104,8 +104,11 @@ fn a_lower_bound_is_kept_from_the_start() {
     assert!(recovered.evicted > 0);
     assert_eq!(recovered.entries + recovered.evicted, 5000);
     drop(log);
-    let (mut log, recovered) = open(dir.path(), 4 << 10, 8 << 10);
+    let (log, recovered) = open(dir.path(), 4 << 10, 8 << 10);
     assert_eq!((recovered.segments, disk_use(dir.path()), log.next_sequence()), (0, 0, 5000));
+    drop(log);
+    let (mut log, _) = open(dir.path(), 4 << 10, 8 << 10);
+    assert_eq!(log.next_sequence(), 5000, "numbers are kept without any file's name");
     fill(&mut log, 1, 200);
     drop(log);
     assert_eq!(open(dir.path(), 4 << 10, 8 << 10).1.entries, 1);
