@@ -1,5 +1,5 @@
 //! The log on a real file system: against a reference, damaged, killed, and on a full disk.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #![expect(clippy::unwrap_used, reason = "a test that cannot have what it needs fails")]
 
 mod corruption;
