@@ -44,7 +44,7 @@ fn the_documentation_lists_every_metric() {
     keygen(&key);
     let (key, public_key) = (key.display().to_string(), folder.path().join("key.pub").display().to_string());
     let (destinations, spool) = (folder.path().join("destinations"), folder.path().join("spool").display().to_string());
-    std::fs::write(&destinations, "udp://198.51.100.11:514 tcp://198.51.100.11:514?spool=2MiB").unwrap();
+    fs::write(&destinations, "udp://198.51.100.11:514 tcp://198.51.100.11:514?spool=2MiB").unwrap();
     let destinations = destinations.display().to_string();
     let names = [&["sekiwake-capture", "sekiwake-proxy"][..], &FORWARDERS.map(|(_, name)| name)].concat();
     let environment = [
