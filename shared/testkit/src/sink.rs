@@ -3,6 +3,7 @@
 mod tracker;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     fs, io,
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -39,6 +40,8 @@ pub struct Options {
     pub digest: bool,
     /// Whether equal datagrams are counted by port, source, length and hash.
     pub hashes: bool,
+    /// What is hashed instead of the payload itself: for what is to arrive elsewhere in another form.
+    pub hashed_as: Option<HashedAs>,
     /// Whether every payload is kept. For small numbers.
     pub payloads: bool,
     /// Reads the number of a datagram; without it no sequence is checked.
@@ -47,6 +50,9 @@ pub struct Options {
 
 /// Reads stream and number out of a payload.
 pub type SequenceOf = Arc<dyn Fn(&[u8]) -> Option<Numbered> + Send + Sync>;
+
+/// Gives the form in which a payload is to arrive elsewhere.
+pub type HashedAs = fn(&[u8]) -> Cow<'_, [u8]>;
 
 impl Options {
     /// Counts only, with 64 MiB of receive buffer.
@@ -375,7 +381,8 @@ impl SinkThread {
             self.report.digest = self.report.digest.wrapping_add(xxh3_128(payload));
         }
         if self.options.hashes {
-            *self.report.hashes.entry(Fingerprint::new(port, source.ip(), payload)).or_default() += 1;
+            let payload = self.options.hashed_as.map_or(Cow::Borrowed(payload), |form| form(payload));
+            *self.report.hashes.entry(Fingerprint::new(port, source.ip(), &payload)).or_default() += 1;
         }
         if self.options.payloads {
             self.report.payloads.push(Datagram { port, source, payload: payload.to_vec() });

@@ -5,6 +5,7 @@
 //! the old collector received, and with what the senders say they sent.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     io::IsTerminal,
     net::{IpAddr, SocketAddr},
@@ -14,6 +15,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
+use sekiwake_identify::snmp;
 use sekiwake_record::Kind;
 use sekiwake_testkit::{
     netns::requires_root_and_netns,
@@ -156,7 +158,9 @@ impl Receivers {
         let ports = PORTS.iter().flat_map(|(_, ports)| ports.iter());
         let old: Vec<SocketAddr> =
             ports.flat_map(|&port| both_families.map(|address| SocketAddr::new(address, port))).collect();
-        let old = site.host.enter(|| Sink::bind(&old, Options::counts().hashes()))??;
+        let old = site
+            .host
+            .enter(|| Sink::bind(&old, Options { hashed_as: Some(as_forwarded), ..Options::counts().hashes() }))??;
         let mut new = Vec::new();
         for number in 0..2 {
             let addresses = FORWARDED.map(|(_, port)| SocketAddr::new(collector(number).into(), port));
@@ -200,7 +204,7 @@ impl Receivers {
         faults.extend(ledger.check().err().map(|error| format!("the books do not close: {error}")));
         if faults.is_empty() {
             println!(
-                "\nOK: {sent} datagrams sent, every one of them reached both new collectors byte for byte, nothing lost, the books close"
+                "\nOK: {sent} datagrams sent, every one of them reached both new collectors byte for byte (informs as traps), nothing lost, the books close"
             );
             return Ok(());
         }
@@ -209,6 +213,14 @@ impl Receivers {
         }
         bail!("{} faults", faults.len())
     }
+}
+
+/// The form in which a datagram is to reach the new collectors: as it is, but for SNMPv2c informs, which go out as traps.
+fn as_forwarded(payload: &[u8]) -> Cow<'_, [u8]> {
+    let Some(tag) = snmp::inform_tag(payload) else { return payload.into() };
+    let mut trap = payload.to_vec();
+    trap[tag] = snmp::SNMPV2_TRAP;
+    trap.into()
 }
 
 fn payloads(report: &Report) -> Payloads {
