@@ -260,6 +260,11 @@ impl GroupSubscriber {
         }
     }
 
+    /// Whether this member has enough to do for the moment, so that it does not ask for what it missed.
+    pub fn set_has_enough(&mut self, has_enough: bool) {
+        self.member.set_has_enough(has_enough);
+    }
+
     /// Replaces the destinations that captures have to know.
     pub fn set_destinations(&mut self, destinations: Vec<Destination>) {
         self.member.set_destinations(boot_now(), destinations);

@@ -169,6 +169,19 @@ impl Exporters {
         captured_at_ns: u64,
         wanted: u64,
     ) -> Observed {
+        self.observe_in_pools(source, format, payload, captured_at_ns, (wanted, 0))
+    }
+
+    /// As [`Exporters::observe`]. `left`: slots that the exporter does not go to because it goes to another one of their pool; they are
+    /// owed all again when it comes back.
+    pub fn observe_in_pools(
+        &mut self,
+        source: IpAddr,
+        format: Format,
+        payload: &[u8],
+        captured_at_ns: u64,
+        (wanted, left): (u64, u64),
+    ) -> Observed {
         self.before.place = None;
         self.before.replaced.clear();
         let Some(header) = Header::read(source, format, payload) else {
@@ -195,7 +208,7 @@ impl Exporters {
                 // Whoever does not get this datagram does not have its templates any more.
                 exporter.sent &= wanted;
             }
-            exporter.sent |= wanted;
+            exporter.sent = exporter.sent & !left | wanted;
         }
         observed.sequence = self.exporters.get_mut(place).tracker.place(header.sequence, header.unit, units);
         observed
@@ -365,7 +378,9 @@ impl Exporters {
                     }
                 }
                 let changed = self.put(place, id, options, record, at_ns);
-                self.note_change(place, id);
+                if changed {
+                    self.note_change(place, id);
+                }
                 changed
             }
             Entry::Withdrawn(id) => {

@@ -62,6 +62,14 @@ impl Egress {
         }
     }
 
+    /// Whether there is a route to the address from our own.
+    pub(crate) fn has_route(&self) -> bool {
+        match self {
+            Egress::Plain(_) => true,
+            Egress::Spoofing(sender) => sender.has_route(),
+        }
+    }
+
     /// Adds to the metrics what has happened since the last time.
     pub(crate) fn report(&mut self, metrics: &DestinationMetrics) {
         let Egress::Spoofing(sender) = self else { return };

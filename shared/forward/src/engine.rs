@@ -177,9 +177,13 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         }
         let places = || self.routes.iter().flat_map(Route::places);
         let takers: Vec<(u32, &Selection)> = places().map(PlaceIntake::slot).zip(selections).collect();
+        let slots_of = |route: &Route<B>| route.places().iter().fold(0u64, |slots, place| slots | 1 << place.slot());
+        let pools: Vec<u64> = self.routes.iter().filter(|route| route.places().len() > 1).map(slots_of).collect();
         let wanted = |index| {
             let wants = takers.iter().filter(|(_, selection)| selection.contains(index));
-            wants.fold(0, |slots, (slot, _)| slots | 1 << slot)
+            let wanted = wants.fold(0u64, |slots, (slot, _)| slots | 1 << slot);
+            let left = pools.iter().filter(|pool| **pool & wanted != 0).fold(0, |left, pool| left | pool & !wanted);
+            (wanted, left)
         };
         for owed in flows.observe(&parcel.batch, wanted, now) {
             for (slot, selection) in owed.by_slot {
@@ -221,6 +225,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
                 metrics
             }
         };
+        let metrics = metrics.for_another_worker();
         let (intake, outlet) = queue(metrics.queue_records.clone(), metrics.queue_bytes.clone());
         let intake = PlaceIntake::new(intake, &metrics, slot, destination.options.template_refresh);
         // The kernel shows 15 bytes of a thread's name: those that tell destinations apart.

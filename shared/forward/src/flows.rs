@@ -96,17 +96,17 @@ impl Flows {
         }
     }
 
-    /// Looks at every record of a parcel. `wanted`: the slots that the record at an index goes to, a bit for each. Gives the templates
-    /// that are owed before it.
+    /// Looks at every record of a parcel. `wanted`: the slots that the record at an index goes to, a bit for each, and those that its
+    /// source has left for another of their pool. Gives the templates that are owed before it.
     pub(crate) fn observe<B: AsRef<[u8]> + From<Vec<u8>>>(
         &mut self,
         batch: &Batch<B>,
-        wanted: impl Fn(usize) -> u64,
+        wanted: impl Fn(usize) -> (u64, u64),
         now: Instant,
     ) -> Vec<Owed<B>> {
         let mut ahead: Vec<Ahead<'_>> = Vec::new();
         for (index, record) in batch.records().enumerate() {
-            let observed = self.exporters.observe(
+            let observed = self.exporters.observe_in_pools(
                 record.source,
                 record.format,
                 record.payload,

@@ -95,8 +95,8 @@ impl<'a> Flush<'a> {
             }
         }
         if manner.spoof {
-            // Runs of one source leave together. A source keeps its order, for the sort is stable.
-            datagrams.sort_by_key(|datagram| sources[datagram.index as usize]);
+            // Runs of one source leave together. A source keeps its order, whatever ports it sends from, for the sort is stable.
+            datagrams.sort_by_key(|datagram| sources[datagram.index as usize].ip());
         } else if max_segment_bytes > 0 {
             arrange(&mut datagrams, &ranks);
         }

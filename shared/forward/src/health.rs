@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -46,13 +46,30 @@ pub(crate) struct Standing {
     state: Arc<AtomicU8>,
     /// Rises each time that another host may be meant than before.
     moves: Arc<AtomicU32>,
+    /// Something was dropped that the place may have needed to read what comes after it.
+    has_lost: Arc<AtomicBool>,
 }
 
 impl Standing {
     pub(crate) fn new(gauge: Gauge) -> Standing {
-        let standing = Standing { gauge, state: Arc::default(), moves: Arc::default() };
+        let standing = Standing { gauge, state: Arc::default(), moves: Arc::default(), has_lost: Arc::default() };
         standing.set(State::Unknown);
         standing
+    }
+
+    /// A standing of its own that shows in the same gauge: for a worker that takes the place of another.
+    pub(crate) fn fresh(&self) -> Standing {
+        Standing::new(self.gauge.clone())
+    }
+
+    /// Records for the place were dropped.
+    pub(crate) fn lost(&self) {
+        self.has_lost.store(true, Relaxed);
+    }
+
+    /// Whether records were dropped since this was asked last.
+    pub(crate) fn take_lost(&self) -> bool {
+        self.has_lost.load(Relaxed) && self.has_lost.swap(false, Relaxed)
     }
 
     pub(crate) fn set(&self, state: State) {
@@ -102,6 +119,11 @@ impl Health {
     /// The kernel took datagrams.
     pub(crate) fn sent(&mut self, now: Instant) {
         self.succeeding_since.get_or_insert(now);
+    }
+
+    /// What is known.
+    pub(crate) fn state(&self) -> State {
+        self.state
     }
 
     /// Gives the state if time has changed it.

@@ -49,5 +49,6 @@ pub use filter::{Facilities, Filter, Prefix};
 pub use metrics::{DropReason, names};
 pub use parcel::Parcel;
 pub use registry::Registry;
+pub use reload::DestinationsFile;
 pub use resolve::{Resolution, Resolve, SystemResolver};
 pub use service::{Forwarder, ForwarderSettings, Protocol};

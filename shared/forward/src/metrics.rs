@@ -305,6 +305,12 @@ impl DestinationMetrics {
         }
     }
 
+    /// The same counters, and a standing that is not yet known.
+    pub(crate) fn for_another_worker(mut self) -> DestinationMetrics {
+        self.standing = self.standing.fresh();
+        self
+    }
+
     pub(crate) fn error(&self, kind: ErrorKind) {
         self.errors[kind as usize].inc();
     }

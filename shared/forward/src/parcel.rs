@@ -27,6 +27,11 @@ impl<B> Parcel<B> {
         Parcel { batch, ticket: None, is_own: true }
     }
 
+    /// Whether a group's position waits for it.
+    pub(crate) fn has_ticket(&self) -> bool {
+        self.ticket.is_some()
+    }
+
     /// Whether this forwarder made it itself.
     pub(crate) fn is_own(&self) -> bool {
         self.is_own

@@ -58,7 +58,9 @@ impl Pump {
             self.inbox.apply(|destinations| self.engine.apply(destinations));
             self.register();
             // What is not received now waits at the proxy, or is repeated by its publisher.
-            let delivery = if self.engine.is_behind() {
+            let is_behind = self.engine.is_behind() || self.noting.is_behind();
+            self.subscriber.set_has_enough(is_behind);
+            let delivery = if is_behind {
                 self.subscriber.tend(CATCH_UP)?;
                 None
             } else {
@@ -70,7 +72,7 @@ impl Pump {
             if let Some(delivery) = delivery {
                 self.noting.take_in(delivery, &self.subscriber, now);
             }
-            while let Some(delivery) = self.noting.next(&self.subscriber, now) {
+            for delivery in self.noting.take_ready() {
                 self.engine.forward(&Arc::new(Parcel::new(delivery.batch, delivery.ticket)));
             }
             if let Some(deadline) = worker.deadline()

@@ -1,14 +1,17 @@
 //! The queue of one destination: batches, bounded by their number and by the memory they hold. It never makes its giver wait.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use prometheus::IntGauge;
 
-use sekiwake_record::Record;
+use sekiwake_record::{Batch, BatchBuilder, Header, Record};
 
 use crate::{Parcel, selection::Selection};
 
@@ -70,11 +73,37 @@ impl<B: AsRef<[u8]>> Queued<B> {
     }
 }
 
+impl<B: AsRef<[u8]> + From<Vec<u8>>> Queued<B> {
+    /// Goes on with a copy of its records, so that the group's position no longer waits for this destination. It counts into the queue
+    /// as before.
+    pub(crate) fn detach(&mut self) {
+        if !self.parcel.has_ticket() {
+            return;
+        }
+        let mut builder = BatchBuilder::new(Vec::new());
+        self.selected().for_each(|record| builder.push(&record));
+        let Some(closed) = builder.close() else { return };
+        let header = Header {
+            stream_name: "detached",
+            stream_epoch: 0,
+            first_sequence: 0,
+            count: closed.count,
+            first_captured_at_ns: closed.first_captured_at_ns,
+            last_captured_at_ns: closed.last_captured_at_ns,
+        };
+        // It is what the builder has just written.
+        let Ok(batch) = Batch::decode(&header, B::from(closed.body)) else { return };
+        self.parcel = Arc::new(batch.into());
+        self.selection = Selection::All;
+    }
+}
+
 /// The giver's end. There is one.
 pub(crate) struct Intake<B> {
     sender: Sender<Queued<B>>,
     records: IntGauge,
     bytes: IntGauge,
+    held: Arc<AtomicI64>,
     max_bytes: i64,
 }
 
@@ -83,6 +112,8 @@ pub(crate) struct Outlet<B> {
     receiver: Receiver<Queued<B>>,
     records: IntGauge,
     bytes: IntGauge,
+    /// What this queue holds; the gauges may be shared with one that it replaces.
+    held: Arc<AtomicI64>,
 }
 
 /// What [`Outlet::wait`] found.
@@ -100,14 +131,15 @@ pub(crate) fn queue<B>(records: IntGauge, bytes: IntGauge) -> (Intake<B>, Outlet
 
 fn queue_of<B>(records: IntGauge, bytes: IntGauge, max_batches: usize, max_bytes: i64) -> (Intake<B>, Outlet<B>) {
     let (sender, receiver) = bounded(max_batches);
-    let intake = Intake { sender, records: records.clone(), bytes: bytes.clone(), max_bytes };
-    (intake, Outlet { receiver, records, bytes })
+    let held = Arc::<AtomicI64>::default();
+    let intake = Intake { sender, records: records.clone(), bytes: bytes.clone(), held: held.clone(), max_bytes };
+    (intake, Outlet { receiver, records, bytes, held })
 }
 
 impl<B: AsRef<[u8]>> Intake<B> {
     /// Whether so much waits that whoever can should hold back: far below what there is room for.
     pub(crate) fn is_behind(&self) -> bool {
-        self.bytes.get() >= MAX_BYTES / 4 || self.sender.len() >= MAX_BATCHES / 4
+        self.held.load(Relaxed) >= MAX_BYTES / 4 || self.sender.len() >= MAX_BATCHES / 4
     }
 
     /// Gives the selected records of a batch. `false`: there is no room for them.
@@ -115,13 +147,14 @@ impl<B: AsRef<[u8]>> Intake<B> {
     pub(crate) fn offer(&self, parcel: &Arc<Parcel<B>>, selection: Selection, now: Instant) -> bool {
         let batch = &parcel.batch;
         let bytes = (batch.body_len() + batch.len() * BYTES_PER_RECORD) as i64;
-        let held = self.bytes.get();
+        let held = self.held.load(Relaxed);
         // An empty queue takes any batch. Only this thread adds, so what is held can only shrink between the two lines.
         if held > 0 && held + bytes > self.max_bytes {
             return false;
         }
         let queued = Queued { parcel: Arc::clone(parcel), selection, since: now, bytes };
         let records = queued.records() as i64;
+        self.held.fetch_add(bytes, Relaxed);
         self.bytes.add(bytes);
         self.records.add(records);
         match self.sender.try_send(queued) {
@@ -131,6 +164,7 @@ impl<B: AsRef<[u8]>> Intake<B> {
                     // The worker has died: the process ends, and has not sent this.
                     queued.parcel.leave_to_group();
                 }
+                self.held.fetch_sub(bytes, Relaxed);
                 self.bytes.sub(bytes);
                 self.records.sub(records);
                 false
@@ -154,8 +188,14 @@ impl<B: AsRef<[u8]>> Outlet<B> {
         self.receiver.try_recv().ok()
     }
 
+    /// The memory that is held, what was taken and not released included.
+    pub(crate) fn held_bytes(&self) -> i64 {
+        self.held.load(Relaxed)
+    }
+
     /// A batch that was taken is done with: sent or counted as dropped.
     pub(crate) fn release(&self, queued: &Queued<B>) {
+        self.held.fetch_sub(queued.bytes, Relaxed);
         self.bytes.sub(queued.bytes);
         self.records.sub(queued.records() as i64);
     }

@@ -87,7 +87,13 @@ impl Registry {
             let transport = place.transport;
             [place.in_use, place.proposed].into_iter().flatten().map(move |address| (address, transport))
         };
-        let addresses = places.iter().flat_map(of_place).collect();
+        let mut addresses: Vec<(SocketAddr, Transport)> = Vec::new();
+        // One place may be two destinations' for a moment, while one takes the place of another.
+        for address in places.iter().flat_map(of_place) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
         (self.0.number.load(Acquire), addresses)
     }
 

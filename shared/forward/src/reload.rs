@@ -1,7 +1,8 @@
 //! Destinations from a file: read at the start, and again when the file has changed or the process gets a SIGHUP.
 //!
-//! What is wrong with a changed file is logged and shown by a metric; the destinations that were in use stay. The file is looked at once a
-//! second, whole, so it does not matter how it is replaced: in place, by rename, or by the symbolic links of a ConfigMap.
+//! What is wrong with a changed file is logged and shown by a metric; the destinations that were in use stay. The file is looked at twice a
+//! second, whole, and a change counts when it was found twice, so that a file that is being written is not read half: it does not matter
+//! how it is replaced, in place, by rename, or by the symbolic links of a ConfigMap. A file without a destination is refused.
 //!
 //! ```text
 //! # A comment reaches to the end of the line.
@@ -29,7 +30,7 @@ use tracing::{info, warn};
 use crate::{Destinations, destination::DestinationError, metrics::names};
 
 /// How often the file is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A file larger than this is refused: it is the wrong file.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -86,12 +87,23 @@ impl Inbox {
     }
 }
 
-/// Reads the destinations of a file.
-///
-/// # Errors
-/// In words: that it cannot be read, or where in it what is wrong.
-pub(crate) fn read_file(kind: Kind, path: &Path) -> Result<Destinations, String> {
-    parse(kind, &read_text(path)?)
+/// A file of destinations, as it was read.
+#[derive(Clone, Debug)]
+pub struct DestinationsFile {
+    path: PathBuf,
+    text: String,
+}
+
+impl DestinationsFile {
+    /// Reads the destinations of a file.
+    ///
+    /// # Errors
+    /// In words: that it cannot be read, or where in it what is wrong.
+    pub(crate) fn read(kind: Kind, path: &Path) -> Result<(DestinationsFile, Destinations), String> {
+        let text = read_text(path)?;
+        let destinations = parse(kind, &text)?;
+        Ok((DestinationsFile { path: path.to_owned(), text }, destinations))
+    }
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
@@ -133,14 +145,15 @@ pub(crate) struct Watcher {
     path: PathBuf,
     /// What it said when it was looked at last.
     last: Result<String, String>,
+    /// What it said when it had changed, to be seen again.
+    fresh: Option<Result<String, String>>,
     inbox: Inbox,
 }
 
 impl Watcher {
     /// A watcher of a file whose destinations have just been read.
-    pub(crate) fn new(kind: Kind, path: PathBuf, inbox: Inbox) -> Watcher {
-        let last = read_text(&path);
-        Watcher { kind, path, last, inbox }
+    pub(crate) fn new(kind: Kind, file: DestinationsFile, inbox: Inbox) -> Watcher {
+        Watcher { kind, path: file.path, last: Ok(file.text), fresh: None, inbox }
     }
 
     /// Looks at the file until the role is told to stop.
@@ -156,10 +169,23 @@ impl Watcher {
 
     fn look(&mut self, is_asked: bool) {
         let text = read_text(&self.path);
-        if text == self.last && !is_asked {
+        if is_asked {
+            // To be acted on when it is seen again, changed or not.
+            self.last = Err(String::new());
+        }
+        if text == self.last {
+            self.fresh = None;
             return;
         }
+        if self.fresh.as_ref() != Some(&text) {
+            self.fresh = Some(text);
+            return;
+        }
+        self.fresh = None;
         match text.clone().and_then(|text| parse(self.kind, &text)) {
+            Ok(destinations) if destinations.is_empty() => {
+                self.inbox.refuse(&format!("{}: there is no destination in it", self.path.display()));
+            }
             Ok(destinations) => self.inbox.put(destinations),
             Err(error) => self.inbox.refuse(&format!("{}: {error}", self.path.display())),
         }

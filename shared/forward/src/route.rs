@@ -21,7 +21,7 @@ use crate::{
 /// How often a member of a pool that is down is tried, with a copy of what another member gets: nothing is lost by trying.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 
-/// How often a place that is down is sent all templates again.
+/// How often a place that is down, or that did not get all, is sent all templates again.
 const TEMPLATES_WHILE_DOWN_EVERY: Duration = Duration::from_secs(1);
 
 /// The way to one destination.
@@ -72,8 +72,8 @@ impl<B> PlaceIntake<B> {
         }
     }
 
-    /// Whether the place is owed all templates again: it may be another host, it has come back, or it is down, which it may not be any
-    /// more before that is known, or it is time.
+    /// Whether the place is owed all templates again: it may be another host, it has come back, it is down, which it may not be any more
+    /// before that is known, it did not get all that was for it, or it is time.
     pub(crate) fn is_owed_templates(&mut self, now: Instant) -> bool {
         let (is_down, moves) = (self.standing.is_down(), self.standing.moves());
         let times = &mut self.templates;
@@ -81,7 +81,7 @@ impl<B> PlaceIntake<B> {
         let has_changed = std::mem::replace(&mut times.was_down, is_down) && !is_down
             || std::mem::replace(&mut times.moves, moves) != moves;
         let is_owed = has_changed
-            || is_down && since >= TEMPLATES_WHILE_DOWN_EVERY
+            || since >= TEMPLATES_WHILE_DOWN_EVERY && (is_down || self.standing.take_lost())
             || times.refresh.is_some_and(|refresh| since >= refresh);
         if is_owed {
             times.owed_at = now;
@@ -99,6 +99,7 @@ impl<B: AsRef<[u8]>> PlaceIntake<B> {
     pub(crate) fn offer(&self, parcel: &Arc<Parcel<B>>, selection: Selection, now: Instant) {
         let records = selection.count(parcel.batch.len());
         if records > 0 && !self.intake.offer(parcel, selection, now) {
+            self.standing.lost();
             self.dropped.add(DropReason::QueueFull, records as u64);
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     Destinations, Engine, Registry, Resolution,
     engine::DEFAULT_SPOOL_DIR,
     pump::Pump,
-    reload::{self, Inbox, Watcher},
+    reload::{DestinationsFile, Inbox, Watcher},
 };
 
 /// What tells one forwarder from another.
@@ -42,7 +42,7 @@ pub struct ForwarderSettings {
     /// The destinations, possibly none.
     pub destinations: Destinations,
     /// The file that they were read from, and are read from again.
-    pub destinations_file: Option<PathBuf>,
+    pub destinations_file: Option<DestinationsFile>,
     /// Where destinations keep what they miss.
     pub spool_dir: PathBuf,
 }
@@ -75,8 +75,8 @@ impl<P: Protocol> Forwarder<P> {
         let engine = Engine::start_in(spool_dir, P::KIND, destinations, (&Resolution::default(), &registry), scope)?;
         info!(kind = %P::KIND, destinations = %settings.destinations, "forwarding");
         let inbox = Inbox::new(P::KIND, scope);
-        if let Some(path) = &settings.destinations_file {
-            let watcher = Watcher::new(P::KIND, path.clone(), inbox.clone());
+        if let Some(file) = &settings.destinations_file {
+            let watcher = Watcher::new(P::KIND, file.clone(), inbox.clone());
             let watched = scope.clone();
             scope.spawn("destinations", move |worker| {
                 watcher.run(&watched, worker);
@@ -112,7 +112,7 @@ impl<P: Protocol> Role for Forwarder<P> {
 }
 
 /// The destinations, from the variable or from the file.
-fn read_destinations<P: Protocol>(reader: &mut Reader) -> (Destinations, Option<PathBuf>) {
+fn read_destinations<P: Protocol>(reader: &mut Reader) -> (Destinations, Option<DestinationsFile>) {
     let listed = reader.optional::<Listed<P>>(P::DESTINATIONS).map(|listed| listed.0);
     let file: Option<PathBuf> = reader.optional(P::DESTINATIONS_FILE);
     let Some(path) = &file else { return (listed.unwrap_or_default(), None) };
@@ -121,11 +121,13 @@ fn read_destinations<P: Protocol>(reader: &mut Reader) -> (Destinations, Option<
         let takes = format!("either this or {}, not both", P::DESTINATIONS);
         reader.mistake(P::DESTINATIONS_FILE, &shown, &takes);
     }
-    let destinations = reload::read_file(P::KIND, path).unwrap_or_else(|wrong| {
-        reader.mistake(P::DESTINATIONS_FILE, &shown, &format!("a file with {} ({wrong})", Listed::<P>::takes()));
-        Destinations::default()
-    });
-    (destinations, file)
+    match DestinationsFile::read(P::KIND, path) {
+        Ok((file, destinations)) => (destinations, Some(file)),
+        Err(wrong) => {
+            reader.mistake(P::DESTINATIONS_FILE, &shown, &format!("a file with {} ({wrong})", Listed::<P>::takes()));
+            (Destinations::default(), None)
+        }
+    }
 }
 
 /// Destinations for this protocol, as a variable lists them.

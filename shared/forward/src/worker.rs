@@ -116,7 +116,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
             match self.outlet.wait(IDLE) {
                 Waited::Batch(queued) => self.take_more(queued, &mut taken),
                 Waited::Nothing => continue,
-                Waited::Closed => return self.say_what_is_left(),
+                Waited::Closed => return self.end(),
             }
             self.drop_expired(&mut taken, worker);
             self.send(&taken, worker);
@@ -124,7 +124,9 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
         }
     }
 
-    fn say_what_is_left(&self) {
+    fn end(&self) {
+        // Nothing is known of a destination that is none any more. One that goes on says so itself, soon.
+        self.metrics.standing.set(State::Unknown);
         if self.left_to_group > 0 {
             let (destination, datagrams) = (&*self.label, self.left_to_group);
             info!(destination, datagrams, "the time to stop was up: what was not sent is left to the group");
@@ -243,6 +245,15 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
                     self.late_because = DropReason::Expired;
                     self.give_up_late(&mut flush, taken, worker);
                 }
+                // It is this source that no datagram may have, here: the destination is there for others.
+                Fault::Unreachable(_) | Fault::Unsendable(ErrorKind::Other)
+                    if failures > TRIES_AT_ONCE && self.is_about_source() =>
+                {
+                    failures = 0;
+                    self.give_up(&mut flush, 1, DropReason::Refused);
+                }
+                Fault::Unsendable(ErrorKind::Other) if self.manner.spoof && failures <= TRIES_AT_ONCE => {}
+                Fault::Unreachable(_) if self.manner.spoof && failures <= TRIES_AT_ONCE => {}
                 Fault::Unreachable(_) => {
                     self.failed(&error);
                     if failures > TRIES_AT_ONCE {
@@ -253,7 +264,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
                     }
                 }
                 Fault::Unsendable(_) if failures == 1 => {}
-                Fault::Unsendable(_) if message.segment_bytes.is_some() => {
+                Fault::Unsendable(kind) if message.segment_bytes.is_some() && kind != ErrorKind::PermissionDenied => {
                     failures = 0;
                     let max_segment_bytes = self.segmentation_refused(message.segment_bytes, &error);
                     flush.plan_again(max_segment_bytes);
@@ -339,6 +350,7 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
     }
 
     fn give_up(&mut self, flush: &mut Flush<'_>, messages: usize, reason: DropReason) {
+        self.metrics.standing.lost();
         let datagrams = flush.advance(messages).iter().filter(|datagram| !datagram.is_own).count();
         self.metrics.dropped.add(reason, datagrams as u64);
     }
@@ -364,8 +376,14 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
             self.left_to_group += records;
             self.metrics.handed_over.inc_by(records);
         } else {
+            self.metrics.standing.lost();
             self.metrics.dropped.add(reason, records);
         }
+    }
+
+    /// Whether a spoofed datagram was refused for its source: there is a way to the destination from our own address.
+    fn is_about_source(&mut self) -> bool {
+        self.manner.spoof && self.target.sender(Instant::now()).is_ok_and(|sender| sender.has_route())
     }
 
     /// A segmented message does not leave: because the path has become narrower, or because somebody on the way out does not
@@ -420,8 +438,10 @@ impl<B: AsRef<[u8]>> DestinationWorker<B> {
             sender.refresh_mtu();
         }
         self.heed_icmp_errors();
-        if let Some(state) = self.health.at(now) {
-            self.metrics.standing.set(state);
+        let changed = self.health.at(now);
+        // Said again and again: one that this worker has replaced has said something else, and may have been later.
+        self.metrics.standing.set(self.health.state());
+        if let Some(state) = changed {
             let state =
                 if state == State::Up { "destination is up" } else { "destination is no longer known to be down" };
             info!(destination = self.label, "{state}");

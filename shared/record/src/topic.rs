@@ -27,6 +27,11 @@ impl Shard {
         (usize::from(number) < SHARDS).then_some(Shard(number))
     }
 
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Shard> {
+        (0..SHARDS as u8).map(Shard)
+    }
+
     /// Its number, 0 to 63.
     pub const fn index(self) -> usize {
         self.0 as usize

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::PathBuf,
 };
 
@@ -341,7 +341,13 @@ impl Log {
         if active.synced {
             return Ok(());
         }
-        if let Err(error) = active.file.sync_data() {
+        // A file without a name is gone with the process.
+        let synced = active.file.sync_data().and_then(|()| active.file.metadata());
+        let synced = synced.and_then(|found| match found.nlink() {
+            0 => Err(io::Error::new(io::ErrorKind::NotFound, "the file was deleted")),
+            _ => Ok(()),
+        });
+        if let Err(error) = synced {
             // The kernel forgets what it could not write, and a second call would claim success.
             self.active = None;
             return Err(cannot("sync", &self.directory.segment(segment.first))(error));

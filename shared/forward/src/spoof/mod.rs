@@ -136,6 +136,11 @@ impl SpoofSender {
         Ok(())
     }
 
+    /// Whether this host has a way to the destination in its own name.
+    pub(crate) fn has_route(&self) -> bool {
+        probe(self.destination).is_ok()
+    }
+
     /// Switches segmentation on or off (`gso=false`). Without it everything leaves singly.
     pub(crate) fn set_segmentation(&mut self, enabled: bool) {
         self.segmentation = enabled;

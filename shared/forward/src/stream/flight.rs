@@ -95,6 +95,7 @@ impl<B: AsRef<[u8]>> Flight<B> {
         }
     }
 
+    /// Whether nothing is here that is not done.
     pub(crate) fn is_empty(&self) -> bool {
         self.flying.is_empty() && self.waiting.is_empty() && self.done.is_empty()
     }
@@ -243,6 +244,47 @@ impl<B: AsRef<[u8]>> Flight<B> {
                 self.waiting.push_front(load);
             }
         }
+    }
+
+    /// The load that was given first and is not acknowledged.
+    pub(crate) fn oldest_flying(&self) -> Option<&Queued<B>> {
+        self.flying.front().map(|load| &load.queued)
+    }
+
+    /// All loads with messages that were given and are not acknowledged.
+    pub(crate) fn all_flying(&mut self) -> impl Iterator<Item = &mut Queued<B>> {
+        self.flying.iter_mut().filter(|load| load.acknowledged < load.given).map(|load| &mut load.queued)
+    }
+
+    /// Shows `heed` the messages that were given and are not acknowledged, as [`Messages::each`] does.
+    pub(crate) fn each_flying(&mut self, mut heed: impl FnMut(&[u8], u64) -> bool) {
+        for load in self.flying.iter().filter(|load| load.acknowledged < load.given) {
+            let mut left = load.given - load.acknowledged;
+            self.messages.each(&load.queued, load.acknowledged, |payload, captured_at_ns| {
+                left = left.saturating_sub(1);
+                heed(payload, captured_at_ns) && left > 0
+            });
+        }
+    }
+
+    /// Is done with what was given and is not acknowledged, although it may still arrive: it is not given again, and its
+    /// acknowledgement counts for nothing. Gives what that is. What was not given waits as before.
+    pub(crate) fn let_go_of_flying(&mut self) -> Sums {
+        let mut sums = Sums::default();
+        for part in self.parts.drain(..) {
+            sums.messages += part.sums.messages;
+            sums.bytes += part.sums.bytes;
+            sums.empty += part.sums.empty;
+        }
+        while let Some(mut load) = self.flying.pop_back() {
+            if load.given < load.end {
+                load.acknowledged = load.given;
+                self.waiting.push_front(load);
+            } else {
+                self.done.push_back(load.queued);
+            }
+        }
+        sums
     }
 
     /// Shows `heed` the messages that were not given, of the first `loads` loads that wait, as [`Messages::each`] does.

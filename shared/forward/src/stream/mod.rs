@@ -103,7 +103,7 @@ pub struct StreamDestination<B> {
     dropped: Losses<DropReason>,
 }
 
-impl<B: AsRef<[u8]> + Send + Sync + 'static> StreamDestination<B> {
+impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> StreamDestination<B> {
     /// Starts the worker.
     ///
     /// # Errors

@@ -41,8 +41,9 @@ pub(crate) struct Spool {
     /// What was given to the connection.
     parts: VecDeque<Replayed>,
     budget: Budget,
-    /// Until then the disk is left alone.
+    /// Until then nothing is written, or read.
     failed_until: Option<Instant>,
+    read_failed_until: Option<Instant>,
     failed_log: RateLimited,
     metrics: SpoolMetrics,
     dropped: Losses<DropReason>,
@@ -72,9 +73,18 @@ impl Opening {
         let segment_bytes = (settings.max_bytes / 8).clamp(LEAST_SEGMENT_BYTES, LARGEST_SEGMENT_BYTES);
         let of_log = Settings { dir: settings.dir.clone(), segment_bytes, max_bytes: settings.max_bytes };
         let (log, recovered) = Log::open(of_log)?;
-        if recovered.entries > 0 || recovered.torn_bytes > 0 {
-            let (messages, bytes, torn_bytes) = (recovered.entries, recovered.bytes, recovered.torn_bytes);
-            info!(destination = label, messages, bytes, torn_bytes, "the spool holds what was not sent before");
+        let (messages, bytes, torn_bytes) = (recovered.entries, recovered.bytes, recovered.torn_bytes);
+        if messages > 0 {
+            info!(destination = label, messages, bytes, "the spool holds what was not sent before");
+        }
+        if torn_bytes > 0 {
+            // After a kill, what one write had not finished; more than that is damage.
+            warn!(destination = label, torn_bytes, "the end of the spool could not be read and was cut off");
+        }
+        if recovered.evicted > 0 {
+            let messages = recovered.evicted;
+            warn!(destination = label, messages, "the spool is smaller than it was: the oldest messages are dropped");
+            dropped.add(DropReason::SpoolFull, messages);
         }
         // What is found missing at the start was in no gauge of this process.
         let reader = Reader::new(log.oldest_sequence());
@@ -86,12 +96,20 @@ impl Opening {
             parts: VecDeque::new(),
             budget: Budget::new(*replay_rate, now),
             failed_until: None,
+            read_failed_until: None,
             failed_log: RateLimited::default(),
             metrics: of_spool.clone(),
             dropped: dropped.clone(),
         };
         spool.show();
         Ok(spool)
+    }
+
+    /// Another worker that still has the spool is no error of the disk.
+    pub(crate) fn count_refusal(&self, error: &LogError) {
+        if !matches!(error, LogError::Locked(_)) {
+            self.of_spool.errors.inc();
+        }
     }
 }
 
@@ -155,7 +173,8 @@ impl Spool {
     /// Fills `out` with frames of the next messages, as many as the rate allows now, and says how many they are and their bytes.
     pub(crate) fn fill(&mut self, out: &mut Vec<u8>, now: Instant) -> Option<(u64, u64)> {
         out.clear();
-        if !self.has_more() || !self.is_usable(now) {
+        // A disk that is full still gives what it has, and that makes room.
+        if !self.has_more() || self.read_failed_until.is_some_and(|until| now < until) {
             return None;
         }
         let allowed = self.budget.available(now);
@@ -173,7 +192,8 @@ impl Spool {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    self.failed(&error, now);
+                    self.read_failed_until = Some(now + RETRY_AFTER);
+                    self.told(&error, now);
                     break;
                 }
             }
@@ -206,6 +226,10 @@ impl Spool {
         if messages == 0 {
             return (0, 0);
         }
+        if self.parts.is_empty() {
+            // What was passed over since is corrupt, and done with as well.
+            next = self.reader.position();
+        }
         (self.commit(next, messages, now), bytes)
     }
 
@@ -233,6 +257,10 @@ impl Spool {
 
     fn failed(&mut self, error: &LogError, now: Instant) {
         self.failed_until = Some(now + RETRY_AFTER);
+        self.told(error, now);
+    }
+
+    fn told(&mut self, error: &LogError, now: Instant) {
         self.metrics.errors.inc();
         if let Some(suppressed) = self.failed_log.allow(now) {
             let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();

@@ -48,6 +48,13 @@ const TRUSTED_AFTER: Duration = Duration::from_millis(500);
 /// A destination that takes nothing for so long although something waits is not up.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
 
+/// What was given to the connection is held no longer than this for its acknowledgement, also when the peer takes a little now and then:
+/// the group's position would stand still for one destination.
+const HELD_AT_MOST: Duration = Duration::from_secs(10);
+
+/// How long one that was replaced by another may take to send what it has.
+const REPLACED_AT_MOST: Duration = Duration::from_secs(10);
+
 /// How long a connection to an address that is no longer the destination's may take to end in order.
 const LEAVING: Duration = Duration::from_secs(1);
 
@@ -101,8 +108,8 @@ pub(crate) struct StreamWorker<B> {
     stalled_log: RateLimited,
     spool_log: RateLimited,
     try_spool_at: Instant,
-    /// The queue's giver is gone and everything is taken.
-    closed: bool,
+    /// Since when the queue's giver is gone and everything is taken.
+    closed: Option<Instant>,
     /// Nothing may be sent for the moment: the lease has run out.
     lapsed: bool,
     /// What waits goes into the spool as soon as it comes.
@@ -174,7 +181,7 @@ impl Link {
     }
 }
 
-impl<B: AsRef<[u8]>> StreamWorker<B> {
+impl<B: AsRef<[u8]> + From<Vec<u8>>> StreamWorker<B> {
     pub(crate) fn new(
         settings: StreamSettings,
         outlet: Outlet<B>,
@@ -224,7 +231,7 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
             stalled_log: RateLimited::default(),
             spool_log: RateLimited::default(),
             try_spool_at: now + LOOK_AROUND_EVERY,
-            closed: false,
+            closed: None,
             lapsed: false,
             spooling: false,
             give_up_at: None,
@@ -247,7 +254,7 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
             self.settle(now);
             let over = self.give_up_late(worker, now);
             self.tell_state(now);
-            if self.closed && self.flight.is_empty() && (over || !self.awaits_acknowledgement()) {
+            if self.closed.is_some() && self.flight.is_empty() && (over || !self.awaits_acknowledgement()) {
                 return self.finish(worker);
             }
             self.wait(now);
@@ -260,6 +267,7 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
         match opening.open(&self.label, now) {
             Ok(spool) => (self.spool, self.awaited) = (Some(spool), None),
             Err(error) => {
+                opening.count_refusal(&error);
                 if let Some(suppressed) = self.spool_log.allow(now) {
                     warn!(destination = self.label, %error, suppressed, "the spool cannot be opened yet");
                 }
@@ -274,7 +282,7 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
                 Waited::Batch(queued) => self.flight.take_in(queued),
                 Waited::Nothing => return,
                 Waited::Closed => {
-                    self.closed = true;
+                    self.closed.get_or_insert_with(Instant::now);
                     return;
                 }
             }
@@ -352,12 +360,10 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
 
     /// There is no connection, or it is no more.
     fn failed(&mut self, error: &Broken, now: Instant) {
-        // A peer that ends a connection in order has read what it acknowledged, or its TCP would have reset it.
-        if matches!(error, Broken::Closed) {
-            self.link.trusted = true;
-            if self.settle(now) > 0 {
-                self.link.backoff.reset();
-            }
+        // A peer that ends a connection in order has read what it acknowledged, or its TCP would have reset it. One that does so at once is
+        // a balancer with nobody behind it, and what it read is nowhere.
+        if matches!(error, Broken::Closed) && self.link.trusted {
+            self.settle(now);
         }
         if let Some(kind) = kind_of(error) {
             self.metrics.error(kind);
@@ -383,6 +389,7 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
     fn send(&mut self, now: Instant) {
         self.lapsed = false;
         if self.link.leave_at.is_some() {
+            self.link.blocked = false;
             return;
         }
         let mut handed_over = 0;
@@ -422,7 +429,7 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
             let mut replayed = false;
             // One that stops leaves the spool to its next start.
             if !self.link.blocked
-                && !self.closed
+                && self.closed.is_none()
                 && let Some(spool) = &mut self.spool
                 && let Some((messages, bytes)) = spool.fill(&mut self.frames, now)
             {
@@ -444,7 +451,9 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
         let waits = !self.flight.is_empty() || self.awaits_acknowledgement();
         if let Some(connection) = self.link.connection.as_ref().filter(|connection| connection.is_open()) {
             let (acknowledged, written) = (connection.acknowledged(), connection.written());
-            if !waits || acknowledged > self.link.acknowledged || written > self.link.written {
+            // What was let go of is still for the peer to take.
+            let is_idle = !waits && connection.pushed() <= acknowledged;
+            if is_idle || acknowledged > self.link.acknowledged || written > self.link.written {
                 self.link.progress_at = now;
             }
             (self.link.acknowledged, self.link.written) = (acknowledged, written);
@@ -476,10 +485,13 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
             self.resumed_at = Some(now);
         }
         let over = self.is_over(worker, now);
+        self.let_go(now);
         // One that was replaced by another waits no longer for a peer that does not read than any message waits.
-        let in_vain =
-            self.closed && self.link.is_open() && now.saturating_duration_since(self.link.progress_at) >= STALLED_AFTER;
-        if (over || in_vain) && !self.flight.is_empty() {
+        let in_vain = self
+            .closed
+            .is_some_and(|since| self.is_stalled(now) || now.saturating_duration_since(since) >= REPLACED_AT_MOST)
+            && self.link.is_open();
+        if (over || in_vain) && (!self.flight.is_empty() || self.awaits_acknowledgement()) {
             // What was written and is not acknowledged may not have arrived.
             self.disconnect();
             self.link.retry_at = now + Duration::from_secs(3600);
@@ -513,6 +525,34 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
         over
     }
 
+    /// Whether nothing has been taken for a while although something waits, by no fault of our own.
+    fn is_stalled(&self, now: Instant) -> bool {
+        let since = self.resumed_at.map_or(self.link.progress_at, |at| at.max(self.link.progress_at));
+        self.link.is_open() && now.saturating_duration_since(since) >= STALLED_AFTER
+    }
+
+    /// Holds what was given to a connection whose peer takes nothing, or too little, no longer: the positions of its shards stand still
+    /// for it, for all destinations. It goes into the spool, although it may still arrive, or else is kept here as a copy.
+    fn let_go(&mut self, now: Instant) {
+        let Some(oldest) = self.flight.oldest_flying() else { return };
+        let since = self.resumed_at.map_or(oldest.since, |at| at.max(oldest.since));
+        let is_held_too_long = now.saturating_duration_since(since) >= HELD_AT_MOST;
+        if !self.link.is_open() || self.lapsed || !(self.is_stalled(now) || is_held_too_long) {
+            return;
+        }
+        if let Some(spool) = &mut self.spool
+            && spool.is_usable(now)
+        {
+            let flight = &mut self.flight;
+            if spool.put(|heed| flight.each_flying(heed), now).is_some() {
+                let sums = self.flight.let_go_of_flying();
+                self.metrics.dropped.add(DropReason::Empty, sums.empty);
+                return self.release_done();
+            }
+        }
+        self.flight.all_flying().for_each(Queued::detach);
+    }
+
     fn release_done(&mut self) {
         while let Some(queued) = self.flight.take_done() {
             self.outlet.release(&queued);
@@ -529,8 +569,9 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
             let Some(oldest) = self.flight.longest_waiting() else { return };
             let waited = now.saturating_duration_since(self.resumed_at.map_or(oldest.since, |at| at.max(oldest.since)));
             let limit = if self.spooling { SPOOL_EVERY } else { SPOOL_AFTER };
-            let stopping_in_vain = self.closed && !open;
-            let due = waited >= limit || over || stopping_in_vain || self.metrics.queue_bytes.get() >= SPOOL_BYTES;
+            let is_filling_up = self.outlet.held_bytes() >= SPOOL_BYTES && (!open || self.link.is_held_up());
+            let stopping_in_vain = self.closed.is_some() && !open;
+            let due = waited >= limit || over || stopping_in_vain || is_filling_up;
             if !due || !self.put_into_spool(now) {
                 return;
             }
@@ -632,7 +673,7 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
             Some(_) => IDLE,
         };
         let full = self.flight.waiting() >= MAX_WAITING;
-        if self.closed || full {
+        if self.closed.is_some() || full {
             match &self.link.connection {
                 Some(connection) => connection.wait(false, timeout),
                 None => thread::sleep(timeout),
@@ -642,7 +683,9 @@ impl<B: AsRef<[u8]>> StreamWorker<B> {
         match self.outlet.wait(timeout) {
             Waited::Batch(queued) => self.flight.take_in(queued),
             Waited::Nothing => {}
-            Waited::Closed => self.closed = true,
+            Waited::Closed => {
+                self.closed.get_or_insert_with(Instant::now);
+            }
         }
     }
 

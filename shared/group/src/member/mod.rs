@@ -72,7 +72,8 @@ pub struct MemberSettings {
     pub held_bytes_per_topic: usize,
     /// The most bytes that are held behind holes in all.
     pub held_bytes: usize,
-    /// The most bytes that are delivered and not handled while more is asked for.
+    /// The most bytes that are delivered and not handled while more is asked for. More than one destination that is dead holds among
+    /// others that are not: those are not to go without repairs for its sake.
     pub outstanding_bytes: usize,
     /// The most bytes that one request for repair asks for.
     pub request_bytes: u64,
@@ -93,7 +94,7 @@ impl MemberSettings {
             start_age: 30 * SECOND,
             held_bytes_per_topic: 4 << 20,
             held_bytes: 64 << 20,
-            outstanding_bytes: 16 << 20,
+            outstanding_bytes: 96 << 20,
             request_bytes: 1 << 20,
             protocols: (LOWEST_PROTOCOL, HIGHEST_PROTOCOL),
             #[cfg(test)]
@@ -234,6 +235,8 @@ pub struct Member<B> {
     streams: Vec<Followed<B>>,
     held_bytes: usize,
     outstanding_bytes: usize,
+    /// Whoever is delivered to has enough for the moment.
+    has_enough: bool,
     /// Counts calls, to tell which stream was heard of last.
     calls: u64,
     renewal: u64,
@@ -275,6 +278,7 @@ impl<B> Member<B> {
             streams: Vec::new(),
             held_bytes: 0,
             outstanding_bytes: 0,
+            has_enough: false,
             calls: 0,
             renewal: 0,
             renewals: VecDeque::new(),
@@ -410,6 +414,11 @@ impl<B> Member<B> {
         if let Hold::Releasing(generation) = hold {
             self.release_if_idle(now, shard, generation);
         }
+    }
+
+    /// Whether whoever is delivered to has enough for the moment, so that nothing is to be asked for again.
+    pub fn set_has_enough(&mut self, has_enough: bool) {
+        self.has_enough = has_enough;
     }
 
     /// Replaces the destinations that publishers have to know.

@@ -77,7 +77,7 @@ impl<B> Member<B> {
         }
         let asked = self.streams.iter().filter(|followed| followed.asking.request.is_some()).count();
         let lapsed = now >= self.permit.until();
-        let busy = self.outstanding_bytes >= self.settings.outstanding_bytes;
+        let busy = self.has_enough || self.outstanding_bytes >= self.settings.outstanding_bytes;
         let asking = &mut self.streams[index].asking;
         // It has been stopped itself when it comes so late.
         let stopped = asking.at.is_some_and(|at| now >= at + LAST_BACK_OFF);

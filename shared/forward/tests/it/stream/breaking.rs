@@ -49,11 +49,11 @@ fn frames_are_exact_whatever_is_in_them_and_an_empty_datagram_is_dropped() {
 
 #[test]
 fn a_peer_that_ends_every_connection_gets_everything_in_order() {
-    // It says after each 2,000 messages that it reads no more, and takes what is on its way.
+    // It says after each 14,000 messages, more than half a second's worth, that it reads no more, and takes what is on its way.
     let peer = Peer::serve(listener(), |mut stream, book, page| {
         let mut other = stream.try_clone().unwrap();
         let _ = read_frames(&mut stream, book, page, |messages| {
-            if messages == 2_000 {
+            if messages == 14_000 {
                 other.shutdown(Shutdown::Write).unwrap();
             }
             false
@@ -62,7 +62,7 @@ fn a_peer_that_ends_every_connection_gets_everything_in_order() {
         drop(std::mem::replace(&mut other, stream));
     });
     let mut stream = Stream::start(settings(peer.address));
-    let count = 40_000;
+    let count = 80_000;
     stream.forward_paced(0..count, 20_000);
     peer.book.wait_for_distinct(count as usize);
     let repeated = peer.book.assert_in_order(count);
