@@ -6,6 +6,7 @@
 //!  2001:db8:18::/48            (and the old collector)             2001:db8:51::11, ...
 //! ```
 
+pub mod collectors;
 mod ledger;
 mod metrics;
 mod services;

@@ -6,6 +6,7 @@
 
 mod accounting;
 mod all_in_one;
+mod collectors;
 mod destinations;
 mod discover;
 mod documents;

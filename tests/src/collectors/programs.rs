@@ -1,0 +1,69 @@
+//! Where the daemons and tools are.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, bail};
+use sekiwake_testkit::netns::REQUIRE_VARIABLE;
+
+/// Where `deploy/packages` unpacks packages that cannot be installed beside others, seen from this crate.
+const UNPACKED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/unpacked");
+
+/// A command for a program that is installed, or that lies in an unpacked package.
+///
+/// # Errors
+/// It is neither.
+pub fn program(name: &str) -> anyhow::Result<Command> {
+    let search = env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    let installed = env::split_paths(&search).chain(system).map(|folder| folder.join(name)).find(|path| path.is_file());
+    if let Some(path) = installed {
+        return Ok(Command::new(path));
+    }
+    for package in folders(Path::new(UNPACKED)) {
+        let found = ["usr/sbin", "usr/bin"].map(|folder| package.join(folder).join(name));
+        if let Some(path) = found.into_iter().find(|path| path.is_file()) {
+            let mut command = Command::new(path);
+            command.env("LD_LIBRARY_PATH", library_path(&package)?);
+            return Ok(command);
+        }
+    }
+    bail!("`{name}` is not installed (deploy/packages test)")
+}
+
+/// The folder of an unpacked package that holds `name`, if it is not an installed one.
+pub(super) fn unpacked_with(name: &str) -> Option<PathBuf> {
+    let command = program(name).ok()?;
+    let package = Path::new(command.get_program()).ancestors().nth(3)?.to_owned();
+    package.starts_with(UNPACKED).then_some(package)
+}
+
+/// The library folders of an unpacked package: `usr/lib` and what is in it.
+fn library_path(package: &Path) -> anyhow::Result<OsString> {
+    let libraries = package.join("usr/lib");
+    let all = folders(&libraries).into_iter().chain([libraries]);
+    env::join_paths(all).context("a folder's name holds a colon")
+}
+
+fn folders(parent: &Path) -> Vec<PathBuf> {
+    let entries = parent.read_dir().into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+/// True when all these programs are there. Else says loudly that `test` is skipped, or fails it when [`REQUIRE_VARIABLE`] asks for
+/// that.
+///
+/// # Panics
+/// One is missing although they are required.
+#[must_use]
+pub fn installed_or_skipped(test: &str, names: &[&str]) -> bool {
+    let Some(missing) = names.iter().find_map(|name| program(name).err()) else { return true };
+    let required = env::var_os(REQUIRE_VARIABLE).is_some_and(|value| value == "1");
+    assert!(!required, "{test} needs what is missing ({REQUIRE_VARIABLE}=1): {missing}");
+    eprintln!("SKIPPED: {test}: {missing}");
+    false
+}

@@ -1,0 +1,58 @@
+//! What the kernel knows of the sockets of this thread's namespace.
+
+use std::{fs, net::SocketAddr};
+
+use anyhow::Context;
+
+/// A UDP socket as proc(5) lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketState {
+    /// Memory of the datagrams that wait to be read; 0 when there are none.
+    pub queued_bytes: u64,
+    /// Datagrams that found no room.
+    pub dropped: u64,
+}
+
+/// The state of the UDP socket that is bound to `address`.
+///
+/// # Errors
+/// There is none.
+pub fn socket_state(address: SocketAddr) -> anyhow::Result<SocketState> {
+    let path = if address.is_ipv4() { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" };
+    let table = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    let shown = shown(address);
+    let row = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let row = row.into_iter().find(|row| row.get(1) == Some(&shown.as_str()));
+    let row = row.with_context(|| format!("no socket is bound to {address}"))?;
+    let parse = || -> Option<SocketState> {
+        let (_, queued) = row.get(4)?.split_once(':')?;
+        Some(SocketState { queued_bytes: u64::from_str_radix(queued, 16).ok()?, dropped: row.last()?.parse().ok()? })
+    };
+    parse().with_context(|| format!("cannot understand {path}: {row:?}"))
+}
+
+/// An address as the table shows it: words of the host's byte order in hexadecimal digits.
+fn shown(address: SocketAddr) -> String {
+    let octets = match address {
+        SocketAddr::V4(address) => address.ip().octets().to_vec(),
+        SocketAddr::V6(address) => address.ip().octets().to_vec(),
+    };
+    let (words, _) = octets.as_chunks::<4>();
+    let words: String = words.iter().map(|&word| format!("{:08X}", u32::from_ne_bytes(word))).collect();
+    format!("{words}:{:04X}", address.port())
+}
+
+/// Datagrams that programs of this thread's namespace have sent so far, both families.
+///
+/// # Errors
+/// The kernel's tables cannot be read or understood.
+pub fn sent_datagrams() -> anyhow::Result<u64> {
+    let table = fs::read_to_string("/proc/thread-self/net/snmp")?;
+    let mut rows = table.lines().filter(|line| line.starts_with("Udp: "));
+    let (names, values) = rows.next().zip(rows.next()).context("no counters of UDP")?;
+    let mut both = names.split(' ').zip(values.split(' '));
+    let v4 = both.find(|(name, _)| *name == "OutDatagrams").context("no counter of datagrams")?.1;
+    let table = fs::read_to_string("/proc/thread-self/net/snmp6").unwrap_or_default();
+    let v6 = table.lines().find_map(|line| line.strip_prefix("Udp6OutDatagrams")).unwrap_or("0");
+    Ok(v4.parse::<u64>()? + v6.trim().parse::<u64>()?)
+}
