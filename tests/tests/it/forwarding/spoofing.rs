@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, process::Command, time::Durati
 use sekiwake_testkit::{
     process::Process,
     sink::{Datagram, Options, Report},
+    wait::wait_for,
 };
 use sekiwake_tests::{
     FIRST_DEVICE, FIRST_DEVICE_V6, MIRRORED, MIRRORED_V6, WIRE, binary, collector, collector_v6, collectors::program,
@@ -205,7 +206,11 @@ fn informs_arrive_so_that_nobody_answers_the_device() {
     assert_same_set("plain", in_order(plain), expected.iter().copied().flatten().cloned().collect());
     let found = by_source(&spoofed);
     for (number, payloads) in (1..).zip(expected).filter(|(number, _)| *number != 3) {
-        assert!(found.get(&v4(number)).is_some_and(|came| came == payloads), "{number}: {found:?}");
+        assert!(
+            found.get(&v4(number)).is_some_and(|came| came == payloads),
+            "of device {number} comes something else; from {:?}",
+            found.keys()
+        );
     }
     // What a collector would answer all the same has our address, for the device not to hear it.
     assert_eq!(found.get(&v4(3)), None);
@@ -237,8 +242,8 @@ fn a_forwarder_that_may_not_spoof_says_so_and_ends_with_status_1() {
     assert!(runs.stop(LONG).unwrap().success(), "{}", runs.stderr().join("\n"));
 }
 
-/// Expedited forwarding (RFC 3246), and class selector 1 (RFC 2474 §4.2.2).
-const DSCPS: [u8; 2] = [46, 8];
+/// Class selector 1 (RFC 2474 §4.2.2), and expedited forwarding (RFC 3246).
+const DSCPS: [u8; 2] = [8, 46];
 
 #[test]
 fn the_dscp_is_copied_where_that_is_asked_for() {
@@ -278,25 +283,30 @@ fn the_dscp_is_copied_where_that_is_asked_for() {
     let ledger = closed_books(&services);
     services.stop().unwrap();
     assert_eq!(ledger.losses(), Vec::<String>::new());
+    let wanted = |options: &str| match options {
+        "?dscp=10" => vec![10],
+        "" => vec![0],
+        _ => DSCPS.to_vec(),
+    };
+    let is_seen = || {
+        let lines = wire.stdout();
+        places.iter().zip(options).all(|(place, options)| {
+            place.iter().all(|to| dscps(&lines, *to).into_keys().collect::<Vec<_>>() == wanted(options))
+        })
+    };
+    // tcpdump is a little behind.
+    let seen = wait_for("the DSCPs to be seen", LONG, is_seen);
     wire.terminate().unwrap();
     wire.wait(LONG).unwrap();
     let lines = wire.stdout();
+    seen.unwrap_or_else(|late| panic!("{late}: {lines:#?}"));
+    // And no other one.
     for (place, options) in places.iter().zip(options) {
         for to in place {
-            let seen = dscps(&lines, *to);
-            let distinct: Vec<u8> = match options {
-                "?dscp=10" => vec![10],
-                "" => vec![0],
-                _ => DSCPS.to_vec(),
-            };
-            assert_eq!(seen.keys().copied().collect::<Vec<_>>(), sorted(distinct), "{to}{options}: {lines:#?}");
+            let seen: Vec<u8> = dscps(&lines, *to).into_keys().collect();
+            assert_eq!(seen, wanted(options), "{to}{options}: {lines:#?}");
         }
     }
-}
-
-fn sorted(mut values: Vec<u8>) -> Vec<u8> {
-    values.sort_unstable();
-    values
 }
 
 /// How many packets tcpdump has printed of each DSCP, of those to this address.
