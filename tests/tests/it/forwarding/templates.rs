@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use sekiwake_testkit::wait::wait_for;
 use sekiwake_tests::{
-    Services, collector,
+    Ledger, Services, collector,
     collectors::{Collector, Nfacctd, Nfcapd, Recipe, Record, installed_or_skipped},
 };
 use tempfile::TempDir;
@@ -73,6 +73,16 @@ fn forwarded(forwarder: &Service<'_>, number: u8) -> u64 {
 fn wait_until_forwarded(forwarder: &Service<'_>, number: u8, count: u64) {
     wait_for(&format!("{count} to collector {number}"), LONG, || forwarded(forwarder, number) >= count)
         .unwrap_or_else(|late| panic!("{late}: {}", forwarder.process.stderr().join("\n")));
+}
+
+/// Stops everything once nothing is under way, and checks that nothing was lost. (The books of a destination that came later do not
+/// close: it has not been given what came before.)
+fn finish(services: Services<'_>) {
+    let held = |samples: &sekiwake_tests::Samples| samples.count("sekiwake_forward_queue_records", &[]);
+    services.get(XFLOW).wait_for_metrics("the end", LONG, |samples| held(samples) == 0).unwrap();
+    let losses = Ledger::read(&services).unwrap().losses();
+    services.stop().unwrap();
+    assert_eq!(losses, Vec::<String>::new());
 }
 
 /// What a collector has decoded of a flow.

@@ -66,9 +66,7 @@ fn check_added(test: &str, options: &str) {
     exporters[0].flow(256, &LAYOUT, 300);
     let flows = decoded_by(direct);
     assert_eq!(flows, expected(&names[0], [300]), "{:?}", summary(&flows));
-    let ledger = closed_books(&services);
-    services.stop().unwrap();
-    assert_eq!(ledger.losses(), Vec::<String>::new());
+    finish(services);
 }
 
 #[test]

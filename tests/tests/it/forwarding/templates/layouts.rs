@@ -50,7 +50,5 @@ fn a_collector_that_comes_later_gets_each_exporters_newest_templates() {
     for (name, flows) in [("nfcapd", decoded_by(nfcapd)), ("nfacctd", decoded_by(nfacctd))] {
         assert_eq!(flows, sorted(all.clone()), "{name}: {:?}", summary(&flows));
     }
-    let ledger = closed_books(&services);
-    services.stop().unwrap();
-    assert_eq!(ledger.losses(), Vec::<String>::new());
+    finish(services);
 }
