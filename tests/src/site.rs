@@ -94,6 +94,11 @@ impl Site {
             .segmentation_offload(links.segmentation_offload)
             .checksum_offload(links.segmentation_offload)
             .create()?;
+        // What comes in the name of a device has no way back to it from here.
+        site.collectors.enter(|| {
+            let path = |scope| format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter");
+            ["all", "in0"].iter().try_for_each(|scope| std::fs::write(path(scope), "0"))
+        })??;
         Ok(site)
     }
 

@@ -1,27 +1,39 @@
 //! One receiving thread, many destinations: each place has its own queue, its own thread and its own counters.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use prometheus::IntCounter;
+use sekiwake_bus::Transport as Carrier;
 use sekiwake_record::Kind;
 use sekiwake_runtime::Scope;
 
 use crate::{
     Parcel, Registry,
-    destination::{Destination, Destinations, MAX_PLACES, Place},
+    destination::{Destination, Destinations, MAX_PLACES, Place, Transport},
     egress::Sending,
     flows::Flows,
     flush::Manner,
     metrics::{self, DestinationMetrics},
     preflight::Preflight,
-    queue::queue,
+    queue::{Outlet, queue},
     resolve::Resolution,
     route::{PlaceIntake, Route},
     selection::{Chosen, Selection},
     spoof::SpoofSender,
+    stream::{SpoolSettings, StreamSettings, StreamWorker, TlsSettings, spool_name},
     target::Target,
     worker::DestinationWorker,
 };
+
+/// Where the spools of destinations are, if nobody says otherwise.
+pub(crate) const DEFAULT_SPOOL_DIR: &str = "./spool";
 
 /// Sends parcels to all destinations. It belongs to the thread that receives.
 ///
@@ -42,6 +54,7 @@ struct Surroundings {
     scope: Scope,
     resolution: Resolution,
     registry: Registry,
+    spool_dir: PathBuf,
 }
 
 impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
@@ -64,6 +77,20 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         registry: &Registry,
         scope: &Scope,
     ) -> io::Result<Engine<B>> {
+        Engine::start_in(Path::new(DEFAULT_SPOOL_DIR), kind, destinations, (resolution, registry), scope)
+    }
+
+    /// As [`Engine::start_with`], with the spools of destinations in folders of `spool_dir`.
+    ///
+    /// # Errors
+    /// As [`Engine::start`]; and when a spool cannot be opened, or files for TLS cannot be used.
+    pub fn start_in(
+        spool_dir: &Path,
+        kind: Kind,
+        destinations: &Destinations,
+        (resolution, registry): (&Resolution, &Registry),
+        scope: &Scope,
+    ) -> io::Result<Engine<B>> {
         let mut engine = Engine {
             kind,
             received: metrics::received(scope, kind),
@@ -75,6 +102,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
                 scope: scope.clone(),
                 resolution: resolution.clone(),
                 registry: registry.clone(),
+                spool_dir: spool_dir.to_owned(),
             },
         };
         engine.apply(destinations)?;
@@ -183,19 +211,48 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
 
     /// Starts the worker of one place.
     fn place(&mut self, destination: &Destination, place: &Place, slot: u32) -> io::Result<PlaceIntake<B>> {
-        let Surroundings { scope, resolution, registry } = &self.surroundings;
+        let scope = self.surroundings.scope.clone();
         let label = destination.label(place);
         let metrics = match self.metrics.get(&label) {
             Some(metrics) => metrics.clone(),
             None => {
-                let metrics = DestinationMetrics::new(scope, &label);
+                let metrics = DestinationMetrics::new(&scope, &label);
                 self.metrics.insert(label.clone(), metrics.clone());
                 metrics
             }
         };
         let (intake, outlet) = queue(metrics.queue_records.clone(), metrics.queue_bytes.clone());
         let intake = PlaceIntake::new(intake, &metrics, slot, destination.options.template_refresh);
-        let options = &destination.options;
+        // The kernel shows 15 bytes of a thread's name: those that tell destinations apart.
+        let name = place.to_string();
+        match destination.transport {
+            Transport::Udp => {
+                let sender = self.datagram_worker(destination, place, outlet, metrics)?;
+                scope.spawn(name, move |worker| {
+                    sender.run(worker);
+                    Ok(())
+                })?;
+            }
+            Transport::Tcp | Transport::Tls => {
+                let sender = self.stream_worker(destination, place, outlet, metrics)?;
+                scope.spawn(name, move |worker| {
+                    sender.run(worker);
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(intake)
+    }
+
+    fn datagram_worker(
+        &self,
+        destination: &Destination,
+        place: &Place,
+        outlet: Outlet<B>,
+        metrics: DestinationMetrics,
+    ) -> io::Result<DestinationWorker<B>> {
+        let Surroundings { scope, resolution, registry, .. } = &self.surroundings;
+        let (label, options) = (destination.label(place), &destination.options);
         let sending = Sending { spoof: options.spoof, segmentation: options.segmentation };
         let target = Target::new(
             label.clone(),
@@ -204,14 +261,39 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
             metrics.resolve_failures.clone(),
             (registry.register(), Preflight::new(&label, options.spoof, scope.metrics()), metrics.standing.clone()),
         )?;
-        // The kernel shows 15 bytes of a thread's name: those that tell destinations apart.
-        let name = place.to_string();
         let manner = Manner::of(self.kind, options);
-        let sender = DestinationWorker::new(label, (options.segmentation, manner), outlet, target, metrics);
-        scope.spawn(name, move |worker| {
-            sender.run(worker);
-            Ok(())
-        })?;
-        Ok(intake)
+        Ok(DestinationWorker::new(label, (options.segmentation, manner), outlet, target, metrics))
+    }
+
+    fn stream_worker(
+        &self,
+        destination: &Destination,
+        place: &Place,
+        outlet: Outlet<B>,
+        metrics: DestinationMetrics,
+    ) -> io::Result<StreamWorker<B>> {
+        let Surroundings { scope, resolution, registry, spool_dir } = &self.surroundings;
+        let (label, options) = (destination.label(place), &destination.options);
+        let failed = |error: &dyn Display| io::Error::other(format!("{label}: {error}"));
+        let tls = match destination.transport {
+            Transport::Tls => {
+                let settings = TlsSettings::from(&options.tls);
+                Some(settings.load(&place.host.to_string()).map_err(|error| failed(&error))?)
+            }
+            Transport::Tcp | Transport::Udp => None,
+        };
+        let spool = options.spool.map(|max_bytes| SpoolSettings { dir: spool_dir.join(spool_name(&label)), max_bytes });
+        let settings = StreamSettings {
+            host: place.host.clone(),
+            port: place.port,
+            label: label.clone(),
+            tls,
+            spool,
+            replay_rate: options.replay,
+            add_source: options.add_source,
+        };
+        let registration = registry.register_over(Carrier::Tcp);
+        let worker = StreamWorker::new(settings, outlet, resolution.clone(), registration, metrics, scope);
+        worker.map_err(|error| failed(&error))
     }
 }

@@ -34,6 +34,7 @@ mod route;
 mod selection;
 mod service;
 mod spoof;
+pub mod stream;
 mod target;
 #[cfg(test)]
 mod testing;

@@ -1,8 +1,20 @@
 //! The names of the engine's metrics, and the counters of one destination, resolved once.
 //!
-//! For each destination, whenever its worker is idle:
-//! `received_records_total{kind} == sent_datagrams_total + sum of dropped_datagrams_total{reason}
-//! + sum of skipped_records_total{reason} + handed_over_datagrams_total + queue_records`.
+//! For each destination, whenever its worker is idle; `spool_datagrams` is 0 without a spool, and a spool may hold something from
+//! before the start:
+//!
+//! ```text
+//! received_records_total{kind} + spool_datagrams at the start
+//!   == sent_datagrams_total + sum of dropped_datagrams_total{reason} + sum of skipped_records_total{reason}
+//!      + handed_over_datagrams_total + queue_records + spool_datagrams
+//! ```
+//! What is replayed is among what is sent. Of the spool alone:
+//!
+//! ```text
+//! spooled_datagrams_total + spool_datagrams at the start
+//!   == replayed_datagrams_total + dropped_datagrams_total{reason="spool_full"|"spool_corrupt"} + spool_datagrams
+//! ```
+//! After the disk has refused something, a datagram may be in the spool and be sent or dropped as well.
 
 use prometheus::{Histogram, IntCounter, IntGauge, local::LocalHistogram};
 use sekiwake_record::Kind;
@@ -14,7 +26,7 @@ use crate::{filter::Mismatch, health::Standing, spoof::Fallback};
 pub mod names {
     /// Records given to the engine, each once, however many destinations there are.
     pub const RECEIVED_RECORDS: &str = "sekiwake_forward_received_records_total";
-    /// Datagrams that the kernel took.
+    /// Datagrams that the kernel took; over TCP, those whose last byte the destination's TCP has acknowledged.
     pub const SENT_DATAGRAMS: &str = "sekiwake_forward_sent_datagrams_total";
     /// Bytes of their payloads.
     pub const SENT_BYTES: &str = "sekiwake_forward_sent_bytes_total";
@@ -26,11 +38,12 @@ pub mod names {
     pub const QUEUE_RECORDS: &str = "sekiwake_forward_queue_records";
     /// Bytes of memory that they hold, as the bound of the queue counts them.
     pub const QUEUE_BYTES: &str = "sekiwake_forward_queue_bytes";
-    /// 1 when datagrams leave and nobody refuses them, 0 when they are refused or cannot leave, NaN when it is not known.
+    /// 1 when datagrams leave and nobody refuses them, 0 when they are refused or cannot leave, NaN when it is not known. Over TCP,
+    /// 0 without a connection, or when for 2 s nothing has been taken although something waits.
     pub const UP: &str = "sekiwake_forward_up";
     /// Errors of sending, by kind. Most cost no datagram: what is lost is in the drops.
     pub const ERRORS: &str = "sekiwake_forward_errors_total";
-    /// From the capture's kernel stamp to just after the send.
+    /// From the capture's kernel stamp to just after the (first) send. What is replayed from a spool is not in it.
     pub const LATENCY_SECONDS: &str = "sekiwake_forward_latency_seconds";
     /// Look-ups of the destination's name that failed; the last good answer stays in use.
     pub const RESOLVE_FAILURES: &str = "sekiwake_forward_resolve_failures_total";
@@ -70,6 +83,20 @@ pub mod names {
     pub const TEMPLATES_EVICTED: &str = "sekiwake_exporter_templates_evicted_total";
     /// Times that kernel or device refused segmentation, which then is off for the destination.
     pub const SEGMENTATION_REFUSED: &str = "sekiwake_forward_segmentation_refused_total";
+    /// Connections that came to be, the TLS handshake included.
+    pub const CONNECTIONS: &str = "sekiwake_forward_connections_total";
+    /// Datagrams that were given to a connection again because it or the one before broke.
+    pub const REPEATED_DATAGRAMS: &str = "sekiwake_forward_repeated_datagrams_total";
+    /// Datagrams that were put into the spool.
+    pub const SPOOLED_DATAGRAMS: &str = "sekiwake_forward_spooled_datagrams_total";
+    /// Datagrams from the spool that the destination's TCP has acknowledged.
+    pub const REPLAYED_DATAGRAMS: &str = "sekiwake_forward_replayed_datagrams_total";
+    /// Datagrams in the spool that are still to be sent.
+    pub const SPOOL_DATAGRAMS: &str = "sekiwake_forward_spool_datagrams";
+    /// Bytes that the spool takes on disk.
+    pub const SPOOL_BYTES: &str = "sekiwake_forward_spool_bytes";
+    /// Times that the disk refused to take or give something of the spool.
+    pub const SPOOL_ERRORS: &str = "sekiwake_forward_spool_errors_total";
 }
 
 /// Why a datagram was not sent to a destination.
@@ -91,6 +118,16 @@ pub enum DropReason {
     Rate,
     /// The service was told to stop and its time was up.
     Shutdown,
+    /// It had waited too long for a connection.
+    Disconnected,
+    /// It had waited too long for a connected destination that did not read.
+    Stalled,
+    /// It has no bytes, and octet counting has no frame for that.
+    Empty,
+    /// The spool had reached its bound, and this was the oldest in it.
+    SpoolFull,
+    /// The disk gave back something else than it was given, or nothing.
+    SpoolCorrupt,
 }
 
 impl LossReason for DropReason {
@@ -103,6 +140,11 @@ impl LossReason for DropReason {
         DropReason::Refused,
         DropReason::Rate,
         DropReason::Shutdown,
+        DropReason::Disconnected,
+        DropReason::Stalled,
+        DropReason::Empty,
+        DropReason::SpoolFull,
+        DropReason::SpoolCorrupt,
     ];
 
     fn index(self) -> usize {
@@ -119,6 +161,11 @@ impl LossReason for DropReason {
             DropReason::Refused => "refused",
             DropReason::Rate => "rate",
             DropReason::Shutdown => "shutdown",
+            DropReason::Disconnected => "disconnected",
+            DropReason::Stalled => "stalled",
+            DropReason::Empty => "empty",
+            DropReason::SpoolFull => "spool_full",
+            DropReason::SpoolCorrupt => "spool_corrupt",
         }
     }
 }
@@ -159,10 +206,13 @@ pub(crate) enum ErrorKind {
     NoBufferSpace,
     PermissionDenied,
     Other,
+    TimedOut,
+    Closed,
+    Tls,
 }
 
 impl ErrorKind {
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 10] = [
         "connection_refused",
         "host_unreachable",
         "network_unreachable",
@@ -170,6 +220,9 @@ impl ErrorKind {
         "no_buffer_space",
         "permission_denied",
         "other",
+        "timed_out",
+        "closed",
+        "tls",
     ];
 }
 
@@ -258,5 +311,45 @@ impl DestinationMetrics {
 
     pub(crate) fn latency(&self) -> LocalHistogram {
         self.latency.local()
+    }
+}
+
+/// What stream destinations have besides.
+pub(crate) struct StreamMetrics {
+    pub(crate) connections: IntCounter,
+    pub(crate) repeated: IntCounter,
+}
+
+impl StreamMetrics {
+    pub(crate) fn new(scope: &Scope, label: &str) -> StreamMetrics {
+        let counter = |name, help| scope.metrics().counter(name, help, &[("destination", label)]);
+        StreamMetrics {
+            connections: counter(names::CONNECTIONS, "Connections that came to be."),
+            repeated: counter(names::REPEATED_DATAGRAMS, "Datagrams given to a connection again."),
+        }
+    }
+}
+
+/// What destinations with a spool have besides.
+#[derive(Clone)]
+pub(crate) struct SpoolMetrics {
+    pub(crate) spooled: IntCounter,
+    pub(crate) replayed: IntCounter,
+    pub(crate) datagrams: IntGauge,
+    pub(crate) bytes: IntGauge,
+    pub(crate) errors: IntCounter,
+}
+
+impl SpoolMetrics {
+    pub(crate) fn new(scope: &Scope, label: &str) -> SpoolMetrics {
+        let (metrics, labels) = (scope.metrics(), [("destination", label)]);
+        let counter = |name, help| metrics.counter(name, help, &labels);
+        SpoolMetrics {
+            spooled: counter(names::SPOOLED_DATAGRAMS, "Datagrams put into the spool."),
+            replayed: counter(names::REPLAYED_DATAGRAMS, "Datagrams sent from the spool."),
+            datagrams: metrics.gauge(names::SPOOL_DATAGRAMS, "Datagrams in the spool.", &labels),
+            bytes: metrics.gauge(names::SPOOL_BYTES, "Bytes that the spool takes on disk.", &labels),
+            errors: counter(names::SPOOL_ERRORS, "Times that the disk refused something of the spool."),
+        }
     }
 }

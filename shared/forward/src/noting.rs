@@ -65,6 +65,11 @@ impl Noting {
         }
     }
 
+    /// Whether the coordinator has all that is to be noted.
+    pub(crate) fn is_noted(&self, subscriber: &GroupSubscriber) -> bool {
+        self.changes.is_empty() && subscriber.waiting_notes() == 0
+    }
+
     /// Takes a batch in.
     pub(crate) fn take_in(&mut self, delivery: GroupDelivery, subscriber: &GroupSubscriber, now: Instant) {
         if self.is_on {

@@ -85,9 +85,10 @@ impl Pump {
     fn register(&mut self) {
         if self.registry.number() != self.registered {
             let (number, addresses) = self.registry.list();
-            let destination =
-                |address: &SocketAddr| RegisteredDestination::new(address.ip(), address.port(), Transport::Udp);
-            self.subscriber.set_destinations(addresses.iter().map(destination).collect());
+            let destination = |(address, transport): (SocketAddr, Transport)| {
+                RegisteredDestination::new(address.ip(), address.port(), transport)
+            };
+            self.subscriber.set_destinations(addresses.into_iter().map(destination).collect());
             self.registered = number;
         }
         if self.subscriber.may_use_destinations() {
@@ -108,7 +109,8 @@ impl Pump {
             stopping.last = now;
         }
         let quiet = now.duration_since(stopping.last) >= QUIET || now >= stopping.quiet_until;
-        if !stopping.leaving && (quiet || !self.subscriber.owns_all()) {
+        let is_noted = self.noting.is_noted(&self.subscriber) || now >= stopping.quiet_until;
+        if !stopping.leaving && is_noted && (quiet || !self.subscriber.owns_all()) {
             stopping.leaving = true;
             self.subscriber.leave();
         }

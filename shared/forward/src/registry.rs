@@ -18,6 +18,8 @@ use std::{
     },
 };
 
+use sekiwake_bus::Transport;
+
 /// The addresses of one forwarder. Clones are the same registry.
 #[derive(Clone, Debug)]
 pub struct Registry(Arc<Inner>);
@@ -31,11 +33,18 @@ struct Inner {
 }
 
 /// One destination's addresses: the one in use is registered for as long as it is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Place {
+    transport: Transport,
     in_use: Option<SocketAddr>,
     proposed: Option<SocketAddr>,
     is_vacant: bool,
+}
+
+impl Place {
+    fn empty(transport: Transport) -> Place {
+        Place { transport, in_use: None, proposed: None, is_vacant: false }
+    }
 }
 
 /// One destination's part of the registry. Dropping it takes the addresses out of the list.
@@ -72,9 +81,13 @@ impl Registry {
     }
 
     /// The list, and its number.
-    pub fn list(&self) -> (u64, Vec<SocketAddr>) {
+    pub fn list(&self) -> (u64, Vec<(SocketAddr, Transport)>) {
         let places = self.0.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let addresses = places.iter().flat_map(|place| [place.in_use, place.proposed]).flatten().collect();
+        let of_place = |place: &Place| {
+            let transport = place.transport;
+            [place.in_use, place.proposed].into_iter().flatten().map(move |address| (address, transport))
+        };
+        let addresses = places.iter().flat_map(of_place).collect();
         (self.0.number.load(Acquire), addresses)
     }
 
@@ -83,15 +96,20 @@ impl Registry {
         self.0.approved.fetch_max(number, Release);
     }
 
+    /// A place for a destination that is sent to over UDP.
     pub(crate) fn register(&self) -> Registration {
+        self.register_over(Transport::Udp)
+    }
+
+    pub(crate) fn register_over(&self, transport: Transport) -> Registration {
         let mut places = self.0.places.lock().unwrap_or_else(PoisonError::into_inner);
         // The place of one that is gone is used again, or a list that is replaced often would grow for ever.
         let vacant = places.iter().position(|place| place.is_vacant);
         let index = vacant.unwrap_or_else(|| {
-            places.push(Place::default());
+            places.push(Place::empty(transport));
             places.len() - 1
         });
-        places[index] = Place::default();
+        places[index] = Place::empty(transport);
         Registration { registry: self.clone(), index, number: 0 }
     }
 }
@@ -132,7 +150,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.change(|place| *place = Place { is_vacant: true, ..Place::default() });
+        self.change(|place| *place = Place { is_vacant: true, ..Place::empty(place.transport) });
     }
 }
 
@@ -151,7 +169,7 @@ mod tests {
         assert!(!one.may_use(), "nothing has been proposed");
         one.propose(address(1));
         let (number, list) = registry.list();
-        assert_eq!(list, [address(1)]);
+        assert_eq!(list, [(address(1), Transport::Udp)]);
         other.propose(address(2));
         registry.approve(number);
         assert!(one.may_use() && !other.may_use());
@@ -162,19 +180,20 @@ mod tests {
     #[test]
     fn the_address_in_use_stays_in_the_list_until_the_destination_has_moved() {
         let registry = Registry::new();
-        let mut destination = registry.register();
+        let mut destination = registry.register_over(Transport::Tcp);
+        let listed = |last| (address(last), Transport::Tcp);
         for last in 1..3 {
             destination.propose(address(last));
             registry.approve(registry.number());
         }
         destination.moved();
         destination.propose(address(3));
-        assert_eq!(registry.list().1, [address(2), address(3)]);
+        assert_eq!(registry.list().1, [listed(2), listed(3)]);
         assert!(!destination.may_use());
         registry.approve(registry.number());
         destination.moved();
         assert!(destination.may_use());
-        assert_eq!(registry.list().1, [address(3)]);
+        assert_eq!(registry.list().1, [listed(3)]);
     }
 
     #[test]
@@ -186,10 +205,11 @@ mod tests {
         let before = registry.number();
         drop(first);
         assert!(registry.number() > before);
-        assert_eq!(registry.list().1, [address(2)]);
+        let listed = |last| (address(last), Transport::Udp);
+        assert_eq!(registry.list().1, [listed(2)]);
         let mut third = registry.register();
         assert!(!third.may_use());
         third.propose(address(3));
-        assert_eq!(registry.list().1, [address(3), address(2)]);
+        assert_eq!(registry.list().1, [listed(3), listed(2)]);
     }
 }

@@ -52,7 +52,7 @@ impl Rewritten {
             }
             _ => false,
         };
-        self.places.push(changed.then(|| start..self.bytes.len()));
+        self.places.push(changed.then_some(start..self.bytes.len()));
     }
 
     /// What to send for the record that was the `index`th to be pushed: `payload` is what it came with.

@@ -10,6 +10,7 @@ use tracing::info;
 
 use crate::{
     Destinations, Engine, Registry, Resolution,
+    engine::DEFAULT_SPOOL_DIR,
     pump::Pump,
     reload::{self, Inbox, Watcher},
 };
@@ -42,6 +43,8 @@ pub struct ForwarderSettings {
     pub destinations: Destinations,
     /// The file that they were read from, and are read from again.
     pub destinations_file: Option<PathBuf>,
+    /// Where destinations keep what they miss.
+    pub spool_dir: PathBuf,
 }
 
 impl<P: Protocol> Forwarder<P> {
@@ -68,7 +71,8 @@ impl<P: Protocol> Forwarder<P> {
         let told = (scope.readiness("lease"), scope.status("group"));
         let subscriber = GroupSubscriber::connect(bus, of_group, scope.metrics(), told)?;
         let registry = Registry::new();
-        let engine = Engine::start_with(P::KIND, &settings.destinations, &Resolution::default(), &registry, scope)?;
+        let (spool_dir, destinations) = (&settings.spool_dir, &settings.destinations);
+        let engine = Engine::start_in(spool_dir, P::KIND, destinations, (&Resolution::default(), &registry), scope)?;
         info!(kind = %P::KIND, destinations = %settings.destinations, "forwarding");
         let inbox = Inbox::new(P::KIND, scope);
         if let Some(path) = &settings.destinations_file {
@@ -94,7 +98,12 @@ impl<P: Protocol> Role for Forwarder<P> {
         let (subscribing, controlling) = (Subscribing::read(reader), Controlling::read(reader));
         let grouping = Grouping::read(reader);
         let (destinations, destinations_file) = read_destinations::<P>(reader);
-        ForwarderSettings { subscribing, controlling, grouping, destinations, destinations_file }
+        // Only syslog has destinations that keep anything.
+        let spool_dir = match P::KIND {
+            Kind::Syslog => reader.value("SEKIWAKE_SPOOL_DIR"),
+            Kind::Xflow | Kind::SnmpTrap => PathBuf::from(DEFAULT_SPOOL_DIR),
+        };
+        ForwarderSettings { subscribing, controlling, grouping, destinations, destinations_file, spool_dir }
     }
 
     fn start(settings: ForwarderSettings, scope: &Scope) -> anyhow::Result<()> {

@@ -236,6 +236,14 @@ pub static VARIABLES: &[Variable] = &[
         about: "a file with such URIs instead, read again when it changes and at SIGHUP",
     },
     Variable {
+        name: "SEKIWAKE_SPOOL_DIR",
+        group: Group::Forwarding,
+        read_by: &["syslog-forwarder"],
+        takes: "path",
+        default: value("./spool"),
+        about: "where destinations with `spool=` keep what they miss, a folder each",
+    },
+    Variable {
         name: "SEKIWAKE_XFLOW_DESTINATIONS",
         group: Group::Forwarding,
         read_by: &["xflow-forwarder"],

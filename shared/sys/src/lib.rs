@@ -6,6 +6,7 @@ mod errors;
 mod options;
 mod receive;
 mod send;
+mod stream;
 
 #[cfg(feature = "bus")]
 pub use bus::{curve_public_key, enforce_zap_domain, set_xpub_nodrop};
@@ -13,6 +14,7 @@ pub use errors::{ErrorOrigin, QueuedError, receive_error, set_receive_errors};
 pub use options::{FanoutMode, force_receive_buffer, join_fanout, poll_readable, set_udp_gro};
 pub use receive::{ReceiveBuffers, Received, receive_batch};
 pub use send::{MAX_MESSAGES, MAX_SEGMENTED_BYTES, MAX_SEGMENTS, Outgoing, send_batch};
+pub use stream::{TcpState, tcp_state, unacknowledged_bytes};
 
 /// Room for a socket address of either family.
 pub(crate) union AddressStorage {

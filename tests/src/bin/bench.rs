@@ -4,6 +4,7 @@
 //! sender ──wire──▶ capture ─▶ proxy ─▶ syslog-forwarder ──▶ sink      the datagrams pass by, as on a mirror port
 //! sender ──wire──▶ rsyslog (imudp ─▶ omfwd) ──▶ sink                   the datagrams are addressed to it
 //! sender ──wire──▶ tcpdump -w /dev/null                                the floor of capture
+//! bare sendmmsg and UDP_SEGMENT loops ──▶ sink                         the floor of sending
 //! ```
 //! Costs are user and system time of the processes, less what they had used before the first datagram (the kernel's ring
 //! alone takes half a second to make). What the kernel does for capture on the sender's account is on the sender's account
@@ -11,13 +12,17 @@
 
 use std::{
     fs,
-    net::{IpAddr, SocketAddr},
+    io::IoSlice,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    os::fd::AsFd,
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
+use rustix::time::{ClockId, clock_gettime};
+use sekiwake_sys::{MAX_MESSAGES, MAX_SEGMENTED_BYTES, MAX_SEGMENTS, Outgoing, send_batch};
 use sekiwake_testkit::{
     netns::{Namespace, requires_root_and_netns},
     process::Process,
@@ -41,7 +46,7 @@ struct Arguments {
     /// Each row so many times
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
-    /// Only rows of these systems: sekiwake, all-in-one, rsyslog, tcpdump
+    /// Only these tables: sekiwake, destinations, spoofed, sendmmsg, udp-segment, all-in-one, rsyslog, tcpdump
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -52,6 +57,24 @@ struct Load {
     rate: u64,
     sizes: &'static str,
     sources: u32,
+    /// To how many collectors each datagram goes.
+    destinations: u8,
+    /// Whether the devices' addresses are kept.
+    spoof: bool,
+}
+
+const fn load(rate: u64, sizes: &'static str, sources: u32) -> Load {
+    Load { rate, sizes, sources, destinations: 1, spoof: false }
+}
+
+impl Load {
+    const fn to(self, destinations: u8) -> Load {
+        Load { destinations, ..self }
+    }
+
+    const fn spoofed(self) -> Load {
+        Load { spoof: true, ..self }
+    }
 }
 
 /// What a row measured.
@@ -72,34 +95,53 @@ const MIXED: &str = "200-1400";
 const LINES: &str = "100-500";
 
 const LOADS: [Load; 12] = [
-    Load { rate: 50_000, sizes: EQUAL, sources: 8 },
-    Load { rate: 100_000, sizes: EQUAL, sources: 8 },
-    Load { rate: 200_000, sizes: EQUAL, sources: 8 },
-    Load { rate: 200_000, sizes: EQUAL, sources: 1 },
-    Load { rate: 200_000, sizes: EQUAL, sources: 64 },
-    Load { rate: 300_000, sizes: EQUAL, sources: 8 },
-    Load { rate: 200_000, sizes: LINES, sources: 8 },
-    Load { rate: 200_000, sizes: LINES, sources: 64 },
-    Load { rate: 100_000, sizes: MIXED, sources: 8 },
-    Load { rate: 200_000, sizes: MIXED, sources: 8 },
-    Load { rate: 200_000, sizes: MIXED, sources: 1 },
-    Load { rate: 200_000, sizes: MIXED, sources: 64 },
+    load(50_000, EQUAL, 8),
+    load(100_000, EQUAL, 8),
+    load(200_000, EQUAL, 8),
+    load(200_000, EQUAL, 1),
+    load(200_000, EQUAL, 64),
+    load(300_000, EQUAL, 8),
+    load(200_000, LINES, 8),
+    load(200_000, LINES, 64),
+    load(100_000, MIXED, 8),
+    load(200_000, MIXED, 8),
+    load(200_000, MIXED, 1),
+    load(200_000, MIXED, 64),
 ];
 
-const PEER_LOADS: [Load; 4] = [
-    Load { rate: 50_000, sizes: EQUAL, sources: 8 },
-    Load { rate: 100_000, sizes: EQUAL, sources: 8 },
-    Load { rate: 200_000, sizes: EQUAL, sources: 8 },
-    Load { rate: 200_000, sizes: MIXED, sources: 8 },
+const PEER_LOADS: [Load; 4] =
+    [load(50_000, EQUAL, 8), load(100_000, EQUAL, 8), load(200_000, EQUAL, 8), load(200_000, MIXED, 8)];
+
+/// More destinations, and what an extra one costs.
+const MORE_DESTINATIONS: [Load; 4] = [
+    load(200_000, EQUAL, 8),
+    load(150_000, EQUAL, 8).to(2),
+    load(75_000, EQUAL, 8).to(4),
+    load(75_000, LINES, 64).to(4),
 ];
 
-const QUICK: [Load; 1] = [Load { rate: 200_000, sizes: EQUAL, sources: 8 }];
+const SPOOFED: [Load; 5] = [
+    load(100_000, EQUAL, 8),
+    load(100_000, EQUAL, 8).spoofed(),
+    load(100_000, EQUAL, 4000).spoofed(),
+    load(100_000, LINES, 8).spoofed(),
+    load(100_000, LINES, 4000).spoofed(),
+];
+
+/// As fast as it goes, without anything around it.
+const BARE: [Load; 2] = [load(0, EQUAL, 1), load(0, "1400", 1)];
+
+const QUICK: [Load; 1] = [load(200_000, EQUAL, 8)];
 
 /// A measured system: its name, its rows, and how one is measured.
 type System = (&'static str, &'static [Load], fn(&Site, Load, u64) -> anyhow::Result<Row>);
 
-const SYSTEMS: [System; 4] = [
+const SYSTEMS: [System; 8] = [
     ("sekiwake", &LOADS, sekiwake),
+    ("destinations", &MORE_DESTINATIONS, sekiwake),
+    ("spoofed", &SPOOFED, sekiwake),
+    ("sendmmsg", &BARE, sendmmsg),
+    ("udp-segment", &BARE, udp_segment),
     ("all-in-one", &PEER_LOADS, all_in_one),
     ("rsyslog", &PEER_LOADS, rsyslog),
     ("tcpdump", &PEER_LOADS, tcpdump),
@@ -126,8 +168,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             continue;
         }
         println!("\n### {name}\n");
-        println!("| rate/s | bytes | sources | offered | delivered | lost | µs of CPU a datagram | median | p99 | |");
-        println!("|---:|---:|---:|---:|---:|---:|---|---:|---:|---|");
+        println!(
+            "| rate/s | bytes | sources | to | offered | delivered | lost | µs of CPU a datagram | median | p99 | |"
+        );
+        println!("|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|---|");
         let loads = if arguments.quick { &QUICK } else { loads };
         let wanted = loads.iter().filter(|load| arguments.rates.is_empty() || arguments.rates.contains(&load.rate));
         for &load in wanted.flat_map(|load| std::iter::repeat_n(load, arguments.repeat as usize)) {
@@ -149,10 +193,11 @@ fn print_row(load: Load, row: &Row) {
     let (median, p99) =
         row.latency.map_or(("".into(), "".into()), |(median, p99)| (milliseconds(median), milliseconds(p99)));
     println!(
-        "| {} | {} | {} | {} | {} | {lost} ({share:.2} %) | **{:.2}** = {} | {median} | {p99} | {} |",
+        "| {} | {} | {} | {} | {} | {} | {lost} ({share:.2} %) | **{:.2}** = {} | {median} | {p99} | {} |",
         load.rate,
         load.sizes,
         load.sources,
+        load.destinations,
         row.offered,
         row.delivered,
         micros(total),
@@ -171,24 +216,28 @@ fn all_in_one(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
 }
 
 fn forwarded(site: &Site, load: Load, seconds: u64, names: &[&str], labels: &[&'static str]) -> anyhow::Result<Row> {
-    let sink = sink(&site.collectors)?;
-    let destination = format!("udp://{}:514", collector(0));
-    let environment = [("SEKIWAKE_CAPTURE_INTERFACES", WIRE), ("SEKIWAKE_SYSLOG_DESTINATIONS", &destination)];
+    let sink = sink(&site.collectors, load.destinations)?;
+    let options = if load.spoof { "?spoof=true" } else { "" };
+    let uri = |number| format!("udp://{}{options}", place(number));
+    let destinations = (0..load.destinations).map(uri).collect::<Vec<_>>().join(" ");
+    let environment = [("SEKIWAKE_CAPTURE_INTERFACES", WIRE), ("SEKIWAKE_SYSLOG_DESTINATIONS", &*destinations)];
     let services = Services::start(&site.host, names, &environment)?;
     let used = |services: &Services<'_>| -> anyhow::Result<Vec<Duration>> {
         services.0.iter().map(|service| service.process.cpu_time()).collect()
     };
     let before = used(&services)?;
     let offered = offer(site, MIRRORED.into(), load, seconds)?;
-    settle(&sink, offered);
+    settle(&sink, offered * u64::from(load.destinations));
     let after = used(&services)?;
     let forwarder = services.0.last().context("a forwarder")?.metrics()?;
     let capture = services.0[0].metrics()?;
     services.stop()?;
     let report = sink.finish();
+    // The one that got least says what is lost.
+    let delivered = report.by_port.values().map(|socket| socket.received).min().unwrap_or_default();
     Ok(Row {
         offered,
-        delivered: report.received,
+        delivered,
         cost: labels.iter().copied().zip(after.iter().zip(&before).map(|(after, before)| *after - *before)).collect(),
         latency: latency(&forwarder),
         note: losses(offered, &capture, &forwarder, report.dropped),
@@ -220,7 +269,7 @@ fn losses(offered: u64, capture: &Samples, forwarder: &Samples, sink: Option<u64
 }
 
 fn rsyslog(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
-    let sink = sink(&site.collectors)?;
+    let sink = sink(&site.collectors, 1)?;
     let folder = tempfile::tempdir()?;
     let configuration = folder.path().join("rsyslog.conf");
     fs::write(
@@ -273,14 +322,64 @@ fn tcpdump(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
     Ok(Row { offered, delivered, cost: vec![("tcpdump", cost)], latency: None, note: String::new() })
 }
 
-fn sink(namespace: &Namespace) -> anyhow::Result<Sink> {
-    let address = SocketAddr::new(IpAddr::V4(collector(0)), 514);
-    namespace.enter(|| Sink::bind(&[address], Options::counts().gro()))?
+/// Sends as many messages of 64 datagrams as it can, one system call each, and counts the thread's own time: what the kernel asks
+/// of anybody who sends, with the receiving end of a veth pair on the same account.
+fn bare(site: &Site, load: Load, seconds: u64, segmented: bool) -> anyhow::Result<Row> {
+    let sink = sink(&site.collectors, 1)?;
+    let payload = vec![b'x'; load.sizes.parse()?];
+    let slices = [IoSlice::new(&payload); MAX_MESSAGES];
+    let most = if segmented { MAX_SEGMENTS.min(MAX_SEGMENTED_BYTES / payload.len()) } else { MAX_MESSAGES };
+    let single = |index: usize| Outgoing { slices: &slices[index..=index], ..Outgoing::default() };
+    let messages: Vec<Outgoing<'_>> = match segmented {
+        true => {
+            let segment_bytes = Some(payload.len() as u16);
+            vec![Outgoing { slices: &slices[..most], segment_bytes, ..Outgoing::default() }]
+        }
+        false => (0..most).map(single).collect(),
+    };
+    let work = || -> anyhow::Result<(u64, Duration)> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect(place(0))?;
+        let time = || {
+            let now = clock_gettime(ClockId::ThreadCPUTime);
+            Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+        };
+        let (started, before, mut sent) = (Instant::now(), time(), 0);
+        while started.elapsed() < Duration::from_secs(seconds) {
+            let count = send_batch(socket.as_fd(), &messages).unwrap_or(0) as u64;
+            sent += if segmented { count * most as u64 } else { count };
+        }
+        Ok((sent, time() - before))
+    };
+    let (offered, cost) = site.host.enter(work)??;
+    settle(&sink, offered);
+    let delivered = sink.finish().received;
+    let name = if segmented { "UDP_SEGMENT" } else { "sendmmsg" };
+    let note = "unpaced: what is lost is lost in the sink".to_owned();
+    Ok(Row { offered, delivered, cost: vec![(name, cost)], latency: None, note })
+}
+
+fn sendmmsg(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
+    bare(site, load, seconds.min(4), false)
+}
+
+fn udp_segment(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
+    bare(site, load, seconds.min(4), true)
+}
+
+/// Where collector `number` listens: on a port of its own, to be told apart.
+fn place(number: u8) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(collector(number)), 514 + u16::from(number))
+}
+
+fn sink(namespace: &Namespace, collectors: u8) -> anyhow::Result<Sink> {
+    let addresses: Vec<SocketAddr> = (0..collectors).map(place).collect();
+    namespace.enter(|| Sink::bind(&addresses, Options::counts().gro()))?
 }
 
 /// Sends the load and gives the number of datagrams that were really sent.
 fn offer(site: &Site, to: IpAddr, load: Load, seconds: u64) -> anyhow::Result<u64> {
-    let Load { rate, sizes, sources } = load;
+    let Load { rate, sizes, sources, .. } = load;
     let mut command = site.devices.command(binary("sekiwake-sender"));
     command.args(["--to", &format!("{to}:514"), "--from", "198.19.0.0/16", "--sources", &sources.to_string()]);
     command.args(["--protocol", "rfc5424", "--size", sizes, "--rate", &rate.to_string()]);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
 use sekiwake_forward::{Destination, Destinations, Dscp, Facilities, Host, Options, Place, Transport};
 use sekiwake_record::{Format, Kind};
 
@@ -174,4 +175,71 @@ fn there_are_64_places_at_most() {
     let list = |count: u32| (0..count).map(|n| format!("udp://h{n}:514")).collect::<Vec<_>>().join(" ");
     assert!(Destinations::parse(Kind::Syslog, &list(64)).is_ok());
     assert!(refused(Kind::Syslog, &list(65)).contains("more than 64 places"));
+}
+
+/// Pieces that URIs are made of, and pieces that break them.
+const PIECES: [&str; 44] = [
+    "udp://",
+    "tcp://",
+    "tls://",
+    "UDP://",
+    "://",
+    "a",
+    "b.example",
+    "198.51.100.7",
+    "[2001:db8::7]",
+    "[",
+    "]",
+    ":",
+    ":514",
+    ":0",
+    ",",
+    "?",
+    "&",
+    "=",
+    "%",
+    "%2",
+    "%26",
+    "é",
+    " ",
+    "\t",
+    "\n",
+    "#",
+    "/",
+    "@",
+    "spoof=true",
+    "source=",
+    "10.0.0.0/8",
+    "::/0",
+    "format=",
+    "ipfix",
+    "rate=",
+    "18446744073709551616",
+    "spool=",
+    "1GiB",
+    "template_refresh=",
+    "1m",
+    "dscp=copy",
+    "facility=auth",
+    "min_severity=err",
+    "key=",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    #[test]
+    fn whatever_is_written_is_understood_or_refused_at_a_place_within_it(
+        pieces in proptest::collection::vec(proptest::sample::select(&PIECES[..]), 0..12),
+        kind in proptest::sample::select(&[Kind::Syslog, Kind::Xflow, Kind::SnmpTrap][..]),
+    ) {
+        let text = pieces.concat();
+        match Destinations::parse(kind, &text) {
+            Ok(destinations) => {
+                let again = Destinations::parse(kind, &destinations.to_string());
+                prop_assert_eq!(again, Ok(destinations));
+            }
+            Err(error) => prop_assert!((1..=text.chars().count() + 1).contains(&error.column), "{}: {}", text, error),
+        }
+    }
 }

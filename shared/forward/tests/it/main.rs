@@ -10,4 +10,5 @@ mod payloads;
 mod reload;
 mod rig;
 mod routing;
+mod stream;
 mod templates;

@@ -6,7 +6,7 @@ use sekiwake_record::Kind;
 use sekiwake_testkit::packets::{Datagram, SaveFile, ethernet, ip_packet};
 use sekiwake_tests::collectors::{Nfacctd, Nfcapd, Recipe, Sfcapd, program};
 
-use super::{PLAIN, Trial, Way, corpus, site_with};
+use super::{PLAIN, SPOOFED, Trial, Way, corpus, site_with};
 
 /// Flows of each family in the traffic that softflowd observes.
 const FLOWS: usize = 60;
@@ -107,4 +107,16 @@ fn sfcapd_writes_what_it_writes_when_it_is_fed_directly() {
     let trial = Trial::<Sfcapd>::start(&site, Kind::Xflow, 6343, PLAIN);
     replay(&trial, PLAIN, &payloads);
     trial.finish(PLAIN).assert_same(50);
+}
+
+#[test]
+fn nfcapd_writes_the_same_in_the_names_of_the_devices() {
+    let least = [FLOWS * (2 + 3 + 3), 1_000];
+    let singles = Some("9-datagrams-flow");
+    check_netflow::<Nfcapd>("nfcapd_writes_the_same_in_the_names_of_the_devices", SPOOFED, singles, least);
+}
+
+#[test]
+fn nfacctd_writes_the_same_in_the_names_of_the_devices() {
+    check_netflow::<Nfacctd>("nfacctd_writes_the_same_in_the_names_of_the_devices", SPOOFED, None, [FLOWS * 3, 100]);
 }

@@ -38,6 +38,9 @@ pub(super) struct Way {
 /// A collector sees the forwarder's address.
 pub(super) const PLAIN: Way = Way { options: "", keeps_addresses: false };
 
+/// In the name of the devices.
+pub(super) const SPOOFED: Way = Way { options: "?spoof=true", keeps_addresses: true };
+
 impl Way {
     /// The address that trace `number` of an exporter is replayed from. To a collector that does not see addresses all exporters are
     /// one, and their templates and sampling rates of one number are the same: so they are one to the old collector too, which

@@ -8,7 +8,7 @@ use sekiwake_tests::{
     collectors::{Recipe, Rsyslogd, SyslogNg, program},
 };
 
-use super::{PLAIN, Trial, Way, corpus, site_with};
+use super::{PLAIN, SPOOFED, Trial, Way, corpus, site_with};
 
 /// Devices that send the texts, in turn.
 const DEVICES: usize = 5;
@@ -79,4 +79,9 @@ fn rsyslog_writes_what_it_writes_when_it_is_fed_directly() {
 #[test]
 fn syslog_ng_writes_what_it_writes_when_it_is_fed_directly() {
     check::<SyslogNg>("syslog_ng_writes_what_it_writes_when_it_is_fed_directly", PLAIN);
+}
+
+#[test]
+fn rsyslog_writes_the_same_in_the_names_of_the_devices() {
+    check::<Rsyslogd>("rsyslog_writes_the_same_in_the_names_of_the_devices", SPOOFED);
 }

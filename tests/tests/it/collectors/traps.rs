@@ -9,7 +9,7 @@ use sekiwake_tests::{
     collectors::{Snmptrapd, TRAP_ENGINE, program, tool},
 };
 
-use super::{PATIENCE, PLAIN, Trial, Way, corpus, site_with};
+use super::{PATIENCE, PLAIN, SPOOFED, Trial, Way, Written, corpus, site_with};
 use crate::support::*;
 
 /// linkUp and sysName, RFC 3418 and RFC 2863.
@@ -84,7 +84,7 @@ fn check_traps(test: &str, way: Way) {
     let mut last = sender(&trial, "snmptrap", folder.path(), &["-v", "2c", "-c", "last"]);
     assert!(trial.run(v2_notification(&mut last, 1)).success());
     trial.wait_for_last("community last");
-    let records = trial.finish(way).assert_same(count + 1 + if payloads.is_some() { 10 } else { 0 });
+    let records = informs_as_traps(trial.finish(way)).assert_same(count + 1 + if payloads.is_some() { 10 } else { 0 });
     for user in ["nobody", "author", "secret"] {
         let found = records.iter().filter(|record| record.content.contains(&format!("user {user},")));
         assert_eq!(found.count(), 2, "{user}: {records:#?}");
@@ -94,6 +94,14 @@ fn check_traps(test: &str, way: Way) {
 #[test]
 fn an_agent_that_sends_an_inform_sees_the_answer_of_its_collector_and_no_other() {
     check_informs("an_agent_that_sends_an_inform_sees_the_answer_of_its_collector_and_no_other", PLAIN);
+}
+
+/// To other collectors than the one that answers it, an inform of version 2c goes as the trap of the same content.
+fn informs_as_traps(mut written: Written) -> Written {
+    for records in [&mut written.old, &mut written.new] {
+        records.iter_mut().for_each(|record| record.content = record.content.replacen("INFORM,", "TRAP2,", 1));
+    }
+    written
 }
 
 /// Informs of version 2c and 3: acknowledged once, by the collector that the agent addressed; logged once by the new one.
@@ -119,12 +127,7 @@ fn check_informs(test: &str, way: Way) {
         assert!(trial.run(v2_notification(&mut command, number)).success(), "the agent has no answer");
     }
     trial.wait_for_records(informs.len());
-    let mut written = trial.finish(way);
-    // To other collectors than the one that answers it, an inform may go as the trap of the same content.
-    for record in written.old.iter_mut().chain(&mut written.new) {
-        record.content = record.content.replacen("INFORM,", "TRAP2,", 1);
-    }
-    let records = written.assert_same(informs.len());
+    let records = informs_as_traps(trial.finish(way)).assert_same(informs.len());
     assert_eq!(records.len(), informs.len(), "{records:#?}");
 
     wire.terminate().unwrap();
@@ -140,4 +143,16 @@ fn check_informs(test: &str, way: Way) {
     let to_agents = seen.iter().filter(|line| line.contains(" > ") && !line.contains(&format!(" > {HOST}.162:")));
     let foreign: Vec<_> = to_agents.filter(|line| !line.contains(&from_collector)).collect();
     assert!(foreign.is_empty(), "{foreign:#?}");
+}
+
+#[test]
+fn snmptrapd_logs_the_same_in_the_names_of_the_agents() {
+    check_traps("snmptrapd_logs_the_same_in_the_names_of_the_agents", SPOOFED);
+}
+
+#[test]
+fn informs_are_answered_once_when_agents_addresses_are_kept() {
+    // Those of version 3 would be answered again, and so come from the forwarder.
+    let way = Way { keeps_addresses: false, ..SPOOFED };
+    check_informs("informs_are_answered_once_when_agents_addresses_are_kept", way);
 }

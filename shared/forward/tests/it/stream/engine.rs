@@ -1,0 +1,134 @@
+//! Stream destinations as they are configured: URIs in an engine, beside others.
+
+use std::path::Path;
+
+use sekiwake_forward::{Destinations, Engine, Registry, Resolution};
+use sekiwake_record::Kind;
+use sekiwake_testkit::wait::wait_for;
+
+use super::{
+    numbered,
+    peer::{Peer, Refusing, listener},
+    tls::Authority,
+};
+use crate::rig::{PATIENCE, Rig, TestEngine, arrived, forward, loopback_sink, samples};
+
+fn engine(rig: &Rig, spools: &Path, destinations: &str) -> TestEngine {
+    let destinations = Destinations::parse(Kind::Syslog, destinations).unwrap();
+    let surroundings = (&Resolution::default(), &Registry::open());
+    Engine::start_in(spools, Kind::Syslog, &destinations, surroundings, &rig.scope).unwrap()
+}
+
+#[test]
+fn a_dead_stream_destination_costs_the_live_ones_nothing() {
+    let (rig, folder, refusing) = (Rig::new(), tempfile::tempdir().unwrap(), Refusing::new());
+    let stalled = Peer::serve(listener(), |stream, book, _| {
+        while !book.is_stopping() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        drop(stream);
+    });
+    let live = Peer::reading(listener());
+    let (sink, udp) = loopback_sink();
+    let (dead, stuck, tcp) = (
+        format!("tcp://{}", refusing.address()),
+        format!("tcp://{}", stalled.address),
+        format!("tcp://{}", live.address),
+    );
+    let mut engine = engine(&rig, folder.path(), &format!("{dead} {udp} {stuck} {tcp}"));
+    let payloads: Vec<Vec<u8>> = (0..40_000).map(numbered).collect();
+    for part in payloads.chunks(500) {
+        forward(&mut engine, &samples(part.to_vec()));
+    }
+    assert!(arrived(sink, payloads.len()) == payloads);
+    live.book.wait_for_distinct(payloads.len());
+    assert!(live.book.messages() == payloads);
+    for destination in [&dead, &stuck, &tcp, &udp] {
+        let not_held = || rig.queued(destination) == 0 || destination == &stuck;
+        wait_for("an empty queue", PATIENCE, not_held).unwrap();
+    }
+    assert_eq!(rig.dropped(&dead, "disconnected"), 40_000);
+    assert!(rig.dropped(&stuck, "stalled") > 0);
+    assert_eq!(rig.sent(&tcp), 40_000);
+    let up = |destination: &str| rig.metric("sekiwake_forward_up", &[&format!("\"{destination}\"")]);
+    wait_for("all states to show", PATIENCE, || (up(&dead), up(&stuck), up(&tcp)) == (0.0, 0.0, 1.0)).unwrap();
+    rig.stop();
+}
+
+#[test]
+fn a_destination_that_is_taken_out_while_it_does_not_read_ends_and_leaves_the_rest_in_its_spool() {
+    let (rig, folder) = (Rig::new(), tempfile::tempdir().unwrap());
+    let stalled = Peer::serve(listener(), |stream, book, _| {
+        while !book.is_stopping() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        drop(stream);
+    });
+    let label = format!("tcp://{}", stalled.address);
+    let mut engine = engine(&rig, folder.path(), &format!("{label}?spool=64MiB"));
+    let value = |name: &str| rig.metric(name, &[&format!("\"{label}\"")]) as u64;
+    wait_for("a connection", PATIENCE, || value("sekiwake_forward_up") == 1).unwrap();
+    forward(&mut engine, &samples((0..60_000).map(numbered)));
+    engine.apply(&Destinations::default()).unwrap();
+    wait_for("an empty queue", PATIENCE, || rig.queued(&label) == 0).unwrap();
+    assert_eq!(value("sekiwake_forward_spool_datagrams") + rig.sent(&label), 60_000);
+    assert!(value("sekiwake_forward_spool_datagrams") > 10_000);
+    rig.stop();
+}
+
+#[test]
+fn options_are_heeded_and_a_spool_is_handed_on_when_a_destination_is_replaced() {
+    let (rig, folder, refusing, authority) =
+        (Rig::new(), tempfile::tempdir().unwrap(), Refusing::new(), Authority::new());
+    let uri = format!(
+        "tls://{}?ca={}&server_name=siem.example&spool=2MiB&replay=1000&add_source=true",
+        refusing.address(),
+        authority.ca().display()
+    );
+    let label = format!("tls://{}", refusing.address());
+    let mut engine = engine(&rig, folder.path(), &uri);
+    forward(&mut engine, &samples((0..100).map(numbered)));
+    let spooled = || rig.metric("sekiwake_forward_spool_datagrams", &[&format!("\"{label}\"")]);
+    wait_for("the spool", PATIENCE, || spooled() == 100.0).unwrap();
+    // The same place with another option: another worker, the same spool.
+    let changed = Destinations::parse(Kind::Syslog, &uri.replace("replay=1000", "replay=2000")).unwrap();
+    engine.apply(&changed).unwrap();
+    forward(&mut engine, &samples((100..200).map(numbered)));
+    wait_for("the spool", PATIENCE, || spooled() == 200.0).unwrap();
+    let identity = authority.identity("server", &["siem.example"], false);
+    let config = authority.server(&identity, &rustls::version::TLS13, false);
+    let (peer, _) = super::tls::tls_peer(refusing.listen(), config);
+    peer.book.wait_for_distinct(200);
+    for (number, message) in peer.book.messages().iter().enumerate() {
+        let expected = String::from_utf8(numbered(number as u64)).unwrap().replacen(
+            "- - - ",
+            "- - [origin ip=\"198.51.100.1\"] ",
+            1,
+        );
+        assert_eq!(String::from_utf8_lossy(message), expected);
+    }
+    wait_for("an empty spool", PATIENCE, || spooled() == 0.0).unwrap();
+    rig.stop();
+}
+
+#[test]
+fn what_cannot_work_is_refused_at_the_start() {
+    let (rig, folder) = (Rig::new(), tempfile::tempdir().unwrap());
+    let start = |spools: &Path, uri: &str| {
+        let destinations = Destinations::parse(Kind::Syslog, uri).unwrap();
+        let surroundings = (&Resolution::default(), &Registry::open());
+        let engine: std::io::Result<TestEngine> =
+            Engine::start_in(spools, Kind::Syslog, &destinations, surroundings, &rig.scope);
+        engine.err().expect("an error").to_string()
+    };
+    let missing = start(folder.path(), "tls://127.0.0.1:6514?ca=/nowhere.pem");
+    assert!(
+        missing.contains("tls://127.0.0.1:6514") && missing.contains("/nowhere.pem: there is no such file"),
+        "{missing}"
+    );
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let no_folder = start(&file, "tcp://127.0.0.1:6514?spool=2MiB");
+    assert!(no_folder.contains("cannot open the spool"), "{no_folder}");
+    rig.stop();
+}

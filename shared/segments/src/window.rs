@@ -1,0 +1,103 @@
+//! A window on a segment: bytes are read in large pieces, entries come out.
+
+use std::{io, ops::Range};
+
+use crate::format::{HEADER_BYTES, Parsed, parse_entry};
+
+/// How much is read at once, unless an entry is larger.
+const PIECE_BYTES: usize = 128 << 10;
+
+/// A position in a segment, with what has been read of it from there on.
+#[derive(Debug)]
+pub(crate) struct Window {
+    buffer: Vec<u8>,
+    /// What of the buffer is still to be parsed.
+    unread: Range<usize>,
+    /// Where in the file the unread bytes begin.
+    offset: u64,
+}
+
+/// What comes next in a segment.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// An entry, which [`Window::payload`] gives.
+    Entry(Range<usize>),
+    /// Nothing.
+    End,
+    /// Bytes that are not the entry that belongs here.
+    Bad,
+}
+
+impl Window {
+    /// A window on the beginning of a segment.
+    pub(crate) fn new() -> Window {
+        Window { buffer: Vec::new(), unread: 0..0, offset: HEADER_BYTES as u64 }
+    }
+
+    /// Where the next entry begins.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Goes to `offset` in what may be another segment.
+    pub(crate) fn jump(&mut self, offset: u64) {
+        self.offset = offset;
+        self.unread = 0..0;
+        // What one large entry took is not kept for ever.
+        self.buffer.truncate(PIECE_BYTES);
+        self.buffer.shrink_to(PIECE_BYTES);
+    }
+
+    /// The payload of the entry that [`Window::step`] gave last.
+    pub(crate) fn payload(&self, range: Range<usize>) -> &[u8] {
+        &self.buffer[range]
+    }
+
+    /// Moves over the entry `sequence`. The segment is `length` bytes long; `read_at` reads from an offset in it.
+    pub(crate) fn step(
+        &mut self,
+        sequence: u64,
+        length: u64,
+        mut read_at: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+    ) -> io::Result<Step> {
+        let available = length.saturating_sub(self.offset);
+        if available == 0 {
+            return Ok(Step::End);
+        }
+        loop {
+            let needed = match parse_entry(&self.buffer[self.unread.clone()], sequence) {
+                Parsed::Bad => return Ok(Step::Bad),
+                Parsed::Short(needed) => needed,
+                Parsed::Whole(payload) => {
+                    let start = self.unread.start;
+                    self.unread.start += payload.end;
+                    self.offset += payload.end as u64;
+                    return Ok(Step::Entry(start + payload.start..start + payload.end));
+                }
+            };
+            if needed as u64 > available {
+                return Ok(Step::Bad);
+            }
+            self.make_room(needed);
+            let end = self.unread.end;
+            let unread = self.unread.len() as u64;
+            let wanted = usize::try_from(available - unread).unwrap_or(usize::MAX).min(self.buffer.len() - end);
+            match read_at(&mut self.buffer[end..end + wanted], self.offset + unread) {
+                Ok(0) => return Ok(Step::Bad),
+                Ok(read) => self.unread.end += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Moves what is unread to the front, in a buffer that holds `needed` bytes.
+    fn make_room(&mut self, needed: usize) {
+        self.buffer.copy_within(self.unread.clone(), 0);
+        self.unread = 0..self.unread.len();
+        let size = needed.max(PIECE_BYTES);
+        if self.buffer.len() < size {
+            self.buffer.resize(size, 0);
+        }
+    }
+}
