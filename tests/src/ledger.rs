@@ -99,7 +99,8 @@ impl Ledger {
                 let dropped = forwarder.count("sekiwake_forward_dropped_datagrams_total", &labels);
                 let handed_over = forwarder.count("sekiwake_forward_handed_over_datagrams_total", &labels);
                 let skipped = forwarder.count("sekiwake_forward_skipped_records_total", &labels);
-                let held = forwarder.count("sekiwake_forward_queue_records", &labels);
+                let held = forwarder.count("sekiwake_forward_queue_records", &labels)
+                    + forwarder.count("sekiwake_forward_spool_datagrams", &labels);
                 ensure!(
                     flow.received == sent + dropped + skipped + handed_over + held,
                     "{name}, {destination}: received {}, sent {sent}, dropped {dropped}, not for it {skipped}, handed over {handed_over}, held {held}",

@@ -197,7 +197,7 @@ fn print_row(load: Load, row: &Row) {
         load.rate,
         load.sizes,
         load.sources,
-        load.destinations,
+        format_args!("{}{}", load.destinations, if load.spoof { ", spoofed" } else { "" }),
         row.offered,
         row.delivered,
         micros(total),

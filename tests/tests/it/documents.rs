@@ -43,10 +43,14 @@ fn the_documentation_lists_every_metric() {
     let key = folder.path().join("key");
     keygen(&key);
     let (key, public_key) = (key.display().to_string(), folder.path().join("key.pub").display().to_string());
+    let (destinations, spool) = (folder.path().join("destinations"), folder.path().join("spool").display().to_string());
+    fs::write(&destinations, "udp://198.51.100.11:514 tcp://198.51.100.11:514?spool=2MiB").unwrap();
+    let destinations = destinations.display().to_string();
     let names = [&["sekiwake-capture", "sekiwake-proxy"][..], &FORWARDERS.map(|(_, name)| name)].concat();
     let environment = [
         ("SEKIWAKE_CAPTURE_INTERFACES", WIRE),
-        ("SEKIWAKE_SYSLOG_DESTINATIONS", "udp://198.51.100.11:514"),
+        ("SEKIWAKE_SYSLOG_DESTINATIONS_FILE", &destinations),
+        ("SEKIWAKE_SPOOL_DIR", &spool),
         ("SEKIWAKE_XFLOW_DESTINATIONS", "udp://198.51.100.11:2055"),
         ("SEKIWAKE_TRAP_DESTINATIONS", "udp://198.51.100.11:162"),
         ("SEKIWAKE_BUS_KEY_FILE", &key),

@@ -5,6 +5,7 @@ mod changes;
 mod limits;
 mod loops;
 mod status;
+mod streams;
 
 use std::time::{Duration, Instant};
 
@@ -34,11 +35,16 @@ impl<'a> Members<'a> {
 
     /// Starts so many members of a group that forwards to this collector; does not wait for them.
     fn start(&mut self, group: &str, to: u8, count: usize) {
+        self.start_to(group, &syslog_to(to), count);
+    }
+
+    /// The same, of a group that forwards to these destinations.
+    fn start_to(&mut self, group: &str, destinations: &str, count: usize) {
         for _ in 0..count {
             self.started += 1;
             let (admin, label) = (format!("127.0.0.1:{}", 9700 + self.started), format!("m{}", self.started));
             let environment = [
-                ("SEKIWAKE_SYSLOG_DESTINATIONS", syslog_to(to)),
+                ("SEKIWAKE_SYSLOG_DESTINATIONS", destinations.to_owned()),
                 ("SEKIWAKE_ADMIN", admin),
                 ("SEKIWAKE_GROUP", group.to_owned()),
                 ("SEKIWAKE_MEMBER", label),
