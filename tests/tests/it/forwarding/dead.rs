@@ -7,7 +7,7 @@
 //!                          └─ live, IPv6: every number, once, in order
 //! ```
 
-use std::time::Duration;
+use std::{net::TcpListener, time::Duration};
 
 use sekiwake_testkit::sink::{Options, Report};
 use sekiwake_tests::{Ledger, MIRRORED, collector, collector_v6};
@@ -63,6 +63,15 @@ fn black_hole(site: &TestSite) -> Death {
     Death { name: "black hole", destinations, up: 1.0, reasons: &[], is_heard_of: false }
 }
 
+/// Connections that are made and never read from, for as long as the listeners live: the kernel accepts them, nobody else does.
+fn never_reading(site: &TestSite) -> (Death, [TcpListener; 2]) {
+    let places = [at(collector(2), 6514), at(collector_v6(2), 6514)];
+    let listeners = places.map(|place| site.collectors.enter(|| TcpListener::bind(place)).unwrap().unwrap());
+    let destinations = places.map(|place| format!("tcp://{place}"));
+    let reasons = &["stalled", "queue_full", "expired"];
+    (Death { name: "TCP that never reads", destinations, up: 0.0, reasons, is_heard_of: false }, listeners)
+}
+
 /// Sends at this rate for these seconds, and checks and prints what became of it.
 fn check(site: &TestSite, death: &Death, rate: u32, seconds: u32) {
     let options = || Options { receive_buffer_bytes: 512 << 20, ..numbered() };
@@ -84,7 +93,7 @@ fn check(site: &TestSite, death: &Death, rate: u32, seconds: u32) {
         .wait_for_metrics("the dead to be known", LONG, |samples| {
             let said = |uri: &String| samples.sum("sekiwake_forward_up", &[&label(uri)]);
             // Not known is no number, and equal to none.
-            samples.count("sekiwake_forward_queue_records", &[]) == 0
+            alive.iter().all(|uri| samples.count("sekiwake_forward_queue_records", &[&label(uri)]) == 0)
                 && death.destinations.iter().all(|uri| said(uri) == death.up)
         })
         .unwrap();
@@ -111,7 +120,9 @@ fn check(site: &TestSite, death: &Death, rate: u32, seconds: u32) {
         let reasons = death.reasons.iter().map(|reason| format!("reason=\"{reason}\""));
         let by_reason: u64 = reasons.map(|reason| count("dropped_datagrams_total", uri, &[&reason])).sum();
         assert_eq!(by_reason, dropped, "{uri}: {:?}", ledger.losses());
-        assert_eq!(count("sent_datagrams_total", uri, &[]) + dropped, sent, "{uri}");
+        // What a connection that nobody reads has taken is neither sent nor given up.
+        let held = if uri.starts_with("tcp") { count("queue_records", uri, &[]) } else { 0 };
+        assert_eq!(count("sent_datagrams_total", uri, &[]) + dropped + held, sent, "{uri}");
         assert_eq!(count("errors_total", uri, &[]) > 0, death.is_heard_of, "{uri}");
     }
     assert_eq!(ledger.lost_for_good(), Vec::<String>::new());
@@ -150,9 +161,17 @@ fn destinations_in_a_black_hole_cost_the_live_ones_nothing() {
 }
 
 #[test]
+fn destinations_that_never_read_their_connection_cost_the_live_ones_nothing() {
+    let Some(site) = site("destinations_that_never_read_their_connection_cost_the_live_ones_nothing") else { return };
+    let (death, _listeners) = never_reading(&site);
+    check(&site, &death, MODEST, 4);
+}
+
+#[test]
 #[ignore = "takes a quiet machine: prints figures at 100,000 a second"]
 fn dead_destinations_at_100000_a_second() {
     let Some(site) = site("dead_destinations_at_100000_a_second") else { return };
-    let deaths = [no_neighbour(), closed_port(), black_hole(&site)];
+    let (never_reading, _listeners) = never_reading(&site);
+    let deaths = [no_neighbour(), closed_port(), black_hole(&site), never_reading];
     deaths.iter().for_each(|death| check(&site, death, FULL, 5));
 }
