@@ -19,12 +19,12 @@ const DEVICES: u16 = 64;
 
 fn v4(number: u16) -> SocketAddr {
     // Every eighth one sends from the port of its protocol, as many devices do.
-    let port = if number % 8 == 0 { 514 } else { 10_000 + 501 * number };
+    let port = if number.is_multiple_of(8) { 514 } else { 10_000 + 501 * number };
     at(std::net::Ipv4Addr::from(u32::from(FIRST_DEVICE) + u32::from(number)), port)
 }
 
 fn v6(number: u16) -> SocketAddr {
-    let port = if number % 8 == 0 { 162 } else { 20_000 + 503 * number };
+    let port = if number.is_multiple_of(8) { 162 } else { 20_000 + 503 * number };
     at(std::net::Ipv6Addr::from(u128::from(FIRST_DEVICE_V6) + u128::from(number)), port)
 }
 
