@@ -115,6 +115,15 @@ impl<'a, R: Recipe> Collector<'a, R> {
         self.records().with_context(|| self.said())
     }
 
+    /// Kills it, as a crash does, and gives up what it has not written down. For daemons of one process.
+    ///
+    /// # Errors
+    /// The kernel refuses, or it does not end.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.process.signal(Signal::KILL)?;
+        self.process.wait(LONG).map(drop)
+    }
+
     /// What it printed.
     pub fn said(&self) -> String {
         [self.process.stdout(), self.process.stderr()].concat().join("\n")

@@ -1,23 +1,12 @@
 //! Destinations from a file that changes while datagrams flow.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use sekiwake_testkit::{process::Signal, wait::wait_for};
 use sekiwake_tests::{MIRRORED, Service, collector};
 
+use super::{outcomes, replace};
 use crate::support::*;
-
-/// Replaces a file as an editor or a ConfigMap does: by another one, in one step.
-fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    fs::write(&new, text).unwrap();
-    fs::rename(new, path).unwrap();
-}
-
-fn outcomes(forwarder: &Service<'_>, outcome: &str) -> u64 {
-    let label = format!("outcome=\"{outcome}\"");
-    forwarder.metrics().unwrap().count("sekiwake_forward_reloads_total", &[&label])
-}
 
 fn is_in_use(forwarder: &Service<'_>) -> u64 {
     forwarder.metrics().unwrap().count("sekiwake_forward_destinations_file_in_use", &[])

@@ -89,7 +89,8 @@ impl<'a> Members<'a> {
     }
 }
 
-fn owned_shards(member: &Service<'_>) -> u64 {
+/// How many shards a member owns.
+pub(crate) fn owned_shards(member: &Service<'_>) -> u64 {
     member.metrics().map_or(0, |samples| samples.count("sekiwake_group_owned_shards", &[]))
 }
 
