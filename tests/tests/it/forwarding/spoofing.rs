@@ -250,6 +250,8 @@ fn the_dscp_is_copied_where_that_is_asked_for() {
     let Some(site) = site("the_dscp_is_copied_where_that_is_asked_for") else { return };
     let_foreign_sources_in(&site);
     let mut tcpdump = program("tcpdump").unwrap();
+    // The headers are enough; of whole frames its buffer holds eight.
+    tcpdump.args(["-s", "256", "-B", "16384"]);
     tcpdump.args(["-n", "-v", "-l", "--immediate-mode", "-i", "in0", "udp", "dst", "port", "514"]);
     let mut wire = Process::spawn(site.collectors.exec(&tcpdump)).unwrap();
     wire.wait_for_line(LONG, |line| line.contains("listening on")).unwrap();
@@ -299,12 +301,13 @@ fn the_dscp_is_copied_where_that_is_asked_for() {
     wire.terminate().unwrap();
     wire.wait(LONG).unwrap();
     let lines = wire.stdout();
-    seen.unwrap_or_else(|late| panic!("{late}: {lines:#?}"));
+    let found: Vec<_> = places.iter().flatten().map(|to| (to, dscps(&lines, *to))).collect();
+    seen.unwrap_or_else(|late| panic!("{late}: {found:#?} {}", wire.stderr().join("; ")));
     // And no other one.
     for (place, options) in places.iter().zip(options) {
         for to in place {
             let seen: Vec<u8> = dscps(&lines, *to).into_keys().collect();
-            assert_eq!(seen, wanted(options), "{to}{options}: {lines:#?}");
+            assert_eq!(seen, wanted(options), "{to}{options}: {found:#?}");
         }
     }
 }
