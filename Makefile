@@ -2,7 +2,7 @@
 
 CARGO   ?= cargo
 BUILD   := target/release
-FUZZ_SECONDS ?= 20
+FUZZ_SECONDS ?= 12
 SIMULATE_SEEDS ?= 10000
 
 .DEFAULT_GOAL := help
@@ -38,7 +38,7 @@ lint: setup ## format, clippy, documentation
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
 
-fuzz: setup ## run each fuzz target for FUZZ_SECONDS (20)
+fuzz: setup ## run each fuzz target for FUZZ_SECONDS (12)
 	@tests/fuzz $(FUZZ_SECONDS)
 
 simulate: setup ## run SIMULATE_SEEDS (10000) seeds of every scenario of the control plane (some ten minutes)

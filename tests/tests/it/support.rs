@@ -28,6 +28,10 @@ pub(crate) const SYSLOG_WAY: [&str; 3] = [CAPTURE, PROXY, SYSLOG];
 /// All services of the spine.
 pub(crate) const ALL: [&str; 5] = [CAPTURE, PROXY, SYSLOG, XFLOW, TRAP];
 
+/// Every protocol of the sender but SNMPv2c informs: they go out as traps, and would come with the traps' numbers a second time.
+pub(crate) const ALL_BUT_INFORMS: &str =
+    "rfc3164,rfc5424,netflow5,netflow9,ipfix,sflow,snmp1-trap,snmp2c-trap,snmp3-trap";
+
 /// What nearly all captures here are told; a ring of the default size takes half a second to make.
 pub(crate) const CAPTURING: [(&str, &str); 2] =
     [("SEKIWAKE_CAPTURE_INTERFACES", WIRE), ("SEKIWAKE_CAPTURE_RING", "64MiB")];
