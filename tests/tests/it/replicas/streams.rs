@@ -153,3 +153,32 @@ fn over_tcp_a_member_that_was_stopped_sends_nothing_of_what_is_no_longer_its_own
     members.stop();
     spine.stop().unwrap();
 }
+
+#[test]
+fn a_tcp_destination_that_never_reads_keeps_no_shard_from_moving_and_costs_the_other_nothing() {
+    let test = "a_tcp_destination_that_never_reads_keeps_no_shard_from_moving_and_costs_the_other_nothing";
+    let Some(site) = site(test) else { return };
+    site.switch_ipv6_off_on_the_wire();
+    // The kernel takes connections, and nobody takes what comes.
+    let _stalled = site.collectors.enter(|| TcpListener::bind(at(collector(1), 514))).unwrap().unwrap();
+    let sink = patient_sink(&site, 0);
+    let spine = site.start(&[CAPTURE, PROXY], &[("SEKIWAKE_RETAIN", "512MiB")]);
+    let destinations = format!("{} tcp://{}:514", syslog_to(0), collector(1));
+    let mut members = Members::new(&site);
+    members.start_to("default", &destinations, 1);
+    members.wait_for_shares(&[64]);
+    let load = Load::of(&site, SLOWER_LOAD);
+    flow_for(&sink, Duration::from_secs(4));
+    members.start_to("default", &destinations, 1);
+    members.wait_until_even();
+    flow_for(&sink, Duration::from_secs(1));
+    members.members.remove(0).stop().unwrap();
+    members.wait_for_shares(&[64]);
+    flow_for(&sink, Duration::from_secs(1));
+    let sent = load.end();
+    settle(&sink, sent);
+    let said = members.said();
+    members.stop();
+    spine.stop().unwrap();
+    assert_eq!(judge(sink, sent), (0, 0), "missing and doubled of {sent}\n{said}");
+}
