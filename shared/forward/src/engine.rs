@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Display,
-    io,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -13,6 +13,7 @@ use prometheus::IntCounter;
 use sekiwake_bus::Transport as Carrier;
 use sekiwake_record::Kind;
 use sekiwake_runtime::Scope;
+use tracing::warn;
 
 use crate::{
     Parcel, Registry,
@@ -126,7 +127,30 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         }
         self.routes.retain(stays);
         self.routes.append(&mut new);
+        self.tell_of_orphans(destinations);
         Ok(())
+    }
+
+    /// Says which spools are on disk that no destination has: what is in them is not sent.
+    fn tell_of_orphans(&self, destinations: &Destinations) {
+        let with_spool = destinations.iter().filter(|destination| destination.options.spool.is_some());
+        let labels = with_spool.flat_map(|destination| destination.places.iter().map(|place| destination.label(place)));
+        let known: Vec<String> = labels.map(|label| spool_name(&label)).collect();
+        let Some(folders) =
+            (self.kind == Kind::Syslog).then(|| fs::read_dir(&self.surroundings.spool_dir).ok()).flatten()
+        else {
+            return;
+        };
+        for folder in folders.flatten() {
+            let is_known = known.iter().any(|name| folder.file_name() == name.as_str());
+            let is_segment = |file: &fs::DirEntry| file.path().extension().is_some_and(|end| end == "segment");
+            let holds_any =
+                || fs::read_dir(folder.path()).is_ok_and(|files| files.flatten().any(|file| is_segment(&file)));
+            if !is_known && holds_any() {
+                let folder = folder.path();
+                warn!(folder = %folder.display(), "a spool that no destination has: what is in it is not sent");
+            }
+        }
     }
 
     /// Whether every destination is behind, so that it is this process that does not keep up, or all that it sends to: whoever can

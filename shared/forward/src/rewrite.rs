@@ -13,7 +13,7 @@ use std::{io::Write, net::IpAddr, ops::Range};
 use jiff::Timestamp;
 use sekiwake_identify::{
     snmp,
-    syslog::{Priority, structured_data},
+    syslog::{Priority, element_length, structured_data},
 };
 use sekiwake_record::{Format, Record};
 
@@ -121,14 +121,7 @@ fn append(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 fn origin(data: &[u8]) -> Option<usize> {
     let mut start = 0;
     while data.get(start) == Some(&b'[') {
-        let (mut quoted, mut escaped) = (false, false);
-        let end = start
-            + data[start..].iter().position(|&byte| {
-                let ends = byte == b']' && !quoted;
-                quoted ^= byte == b'"' && !escaped;
-                escaped = byte == b'\\' && quoted && !escaped;
-                ends
-            })?;
+        let end = start + element_length(&data[start..])? - 1;
         let name = data[start + 1..end].split(|&byte| byte == b' ').next();
         if name == Some(b"origin") {
             return Some(end);

@@ -71,17 +71,22 @@ fn structured_data_length(text: &[u8]) -> Option<usize> {
     }
     let mut at = 0;
     while text.get(at) == Some(&b'[') {
-        let (mut quoted, mut escaped) = (false, false);
-        let end = text[at..].iter().position(|&byte| {
-            let ends = byte == b']' && !quoted;
-            // Only within a value, and only these three may be escaped; whatever else a backslash stands before is plain.
-            quoted ^= byte == b'"' && !escaped;
-            escaped = byte == b'\\' && quoted && !escaped;
-            ends
-        })?;
-        at += end + 1;
+        at += element_length(&text[at..])?;
     }
     (at > 0).then_some(at)
+}
+
+/// How long the element of STRUCTURED-DATA at the beginning of `text` is, its closing bracket included.
+pub fn element_length(text: &[u8]) -> Option<usize> {
+    let (mut quoted, mut escaped) = (false, false);
+    let end = text.iter().position(|&byte| {
+        let ends = byte == b']' && !quoted;
+        // Only within a value, and only these three may be escaped; whatever else a backslash stands before is plain.
+        quoted ^= byte == b'"' && !escaped;
+        escaped = byte == b'\\' && quoted && !escaped;
+        ends
+    })?;
+    Some(end + 1)
 }
 
 /// Splits `<PRIVAL>` off: one to three digits, at most 191.
