@@ -7,16 +7,19 @@
 //!                          └─ live, IPv6: every number, once, in order
 //! ```
 
-use std::{net::TcpListener, time::Duration};
+use std::{net::TcpListener, path::Path, process::Command, time::Duration};
 
-use sekiwake_testkit::sink::{Options, Report};
+use sekiwake_testkit::{
+    process::Process,
+    sink::{Options, Report},
+};
 use sekiwake_tests::{Ledger, MIRRORED, collector, collector_v6};
 
 use super::*;
 
 /// What a test on any machine sends, in a second.
 const MODEST: u32 = 20_000;
-/// What issue 4 asks for.
+/// What is promised.
 const FULL: u32 = 100_000;
 
 /// A way to be dead.
@@ -79,6 +82,39 @@ fn never_reading(site: &TestSite) -> Death {
         is_heard_of: true,
         peers: peers.into(),
     }
+}
+
+/// Servers with certificates that nobody vouches for. They end with their values.
+fn untrusted(site: &TestSite, folder: &Path) -> (Death, [Process; 2]) {
+    let (certificate, key) = (folder.join("certificate"), folder.join("key"));
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]);
+    command.args(["-subj", "/CN=nobody", "-addext", "basicConstraints=critical,CA:FALSE"]);
+    command.arg("-addext").arg(format!("subjectAltName=IP:{},IP:{}", collector(2), collector_v6(2)));
+    command.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
+    assert!(command.output().unwrap().status.success());
+    let places = [at(collector(2), 6515), at(collector_v6(2), 6515)];
+    let servers = places.map(|place| {
+        let mut command = site.collectors.command("openssl");
+        command
+            .args(["s_server", "-www", "-accept", &place.to_string()])
+            .arg("-cert")
+            .arg(&certificate)
+            .arg("-key")
+            .arg(&key);
+        let server = Process::spawn(command).unwrap();
+        server.wait_for_line(LONG, |line| line.contains("ACCEPT")).unwrap();
+        server
+    });
+    let death = Death {
+        name: "TLS with a certificate that is not trusted",
+        destinations: places.map(|place| format!("tls://{place}")),
+        up: 0.0,
+        reasons: &["disconnected", "queue_full"],
+        is_heard_of: true,
+        peers: Vec::new(),
+    };
+    (death, servers)
 }
 
 /// Sends at this rate for these seconds, and checks and prints what became of it.
@@ -179,9 +215,21 @@ fn destinations_that_never_read_their_connection_cost_the_live_ones_nothing() {
 }
 
 #[test]
+fn destinations_with_a_certificate_that_is_not_trusted_cost_the_live_ones_nothing() {
+    let test = "destinations_with_a_certificate_that_is_not_trusted_cost_the_live_ones_nothing";
+    let Some(site) = site(test) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (death, _servers) = untrusted(&site, folder.path());
+    check(&site, death, MODEST, 4);
+}
+
+#[test]
 #[ignore = "takes a quiet machine: prints figures at 100,000 a second"]
 fn dead_destinations_at_100000_a_second() {
     let Some(site) = site("dead_destinations_at_100000_a_second") else { return };
     let deaths = [no_neighbour(), closed_port(), black_hole(&site), never_reading(&site)];
     deaths.into_iter().for_each(|death| check(&site, death, FULL, 5));
+    let folder = tempfile::tempdir().unwrap();
+    let (death, _servers) = untrusted(&site, folder.path());
+    check(&site, death, FULL, 5);
 }
