@@ -1,12 +1,7 @@
 //! Which datagrams a destination gets: by source, format, facility and severity. All that are set must agree.
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    str::FromStr,
-};
-
 use sekiwake_identify::syslog::Priority;
-use sekiwake_record::{Format, Record};
+use sekiwake_record::{Format, Prefix, Record};
 
 /// What a destination is sent. The default is everything.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,7 +39,7 @@ impl Filter {
     pub(crate) fn mismatch(&self, record: &Record<'_>) -> Option<Mismatch> {
         let among = |prefixes: &[Prefix]| {
             let source = record.source.to_canonical();
-            prefixes.iter().any(|prefix| prefix.contains_canonical(source))
+            prefixes.iter().any(|prefix| prefix.contains(source))
         };
         if self.sources.as_ref().is_some_and(|sources| !among(sources)) || among(&self.excluded_sources) {
             return Some(Mismatch::Source);
@@ -66,65 +61,6 @@ impl Filter {
     }
 }
 
-/// Addresses that begin alike. IPv4 addresses are in IPv4 prefixes only, however they are written: `::/0` is all of IPv6, and
-/// `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prefix {
-    is_ipv4: bool,
-    /// The first address, IPv4 mapped.
-    network: u128,
-    mask: u128,
-}
-
-impl Prefix {
-    /// Whether this address is in it.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        self.contains_canonical(address.to_canonical())
-    }
-
-    fn contains_canonical(&self, address: IpAddr) -> bool {
-        self.is_ipv4 == address.is_ipv4() && mapped(address) & self.mask == self.network
-    }
-}
-
-/// `10.0.0.0/8`, `2001:db8::/32`, or one address. Bits behind the prefix are taken for what they are, a slip of the pen: `10.1.2.3/8`
-/// is `10.0.0.0/8`, as it is for every router.
-impl FromStr for Prefix {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Prefix, ()> {
-        let (address, length) = match text.split_once('/') {
-            Some((address, length)) => (address, Some(length)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| ())?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let digits_only = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        let length: u32 = match length {
-            Some(length) if digits_only(length) => length.parse().map_err(|_| ())?,
-            Some(_) => return Err(()),
-            None => most,
-        };
-        if length > most {
-            return Err(());
-        }
-        let mapped_length = length + 128 - most;
-        let mask = u128::MAX.checked_shl(128 - mapped_length).unwrap_or(0);
-        let canonical = address.to_canonical();
-        // A mapped prefix shorter than the mapping itself holds more than IPv4, and so is IPv6.
-        let is_ipv4 = canonical.is_ipv4() && mapped_length >= 96;
-        Ok(Prefix { is_ipv4, network: mapped(address) & mask, mask })
-    }
-}
-
-fn mapped(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => Ipv6Addr::from(address.octets()),
-    }
-    .to_bits()
-}
-
 /// A set of syslog facilities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facilities(u32);
@@ -141,46 +77,12 @@ impl Facilities {
     }
 }
 
-/// The keywords of facilities 0 to 23, as syslog.h and the field's daemons have them (RFC 5424 §6.2.1 has only the meanings).
-const FACILITIES: [&str; 24] = [
-    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "ntp",
-    "audit", "alert", "clock", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
-];
-
-/// The keywords of severities 0 to 7, and the longer and older names that people write.
-const SEVERITIES: [&[&str]; 8] = [
-    &["emerg", "emergency", "panic"],
-    &["alert"],
-    &["crit", "critical"],
-    &["err", "error"],
-    &["warning", "warn"],
-    &["notice"],
-    &["info", "informational"],
-    &["debug"],
-];
-
-/// A facility by its keyword or number.
-pub(crate) fn parse_facility(text: &str) -> Option<u8> {
-    let by_name = FACILITIES.iter().position(|name| *name == text);
-    by_name.map(|index| index as u8).or_else(|| number(text, 23))
-}
-
-/// A severity by a keyword or its number.
-pub(crate) fn parse_severity(text: &str) -> Option<u8> {
-    let by_name = SEVERITIES.iter().position(|names| names.contains(&text));
-    by_name.map(|index| index as u8).or_else(|| number(text, 7))
-}
-
-fn number(text: &str, most: u8) -> Option<u8> {
-    let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|&number: &u8| is_plain && number <= most)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
+    use sekiwake_identify::syslog::{parse_facility, parse_severity};
     use sekiwake_record::{Flags, Vlans};
 
     use super::*;

@@ -45,7 +45,7 @@ pub use destination::{
     Destination, DestinationError, Destinations, Dscp, Host, MAX_PLACES, Options, Place, TlsFiles, Transport,
 };
 pub use engine::Engine;
-pub use filter::{Facilities, Filter, Prefix};
+pub use filter::{Facilities, Filter};
 pub use metrics::{DropReason, names};
 pub use parcel::Parcel;
 pub use registry::Registry;

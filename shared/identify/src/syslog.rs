@@ -48,6 +48,51 @@ impl Priority {
     }
 }
 
+/// The keywords of facilities 0 to 23, as syslog.h and the field's daemons have them (RFC 5424 §6.2.1 has only the meanings).
+const FACILITIES: [&str; 24] = [
+    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "ntp",
+    "audit", "alert", "clock", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+];
+
+/// The keywords of severities 0 to 7, and the longer and older names that people write.
+const SEVERITIES: [&[&str]; 8] = [
+    &["emerg", "emergency", "panic"],
+    &["alert"],
+    &["crit", "critical"],
+    &["err", "error"],
+    &["warning", "warn"],
+    &["notice"],
+    &["info", "informational"],
+    &["debug"],
+];
+
+/// A facility by its keyword or number.
+pub fn parse_facility(text: &str) -> Option<u8> {
+    let by_name = FACILITIES.iter().position(|name| *name == text);
+    by_name.map(|index| index as u8).or_else(|| number(text, 23))
+}
+
+/// A severity by a keyword or its number.
+pub fn parse_severity(text: &str) -> Option<u8> {
+    let by_name = SEVERITIES.iter().position(|names| names.contains(&text));
+    by_name.map(|index| index as u8).or_else(|| number(text, 7))
+}
+
+fn number(text: &str, most: u8) -> Option<u8> {
+    let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|&number: &u8| is_plain && number <= most)
+}
+
+/// The keyword of a facility, 0 to 23; `None` above.
+pub fn facility_keyword(facility: u8) -> Option<&'static str> {
+    FACILITIES.get(usize::from(facility)).copied()
+}
+
+/// The keyword of a severity, 0 to 7; `None` above.
+pub fn severity_keyword(severity: u8) -> Option<&'static str> {
+    SEVERITIES.get(usize::from(severity)).map(|names| names[0])
+}
+
 /// Where the STRUCTURED-DATA of an RFC 5424 message is: the range that holds `-` or its elements. `None` where the header is not
 /// all there, or the structured data is not well-formed.
 pub fn structured_data(payload: &[u8]) -> Option<Range<usize>> {

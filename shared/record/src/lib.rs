@@ -18,6 +18,7 @@ mod format;
 mod header;
 mod kind;
 pub mod msgpack;
+mod prefix;
 mod record;
 mod topic;
 
@@ -26,6 +27,7 @@ pub use batch::{Batch, BatchBuilder, ClosedBatch, MAX_BATCH_BYTES, MAX_BATCH_REC
 pub use format::Format;
 pub use header::{Header, PROTOCOL_VERSION};
 pub use kind::Kind;
+pub use prefix::Prefix;
 pub use record::{Flags, MAX_PAYLOAD, MAX_VLANS, Record, Vlans, dscp_ttl};
 pub use topic::{Name, NameError, SHARDS, Shard, Topic, canonical_octets};
 

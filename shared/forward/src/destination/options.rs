@@ -21,14 +21,15 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use sekiwake_record::{Format, Kind};
+use sekiwake_identify::syslog::{parse_facility, parse_severity};
+use sekiwake_record::{Format, Kind, Prefix};
 use sekiwake_settings::{ByteSize, Setting};
 
 use super::{
     Transport,
     uri::{Mistake, mistake},
 };
-use crate::filter::{Facilities, Filter, Prefix, parse_facility, parse_severity};
+use crate::filter::{Facilities, Filter};
 
 /// What a destination asks for.
 #[derive(Clone, Debug, PartialEq)]

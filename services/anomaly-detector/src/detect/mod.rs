@@ -1,0 +1,1 @@
+//! Counting and judging: logic without I/O.

@@ -1,0 +1,1 @@
+//! `explain`: what the detector would have said.

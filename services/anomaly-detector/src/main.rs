@@ -1,0 +1,3 @@
+//! `sekiwake-anomaly-detector`.
+
+fn main() {}

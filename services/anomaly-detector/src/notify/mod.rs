@@ -1,0 +1,1 @@
+//! Telling people and machines: Alertmanager, webhooks, syslog, the bus.

@@ -1,0 +1,1 @@
+//! What becomes of closed files: compressed, and deleted by age and by total size.

@@ -1,0 +1,6 @@
+//! Keeps syslog on disk.
+
+mod disk;
+mod keeping;
+mod template;
+mod writer;

@@ -1,0 +1,3 @@
+//! `sekiwake-storer`.
+
+fn main() {}

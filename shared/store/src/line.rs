@@ -1,0 +1,1 @@
+//! A stored message as a line of text.

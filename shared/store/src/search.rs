@@ -1,0 +1,1 @@
+//! Searching stored files by time, source, severity and text.
