@@ -199,7 +199,7 @@ fn what_the_hosts_own_queue_drops_is_not_taken_for_sent() {
             let source = SocketAddr::new(device(destination, 7), port);
             let samples: Vec<Sample> = (0..2000).map(|number| Sample::new(source, payload(1000, number))).collect();
             hosts.send_samples(&mut sender, &samples);
-            assert_arrives(sink, samples);
+            assert_arrives_in_any_order(sink, samples);
         }
     }
 }
