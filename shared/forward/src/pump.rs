@@ -7,15 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sekiwake_bus::{Frame, GroupSubscriber, RegisteredDestination, Transport};
+use sekiwake_bus::{Frame, GroupSubscriber, Leaving, Progress, RegisteredDestination, Transport};
 use sekiwake_runtime::Worker;
-use tracing::warn;
 
 use crate::{Engine, Parcel, Registry, noting::Noting, reload::Inbox};
-
-/// How long nothing must have come before a forwarder that has its group to itself, and is told to stop, believes that nothing
-/// more comes.
-const QUIET: Duration = Duration::from_millis(200);
 
 /// The longest sleep: completions have to get to the group soon when a shard changes hands.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -33,23 +28,12 @@ pub(crate) struct Pump {
     /// The number of the list of addresses that was registered last.
     registered: u64,
     noting: Noting,
-    stop: Option<Stopping>,
-}
-
-/// A pump that has been told to stop.
-struct Stopping {
-    /// When something came last.
-    last: Instant,
-    /// Silence is waited for no longer than until then: the rest of the time is for giving the shards back.
-    quiet_until: Instant,
-    /// What is queued leaves until then.
-    leave_until: Instant,
-    leaving: bool,
+    leaving: Option<Leaving>,
 }
 
 impl Pump {
     pub(crate) fn new(subscriber: GroupSubscriber, engine: Engine<Frame>, inbox: Inbox, registry: Registry) -> Pump {
-        Pump { subscriber, engine, inbox, registry, registered: 0, noting: Noting::default(), stop: None }
+        Pump { subscriber, engine, inbox, registry, registered: 0, noting: Noting::default(), leaving: None }
     }
 
     pub(crate) fn run(mut self, worker: &Worker) -> anyhow::Result<()> {
@@ -98,36 +82,11 @@ impl Pump {
         }
     }
 
-    /// Gives the shards back, and says when that is done. A member that has the group to itself first takes what still comes:
-    /// nobody else would, and captures that were told to stop at the same time wait for it.
+    /// Gives the shards back, and says when that is done.
     fn stop(&mut self, received: bool, deadline: Instant) -> bool {
         let now = Instant::now();
-        let stopping = self.stop.get_or_insert_with(|| {
-            let left = deadline.saturating_duration_since(now);
-            Stopping { last: now, quiet_until: now + left / 2, leave_until: now + left * 9 / 10, leaving: false }
-        });
-        // Silence of our own making is none: work that is not done, holes that are being repaired.
-        if received || !stopping.leaving && (self.engine.is_behind() || !self.subscriber.is_caught_up()) {
-            stopping.last = now;
-        }
-        let quiet = now.duration_since(stopping.last) >= QUIET || now >= stopping.quiet_until;
-        let is_noted = self.noting.is_noted(&self.subscriber) || now >= stopping.quiet_until;
-        if !stopping.leaving && is_noted && (quiet || !self.subscriber.owns_all()) {
-            stopping.leaving = true;
-            self.subscriber.leave();
-        }
-        if !stopping.leaving {
-            return false;
-        }
-        if self.subscriber.has_left() {
-            return true;
-        }
-        // Without a proxy there is nobody to give anything back to; what was sent and not committed is sent again by others.
-        let alone = quiet && !self.subscriber.has_lease();
-        if alone || now >= stopping.leave_until {
-            warn!("ending without having given all shards back: the group takes them when the lease runs out");
-            return true;
-        }
-        false
+        let leaving = self.leaving.get_or_insert_with(|| Leaving::until(now, deadline));
+        let (is_behind, is_noted) = (self.engine.is_behind(), self.noting.is_noted(&self.subscriber));
+        leaving.go_on(&mut self.subscriber, Progress { received, is_behind, is_noted }, now)
     }
 }

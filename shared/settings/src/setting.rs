@@ -41,6 +41,24 @@ macro_rules! whole_number {
 
 whole_number!(u16, u32, u64, usize);
 
+/// Digits, and perhaps a point among them: nothing that is infinite, negative or no number.
+impl Setting for f64 {
+    fn takes() -> &'static str {
+        "a number such as 3 or 2.5"
+    }
+
+    fn parse(text: &str) -> Result<f64, String> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        digits(whole)?;
+        digits(fraction)?;
+        text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or_else(|| "too large".to_owned())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Setting for bool {
     fn takes() -> &'static str {
         "true or false"

@@ -32,13 +32,14 @@ fn every_default_that_is_a_value_parses() {
             ("size", _) => parses::<ByteSize>(text),
             ("ports", _) => parses::<Ports>(text),
             ("true or false", _) => parses::<bool>(text),
-            ("1 to 16" | "number", _) => parses::<u16>(text),
+            ("1 to 16" | "0 to 19", _) => parses::<u16>(text),
+            ("number", _) => parses::<f64>(text),
             ("path", _) => parses::<PathBuf>(text),
             ("name", _) => parses::<Name>(text),
             ("endpoints", name) if name.starts_with("SEKIWAKE_PROXY_") => parses::<List<BindEndpoint>>(text),
             ("endpoints", _) => parses::<List<Endpoint>>(text),
             // Their types live with their readers, whose tests read the defaults.
-            ("filter" | "text or json", _) => true,
+            ("filter" | "text or json" | "json or text" | "names", _) => true,
             (takes, name) => panic!("nothing is known of {takes}, which {name} takes"),
         };
         assert!(parses, "the default of {} does not parse: {text}", variable.name);

@@ -109,6 +109,14 @@ fn ports_are_named_once() {
 }
 
 #[test]
+fn numbers_may_have_a_fraction_and_are_finite() {
+    assert_eq!(["3", "2.5", "0", "10.0"].map(f64::parse), [Ok(3.0), Ok(2.5), Ok(0.0), Ok(10.0)]);
+    for text in ["-1", "+1", "1e3", ".5", "5.", "inf", "NaN", "1,5", "0x1", &"9".repeat(400)] {
+        assert!(f64::parse(text).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn an_address_may_leave_out_the_host() {
     assert_eq!(SocketAddr::parse(":9600"), Ok(SocketAddr::from(([0, 0, 0, 0], 9600))));
     assert!(SocketAddr::parse("[::]:9600").is_ok_and(|address| address.is_ipv6()));
