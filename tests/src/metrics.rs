@@ -103,5 +103,22 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let (head, body) = answer.split_once("\r\n\r\n").context("no end of the HTTP header")?;
     let status = head.lines().next().unwrap_or_default();
     ensure!(status.contains(" 200 "), "{path} of {address}: {status}: {body}");
+    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return without_chunks(body).with_context(|| format!("{path} of {address} was cut off"));
+    }
     Ok(body.to_owned())
+}
+
+/// A body that came in chunks (RFC 9112 §7.1), without their frames; `None` where it does not end as it should.
+fn without_chunks(mut rest: &str) -> Option<String> {
+    let mut body = String::new();
+    loop {
+        let (length, after) = rest.split_once("\r\n")?;
+        let length = usize::from_str_radix(length.split(';').next()?.trim(), 16).ok()?;
+        if length == 0 {
+            return Some(body);
+        }
+        body.push_str(after.get(..length)?);
+        rest = after.get(length..)?.strip_prefix("\r\n")?;
+    }
 }

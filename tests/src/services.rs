@@ -38,14 +38,16 @@ pub struct Service<'a> {
     pub process: Process,
     namespace: &'a Namespace,
     admin: SocketAddr,
-    /// The kinds that it has destinations for, if it is one that forwards.
-    forwards: Vec<Kind>,
+    /// The kinds that it subscribes to: those that it has destinations for, if it is one that forwards.
+    wants: Vec<Kind>,
 }
 
 /// The binary with every role in it.
 const ALL_IN_ONE: &str = "sekiwake";
 /// The binary that captures.
 const CAPTURE: &str = "sekiwake-capture";
+/// The binaries that take syslog without being told a destination.
+const SUBSCRIBERS_OF_SYSLOG: [&str; 2] = ["sekiwake-storer", "sekiwake-anomaly-detector"];
 /// Where each kind's destinations are set.
 const DESTINATIONS: [(Kind, &str); 3] = [
     (Kind::Syslog, "SEKIWAKE_SYSLOG_DESTINATIONS"),
@@ -65,6 +67,8 @@ impl<'a> Service<'a> {
             "sekiwake-syslog-forwarder" => 9602,
             "sekiwake-xflow-forwarder" => 9603,
             "sekiwake-trap-forwarder" => 9604,
+            "sekiwake-storer" => 9605,
+            "sekiwake-anomaly-detector" => 9606,
             _ => 9607,
         };
         let mut admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -84,8 +88,9 @@ impl<'a> Service<'a> {
         let can_forward = |kind| name == ALL_IN_ONE || FORWARDERS.contains(&(kind, name));
         let is_set = |variable| environment.iter().any(|(name, value)| *name == variable && !value.is_empty());
         let forwards = DESTINATIONS.iter().filter(|(kind, variable)| can_forward(*kind) && is_set(*variable));
-        let forwards = forwards.map(|(kind, _)| *kind).collect();
-        Ok(Service { name: name.to_owned(), process, namespace, admin, forwards })
+        let of_syslog = SUBSCRIBERS_OF_SYSLOG.contains(&name).then_some(Kind::Syslog);
+        let wants = forwards.map(|(kind, _)| *kind).chain(of_syslog).collect();
+        Ok(Service { name: name.to_owned(), process, namespace, admin, wants })
     }
 
     /// Whether `/healthz` answers: it runs, connected or not.
@@ -188,7 +193,7 @@ impl<'a> Services<'a> {
         self.0.iter().try_for_each(Service::wait_until_ready)?;
         let captures = self.0.iter().filter(|service| [CAPTURE, ALL_IN_ONE].contains(&service.name.as_str()));
         for capture in captures {
-            for kind in self.0.iter().flat_map(|service| &service.forwards) {
+            for kind in self.0.iter().flat_map(|service| &service.wants) {
                 let label = format!("kind=\"{kind}\"");
                 capture.wait_for_metrics(&format!("a subscription to {kind}"), READY, |samples| {
                     samples.count("sekiwake_bus_wanted_topics", &[&label]) == SHARDS as u64
