@@ -5,6 +5,8 @@
 //! sender ──wire──▶ rsyslog (imudp ─▶ omfwd) ──▶ sink                   the datagrams are addressed to it
 //! sender ──wire──▶ tcpdump -w /dev/null                                the floor of capture
 //! bare sendmmsg and UDP_SEGMENT loops ──▶ sink                         the floor of sending
+//! sender ──wire──▶ capture ─▶ proxy ─▶ storer ──▶ files                as JSON lines, synced once a second
+//! sender ──wire──▶ rsyslog (imudp ─▶ omfile) ──▶ file                  in its own default format, not synced
 //! ```
 //! Costs are user and system time of the processes, less what they had used before the first datagram (the kernel's ring
 //! alone takes half a second to make). What the kernel does for capture on the sender's account is on the sender's account
@@ -46,7 +48,8 @@ struct Arguments {
     /// Each row so many times
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
-    /// Only these tables: sekiwake, destinations, spoofed, sendmmsg, udp-segment, all-in-one, rsyslog, tcpdump
+    /// Only these tables: sekiwake, destinations, spoofed, sendmmsg, udp-segment, all-in-one, rsyslog, tcpdump,
+    /// storing, storing-compressed, rsyslog-file
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -128,6 +131,10 @@ const SPOOFED: [Load; 5] = [
     load(100_000, LINES, 4000).spoofed(),
 ];
 
+/// To a file.
+const STORED: [Load; 4] =
+    [load(50_000, EQUAL, 8), load(100_000, EQUAL, 8), load(100_000, LINES, 64), load(200_000, EQUAL, 8)];
+
 /// As fast as it goes, without anything around it.
 const BARE: [Load; 2] = [load(0, EQUAL, 1), load(0, "1400", 1)];
 
@@ -136,7 +143,7 @@ const QUICK: [Load; 1] = [load(200_000, EQUAL, 8)];
 /// A measured system: its name, its rows, and how one is measured.
 type System = (&'static str, &'static [Load], fn(&Site, Load, u64) -> anyhow::Result<Row>);
 
-const SYSTEMS: [System; 8] = [
+const SYSTEMS: [System; 11] = [
     ("sekiwake", &LOADS, sekiwake),
     ("destinations", &MORE_DESTINATIONS, sekiwake),
     ("spoofed", &SPOOFED, sekiwake),
@@ -145,6 +152,9 @@ const SYSTEMS: [System; 8] = [
     ("all-in-one", &PEER_LOADS, all_in_one),
     ("rsyslog", &PEER_LOADS, rsyslog),
     ("tcpdump", &PEER_LOADS, tcpdump),
+    ("storing", &STORED, storing),
+    ("storing-compressed", &STORED, storing_compressed),
+    ("rsyslog-file", &STORED, rsyslog_file),
 ];
 
 fn main() -> ExitCode {
@@ -304,6 +314,86 @@ fn rsyslog(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
         latency: None,
         note: note.unwrap_or_default(),
     })
+}
+
+fn storing(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
+    stored(site, load, seconds, &[("SEKIWAKE_STORE_COMPRESS", "0")])
+}
+
+/// The same with files small enough to be closed, and compressed, while the load runs: what compression costs is the difference.
+fn storing_compressed(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
+    stored(site, load, seconds, &[("SEKIWAKE_STORE_ROTATE_BYTES", "64MiB")])
+}
+
+fn stored(site: &Site, load: Load, seconds: u64, more: &[(&str, &str)]) -> anyhow::Result<Row> {
+    let folder = tempfile::tempdir()?;
+    let dir = folder.path().display().to_string();
+    let environment = [("SEKIWAKE_CAPTURE_INTERFACES", WIRE), ("SEKIWAKE_STORE_DIR", &*dir)];
+    let names = ["sekiwake-capture", "sekiwake-proxy", "sekiwake-storer"];
+    let services = Services::start(&site.host, &names, &[&environment[..], more].concat())?;
+    let used =
+        || -> anyhow::Result<Vec<Duration>> { services.0.iter().map(|service| service.process.cpu_time()).collect() };
+    let before = used()?;
+    let offered = offer(site, MIRRORED.into(), load, seconds)?;
+    let storer = services.get("sekiwake-storer");
+    let written = || storer.metrics().map_or(0, |samples| samples.count("sekiwake_store_written_records_total", &[]));
+    // What has not come by then is lost; the row says so.
+    let _ = wait_for("everything to be written", Duration::from_secs(10), || written() >= offered);
+    let after = used()?;
+    let (capture, samples) = (services.0[0].metrics()?, storer.metrics()?);
+    let peak = storer.process.resident_bytes()? >> 20;
+    let packed = samples.count("sekiwake_store_packed_files_total", &[]);
+    let on_disk = samples.count("sekiwake_store_bytes", &[]) >> 20;
+    services.stop()?;
+    let labels = ["capture", "proxy", "storer"];
+    let note = format!(
+        "{packed} files compressed, {on_disk} MiB on disk, storer holds {peak} MiB; {}",
+        losses(offered, &capture, &samples, None)
+    );
+    Ok(Row {
+        offered,
+        delivered: samples.count("sekiwake_store_written_records_total", &[]),
+        cost: labels.into_iter().zip(after.iter().zip(&before).map(|(after, before)| *after - *before)).collect(),
+        latency: None,
+        note,
+    })
+}
+
+fn rsyslog_file(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
+    let folder = tempfile::tempdir()?;
+    let (configuration, file) = (folder.path().join("rsyslog.conf"), folder.path().join("messages"));
+    fs::write(
+        &configuration,
+        format!(
+            "global(workDirectory=\"{work}\")\n\
+             module(load=\"imudp\" batchSize=\"128\" timeRequery=\"8\")\n\
+             input(type=\"imudp\" address=\"{HOST}\" port=\"514\" rcvbufSize=\"64m\" ruleset=\"store\")\n\
+             ruleset(name=\"store\" queue.type=\"FixedArray\" queue.size=\"500000\" queue.dequeueBatchSize=\"1024\") {{\n\
+               action(type=\"omfile\" file=\"{file}\")\n\
+             }}\n",
+            work = folder.path().display(),
+            file = file.display(),
+        ),
+    )?;
+    let mut command = site.host.command("rsyslogd");
+    command.arg("-n").arg("-f").arg(&configuration).arg("-i").arg(folder.path().join("pid"));
+    let mut process = Process::spawn(command)?;
+    wait_for("rsyslog to listen", Duration::from_secs(10), || listens(&site.host, 514))?;
+    let before = process.cpu_time()?;
+    let offered = offer(site, HOST.into(), load, seconds)?;
+    let size = || fs::metadata(&file).map_or(0, |found| found.len());
+    let mut last = 0;
+    let _ = wait_for("rsyslog to have written", Duration::from_secs(20), || {
+        let is_still = size() == last && last > 0;
+        last = size();
+        std::thread::sleep(Duration::from_millis(300));
+        is_still
+    });
+    let cost = process.cpu_time()? - before;
+    process.stop(Duration::from_secs(20))?;
+    let lines = fs::read(&file)?.iter().filter(|&&byte| byte == b'\n').count() as u64;
+    let note = format!("{} MiB on disk", size() >> 20);
+    Ok(Row { offered, delivered: lines, cost: vec![("rsyslog", cost)], latency: None, note })
 }
 
 fn tcpdump(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {

@@ -20,4 +20,5 @@ mod payloads;
 mod replicas;
 mod savefile;
 mod settings;
+mod storing;
 mod support;

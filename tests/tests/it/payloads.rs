@@ -6,7 +6,7 @@ use sekiwake_tests::{FIRST_DEVICE, FIRST_DEVICE_V6, MIRRORED, MIRRORED_V6, colle
 use crate::support::*;
 
 /// What parsers, templates and line endings might spoil.
-fn awkward() -> Vec<Vec<u8>> {
+pub(crate) fn awkward() -> Vec<Vec<u8>> {
     let mut payloads: Vec<Vec<u8>> = [
         &b"no PRI at all"[..],
         b"<999>priority out of range",

@@ -9,7 +9,7 @@ use std::{
 use sekiwake_tests::collectors::installed_or_skipped;
 
 /// The corpus, unless there is none here, or nothing to read captures with; then it is said that `test` is without it.
-pub(super) fn corpus(test: &str) -> Option<PathBuf> {
+pub(crate) fn corpus(test: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
     if !folder.join("MANIFEST.tsv").exists() {
         eprintln!("SKIPPED: {test}, the part with the traffic of others: no corpus at {}", folder.display());
@@ -27,7 +27,7 @@ fn files(corpus: &Path, category: &str) -> Vec<PathBuf> {
 }
 
 /// The UDP payloads in the captures of a category with their destination ports, in the order of the files, as tshark reads them.
-pub(super) fn captured(corpus: &Path, category: &str) -> Vec<(u16, Vec<u8>)> {
+pub(crate) fn captured(corpus: &Path, category: &str) -> Vec<(u16, Vec<u8>)> {
     let folder = tempfile::tempdir().unwrap();
     let merged = folder.path().join("all.pcapng");
     let output =
@@ -52,12 +52,12 @@ fn datagram(line: &str) -> Option<(u16, Vec<u8>)> {
 }
 
 /// The files of a category as they are: a datagram each.
-pub(super) fn datagrams(corpus: &Path, category: &str) -> Vec<Vec<u8>> {
+pub(crate) fn datagrams(corpus: &Path, category: &str) -> Vec<Vec<u8>> {
     files(corpus, category).iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
 /// The lines of the texts of a category.
-pub(super) fn lines(corpus: &Path, category: &str) -> Vec<Vec<u8>> {
+pub(crate) fn lines(corpus: &Path, category: &str) -> Vec<Vec<u8>> {
     let texts = files(corpus, category).into_iter().map(|path| fs::read(path).unwrap());
     texts.flat_map(|text| text.split(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>()).collect()
 }

@@ -6,7 +6,7 @@
 //! ```
 //! Both are the same daemon with the same configuration, and hear the same traffic at the same time.
 
-mod corpus;
+pub(crate) mod corpus;
 mod flows;
 mod syslog;
 mod traps;

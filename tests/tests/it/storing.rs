@@ -1,0 +1,339 @@
+//! Syslog on disk: what devices sent comes back as it was, whatever happens to the storer, its disk and its replicas.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use sekiwake_sender::sequence_of;
+use sekiwake_testkit::wait::wait_for;
+use sekiwake_tests::{FIRST_DEVICE, MIRRORED, Service, Services, binary};
+use serde_json::Value;
+
+use crate::{
+    collectors::corpus::{corpus, lines},
+    payloads::awkward,
+    replicas::owned_shards,
+    support::*,
+};
+
+const STORER: &str = "sekiwake-storer";
+const WAY: [&str; 3] = [CAPTURE, PROXY, STORER];
+
+/// What a search answers, line by line.
+fn search(storer: &Service<'_>, query: &str) -> Vec<Value> {
+    let page = storer.page(&format!("/search?{query}")).unwrap();
+    page.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The message itself.
+fn payload(message: &Value) -> Vec<u8> {
+    match (message["payload"].as_str(), message["payload_base64"].as_str()) {
+        (Some(text), None) => text.as_bytes().to_vec(),
+        (None, Some(text)) => from_base64(text),
+        _ => panic!("no payload in {message}"),
+    }
+}
+
+/// RFC 4648 §4, from what is known to be that.
+fn from_base64(text: &str) -> Vec<u8> {
+    let value = |byte: u8| match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    };
+    let digits: Vec<u32> = text.bytes().filter(|&byte| byte != b'=').map(|byte| u32::from(value(byte))).collect();
+    let groups = digits.chunks(4).flat_map(|group| {
+        let bits = group.iter().fold(0, |bits, digit| bits << 6 | digit) << (6 * (4 - group.len()));
+        bits.to_be_bytes()[1..group.len()].to_vec()
+    });
+    groups.collect()
+}
+
+/// How often each of the sender's numbers is stored.
+fn numbers(messages: &[Value]) -> BTreeMap<(u64, u64), u64> {
+    let mut counts = BTreeMap::new();
+    for message in messages {
+        let number = sequence_of(&payload(message)).expect("a numbered message");
+        *counts.entry((number.stream(), number.sequence)).or_default() += 1;
+    }
+    counts
+}
+
+/// Waits until everything that was received is on the disk.
+fn wait_until_written(storer: &Service<'_>, records: u64) {
+    storer
+        .wait_for_metrics("everything to be written", LONG, |samples| {
+            samples.count("sekiwake_store_written_records_total", &[]) >= records
+        })
+        .unwrap();
+}
+
+fn check_books(storer: &Service<'_>) {
+    let count = |name: &str| storer.metrics().unwrap().count(name, &[]);
+    let close = || {
+        count("sekiwake_bus_received_records_total")
+            == count("sekiwake_store_written_records_total")
+                + count("sekiwake_store_handed_over_records_total")
+                + count("sekiwake_store_held_records")
+    };
+    wait_for("the storer's books to close", LONG, close).unwrap();
+}
+
+/// The files below a directory.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.retain(|path| !path.file_name().unwrap().to_string_lossy().starts_with('.'));
+    found.sort();
+    found
+}
+
+fn start<'a>(site: &'a TestSite, dir: &Path, more: &[(&str, &str)]) -> Services<'a> {
+    let dir = dir.display().to_string();
+    site.start(&WAY, &[&[("SEKIWAKE_STORE_DIR", dir.as_str())], more].concat())
+}
+
+#[test]
+fn what_devices_sent_comes_back_verbatim_from_search_and_from_files() {
+    let test = "what_devices_sent_comes_back_verbatim_from_search_and_from_files";
+    let Some(site) = site(test) else { return };
+    let mut sent = awkward();
+    if let Some(corpus) = corpus(test) {
+        sent.extend(lines(&corpus, "9-text").into_iter().filter(|line| line.len() <= 60_000).take(20_000));
+    }
+    for format in ["json", "text"] {
+        let dir = tempfile::tempdir().unwrap();
+        let services = start(&site, dir.path(), &[("SEKIWAKE_STORE_FORMAT", format)]);
+        let source = at(FIRST_DEVICE, 5_140);
+        for (number, part) in sent.chunks(500).enumerate() {
+            site.send_payloads(source, at(MIRRORED, 514), part);
+            wait_until_written(services.get(STORER), (number * 500 + part.len()) as u64);
+        }
+        let storer = services.get(STORER);
+        let found = search(storer, "");
+        assert_same("search", &found.iter().map(payload).collect::<Vec<_>>(), &sent);
+        let first = &found[1];
+        assert_eq!(
+            ["source", "source_port", "destination", "destination_port"].map(|name| first[name].to_string()),
+            [format!("\"{FIRST_DEVICE}\""), "5140".to_owned(), format!("\"{MIRRORED}\""), "514".to_owned()]
+        );
+        assert!(found.is_sorted_by_key(|message| message["captured_at"].as_str().unwrap().to_owned()));
+        check_books(storer);
+        // By severity, and by text.
+        let found = search(storer, "severity=notice&text=CONFIG_I&limit=1");
+        assert_eq!(
+            (found.len(), &found[0]["severity"], &found[0]["facility"]),
+            (1, &"notice".into(), &"local7".into())
+        );
+        assert!(search(storer, "source=203.0.113.0/24").is_empty());
+        services.stop().unwrap();
+        // Without any service, and by the tools that everybody has: a line a message, all with the device's address.
+        let mut command = Command::new(binary(STORER));
+        let output = command.arg("search").env("SEKIWAKE_STORE_DIR", dir.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let offline: Vec<Value> =
+            String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_same("offline", &offline.iter().map(payload).collect::<Vec<_>>(), &sent);
+        let text: String = files(dir.path()).iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+        assert_eq!(text.lines().count(), sent.len());
+        assert!(text.lines().all(|line| line.contains(&FIRST_DEVICE.to_string()) && !line.contains('\r')));
+    }
+}
+
+#[test]
+fn a_storer_killed_under_load_loses_nothing_and_goes_on() {
+    let Some(site) = site("a_storer_killed_under_load_loses_nothing_and_goes_on") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let store = [("SEKIWAKE_STORE_DIR", dir.path().to_str().unwrap()), ("SEKIWAKE_STORE_COMMIT", "200ms")];
+    let mut services = start(&site, dir.path(), &store[1..]);
+    let mut sender = site.start_sender(&format!(
+        "--to {MIRRORED} --from 198.19.0.0/16 --sources 64 --size 100-500 --rate 20000 --duration 8s"
+    ));
+    let mut recovered = 0;
+    for _ in 0..2 {
+        wait_until_written(services.get(STORER), 10_000);
+        let mut victim = services.take(STORER);
+        victim.process.signal(Signal::KILL).unwrap();
+        victim.process.wait(LONG).unwrap();
+        services.add(site.start_one(STORER, &store));
+        services.get(STORER).wait_until_ready().unwrap();
+        recovered += services.get(STORER).metrics().unwrap().count("sekiwake_store_recovered_files_total", &[]);
+    }
+    let sent = sent_by(&mut sender);
+    let stored = || numbers(&search(services.get(STORER), "")).len() as u64;
+    wait_for("everything to be stored", LONG, || stored() >= sent).unwrap();
+    let counts = numbers(&search(services.get(STORER), ""));
+    let lost = services.get(STORER).metrics().unwrap().count("sekiwake_bus_lost_records_total", &[]);
+    check_books(services.get(STORER));
+    services.stop().unwrap();
+    let repeated = counts.values().filter(|&&count| count > 1).count();
+    println!("{repeated} of {sent} stored twice, {recovered} files made whole");
+    assert_eq!((counts.len() as u64, lost), (sent, 0));
+    assert!(recovered >= 2, "{recovered}");
+    // For each kill what came between two commits towards the bus, and what was under way.
+    assert!(repeated as u64 <= sent / 3, "{repeated}");
+}
+
+/// A small file system of its own, that goes when this is dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(size: &str) -> SmallDisk {
+        let disk = SmallDisk(tempfile::tempdir().unwrap());
+        disk.mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
+        disk
+    }
+
+    fn grow(&self, size: &str) {
+        self.mount(&["-o", &format!("remount,size={size}")]);
+    }
+
+    fn mount(&self, arguments: &[&str]) {
+        let output = Command::new("mount").args(arguments).arg(self.0.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_shows_and_what_came_meanwhile_is_stored_when_there_is_room_again() {
+    let test = "a_full_disk_shows_and_what_came_meanwhile_is_stored_when_there_is_room_again";
+    let Some(site) = site(test) else { return };
+    let disk = SmallDisk::new("2m");
+    let services = start(&site, disk.0.path(), &[("SEKIWAKE_STORE_COMMIT", "200ms")]);
+    let storer = services.get(STORER);
+    let sent =
+        site.send(&format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 8 --size 1000 --rate 5000 --duration 2s"));
+    wait_for("the storer to say that it is not ready", LONG, || !storer.is_ready()).unwrap();
+    let refusal = storer.page("/readyz").unwrap_err().to_string();
+    assert!(refusal.contains("storer"), "{refusal}");
+    assert!(storer.is_alive());
+    let samples = storer.metrics().unwrap();
+    assert_eq!(samples.count("sekiwake_store_up", &[]), 0);
+    assert!(samples.count("sekiwake_store_failed_commits_total", &[]) > 0);
+    assert!(samples.count("sekiwake_store_held_records", &[]) > 0);
+    // What is there can be searched all the same.
+    let stored = search(storer, "").len() as u64;
+    assert!(stored < sent, "{stored} of {sent} fit into 2 MiB");
+    disk.grow("64m");
+    wait_until_written(storer, sent);
+    assert!(storer.is_ready());
+    let counts = numbers(&search(storer, ""));
+    assert_eq!((counts.len() as u64, counts.values().max()), (sent, Some(&1)));
+    check_books(storer);
+    let complaints = storer.process.stderr().iter().filter(|line| line.contains("disk refuses")).count();
+    assert!((1..=3).contains(&complaints), "{complaints}: {}", storer.process.stderr().join("\n"));
+    services.stop().unwrap();
+}
+
+#[test]
+fn replicas_share_the_sources_and_a_directory() {
+    let Some(site) = site("replicas_share_the_sources_and_a_directory") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut services = start(&site, dir.path(), &[("SEKIWAKE_MEMBER", "a")]);
+    let store = ("SEKIWAKE_STORE_DIR", dir.path().to_str().unwrap());
+    // A second one of the same name is a mistake that is told.
+    let mut twin = site.start_one(STORER, &[store, ("SEKIWAKE_MEMBER", "a"), ("SEKIWAKE_ADMIN", "127.0.0.1:9704")]);
+    assert_eq!(twin.process.wait(LONG).unwrap().code(), Some(1));
+    assert!(twin.process.stderr().join("\n").contains("SEKIWAKE_MEMBER"), "{}", twin.process.stderr().join("\n"));
+    let second = site.start_one(STORER, &[store, ("SEKIWAKE_MEMBER", "b"), ("SEKIWAKE_ADMIN", "127.0.0.1:9705")]);
+    wait_for("two halves", LONG, || [services.get(STORER), &second].map(owned_shards) == [32, 32]).unwrap();
+    let sent = site
+        .send(&format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 64 --size 100-500 --rate 5000 --duration 2s"));
+    let written = |storer: &Service<'_>| storer.metrics().unwrap().count("sekiwake_store_written_records_total", &[]);
+    wait_for("everything to be written", LONG, || written(services.get(STORER)) + written(&second) == sent).unwrap();
+    assert!(written(&second) > 0);
+    // Either answers for the directory.
+    let counts = numbers(&search(&second, ""));
+    assert_eq!((counts.len() as u64, counts.values().max()), (sent, Some(&1)));
+    let members: BTreeSet<String> = files(dir.path())
+        .iter()
+        .map(|path| path.file_name().unwrap().to_string_lossy().split('@').nth(2).unwrap().to_owned())
+        .collect();
+    assert_eq!(members, BTreeSet::from(["a".to_owned(), "b".to_owned()]));
+    services.add(second);
+    services.stop().unwrap();
+}
+
+#[test]
+fn full_files_are_compressed_searched_and_deleted_oldest_first() {
+    let Some(site) = site("full_files_are_compressed_searched_and_deleted_oldest_first") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        ("SEKIWAKE_STORE_ROTATE_BYTES", "64KiB"),
+        ("SEKIWAKE_STORE_COMMIT", "50ms"),
+        ("SEKIWAKE_STORE_PATH", "{date}/{hour}/{source}"),
+    ];
+    let services = start(&site, dir.path(), &more);
+    let sent = site
+        .send(&format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 3 --size 200-400 --rate 1000 --duration 3s"));
+    let storer = services.get(STORER);
+    wait_until_written(storer, sent);
+    let packed = || files(dir.path()).iter().filter(|path| path.extension().is_some_and(|end| end == "zst")).count();
+    wait_for("full files to be compressed", LONG, || {
+        let plain = files(dir.path()).len() - packed();
+        packed() >= 6 && plain <= 3
+    })
+    .unwrap();
+    assert_eq!(numbers(&search(storer, "")).len() as u64, sent);
+    let of_one = search(storer, "source=198.19.0.0/32");
+    assert!(of_one.iter().all(|message| message["source"] == "198.19.0.0"));
+    // By the tools that everybody has.
+    let zst: Vec<PathBuf> =
+        files(dir.path()).into_iter().filter(|path| path.extension().is_some_and(|end| end == "zst")).collect();
+    let output = Command::new("zstdcat").args(&zst).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap().lines().count() as u64;
+    assert!(lines > 0 && lines <= sent);
+    services.stop().unwrap();
+    // With a bound the oldest go.
+    let before = files(dir.path()).len();
+    let bounded = start(&site, dir.path(), &[&more[..], &[("SEKIWAKE_STORE_MAX_BYTES", "40KiB")]].concat());
+    let total = || files(dir.path()).iter().map(|path| path.metadata().unwrap().len()).sum::<u64>();
+    wait_for("the oldest to be deleted", LONG, || total() <= 40 << 10 && files(dir.path()).len() < before).unwrap();
+    let samples = bounded.get(STORER).metrics().unwrap();
+    assert!(samples.count("sekiwake_store_deleted_files_total", &["reason=\"size\""]) > 0);
+    let newest = zst.iter().max_by_key(|path| fs::metadata(path).ok().and_then(|found| found.modified().ok()));
+    assert!(newest.is_some_and(|path| path.exists()), "the newest is kept");
+    bounded.stop().unwrap();
+}
+
+#[test]
+fn a_search_that_makes_no_sense_is_refused_with_a_reason() {
+    let Some(site) = site("a_search_that_makes_no_sense_is_refused_with_a_reason") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let services = start(&site, dir.path(), &[]);
+    let storer = services.get(STORER);
+    for (query, told) in [
+        ("severity=loud", "severity"),
+        ("from=yesterday", "from"),
+        ("colour=red", "colour"),
+        ("limit=-1", "limit"),
+        ("source=300.1.1.1", "source"),
+        ("limit=1&limit=2", "limit"),
+    ] {
+        let refusal = storer.page(&format!("/search?{query}")).unwrap_err();
+        let refusal = format!("{refusal:#}");
+        assert!(refusal.contains(" 400 ") && refusal.contains(told), "{query}: {refusal}");
+    }
+    assert!(search(storer, "from=-1h&to=now").is_empty());
+    services.stop().unwrap();
+}
