@@ -11,6 +11,7 @@ mod ledger;
 mod metrics;
 mod services;
 mod site;
+mod webhook;
 
 pub use ledger::{FORWARDERS, Flow, Ledger};
 pub use metrics::Samples;
@@ -19,3 +20,4 @@ pub use site::{
     DEVICES_WIRE, FIRST_DEVICE, FIRST_DEVICE_V6, HOST, HOST_V6, Links, MIRRORED, MIRRORED_V6, Site, WIRE, collector,
     collector_v6,
 };
+pub use webhook::Webhook;

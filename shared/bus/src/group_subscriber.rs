@@ -281,6 +281,11 @@ impl GroupSubscriber {
         status.outstanding_bytes == 0 && status.held_bytes == 0 && status.streams.iter().all(|stream| stream.lag == 0)
     }
 
+    /// Whether all that it knows to have been published on its shards has been given out; it need not be done with yet.
+    pub fn has_received_all(&self) -> bool {
+        self.member.has_received_all()
+    }
+
     /// Whether all shards of the group are this member's.
     pub fn owns_all(&self) -> bool {
         self.member.owns_all()

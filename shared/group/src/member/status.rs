@@ -120,6 +120,19 @@ impl<B> Member<B> {
         self.coordinator
     }
 
+    /// Whether all that it knows to have been published on its shards has been delivered: no hole is left open. What was delivered
+    /// need not be handled yet.
+    pub fn has_received_all(&self) -> bool {
+        self.held_bytes == 0
+            && self.streams.iter().all(|followed| {
+                let owned =
+                    self.holds.iter().zip(&followed.positions).filter(|(hold, _)| matches!(hold, Hold::Owned(_)));
+                owned
+                    .map(|(_, position)| position)
+                    .all(|position| position.received == UNKNOWN || position.announced <= position.received)
+            })
+    }
+
     /// All that it knows, at `now`.
     pub fn status(&self, now: u64) -> MemberStatus {
         MemberStatus {
