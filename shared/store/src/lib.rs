@@ -5,4 +5,5 @@ mod name;
 mod pack;
 mod search;
 
-pub use name::{LineFormat, MAX_PERIOD, PartName, Period, is_path};
+pub use line::{LineEncoder, MAX_LINE_BYTES, Message, captured_at_of};
+pub use name::{LineFormat, MAX_PERIOD, Part, PartName, Period, is_path};

@@ -1,10 +1,10 @@
 //! What a stored file is called.
 //!
 //! ```text
-//! 2026-11-25/syslog@20261125T140000Z-3600s@host1@2.jsonl.zst
-//! └ path ─────────┘ └ period ────────────┘ │     │ │     └ once it is closed and compressed
-//!   of the setting    its begin, UTC, and  member│ └ jsonl or log: JSON lines or text
-//!                     its length                 └ part: files of one path, period and member, counted from 1
+//! 2026-11-25/syslog@20261125T140000Z-3600s@host1@7-2.jsonl.zst
+//! └ path ─────────┘ └ period ────────────┘ │     │   │     └ once it is closed and compressed
+//!   of the setting    its begin, UTC, and  member│   └ jsonl or log: JSON lines or text
+//!                     its length                 └ the member's 7th run, its 2nd file
 //! ```
 //! All messages in a file were captured within its period: the name alone says whether a search has to look into it.
 
@@ -65,6 +65,15 @@ impl Period {
     }
 }
 
+/// What makes a name one that was never there before: a member counts its runs, and the files that it begins in one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Part {
+    /// The run, from 1.
+    pub run: u32,
+    /// The file, from 1.
+    pub number: u32,
+}
+
 /// The name of a file below the store's directory. Two are ordered by period first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PartName {
@@ -74,8 +83,8 @@ pub struct PartName {
     pub path: String,
     /// Who wrote it.
     pub member: Name,
-    /// Which of the files of this path, period and member.
-    pub part: u32,
+    /// Which file of which run.
+    pub part: Part,
     /// How messages stand in it.
     pub format: LineFormat,
     /// Whether it is compressed.
@@ -93,15 +102,14 @@ impl PartName {
         let format = [LineFormat::Json, LineFormat::Text].into_iter().find(|format| format.extension() == extension)?;
         let mut fields = rest.split('@');
         let (path, period, member, part) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-        if fields.next().is_some() || !is_path(path) || part.starts_with('0') {
+        if fields.next().is_some() || !is_path(path) {
             return None;
         }
-        let part = Some(part).filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()?;
         Some(PartName {
             period: parse_period(period)?,
             path: path.to_owned(),
             member: Name::new(member).ok()?,
-            part,
+            part: parse_part(part)?,
             format,
             packed,
         })
@@ -115,6 +123,12 @@ impl fmt::Display for PartName {
     }
 }
 
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.run, self.number)
+    }
+}
+
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // 64 bits of nanoseconds end in the year 2554, jiff's timestamps in 9999.
@@ -122,6 +136,13 @@ impl fmt::Display for Period {
         let start = Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX);
         write!(f, "{}-{}s", start.strftime("%Y%m%dT%H%M%SZ"), self.length)
     }
+}
+
+fn parse_part(text: &str) -> Option<Part> {
+    let (run, number) = text.split_once('-')?;
+    let part = Part { run: run.parse().ok()?, number: number.parse().ok()? };
+    // One way to write each.
+    (part.run > 0 && part.number > 0 && part.to_string() == text).then_some(part)
 }
 
 fn parse_period(text: &str) -> Option<Period> {
@@ -146,10 +167,13 @@ mod tests {
 
     #[test]
     fn a_name_says_what_is_in_the_file() {
-        let text = "2026-11-25/syslog@20261125T140000Z-3600s@host1.example.net@12.jsonl.zst";
+        let text = "2026-11-25/syslog@20261125T140000Z-3600s@host1.example.net@12-3.jsonl.zst";
         let name = PartName::parse(text).unwrap();
         assert_eq!(name.period, Period::of(1_795_615_200_000_000_000, 3600));
-        assert_eq!((name.path.as_str(), name.part, name.packed), ("2026-11-25/syslog", 12, true));
+        assert_eq!(
+            (name.path.as_str(), name.part, name.packed),
+            ("2026-11-25/syslog", Part { run: 12, number: 3 }, true)
+        );
         assert_eq!((name.member.as_str(), name.format), ("host1.example.net", LineFormat::Json));
         assert_eq!(name.to_string(), text);
     }
@@ -159,18 +183,20 @@ mod tests {
         for wrong in [
             "",
             "x",
-            "../syslog@20261125T140000Z-3600s@h@1.jsonl",
-            "/etc/syslog@20261125T140000Z-3600s@h@1.jsonl",
-            "a//b@20261125T140000Z-3600s@h@1.jsonl",
-            ".a@20261125T140000Z-3600s@h@1.jsonl",
-            "a@20261125T140000Z-3600s@h@01.jsonl",
-            "a@20261125T140000Z-3600s@h@+1.jsonl",
-            "a@20261125T140000Z-0s@h@1.jsonl",
-            "a@20261125T140000Z-03600s@h@1.jsonl",
-            "a@20261325T140000Z-3600s@h@1.jsonl",
-            "a@20261125T140000Z-3600s@h@1.json",
-            "a@20261125T140000Z-3600s@h@1@2.jsonl",
-            "a@20261125T140000Z-3600s@h@1.jsonl.zst.zst",
+            "../syslog@20261125T140000Z-3600s@h@1-1.jsonl",
+            "/etc/syslog@20261125T140000Z-3600s@h@1-1.jsonl",
+            "a//b@20261125T140000Z-3600s@h@1-1.jsonl",
+            ".a@20261125T140000Z-3600s@h@1-1.jsonl",
+            "a@20261125T140000Z-3600s@h@01-1.jsonl",
+            "a@20261125T140000Z-3600s@h@1-+1.jsonl",
+            "a@20261125T140000Z-3600s@h@1-0.jsonl",
+            "a@20261125T140000Z-3600s@h@1.jsonl",
+            "a@20261125T140000Z-0s@h@1-1.jsonl",
+            "a@20261125T140000Z-03600s@h@1-1.jsonl",
+            "a@20261325T140000Z-3600s@h@1-1.jsonl",
+            "a@20261125T140000Z-3600s@h@1-1.json",
+            "a@20261125T140000Z-3600s@h@1-1@2.jsonl",
+            "a@20261125T140000Z-3600s@h@1-1.jsonl.zst.zst",
         ] {
             assert_eq!(PartName::parse(wrong), None, "{wrong}");
         }

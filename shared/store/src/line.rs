@@ -1,1 +1,0 @@
-//! A stored message as a line of text.

@@ -1,0 +1,141 @@
+//! Payloads as text, and back.
+
+use std::borrow::Cow;
+
+/// Appends text inside the quotes of a JSON string.
+pub(super) fn json(text: &str, out: &mut Vec<u8>) {
+    let mut rest = text.as_bytes();
+    loop {
+        let plain = plain_length(rest);
+        out.extend_from_slice(&rest[..plain]);
+        let Some(&byte) = rest.get(plain) else { return };
+        let length = match (byte, &rest[plain + 1..]) {
+            (b'"' | b'\\', _) => {
+                out.extend_from_slice(&[b'\\', byte]);
+                1
+            }
+            (b'\n', _) => short(out, b'n'),
+            (b'\r', _) => short(out, b'r'),
+            (b'\t', _) => short(out, b't'),
+            (0..0x20 | 0x7f, _) => unicode(out, u16::from(byte), 1),
+            // Of two bytes the second is the code point itself here: U+0080 to U+009F.
+            (0xc2, [second @ 0x80..0xa0, ..]) => unicode(out, u16::from(*second), 2),
+            (0xe2, [0x80, third @ (0xa8 | 0xa9), ..]) => unicode(out, 0x2000 | u16::from(*third & 0x3f), 3),
+            // Whatever else is not ASCII stays as it is, up to the next ASCII byte or the next character of those above.
+            _ => {
+                out.push(byte);
+                1
+            }
+        };
+        rest = &rest[plain + length..];
+    }
+}
+
+fn short(out: &mut Vec<u8>, letter: u8) -> usize {
+    out.extend_from_slice(&[b'\\', letter]);
+    1
+}
+
+fn unicode(out: &mut Vec<u8>, code: u16, length: usize) -> usize {
+    out.extend_from_slice(b"\\u");
+    for shift in [12, 8, 4, 0] {
+        out.push(DIGITS[usize::from(code >> shift & 15)]);
+    }
+    length
+}
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// How many bytes at the beginning need no second look: printable ASCII but quotes and backslashes. Eight at a time.
+fn plain_length(bytes: &[u8]) -> usize {
+    let (words, _) = bytes.as_chunks::<8>();
+    let whole = words.iter().position(|word| has_special(u64::from_le_bytes(*word))).unwrap_or(words.len()) * 8;
+    let rest = &bytes[whole..];
+    whole + rest.iter().position(|&byte| !is_plain(byte)).unwrap_or(rest.len())
+}
+
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, 0x20..0x7f) && byte != b'"' && byte != b'\\'
+}
+
+/// Whether one of the eight bytes may not be plain. The usual tricks with carries: a byte above one that is special may be told wrongly,
+/// which is looked up then.
+fn has_special(word: u64) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let zero_byte = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
+    let below_space = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+    let del_or_above = (word & HIGH) | zero_byte(word ^ (ONES * 0x7f));
+    below_space | del_or_above | zero_byte(word ^ (ONES * b'"' as u64)) | zero_byte(word ^ (ONES * b'\\' as u64)) != 0
+}
+
+/// Appends any bytes as text of one line.
+pub(super) fn text(payload: &[u8], out: &mut Vec<u8>) {
+    for chunk in payload.utf8_chunks() {
+        let mut rest = chunk.valid().as_bytes();
+        while !rest.is_empty() {
+            let plain = rest.iter().position(|&byte| !is_plain(byte) && byte != b'"').unwrap_or(rest.len());
+            out.extend_from_slice(&rest[..plain]);
+            rest = &rest[plain..];
+            let length = match rest {
+                [] => 0,
+                [b'\\', ..] => short(out, b'\\'),
+                [b'\n', ..] => short(out, b'n'),
+                [b'\r', ..] => short(out, b'r'),
+                [b'\t', ..] => short(out, b't'),
+                [0..0x20 | 0x7f, ..] => bytes(out, rest, 1),
+                [0xc2, 0x80..0xa0, ..] => bytes(out, rest, 2),
+                [0xe2, 0x80, 0xa8 | 0xa9, ..] => bytes(out, rest, 3),
+                [byte, ..] => {
+                    out.push(*byte);
+                    1
+                }
+            };
+            rest = &rest[length..];
+        }
+        bytes(out, chunk.invalid(), chunk.invalid().len());
+    }
+}
+
+fn bytes(out: &mut Vec<u8>, from: &[u8], length: usize) -> usize {
+    for &byte in &from[..length] {
+        out.extend_from_slice(&[b'\\', b'x', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    length
+}
+
+/// Takes the escapes of [`text`] back; `None` for what it does not write.
+pub(super) fn from_text(line: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let Some(first) = line.iter().position(|&byte| byte == b'\\') else { return Some(Cow::Borrowed(line)) };
+    let mut payload = Vec::with_capacity(line.len());
+    payload.extend_from_slice(&line[..first]);
+    let mut rest = &line[first..];
+    loop {
+        match rest {
+            [] => return Some(Cow::Owned(payload)),
+            [b'\\', b'x', high, low, after @ ..] => {
+                payload.push(digit(*high)? << 4 | digit(*low)?);
+                rest = after;
+            }
+            [b'\\', letter, after @ ..] => {
+                payload.push(match letter {
+                    b'\\' => b'\\',
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    _ => return None,
+                });
+                rest = after;
+            }
+            [b'\\'] => return None,
+            [byte, after @ ..] => {
+                payload.push(*byte);
+                rest = after;
+            }
+        }
+    }
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    DIGITS.iter().position(|digit| *digit == byte).map(|value| value as u8)
+}
