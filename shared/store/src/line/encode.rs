@@ -1,9 +1,6 @@
 //! Writing lines: the hot path of the storer. Nothing is allocated but what the line itself takes.
 
-use std::{
-    io::Write,
-    net::{IpAddr, SocketAddr},
-};
+use std::{io::Write, net::IpAddr};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
@@ -16,6 +13,9 @@ use crate::LineFormat;
 /// `2026-01-02T03:04:05.`
 const SECOND_BYTES: usize = 20;
 
+/// What an ordinary line takes beside its payload.
+const ORDINARY_BYTES: usize = 320;
+
 /// Writes records as lines of one format.
 #[derive(Clone, Debug)]
 pub struct LineEncoder {
@@ -23,16 +23,27 @@ pub struct LineEncoder {
     /// The second that was written last, since 1970, and its text up to the point.
     second: Option<u64>,
     text: [u8; SECOND_BYTES],
+    source: Written,
+    destination: Written,
+}
+
+/// An address and its text: what comes from one device, and goes to one collector, comes in rows.
+#[derive(Clone, Debug, Default)]
+struct Written {
+    address: Option<IpAddr>,
+    text: Vec<u8>,
 }
 
 impl LineEncoder {
     /// An encoder of this format.
     pub fn new(format: LineFormat) -> LineEncoder {
-        LineEncoder { format, second: None, text: [0; SECOND_BYTES] }
+        let (source, destination) = (Written::default(), Written::default());
+        LineEncoder { format, second: None, text: [0; SECOND_BYTES], source, destination }
     }
 
     /// Appends the record as a line, with its line feed.
     pub fn encode(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
+        out.reserve(ORDINARY_BYTES + record.payload.len());
         match self.format {
             LineFormat::Json => self.json(record, out),
             LineFormat::Text => self.text(record, out),
@@ -44,11 +55,11 @@ impl LineEncoder {
         out.extend_from_slice(b"{\"captured_at\":\"");
         self.time(record.captured_at_ns, out);
         out.extend_from_slice(b"\",\"source\":\"");
-        address(record.source, out);
+        self.source.write(record.source, out);
         out.extend_from_slice(b"\",\"source_port\":");
         number(u32::from(record.source_port), out);
         out.extend_from_slice(b",\"destination\":\"");
-        address(record.destination, out);
+        self.destination.write(record.destination, out);
         out.extend_from_slice(b"\",\"destination_port\":");
         number(u32::from(record.destination_port), out);
         match keywords(record.payload) {
@@ -79,9 +90,9 @@ impl LineEncoder {
     fn text(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
         self.time(record.captured_at_ns, out);
         out.push(b' ');
-        endpoint(SocketAddr::new(record.source, record.source_port), out);
+        self.source.write_endpoint(record.source, record.source_port, out);
         out.push(b' ');
-        endpoint(SocketAddr::new(record.destination, record.destination_port), out);
+        self.destination.write_endpoint(record.destination, record.destination_port, out);
         out.push(b' ');
         match keywords(record.payload) {
             Some((facility, severity)) => {
@@ -118,12 +129,31 @@ impl LineEncoder {
     }
 }
 
+impl Written {
+    fn write(&mut self, address: IpAddr, out: &mut Vec<u8>) {
+        if self.address != Some(address) {
+            self.address = Some(address);
+            self.text.clear();
+            write_address(address, &mut self.text);
+        }
+        out.extend_from_slice(&self.text);
+    }
+
+    fn write_endpoint(&mut self, address: IpAddr, port: u16, out: &mut Vec<u8>) {
+        let (open, close): (&[u8], &[u8]) = if address.is_ipv6() { (b"[", b"]:") } else { (b"", b":") };
+        out.extend_from_slice(open);
+        self.write(address, out);
+        out.extend_from_slice(close);
+        number(u32::from(port), out);
+    }
+}
+
 fn keywords(payload: &[u8]) -> Option<(&'static str, &'static str)> {
     let priority = Priority::of(payload)?;
     facility_keyword(priority.facility()).zip(severity_keyword(priority.severity()))
 }
 
-fn address(address: IpAddr, out: &mut Vec<u8>) {
+fn write_address(address: IpAddr, out: &mut Vec<u8>) {
     match address {
         IpAddr::V4(address) => {
             for (index, octet) in address.octets().into_iter().enumerate() {
@@ -136,16 +166,6 @@ fn address(address: IpAddr, out: &mut Vec<u8>) {
         // A Vec takes whatever is written to it.
         IpAddr::V6(address) => drop(write!(out, "{address}")),
     }
-}
-
-fn endpoint(endpoint: SocketAddr, out: &mut Vec<u8>) {
-    let is_ipv6 = endpoint.is_ipv6();
-    if is_ipv6 {
-        out.push(b'[');
-    }
-    address(endpoint.ip(), out);
-    out.extend_from_slice(if is_ipv6 { b"]:" } else { b":" });
-    number(u32::from(endpoint.port()), out);
 }
 
 fn number(number: u32, out: &mut Vec<u8>) {
