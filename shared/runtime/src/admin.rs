@@ -1,8 +1,11 @@
-//! The admin server: `/metrics`, `/healthz`, `/readyz`, `/status`.
+//! The admin server: `/metrics`, `/healthz`, `/readyz`, `/status`, and pages of the roles' own.
 //!
 //! Its port may be open to a network, so each connection is one request of [`MAX_REQUEST_BYTES`] at most that has come within
 //! [`REQUEST_TIME`], and lives [`CONNECTION_TIME`] at most, however slowly the other side reads. There are
 //! [`MAX_CONNECTIONS`] at a time: the oldest makes room for a new one, once it has had [`UNDISTURBED_TIME`].
+//!
+//! A page of a role's own may take long, and there are few at a time: its connection lives while its peer takes something now and then,
+//! [`PAGE_TIME`] at most, and makes room for nobody.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -10,17 +13,20 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, State};
 use axum::http::header::{CONNECTION, CONTENT_TYPE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::IncomingStream;
 use prometheus::{IntGauge, Registry};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +34,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::health::Health;
 use crate::metrics::{self, Metrics};
+use crate::pages::{PAGE_TIME, Pages, STALL_TIME};
 use crate::status::{Boards, MAX_MAKER_THREADS, MAX_WAITING, Page};
 
 /// How many connections are served at a time.
@@ -60,17 +67,22 @@ pub(crate) struct AdminState {
     health: Arc<Health>,
     process: Registry,
     roles: Vec<(Metrics, IntGauge, &'static str)>,
+    pages: Pages,
 }
 
 impl AdminState {
-    pub(crate) fn new<'a>(health: Arc<Health>, roles: impl Iterator<Item = (&'static str, &'a Metrics)>) -> AdminState {
+    pub(crate) fn new<'a>(
+        health: Arc<Health>,
+        roles: impl Iterator<Item = (&'static str, &'a Metrics)>,
+        pages: Pages,
+    ) -> AdminState {
         let ready = |(service, metrics): (&'static str, &Metrics)| {
             let ready = metrics.gauge("sekiwake_ready", "Whether the service is ready (1) or not (0).", &[]);
             (metrics.clone(), ready, service)
         };
         let roles: Vec<_> = roles.map(ready).collect();
         let services: Vec<&str> = roles.iter().map(|(_, _, service)| *service).collect();
-        AdminState { health, process: metrics::process_registry(&services), roles }
+        AdminState { health, process: metrics::process_registry(&services), roles, pages }
     }
 
     fn metrics_text(&self) -> String {
@@ -116,7 +128,7 @@ impl AdminServer {
                 tokio::spawn(boards.serve(requests));
                 tokio::select! {
                     _ = ended => {}
-                    _ = axum::serve(listener, router(state, status_requests)) => {}
+                    _ = axum::serve(listener, router(state, status_requests).into_make_service_with_connect_info::<Life>()) => {}
                 }
             });
             // Dropped, it would wait for a function of a status, which need not return.
@@ -145,6 +157,7 @@ fn router(state: AdminState, status_requests: StatusRequests) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/status", get(status_page).with_state(status_requests))
+        .fallback(get(page_of_role))
         .layer(axum::middleware::map_response(close_after))
         .with_state(Arc::new(state))
 }
@@ -173,6 +186,24 @@ async fn status_page(State(requests): State<StatusRequests>) -> Response {
     }
 }
 
+/// Whatever else is asked for. Roles add pages while they start, so they are looked up when somebody asks.
+async fn page_of_role(
+    State(state): State<Arc<AdminState>>,
+    ConnectInfo(life): ConnectInfo<Life>,
+    uri: Uri,
+) -> Response {
+    if !state.pages.has(uri.path()) {
+        return (StatusCode::NOT_FOUND, "there is no such page\n").into_response();
+    }
+    life.0.store(true, Ordering::Relaxed);
+    let answer = state.pages.answer(uri.path(), uri.query().unwrap_or_default()).await;
+    if !answer.status().is_success() {
+        // A refusal is an answer like any other.
+        life.0.store(false, Ordering::Relaxed);
+    }
+    answer
+}
+
 /// 200 and the good word, or 503 and what is wrong, one a line.
 fn verdict(good: &str, wrong: &[String]) -> Response {
     match wrong {
@@ -198,6 +229,23 @@ struct BoundedListener {
 struct Slot {
     accepted_at: Instant,
     connection: oneshot::Sender<()>,
+    life: Life,
+}
+
+/// Whether a connection carries a page of a role's own; shared by those who have to know.
+#[derive(Clone, Debug, Default)]
+struct Life(Arc<AtomicBool>);
+
+impl Life {
+    fn has_page(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Connected<IncomingStream<'_, BoundedListener>> for Life {
+    fn connect_info(stream: IncomingStream<'_, BoundedListener>) -> Life {
+        stream.io().life.clone()
+    }
 }
 
 impl BoundedListener {
@@ -205,7 +253,8 @@ impl BoundedListener {
     async fn make_room(&mut self) {
         self.open.retain(|slot| !slot.connection.is_closed());
         if self.open.len() >= MAX_CONNECTIONS
-            && let Some(mut oldest) = self.open.pop_front()
+            && let Some(index) = self.open.iter().position(|slot| !slot.life.has_page())
+            && let Some(mut oldest) = self.open.remove(index)
         {
             tokio::select! {
                 () = sleep_until(oldest.accepted_at + UNDISTURBED_TIME) => {}
@@ -226,8 +275,9 @@ impl axum::serve::Listener for BoundedListener {
                 Ok((stream, peer)) => {
                     let accepted_at = Instant::now();
                     let (connection, slot) = oneshot::channel();
-                    self.open.push_back(Slot { accepted_at, connection });
-                    return (BoundedConnection::new(stream, accepted_at, slot), peer);
+                    let life = Life::default();
+                    self.open.push_back(Slot { accepted_at, connection, life: life.clone() });
+                    return (BoundedConnection::new(stream, accepted_at, slot, life), peer);
                 }
                 // Out of descriptors, most likely: let go of the processor until some are free.
                 Err(error) => {
@@ -249,28 +299,59 @@ struct BoundedConnection {
     accepted_at: Instant,
     end: Pin<Box<Sleep>>,
     slot: oneshot::Receiver<()>,
+    life: Life,
     read_bytes: usize,
     is_answering: bool,
+    /// The peer of a page takes nothing at the moment.
+    is_stalled: bool,
     is_over: bool,
 }
 
 impl BoundedConnection {
-    fn new(stream: tokio::net::TcpStream, accepted_at: Instant, slot: oneshot::Receiver<()>) -> BoundedConnection {
+    fn new(
+        stream: tokio::net::TcpStream,
+        accepted_at: Instant,
+        slot: oneshot::Receiver<()>,
+        life: Life,
+    ) -> BoundedConnection {
         let end = Box::pin(sleep_until(accepted_at + REQUEST_TIME));
-        BoundedConnection { stream, accepted_at, end, slot, read_bytes: 0, is_answering: false, is_over: false }
+        let (is_answering, is_stalled, is_over) = (false, false, false);
+        BoundedConnection { stream, accepted_at, end, slot, life, read_bytes: 0, is_answering, is_stalled, is_over }
     }
 
     /// To be called before bytes of an answer are written. With the first ones the request has come in time.
     fn check_answer_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if !self.is_answering {
             self.is_answering = true;
-            let end = self.accepted_at + CONNECTION_TIME;
+            let time = if self.life.has_page() { PAGE_TIME } else { CONNECTION_TIME };
+            let end = self.accepted_at + time;
             self.end.as_mut().reset(end);
         }
         self.check_time(context)
     }
 
+    /// Notes whether the peer of a page takes what is written: it may pause, and not for long.
+    fn note_progress<T>(&mut self, written: &Poll<io::Result<T>>, context: &mut Context<'_>) {
+        if !self.life.has_page() || self.is_stalled == written.is_pending() {
+            return;
+        }
+        self.is_stalled = written.is_pending();
+        let whole = self.accepted_at + PAGE_TIME;
+        let end = if self.is_stalled { whole.min(Instant::now() + STALL_TIME) } else { whole };
+        self.end.as_mut().reset(end);
+        if self.is_stalled {
+            // So that somebody looks when the time is up.
+            let _ = self.end.as_mut().poll(context);
+        }
+    }
+
     fn check_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if !self.is_answering && self.life.has_page() {
+            // The request has come; its answer may take a while to begin.
+            self.is_answering = true;
+            let end = self.accepted_at + PAGE_TIME;
+            self.end.as_mut().reset(end);
+        }
         if self.end.as_mut().poll(context).is_ready() {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -300,7 +381,9 @@ impl AsyncRead for BoundedConnection {
 impl AsyncWrite for BoundedConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.check_answer_time(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note_progress(&written, context);
+        written
     }
 
     /// Without it, each connection would have a copy of its page, where that is shared.
@@ -310,7 +393,9 @@ impl AsyncWrite for BoundedConnection {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check_answer_time(context)?;
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.note_progress(&written, context);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminServer, AdminState};
 use crate::health::{Health, Phase};
+use crate::pages::Pages;
 use crate::scope::Scope;
 use crate::status::Boards;
 use crate::stop::{Hangups, stop_pair};
@@ -288,18 +289,19 @@ impl ReadyToStart {
         }
         let (event_sender, events) = crossbeam_channel::bounded(MAX_EVENTS);
         let stop = StopHandle::new(event_sender.clone());
-        let hangups = Hangups::default();
+        let (hangups, pages) = (Hangups::default(), Pages::default());
         let health = Arc::new(Health::new(self.stuck_after));
         let mut supervised = Vec::new();
         let mut settings = Vec::new();
         for (position, (service, role)) in self.roles.into_iter().enumerate() {
             let (stopper, stop) = stop_pair();
-            let scope = Scope::new(service, position, health.clone(), (stop, hangups.clone()), event_sender.clone());
+            let told = (stop, hangups.clone());
+            let scope = Scope::new(service, position, health.clone(), told, event_sender.clone(), pages.clone());
             supervised.push(SupervisedRole { scope, stopper });
             settings.push(role);
         }
         let metrics = supervised.iter().map(|role| (role.scope.service(), role.scope.metrics()));
-        let state = AdminState::new(health.clone(), metrics);
+        let state = AdminState::new(health.clone(), metrics, pages);
         let boards = supervised.iter().map(|role| (role.scope.service(), role.scope.board()));
         let boards = Boards::new(self.about.service, boards);
         let admin = AdminServer::start(self.about.admin_address(self.settings.admin), state, boards)?;

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::health::{Health, Latch, Pulse, lock};
 use crate::losses::{Due, Ledger, LossReason, Losses};
 use crate::metrics::Metrics;
+use crate::pages::{PageBody, PageRefusal, PageRequest, Pages};
 use crate::status::{Board, StatusDesk};
 use crate::stop::{Hangups, Stop};
 use crate::supervisor::{Event, Outcome};
@@ -37,6 +38,7 @@ struct Inner {
     workers: Mutex<Workers>,
     losses: Mutex<Vec<Arc<Ledger>>>,
     status: Board,
+    pages: Pages,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +67,7 @@ impl Scope {
         health: Arc<Health>,
         (stop, hangups): (Stop, Hangups),
         events: Sender<Event>,
+        pages: Pages,
     ) -> Scope {
         let metrics = Metrics::new(service);
         let (workers, losses, status) = (Mutex::default(), Mutex::default(), Board::default());
@@ -80,6 +83,7 @@ impl Scope {
                 workers,
                 losses,
                 status,
+                pages,
             }),
         }
     }
@@ -128,6 +132,22 @@ impl Scope {
     /// The function is kept until the process ends, and what it owns with it; the process does not wait for it to return.
     pub fn status_with(&self, part: impl Into<String>, make: impl Fn() -> Value + Send + Sync + 'static) {
         self.inner.status.maker(part.into(), make);
+    }
+
+    /// Adds `GET path` to the admin port: an answer of any length, made by a function that may block, in a thread of its own; so many
+    /// at a time, whoever comes beyond is answered 503. The function says no, or gives what writes the answer; an error or a panic of
+    /// that cuts it off. A peer that takes nothing for 10 s is left, and so is an answer that takes 10 minutes. When the process ends
+    /// it does not wait for a page.
+    ///
+    /// # Panics
+    /// When a role of the process has a page with this path.
+    pub fn page(
+        &self,
+        path: &'static str,
+        at_a_time: usize,
+        page: impl Fn(&PageRequest) -> Result<PageBody, PageRefusal> + Send + Sync + 'static,
+    ) {
+        self.inner.pages.add(path, at_a_time, Arc::new(page));
     }
 
     /// Runs `body` in a thread of this name (the kernel shows its first 15 bytes). When it returns an error or panics, the

@@ -7,5 +7,6 @@ mod command_line;
 mod life;
 mod losses;
 mod metrics;
+mod pages;
 mod status;
 mod toys;

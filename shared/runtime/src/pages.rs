@@ -1,0 +1,290 @@
+//! Pages of a role's own on the admin port: answers of any length, made by a function that may block.
+//!
+//! ```text
+//! request ─▶ the page's function, in a thread of its own ─▶ refusal, or head
+//!                                   └ PageWriter ═▶ a few chunks ═▶ connection, in chunks (RFC 9112 §7.1)
+//! ```
+//! A page has so many threads at a time; whoever comes beyond is answered 503. What goes wrong behind the head cuts the answer off, so that it
+//! cannot be taken for a whole one. When the process ends, answers under way are cut off too.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{self, Write},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    thread,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
+use futures_core::Stream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::health::lock;
+
+/// What is written is handed over in pieces of this size.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// So many pieces wait for a peer.
+const CHUNKS: usize = 4;
+
+/// How long a peer may take nothing.
+pub(crate) const STALL_TIME: Duration = Duration::from_secs(10);
+
+/// How long a whole answer may take.
+pub(crate) const PAGE_TIME: Duration = Duration::from_secs(600);
+
+/// How soon it is looked again whether there is room.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// The most parameters of a query. The bytes of a whole request are bounded by the server.
+const MAX_PARAMETERS: usize = 64;
+
+/// What was asked of a page.
+#[derive(Clone, Debug, Default)]
+pub struct PageRequest {
+    parameters: Vec<(String, String)>,
+}
+
+/// Why a page says no: a status of HTTP, and a line for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRefusal {
+    /// 400 for what was asked, 503 for what is not to be had now.
+    pub status: u16,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// An answer.
+pub struct PageBody {
+    /// Its media type.
+    pub content_type: &'static str,
+    /// Writes it. An error cuts it off.
+    pub write: Box<dyn FnOnce(&mut PageWriter) -> io::Result<()> + Send>,
+}
+
+/// Where a page writes to: blocks while the peer takes its time, and fails when nobody will take what is written.
+#[derive(Debug)]
+pub struct PageWriter {
+    buffer: Vec<u8>,
+    chunks: mpsc::Sender<io::Result<Bytes>>,
+    until: Instant,
+}
+
+type Make = dyn Fn(&PageRequest) -> Result<PageBody, PageRefusal> + Send + Sync;
+
+/// The pages of all roles, by their paths.
+#[derive(Clone, Default)]
+pub(crate) struct Pages {
+    pages: Arc<Mutex<BTreeMap<&'static str, Page>>>,
+}
+
+#[derive(Clone)]
+struct Page {
+    threads: Arc<Semaphore>,
+    make: Arc<Make>,
+}
+
+/// What a connection gives out.
+struct Chunks(mpsc::Receiver<io::Result<Bytes>>);
+
+impl PageRequest {
+    /// The parameters of the query in their order, decoded.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Reads a query; `None` for what is none.
+    fn of(query: &str) -> Option<PageRequest> {
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        let decoded = pairs.map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Some((decode(name)?, decode(value)?))
+        });
+        let parameters: Vec<_> = decoded.take(MAX_PARAMETERS + 1).collect::<Option<_>>()?;
+        (parameters.len() <= MAX_PARAMETERS).then_some(PageRequest { parameters })
+    }
+}
+
+/// Percent-encoding, and `+` for a space (the URL standard's application/x-www-form-urlencoded).
+fn decode(text: &str) -> Option<String> {
+    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    loop {
+        match rest {
+            [] => return String::from_utf8(bytes).ok(),
+            [b'%', high, low, after @ ..] => {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                bytes.push((digit(*high)? * 16 + digit(*low)?) as u8);
+                rest = after;
+            }
+            [b'%', ..] => return None,
+            [byte, after @ ..] => {
+                bytes.push(if *byte == b'+' { b' ' } else { *byte });
+                rest = after;
+            }
+        }
+    }
+}
+
+impl Pages {
+    /// Adds a page.
+    ///
+    /// # Panics
+    /// When there is one with this path: a mistake of the program, which shows when it starts.
+    pub(crate) fn add(&self, path: &'static str, at_a_time: usize, make: Arc<Make>) {
+        let page = Page { threads: Arc::new(Semaphore::new(at_a_time)), make };
+        assert!(lock(&self.pages).insert(path, page).is_none(), "two roles have a page {path}");
+    }
+
+    /// Whether there is a page with this path.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        lock(&self.pages).contains_key(path)
+    }
+
+    /// Answers a request for a page that there is.
+    pub(crate) async fn answer(&self, path: &str, query: &str) -> Response {
+        let Some(page) = lock(&self.pages).get(path).cloned() else { return StatusCode::NOT_FOUND.into_response() };
+        let Some(request) = PageRequest::of(query) else {
+            return refusal(StatusCode::BAD_REQUEST, "a query that cannot be decoded, or has over 64 parameters");
+        };
+        let Ok(permit) = page.threads.try_acquire_owned() else {
+            return refusal(StatusCode::SERVICE_UNAVAILABLE, "as many of these pages as may be are being made");
+        };
+        let (head, answer) = oneshot::channel();
+        let (sender, chunks) = mpsc::channel(CHUNKS);
+        let make = page.make;
+        let spawned =
+            thread::Builder::new().name("page".to_owned()).spawn(move || run(&*make, &request, head, sender, permit));
+        if spawned.is_err() {
+            return refusal(StatusCode::SERVICE_UNAVAILABLE, "there is no thread to have");
+        }
+        match answer.await {
+            Ok(Ok(content_type)) => ([(CONTENT_TYPE, content_type)], Body::from_stream(Chunks(chunks))).into_response(),
+            Ok(Err(PageRefusal { status, message })) => {
+                refusal(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &message)
+            }
+            // It has panicked, which the log has told.
+            Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "this page failed"),
+        }
+    }
+}
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(lock(&self.pages).keys()).finish()
+    }
+}
+
+fn refusal(status: StatusCode, message: &str) -> Response {
+    (status, format!("{message}\n")).into_response()
+}
+
+/// Makes one page, in a thread of its own. The permit goes with it.
+fn run(
+    make: &Make,
+    request: &PageRequest,
+    head: oneshot::Sender<Result<&'static str, PageRefusal>>,
+    chunks: mpsc::Sender<io::Result<Bytes>>,
+    permit: OwnedSemaphorePermit,
+) {
+    let body = match catch_unwind(AssertUnwindSafe(|| make(request))) {
+        Ok(Ok(body)) => body,
+        Ok(Err(refusal)) => {
+            drop(permit);
+            // Refused by one who has left meanwhile.
+            let _ = head.send(Err(refusal));
+            return;
+        }
+        Err(_) => return,
+    };
+    let _ = head.send(Ok(body.content_type));
+    let mut writer = PageWriter { buffer: Vec::new(), chunks, until: Instant::now() + PAGE_TIME };
+    let write = body.write;
+    let written = catch_unwind(AssertUnwindSafe(|| write(&mut writer).and_then(|()| writer.flush())));
+    drop(permit);
+    let cut_off = match written {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error,
+        Err(_) => io::Error::other("the page failed"),
+    };
+    // Without room for it the peer is one who takes nothing, and is cut off by the connection itself.
+    let _ = writer.send(Err(cut_off));
+}
+
+impl PageWriter {
+    /// Whether somebody is still there to take what is written, and it is not too late.
+    pub fn is_wanted(&self) -> bool {
+        !self.chunks.is_closed() && Instant::now() < self.until
+    }
+
+    fn send(&self, chunk: io::Result<Bytes>) -> io::Result<()> {
+        let stalled_at = Instant::now() + STALL_TIME;
+        let mut chunk = chunk;
+        loop {
+            chunk = match self.chunks.try_send(chunk) {
+                Ok(()) => return Ok(()),
+                Err(mpsc::error::TrySendError::Closed(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
+                Err(mpsc::error::TrySendError::Full(chunk)) => chunk,
+            };
+            let now = Instant::now();
+            if now >= stalled_at || now >= self.until {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+}
+
+impl Write for PageWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.is_wanted() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let length = bytes.len().min(CHUNK_BYTES);
+        self.buffer.extend_from_slice(&bytes[..length]);
+        if self.buffer.len() >= CHUNK_BYTES {
+            self.flush()?;
+        }
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let chunk = Bytes::from(std::mem::take(&mut self.buffer));
+        self.send(Ok(chunk))
+    }
+}
+
+impl Stream for Chunks {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        self.0.poll_recv(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_decoded_or_refused() {
+        let read = |query: &str| PageRequest::of(query).map(|request| request.parameters);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(read("a=1&b=x+y%2Fz&&c"), Some(vec![pair("a", "1"), pair("b", "x y/z"), pair("c", "")]));
+        assert_eq!(read(""), Some(vec![]));
+        for wrong in ["a=%", "a=%1", "a=%gg", "%ff=1"] {
+            assert!(read(wrong).is_none(), "{wrong}");
+        }
+        assert!(read(&"a=1&".repeat(65)).is_none());
+    }
+}
