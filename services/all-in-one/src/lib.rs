@@ -12,6 +12,7 @@ use sekiwake_forward::{Forwarder, Protocol};
 use sekiwake_proxy::ProxyService;
 use sekiwake_runtime::{About, Process, Role, Scope};
 use sekiwake_settings::{Endpoint, List, Reader};
+use sekiwake_storer::Storer;
 use sekiwake_syslog_forwarder::SyslogForwarder;
 use sekiwake_trap_forwarder::TrapForwarder;
 use sekiwake_xflow_forwarder::XflowForwarder;
@@ -27,6 +28,7 @@ pub fn process() -> Process {
         .add::<Inside<SyslogForwarder>>()
         .add::<Inside<XflowForwarder>>()
         .add::<Inside<TrapForwarder>>()
+        .add::<Inside<Storer>>()
         .add::<Inside<ProxyService>>()
 }
 
@@ -76,10 +78,23 @@ impl OnBus for ProxyService {
 
 impl<P: Protocol> OnBus for Forwarder<P> {
     fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader) {
-        if is_unset(reader, "SEKIWAKE_BUS_SUBSCRIBE") {
-            settings.subscribing = Subscribing { endpoints: vec![INPROC_SUBSCRIBE.to_owned()], keys: None };
-        }
+        turn_subscribing_inside(&mut settings.subscribing, reader);
         turn_control_inside(&mut settings.controlling, reader);
+    }
+}
+
+impl OnBus for Storer {
+    fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader) {
+        // A process that forwards fills no disk unless somebody asks for it.
+        settings.dir = reader.optional("SEKIWAKE_STORE_DIR");
+        turn_subscribing_inside(&mut settings.subscribing, reader);
+        turn_control_inside(&mut settings.controlling, reader);
+    }
+}
+
+fn turn_subscribing_inside(subscribing: &mut Subscribing, reader: &mut Reader) {
+    if is_unset(reader, "SEKIWAKE_BUS_SUBSCRIBE") {
+        *subscribing = Subscribing { endpoints: vec![INPROC_SUBSCRIBE.to_owned()], keys: None };
     }
 }
 

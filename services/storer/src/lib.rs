@@ -5,12 +5,15 @@
 //!                                    files ─▶ keep: compressed, deleted     files ─▶ /search
 //! ```
 
+mod commit;
 mod disk;
+pub mod find;
 mod keeping;
 mod load;
 mod metrics;
 mod receive;
 mod recovery;
+mod service;
 mod settings;
 mod template;
 mod writer;
@@ -20,6 +23,7 @@ pub use keeping::{Keeping, KeepingSettings, Round};
 pub use load::Load;
 pub use metrics::names;
 pub use recovery::Recovered;
+pub use service::Storer;
 pub use settings::StorerSettings;
 pub use template::{Template, TemplateError};
 pub use writer::{StoreError, Writer, WriterSettings};

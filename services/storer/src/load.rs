@@ -8,7 +8,7 @@ use sekiwake_store::Period;
 use crate::template::Template;
 
 /// So many files are enough for one load.
-const MAX_ENTRIES: usize = 100_000;
+const MAX_ENTRIES: usize = 32_768;
 
 /// The largest buffer that is kept for the next load, bytes.
 const MAX_SPARE_BYTES: usize = 32 << 20;
@@ -104,6 +104,11 @@ impl Load {
         self.index.shrink_to(1024);
         self.entries.shrink_to(1024);
         self.last = None;
+    }
+
+    /// Nothing of it is anywhere: the directory is another one.
+    pub fn begin_again(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.state = State::Fresh);
     }
 
     pub(crate) fn entries(&mut self) -> &mut [Entry] {

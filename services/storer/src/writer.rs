@@ -19,7 +19,7 @@ use sekiwake_record::Name;
 use sekiwake_store::{LineFormat, Part, PartName, Period};
 
 use crate::{
-    disk::{Disk, parent},
+    disk::Disk,
     load::{Entry, Load, State},
     recovery::{Recovered, recover_all},
 };
@@ -83,6 +83,8 @@ struct Open<F> {
     file: Option<F>,
     /// What the disk has of it, bytes.
     synced: u64,
+    /// There is something behind that, which the disk need not have.
+    is_dirty: bool,
     /// When something last came, nanoseconds since 1970-01-01T00:00:00Z.
     written_ns: u64,
 }
@@ -149,6 +151,7 @@ impl<D: Disk> Writer<D> {
             entry.state = State::Done;
             if let Some(part) = self.parts.get_mut(&key(entry)) {
                 part.synced += entry.lines.len() as u64;
+                part.is_dirty = false;
             }
         }
         Ok(())
@@ -158,7 +161,9 @@ impl<D: Disk> Writer<D> {
     pub fn tend(&mut self, now_ns: u64) {
         let late = u64::try_from(self.settings.late.as_nanos()).unwrap_or(u64::MAX);
         let is_over = |(period, _): &(Period, String), part: &Open<D::File>| {
-            period.end_ns().saturating_add(late) <= now_ns && part.written_ns.saturating_add(late) <= now_ns
+            !part.is_dirty
+                && period.end_ns().saturating_add(late) <= now_ns
+                && part.written_ns.saturating_add(late) <= now_ns
         };
         let over: Vec<_> =
             self.parts.iter().filter(|(key, part)| is_over(key, part)).map(|(key, _)| key.clone()).collect();
@@ -167,7 +172,7 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    /// Closes all files, at the end.
+    /// Closes all files, at the end. What the disk has not goes.
     pub fn close_all(&mut self) {
         let all: Vec<_> = self.parts.keys().cloned().collect();
         for key in all {
@@ -234,6 +239,7 @@ impl<D: Disk> Writer<D> {
             return Err(cannot("write to", &path)(error));
         }
         part.written_ns = now_ns;
+        part.is_dirty = true;
         entry.state = State::Written;
         Ok(())
     }
@@ -253,7 +259,7 @@ impl<D: Disk> Writer<D> {
         // And those above, up to the first: one that was made for a file that was given up may not be synced either.
         self.unsynced.extend(changed);
         self.open_files += 1;
-        self.parts.insert(key(entry), Open { path, file: Some(file), synced: 0, written_ns: now_ns });
+        self.parts.insert(key(entry), Open { path, file: Some(file), synced: 0, is_dirty: false, written_ns: now_ns });
         Ok(())
     }
 
@@ -263,6 +269,8 @@ impl<D: Disk> Writer<D> {
             let key = key(entry);
             let Some(part) = self.parts.get(&key) else {
                 entry.state = State::Fresh;
+                let gone = io::Error::new(ErrorKind::NotFound, "its file has been given up");
+                failed = Some(cannot("sync", &entry.path)(gone));
                 continue;
             };
             let synced = match &part.file {
@@ -326,18 +334,16 @@ impl<D: Disk> Writer<D> {
 
     /// Sees to it that one more file can be opened, and kept.
     fn make_room(&mut self, is_many: bool) {
-        // With few files to write all of them stay open until they are synced.
-        if self.open_files >= self.settings.max_open.max(SINGLE_SYNCS * 2)
-            || is_many && self.open_files >= self.settings.max_open
-        {
-            // All at once, not the one that was used least: to find that would cost more than to open some again.
-            for part in self.parts.values_mut() {
-                part.file = None;
+        if self.open_files >= self.settings.max_open {
+            // All at once, not the one that was used least: to find that would cost more than to open some again. What is synced by
+            // itself stays open until it is.
+            for part in self.parts.values_mut().filter(|part| is_many || !part.is_dirty) {
+                self.open_files -= usize::from(part.file.take().is_some());
             }
-            self.open_files = 0;
         }
         if self.parts.len() >= self.settings.max_parts {
-            let mut by_age: Vec<_> = self.parts.iter().map(|(key, part)| (part.written_ns, key.clone())).collect();
+            let clean = self.parts.iter().filter(|(_, part)| !part.is_dirty);
+            let mut by_age: Vec<_> = clean.map(|(key, part)| (part.written_ns, key.clone())).collect();
             by_age.sort();
             for (_, key) in by_age.into_iter().take(self.settings.max_parts / 16 + 1) {
                 self.close(&key);
@@ -348,11 +354,4 @@ impl<D: Disk> Writer<D> {
 
 fn key(entry: &Entry) -> (Period, String) {
     (entry.period, entry.path.clone())
-}
-
-/// The directories of a path, from its own up to the store's.
-#[cfg(test)]
-pub(crate) fn parents(path: &str) -> impl Iterator<Item = &str> {
-    let own = parent(path);
-    std::iter::successors(Some(own), |folder| (!folder.is_empty()).then(|| parent(folder)))
 }
