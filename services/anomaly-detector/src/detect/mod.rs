@@ -2,3 +2,5 @@
 
 pub mod alarm;
 pub mod bands;
+pub mod detector;
+mod positions;
