@@ -271,6 +271,16 @@ impl Detector {
         self.events.iter()
     }
 
+    /// Alarms that are on: series, band, begin of the interval with which they began in nanoseconds since 1970.
+    pub fn firing(&self) -> impl Iterator<Item = (&'static str, Kind, u64)> + '_ {
+        let length = self.settings.interval_ns;
+        self.series.iter().enumerate().flat_map(move |(index, series)| {
+            series.alarms.iter().zip([Kind::High, Kind::Low]).filter_map(move |(alarm, kind)| {
+                alarm.since().map(|since| (name(index), kind, since.saturating_mul(length)))
+            })
+        })
+    }
+
     /// Forgets an event that has been told.
     pub fn acknowledge(&mut self, id: &str, state: State) {
         self.events.retain(|event| event.id != id || event.state != state);

@@ -67,12 +67,19 @@ fn a_burst_alarms_once_and_recovers_once_and_what_comes_twice_counts_once() {
             send(&mut detector, sequence, count, captured);
             send(&mut detector, sequence + count - 5, 5, captured);
             sequence += count;
+            if minute == 6 {
+                assert!(detector.firing().any(|alarm| alarm == ("total", Kind::High, T0 + 240 * S)));
+            }
         }
         detector.advance(at(9 * 60 + 5), true, &mut out);
         let expected: Vec<_> = [None].into_iter().chain([50, 50, 50, 500, 500, 500, 50, 50].map(Some)).collect();
         assert_eq!(totals(&out), expected);
         let states: Vec<_> = detector.events().filter(|e| e.series == "total").map(|e| e.state).collect();
         assert_eq!(states[..2], [State::Firing, State::Resolved]);
+        assert_eq!(detector.firing().count(), 0);
+        let id = detector.events().next().unwrap().id.clone();
+        detector.acknowledge(&id, State::Firing);
+        assert_eq!(detector.events().next().unwrap().state, if severities { State::Firing } else { State::Resolved });
         if severities {
             assert_eq!(out[4].series[4].count, 500);
         }
