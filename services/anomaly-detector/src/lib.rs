@@ -1,5 +1,5 @@
 //! Notices that the rate of syslog is not what it was.
 
-mod detect;
+pub mod detect;
 mod explain;
 pub mod notify;

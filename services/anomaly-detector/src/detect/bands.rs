@@ -1,0 +1,167 @@
+//! Bollinger bands: what a count is judged against.
+//!
+//! ```text
+//! window        the last `window` complete intervals, without the one under test
+//! average       their simple mean
+//! deviation     their sample standard deviation (n - 1)
+//! half width    max(sigma × deviation, min_width, min_width_percent / 100 × average)
+//! upper, lower  average ± half width
+//! ```
+
+use std::collections::VecDeque;
+
+use serde::Serialize;
+
+/// How wide the bands are, and over how many intervals.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BandSettings {
+    /// Complete intervals in the window, 2 to 1,000.
+    pub window: usize,
+    /// Standard deviations from the average to each band.
+    pub sigma: f64,
+    /// The least distance from the average to each band, in messages an interval.
+    pub min_width: f64,
+    /// The same in per cent of the average.
+    pub min_width_percent: f64,
+}
+
+/// The window's average and what lies around it, in messages an interval. The lower band may be below zero.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Bands {
+    /// Simple mean of the window.
+    pub average: f64,
+    /// Lower band.
+    pub lower: f64,
+    /// Upper band.
+    pub upper: f64,
+}
+
+/// What is thought of one interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The window is not full; nothing is said.
+    WarmUp {
+        /// Intervals in the window.
+        filled: usize,
+    },
+    /// Between the bands, or on one.
+    Normal,
+    /// Over the upper band.
+    High,
+    /// Under the lower band, or silence where there never was any.
+    Low,
+    /// The interval was not counted as a whole.
+    Unknown,
+}
+
+/// The last complete intervals of one series, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Window {
+    counts: VecDeque<u64>,
+}
+
+impl Default for BandSettings {
+    fn default() -> BandSettings {
+        BandSettings { window: 20, sigma: 3.0, min_width: 10.0, min_width_percent: 1.0 }
+    }
+}
+
+impl Bands {
+    /// The lower band as it is shown: there are no fewer than no messages.
+    pub fn lower_shown(&self) -> f64 {
+        self.lower.max(0.0)
+    }
+}
+
+impl Window {
+    /// The counts, oldest first.
+    pub fn counts(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.counts.iter().copied()
+    }
+
+    /// The bands, once the window is full. Computed anew each time: running sums would drift.
+    pub fn bands(&self, settings: &BandSettings) -> Option<Bands> {
+        let n = self.counts.len();
+        if n < settings.window || n < 2 {
+            return None;
+        }
+        // Differences to one of the counts are exact and small where the counts are alike, however large they are.
+        let base = self.counts[0];
+        let difference = |count: u64| if count >= base { (count - base) as f64 } else { -((base - count) as f64) };
+        let offset = self.counts().map(difference).sum::<f64>() / n as f64;
+        let squares: f64 = self.counts().map(|count| (difference(count) - offset).powi(2)).sum();
+        let deviation = (squares / (n - 1) as f64).sqrt();
+        let average = base as f64 + offset;
+        let half =
+            (settings.sigma * deviation).max(settings.min_width).max(settings.min_width_percent / 100.0 * average);
+        Some(Bands { average, lower: average - half, upper: average + half })
+    }
+
+    /// Judges `count` against the window, which it does not enter.
+    pub fn judge(&self, settings: &BandSettings, count: u64) -> (Option<Bands>, Verdict) {
+        let Some(bands) = self.bands(settings) else {
+            return (None, Verdict::WarmUp { filled: self.counts.len() });
+        };
+        let never_silent = || bands.average >= settings.min_width && !self.counts.contains(&0);
+        let verdict = if count as f64 > bands.upper {
+            Verdict::High
+        } else if (count as f64) < bands.lower || (count == 0 && never_silent()) {
+            Verdict::Low
+        } else {
+            Verdict::Normal
+        };
+        (Some(bands), verdict)
+    }
+
+    /// Takes a complete interval in, whatever was thought of it, and the oldest out.
+    pub fn push(&mut self, settings: &BandSettings, count: u64) {
+        while self.counts.len() >= settings.window.max(1) {
+            self.counts.pop_front();
+        }
+        self.counts.push_back(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(count: u64) -> Window {
+        let mut window = Window::default();
+        (0..20).for_each(|_| window.push(&BandSettings::default(), count));
+        window
+    }
+
+    #[test]
+    fn nothing_is_said_before_the_window_is_full() {
+        let settings = BandSettings::default();
+        let mut window = Window::default();
+        for filled in 0..20 {
+            assert_eq!(window.judge(&settings, 1_000_000), (None, Verdict::WarmUp { filled }));
+            window.push(&settings, 5);
+        }
+        assert_eq!(window.judge(&settings, 1_000_000).1, Verdict::High);
+    }
+
+    #[test]
+    fn a_constant_series_takes_the_minimum_width_and_not_one_more() {
+        let (settings, window) = (BandSettings::default(), filled(100));
+        assert_eq!(window.judge(&settings, 110).1, Verdict::Normal);
+        assert_eq!(window.judge(&settings, 111).1, Verdict::High);
+        assert_eq!(window.judge(&settings, 90).1, Verdict::Normal);
+        assert_eq!(window.judge(&settings, 89).1, Verdict::Low);
+    }
+
+    #[test]
+    fn silence_is_low_where_there_never_was_any() {
+        let settings = BandSettings { sigma: 100.0, ..BandSettings::default() };
+        let mut window = filled(100);
+        window.push(&settings, 5);
+        assert!(window.bands(&settings).unwrap().lower < 0.0);
+        assert_eq!(window.judge(&settings, 0).1, Verdict::Low);
+        window.push(&settings, 0);
+        assert_eq!(window.judge(&settings, 0).1, Verdict::Normal);
+        assert_eq!(filled(9).judge(&settings, 0).1, Verdict::Normal);
+    }
+}
