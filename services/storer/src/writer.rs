@@ -24,7 +24,7 @@ use crate::{
     recovery::{Recovered, recover_all},
 };
 
-/// With more files than this to sync, the whole file system is synced at once.
+/// With more files than this to sync, or more than half of those that may be open, the whole file system is synced at once.
 const SINGLE_SYNCS: usize = 64;
 
 /// How the writer goes about it.
@@ -134,7 +134,8 @@ impl<D: Disk> Writer<D> {
     /// # Errors
     /// The disk refuses. What is done stays done; to be called again with the same load, and with no other one before.
     pub fn store(&mut self, now_ns: u64, load: &mut Load) -> Result<(), StoreError> {
-        let is_many = load.entries().iter().filter(|entry| entry.state != State::Done).count() > SINGLE_SYNCS;
+        let undone = load.entries().iter().filter(|entry| entry.state != State::Done).count();
+        let is_many = undone > SINGLE_SYNCS.min(self.settings.max_open / 2);
         for entry in load.entries().iter_mut().filter(|entry| entry.state == State::Fresh) {
             self.write(now_ns, entry, is_many)?;
         }

@@ -1,0 +1,484 @@
+//! A disk that tears writes, forgets what was not synced, and fails whenever it likes.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Cursor, ErrorKind, Read, Write},
+    rc::Rc,
+};
+
+use sekiwake_record::Name;
+use sekiwake_store::PartName;
+use sekiwake_storer::{Disk, Found};
+
+const SECTOR: usize = 512;
+
+/// Clones are the same disk.
+#[derive(Clone, Debug)]
+pub(crate) struct SimulatedDisk(Rc<RefCell<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    random: u64,
+    inodes: Vec<Inode>,
+    /// What a process sees: files by their number, directories without one.
+    names: BTreeMap<String, Option<usize>>,
+    durable: BTreeMap<String, Option<usize>>,
+    /// Changes of directories that a crash may forget, in their order.
+    pending: Vec<(String, Change)>,
+    /// Names that have been there.
+    used: BTreeSet<String>,
+    locked: BTreeSet<String>,
+    known: BTreeSet<String>,
+    runs: BTreeMap<String, u32>,
+    /// Operations until one goes wrong, and how.
+    fault: Option<(u32, Fault)>,
+    /// The power is off: nothing works any more.
+    is_dead: bool,
+    pub(crate) open_files: i64,
+    pub(crate) most_open: i64,
+    /// Faults of the code under test that the tests want to be caught.
+    mutant: Mutant,
+}
+
+/// What is left undone on purpose, to see that a test notices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    #[default]
+    None,
+    /// Directories are not synced.
+    NoDirectorySync,
+    /// Files are not synced.
+    NoSync,
+    /// Nothing is cut off.
+    NoCut,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A full disk: a part is written.
+    Full,
+    /// An error of the device: what was to be synced is lost, and nobody says so again.
+    Device,
+    /// The power goes.
+    Power,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Inode {
+    current: Vec<u8>,
+    synced: Vec<u8>,
+    /// From here on what was written has been lost by a failed sync, and is not written back by another one.
+    lost_from: Option<usize>,
+    is_closed: bool,
+    is_durably_closed: bool,
+    modified_ns: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Add(String, Option<usize>),
+    Remove(String),
+}
+
+/// An open file.
+#[derive(Debug)]
+pub(crate) struct SimulatedFile {
+    disk: SimulatedDisk,
+    inode: usize,
+}
+
+impl Drop for SimulatedFile {
+    fn drop(&mut self) {
+        self.disk.0.borrow_mut().open_files -= 1;
+    }
+}
+
+/// Held while a member lives.
+#[derive(Debug)]
+pub(crate) struct SimulatedLock {
+    disk: SimulatedDisk,
+    member: String,
+}
+
+impl Drop for SimulatedLock {
+    fn drop(&mut self) {
+        self.disk.0.borrow_mut().locked.remove(&self.member);
+    }
+}
+
+impl SimulatedDisk {
+    pub(crate) fn new(seed: u64) -> SimulatedDisk {
+        SimulatedDisk(Rc::new(RefCell::new(State { random: seed | 1, ..State::default() })))
+    }
+
+    pub(crate) fn set_mutant(&self, mutant: Mutant) {
+        self.0.borrow_mut().mutant = mutant;
+    }
+
+    /// After so many operations the next one goes wrong.
+    pub(crate) fn fail_after(&self, operations: u32, fault: Fault) {
+        self.0.borrow_mut().fault = Some((operations, fault));
+    }
+
+    pub(crate) fn mend(&self) {
+        self.0.borrow_mut().fault = None;
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.0.borrow().is_dead
+    }
+
+    pub(crate) fn most_open(&self) -> i64 {
+        self.0.borrow().most_open
+    }
+
+    /// The power comes back: of what was not synced anything may be there.
+    pub(crate) fn crash(&self) {
+        let mut state = self.0.borrow_mut();
+        let mut names = std::mem::take(&mut state.durable);
+        for (_, change) in std::mem::take(&mut state.pending) {
+            if state.next(2) == 0 {
+                continue;
+            }
+            match change {
+                Change::Add(path, inode) => drop(names.insert(path, inode)),
+                Change::Remove(path) => drop(names.remove(&path)),
+            }
+        }
+        // What is in a directory that is not there cannot be reached.
+        let all = names.clone();
+        names.retain(|path, _| path.match_indices('/').all(|(index, _)| all.contains_key(&path[..index])));
+        for index in 0..state.inodes.len() {
+            let mut inode = std::mem::take(&mut state.inodes[index]);
+            let torn = state.tear(&inode);
+            inode.current = torn.clone();
+            inode.synced = torn;
+            inode.lost_from = None;
+            if state.next(2) == 0 {
+                inode.is_closed = inode.is_durably_closed;
+            }
+            inode.is_durably_closed = inode.is_closed;
+            state.inodes[index] = inode;
+        }
+        state.durable = names.clone();
+        state.names = names;
+        state.locked.clear();
+        state.is_dead = false;
+        state.fault = None;
+    }
+
+    /// All stored files with what is in them.
+    pub(crate) fn files(&self) -> Vec<(PartName, Vec<u8>)> {
+        let state = self.0.borrow();
+        let files = state.names.iter().filter_map(|(path, inode)| Some((PartName::parse(path)?, (*inode)?)));
+        files.map(|(name, inode)| (name, state.inodes[inode].current.clone())).collect()
+    }
+
+    /// Counts an operation, and fails if it is the one.
+    fn step(&self) -> io::Result<()> {
+        let mut state = self.0.borrow_mut();
+        if state.is_dead {
+            return Err(io::Error::other("the power is off"));
+        }
+        let Some((left, fault)) = &mut state.fault else { return Ok(()) };
+        if *left > 0 {
+            *left -= 1;
+            return Ok(());
+        }
+        let fault = *fault;
+        state.fault = None;
+        match fault {
+            Fault::Full => Err(ErrorKind::StorageFull.into()),
+            Fault::Device => Err(io::Error::other("an error of the device")),
+            Fault::Power => {
+                state.is_dead = true;
+                Err(io::Error::other("the power is off"))
+            }
+        }
+    }
+
+    fn inode(&self, path: &str) -> io::Result<usize> {
+        self.0.borrow().names.get(path).copied().flatten().ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    fn file(&self, inode: usize) -> SimulatedFile {
+        let mut state = self.0.borrow_mut();
+        state.open_files += 1;
+        state.most_open = state.most_open.max(state.open_files);
+        SimulatedFile { disk: self.clone(), inode }
+    }
+
+    fn write(&self, inode: usize, bytes: &[u8], offset: usize) -> io::Result<()> {
+        let result = self.step();
+        let mut state = self.0.borrow_mut();
+        let length = if result.is_ok() { bytes.len() } else { state.next(bytes.len() as u64 + 1) as usize };
+        let current = &mut state.inodes[inode].current;
+        if current.len() < offset + length {
+            current.resize(offset + length, 0);
+        }
+        current[offset..offset + length].copy_from_slice(&bytes[..length]);
+        result
+    }
+
+    fn sync_inode(&self, inode: usize) {
+        let mut state = self.0.borrow_mut();
+        let inode = &mut state.inodes[inode];
+        let mut synced = inode.current.clone();
+        if let Some(from) = inode.lost_from {
+            // The kernel believes that it has written this.
+            let end = synced.len();
+            synced[from.min(end)..].fill(0);
+        }
+        inode.synced = synced;
+        inode.is_durably_closed = inode.is_closed;
+    }
+}
+
+impl State {
+    fn next(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 16) % below
+    }
+
+    /// What a crash may leave of a file: of the sectors that differ from what was synced each may be there or not, and it may be as long as
+    /// it was, as it is, or anything between.
+    fn tear(&mut self, inode: &Inode) -> Vec<u8> {
+        let (short, long) = match inode.synced.len() <= inode.current.len() {
+            true => (inode.synced.len(), inode.current.len()),
+            false => (inode.current.len(), inode.synced.len()),
+        };
+        let length = short + self.next((long - short) as u64 + 1) as usize;
+        let mut torn = vec![0; length];
+        for start in (0..length).step_by(SECTOR) {
+            let range = start..(start + SECTOR).min(length);
+            let from = if self.next(2) == 0 { &inode.synced } else { &inode.current };
+            let lost = inode.lost_from.filter(|_| !std::ptr::eq(from, &raw const inode.synced)).unwrap_or(usize::MAX);
+            for at in range {
+                let is_synced =
+                    at < inode.synced.len() && at < inode.current.len() && inode.synced[at] == inode.current[at];
+                let byte = if is_synced {
+                    inode.synced[at]
+                } else if at >= lost {
+                    0
+                } else {
+                    from.get(at).copied().unwrap_or(0)
+                };
+                torn[at] = byte;
+            }
+        }
+        torn
+    }
+
+    fn change(&mut self, change: Change) {
+        let path = match &change {
+            Change::Add(path, inode) => {
+                self.names.insert(path.clone(), *inode);
+                path
+            }
+            Change::Remove(path) => {
+                self.names.remove(path);
+                path
+            }
+        };
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+        self.pending.push((folder, change));
+    }
+}
+
+impl Disk for SimulatedDisk {
+    type File = SimulatedFile;
+    type Lock = SimulatedLock;
+
+    fn list(&self) -> io::Result<(Vec<Found>, Vec<String>)> {
+        self.step()?;
+        let state = self.0.borrow();
+        let (mut found, mut leftovers) = (Vec::new(), Vec::new());
+        for (path, inode) in &state.names {
+            let Some(inode) = inode else { continue };
+            let inode = &state.inodes[*inode];
+            match PartName::parse(path) {
+                Some(name) => found.push(Found {
+                    name,
+                    bytes: inode.current.len() as u64,
+                    modified_ns: inode.modified_ns,
+                    is_closed: inode.is_closed,
+                }),
+                None => leftovers.push(path.clone()),
+            }
+        }
+        Ok((found, leftovers))
+    }
+
+    fn create(&self, path: &str) -> io::Result<(SimulatedFile, BTreeSet<String>)> {
+        self.step()?;
+        let mut changed = BTreeSet::new();
+        let mut state = self.0.borrow_mut();
+        if state.names.contains_key(path) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let is_stored = PartName::parse(path).is_some();
+        assert!(!is_stored || state.used.insert(path.to_owned()), "{path} has been there before");
+        for (index, _) in path.match_indices('/') {
+            let folder = path[..index].to_owned();
+            changed.insert(folder.rsplit_once('/').map_or("", |(above, _)| above).to_owned());
+            if !state.names.contains_key(&folder) {
+                state.change(Change::Add(folder, None));
+            }
+        }
+        changed.insert(path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned());
+        state.inodes.push(Inode::default());
+        let inode = state.inodes.len() - 1;
+        state.change(Change::Add(path.to_owned(), Some(inode)));
+        drop(state);
+        Ok((self.file(inode), changed))
+    }
+
+    fn open(&self, path: &str) -> io::Result<SimulatedFile> {
+        self.step()?;
+        let inode = self.inode(path)?;
+        Ok(self.file(inode))
+    }
+
+    fn write_at(&self, file: &SimulatedFile, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write(file.inode, bytes, offset as usize)
+    }
+
+    fn set_len(&self, file: &SimulatedFile, bytes: u64) -> io::Result<()> {
+        self.step()?;
+        let mut state = self.0.borrow_mut();
+        if state.mutant == Mutant::NoCut {
+            return Ok(());
+        }
+        let inode = &mut state.inodes[file.inode];
+        inode.current.resize(bytes as usize, 0);
+        inode.lost_from = inode.lost_from.filter(|&from| from < bytes as usize);
+        Ok(())
+    }
+
+    fn sync(&self, file: &SimulatedFile) -> io::Result<()> {
+        if let Err(error) = self.step() {
+            let mut state = self.0.borrow_mut();
+            let inode = &mut state.inodes[file.inode];
+            let same = inode.synced.iter().zip(&inode.current).take_while(|(one, other)| one == other).count();
+            inode.lost_from = Some(inode.lost_from.unwrap_or(same).min(same));
+            return Err(error);
+        }
+        if self.0.borrow().mutant != Mutant::NoSync {
+            self.sync_inode(file.inode);
+        }
+        Ok(())
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.step()?;
+        let count = self.0.borrow().inodes.len();
+        (0..count).for_each(|inode| self.sync_inode(inode));
+        Ok(())
+    }
+
+    fn sync_directory(&self, path: &str) -> io::Result<()> {
+        self.step()?;
+        let mut state = self.0.borrow_mut();
+        if state.mutant == Mutant::NoDirectorySync {
+            return Ok(());
+        }
+        let (synced, left) = std::mem::take(&mut state.pending).into_iter().partition(|(folder, _)| folder == path);
+        state.pending = left;
+        for (_, change) in synced {
+            match change {
+                Change::Add(path, inode) => drop(state.durable.insert(path, inode)),
+                Change::Remove(path) => drop(state.durable.remove(&path)),
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&self, file: &SimulatedFile) -> io::Result<()> {
+        self.step()?;
+        self.0.borrow_mut().inodes[file.inode].is_closed = true;
+        Ok(())
+    }
+
+    fn read(&self, path: &str) -> io::Result<Box<dyn Read + '_>> {
+        self.step()?;
+        let inode = self.inode(path)?;
+        Ok(Box::new(Cursor::new(self.0.borrow().inodes[inode].current.clone())))
+    }
+
+    fn writer<'a>(&'a self, file: &'a SimulatedFile) -> Box<dyn Write + 'a> {
+        Box::new(Sequential { file, at: 0 })
+    }
+
+    fn set_modified(&self, file: &SimulatedFile, modified_ns: u64) -> io::Result<()> {
+        self.step()?;
+        self.0.borrow_mut().inodes[file.inode].modified_ns = modified_ns;
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.step()?;
+        let inode = self.inode(from)?;
+        let mut state = self.0.borrow_mut();
+        // One entry of the journal: both or none.
+        let at_once = [Change::Remove(from.to_owned()), Change::Add(to.to_owned(), Some(inode))];
+        state.names.remove(from);
+        state.names.insert(to.to_owned(), Some(inode));
+        let folder = to.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+        state.pending.extend(at_once.map(|change| (folder.clone(), change)));
+        Ok(())
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.step()?;
+        self.inode(path)?;
+        self.0.borrow_mut().change(Change::Remove(path.to_owned()));
+        Ok(())
+    }
+
+    fn lock(&self, member: &Name) -> io::Result<Option<SimulatedLock>> {
+        self.step()?;
+        let mut state = self.0.borrow_mut();
+        state.known.insert(member.to_string());
+        if !state.locked.insert(member.to_string()) {
+            return Ok(None);
+        }
+        Ok(Some(SimulatedLock { disk: self.clone(), member: member.to_string() }))
+    }
+
+    fn next_run(&self, lock: &SimulatedLock) -> io::Result<u32> {
+        self.step()?;
+        let mut state = self.0.borrow_mut();
+        let run = state.runs.entry(lock.member.clone()).or_default();
+        *run += 1;
+        Ok(*run)
+    }
+
+    fn members(&self) -> io::Result<Vec<Name>> {
+        self.step()?;
+        Ok(self.0.borrow().known.iter().filter_map(|member| Name::new(member).ok()).collect())
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+}
+
+struct Sequential<'a> {
+    file: &'a SimulatedFile,
+    at: usize,
+}
+
+impl Write for Sequential<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.disk.write(self.file.inode, bytes, self.at)?;
+        self.at += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
