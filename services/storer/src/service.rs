@@ -65,6 +65,7 @@ impl Role for Storer {
             label: settings.grouping.label.clone(),
             kind: KIND,
             start_age: settings.grouping.start_age,
+            one_works: false,
             notes: false,
         };
         let told = (scope.readiness("lease"), scope.status("group"));

@@ -1,4 +1,4 @@
-//! Prints live records as JSON lines. The model for subscribers of one's own: it takes part in no group, and whatever it
+//! Prints live records, and events, as JSON lines. The model for subscribers of one's own: it takes part in no group, and whatever it
 //! does or fails to do, nobody else notices.
 
 use std::{
@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use sekiwake_bus::{Bus, Subscriber, Subscribing};
+use sekiwake_bus::{Bus, BusError, EVENT_PREFIX, EventSubscriber, Subscriber, Subscribing};
 use sekiwake_json::{Payload, write_line};
 use sekiwake_record::Topic;
 use sekiwake_runtime::{About, Metrics, Stop, Tool};
@@ -22,18 +22,22 @@ pub struct Tap;
 /// What to print.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Topics to listen to, as prefixes: syslog/ xflow/ snmptrap/, or one shard as in xflow/0a
+    /// Topics to listen to, as prefixes: syslog/ xflow/ snmptrap/, one shard as in xflow/0a, or anomaly/ for events
     #[arg(value_parser = topic_prefix, default_values = ["syslog/", "xflow/", "snmptrap/"])]
     topics: Vec<String>,
 
-    /// End after so many records
+    /// End after so many records and events
     #[arg(long, value_name = "RECORDS")]
     count: Option<u64>,
 }
 
 impl Tool for Tap {
-    const ABOUT: About =
-        About { service: "tap", binary: "sekiwake-tap", summary: "Prints live records as JSON lines", admin_port: 0 };
+    const ABOUT: About = About {
+        service: "tap",
+        binary: "sekiwake-tap",
+        summary: "Prints live records, or events, as JSON lines",
+        admin_port: 0,
+    };
 
     type Arguments = Arguments;
     type Settings = Subscribing;
@@ -44,9 +48,17 @@ impl Tool for Tap {
 
     fn run(arguments: Arguments, settings: Subscribing, stop: &Stop) -> anyhow::Result<ExitCode> {
         let (bus, metrics) = (Bus::default(), Metrics::new("tap"));
-        let mut subscriber = Subscriber::connect(&bus, &settings, &arguments.topics, &metrics, None)?;
+        let (of_events, of_records): (Vec<String>, Vec<String>) =
+            arguments.topics.into_iter().partition(|prefix| selects_events(prefix));
+        let mut sources = Sources { records: None, events: None };
+        if !of_records.is_empty() {
+            sources.records = Some(Subscriber::connect(&bus, &settings, &of_records, &metrics, None)?);
+        }
+        if !of_events.is_empty() {
+            sources.events = Some(EventSubscriber::connect(&bus, &settings, &of_events, &metrics)?);
+        }
         let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-        match print(&mut subscriber, &mut out, arguments.count.unwrap_or(u64::MAX), stop) {
+        match print(&mut sources, &mut out, arguments.count.unwrap_or(u64::MAX), stop) {
             // Whoever read the lines has seen enough.
             Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
             result => result.map(|()| ExitCode::SUCCESS),
@@ -54,27 +66,63 @@ impl Tool for Tap {
     }
 }
 
-fn print(subscriber: &mut Subscriber, out: &mut impl Write, mut left: u64, stop: &Stop) -> anyhow::Result<()> {
+/// Where lines come from.
+struct Sources {
+    records: Option<Subscriber>,
+    events: Option<EventSubscriber>,
+}
+
+impl Sources {
+    /// Prints what has come, of records a batch at most. Says how many lines that were; waits a moment when there is nothing.
+    fn print(&mut self, out: &mut impl Write, most: u64) -> anyhow::Result<u64> {
+        let mut printed = 0;
+        if let Some(records) = &mut self.records
+            && let Some(delivery) = records.receive(PATIENCE)?
+        {
+            for record in delivery.batch.records().take(usize::try_from(most).unwrap_or(usize::MAX)) {
+                write_line(out, Some(delivery.topic.kind), &record, Payload::Included)?;
+                printed += 1;
+            }
+        }
+        let patience = if self.records.is_some() { Duration::ZERO } else { PATIENCE };
+        while printed < most
+            && let Some(event) = self.next_event(patience)?
+        {
+            writeln!(out, "{event}")?;
+            printed += 1;
+        }
+        Ok(printed)
+    }
+
+    fn next_event(&mut self, patience: Duration) -> Result<Option<String>, BusError> {
+        let Some(events) = &mut self.events else { return Ok(None) };
+        Ok(events.receive(patience)?.map(|event| event.json))
+    }
+}
+
+fn print(sources: &mut Sources, out: &mut impl Write, mut left: u64, stop: &Stop) -> anyhow::Result<()> {
     while left > 0 && !stop.stopping() {
-        let Some(delivery) = subscriber.receive(PATIENCE)? else {
+        let printed = sources.print(out, left)?;
+        left -= printed;
+        if printed == 0 {
             out.flush()?;
-            continue;
-        };
-        for record in delivery.batch.records().take(usize::try_from(left).unwrap_or(usize::MAX)) {
-            write_line(out, Some(delivery.topic.kind), &record, Payload::Included)?;
-            left -= 1;
         }
     }
     out.flush()?;
     Ok(())
 }
 
+fn selects_events(prefix: &str) -> bool {
+    prefix.starts_with(EVENT_PREFIX) || !prefix.is_empty() && EVENT_PREFIX.starts_with(prefix)
+}
+
 /// A prefix that selects topics: with another one the tap would wait for ever.
 fn topic_prefix(text: &str) -> Result<String, String> {
-    match Topic::all().any(|topic| topic.as_str().starts_with(text)) {
+    match selects_events(text) || Topic::all().any(|topic| topic.as_str().starts_with(text)) {
         true => Ok(text.to_owned()),
         false => {
-            Err("topics are syslog/, xflow/ and snmptrap/ with a shard from 00 to 3f, or any prefix of these"
+            Err("topics are syslog/, xflow/ and snmptrap/ with a shard from 00 to 3f, anomaly/ with a publisher's name, or any \
+                 prefix of these"
                 .to_owned())
         }
     }

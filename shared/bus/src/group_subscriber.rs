@@ -58,6 +58,8 @@ pub struct GroupSubscriberSettings {
     pub kind: Kind,
     /// Where to begin where nobody knows where the group stands: at the oldest record published no longer ago than this.
     pub start_age: Duration,
+    /// Whether one member of the group has all shards, and the others stand by.
+    pub one_works: bool,
     /// Whether it leaves notes for the next owners of its shards, and asks for those of the owners before.
     pub notes: bool,
 }
@@ -67,6 +69,15 @@ pub struct GroupSubscriberSettings {
 pub struct GroupDelivery {
     /// Its topic.
     pub topic: Topic,
+    /// The stream that it belongs to.
+    pub stream: Stream,
+    /// The sequence number of the first record in `batch`.
+    pub first_sequence: u64,
+    /// Capture time of the earliest record that was published with these, nanoseconds since 1970-01-01T00:00:00Z: some that have come
+    /// before may be left out of `batch`.
+    pub first_captured_at_ns: u64,
+    /// Capture time of the latest one.
+    pub last_captured_at_ns: u64,
     /// The records.
     pub batch: Batch<Frame>,
     /// The right to act on it, and the duty to be done with it. It must live until every record has been sent, stored, or counted
@@ -127,8 +138,13 @@ impl Drop for Ticket {
     }
 }
 
-/// A batch that has been checked.
-type Checked = Batch<Frame>;
+/// A batch that has been checked, with what its header says.
+#[derive(Debug)]
+struct Checked {
+    batch: Batch<Frame>,
+    first_captured_at_ns: u64,
+    last_captured_at_ns: u64,
+}
 
 /// A member of a group. Belongs to one thread.
 pub struct GroupSubscriber {
@@ -169,7 +185,8 @@ impl GroupSubscriber {
         metrics: &Metrics,
         (ready, desk): (Latch, StatusDesk),
     ) -> Result<GroupSubscriber, BusError> {
-        let GroupSubscriberSettings { subscribing, controlling, group, label, kind, start_age, notes } = settings;
+        let GroupSubscriberSettings { subscribing, controlling, group, label, kind, start_age, one_works, notes } =
+            settings;
         let data = bus.subscriber(subscribing.keys.as_ref())?;
         let mut connections = bus.watch(&data)?;
         data.set_subscribe(Announcement::TOPIC_PREFIX.as_bytes()).map_err(failed)?;
@@ -179,6 +196,7 @@ impl GroupSubscriber {
         control_connections.connect(&control, &controlling.endpoints)?;
         let incarnation = getrandom::u64().map_err(BusError::Random)?;
         let mut of_member = MemberSettings::new(group.clone(), kind, label);
+        of_member.one_works = one_works;
         of_member.start_age = u64::try_from(start_age.as_nanos()).unwrap_or(u64::MAX);
         let member = Member::new(of_member, incarnation, boot_now());
         let keeper = || NoteKeeper::new(NoteKeeperSettings::new(group.clone()), incarnation);
@@ -429,6 +447,8 @@ impl GroupSubscriber {
         let batch = Batch::decode(&header, body)?;
         let stream = self.stream(header.stream_name, header.stream_epoch)?;
         let bytes = batch.body_len() + batch.len() * BYTES_PER_RECORD;
+        let Header { first_captured_at_ns, last_captured_at_ns, .. } = header;
+        let batch = Checked { batch, first_captured_at_ns, last_captured_at_ns };
         let arrival = Arrival { first: header.first_sequence, count: header.count, bytes, batch };
         let received = self.member.on_batch(boot_now(), &stream, topic, arrival);
         match received {
@@ -478,7 +498,8 @@ impl GroupSubscriber {
                 MemberOutput::Unsubscribe(topic) => {
                     self.data.set_unsubscribe(topic.as_str().as_bytes()).map_err(failed)?;
                 }
-                MemberOutput::Deliver { stream, topic, generation, first_sequence, skip, mut batch } => {
+                MemberOutput::Deliver { stream, topic, generation, first_sequence, skip, batch } => {
+                    let Checked { mut batch, first_captured_at_ns, last_captured_at_ns } = batch;
                     self.metrics.repeated.inc_by(u64::from(skip));
                     batch.drop_first(skip as usize);
                     self.metrics.received.inc_by(batch.len() as u64);
@@ -486,12 +507,20 @@ impl GroupSubscriber {
                     let ticket = Ticket {
                         permit: Arc::clone(&self.permit),
                         completions: Arc::clone(&self.completions),
-                        done: Some(Done { stream, shard, generation, first_sequence }),
+                        done: Some(Done { stream: stream.clone(), shard, generation, first_sequence }),
                         shard,
                         generation,
                         abandoned: AtomicBool::new(false),
                     };
-                    self.deliveries.push_back(GroupDelivery { topic, batch, ticket });
+                    self.deliveries.push_back(GroupDelivery {
+                        topic,
+                        stream,
+                        first_sequence,
+                        first_captured_at_ns,
+                        last_captured_at_ns,
+                        batch,
+                        ticket,
+                    });
                 }
                 MemberOutput::Repaired { topic, header, body } => {
                     self.metrics.repaired_batches.inc();

@@ -14,6 +14,7 @@ mod batcher;
 mod control;
 mod early;
 mod error;
+mod events;
 mod gatekeeper;
 mod group_subscriber;
 mod key_files;
@@ -33,6 +34,7 @@ mod tracker;
 pub use batcher::{Batcher, Outbound};
 pub use control::{ControlPlane, ControlPlaneSettings, StreamControl, boot_now};
 pub use error::BusError;
+pub use events::{EVENT_PREFIX, Event, EventPublisher, EventSubscriber, MAX_EVENT_BYTES};
 pub use gatekeeper::{Gatekeeper, GatekeeperSettings, ServerKeys};
 pub use group_subscriber::{GroupDelivery, GroupSubscriber, GroupSubscriberSettings, Ticket};
 pub use key_files::{AllowedKeys, KeyFileError, read_key_pair, read_public_key, write_key_pair};
@@ -43,7 +45,7 @@ pub use own::{OwnDestinations, OwnWatch, is_own};
 pub use publisher::{Outcome, Overflow, Producer, Publisher, PublisherSettings, SubscriptionWatch, retain_shares};
 pub use relay::{Relay, RelaySettings};
 pub use sekiwake_group::{
-    Permission,
+    Permission, Stream,
     wire::{Destination as RegisteredDestination, Note, NoteKey, NoteValue, Transport},
 };
 pub use settings::{Controlling, Grouping, Publishing, Subscribing};

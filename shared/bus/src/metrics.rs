@@ -37,6 +37,10 @@ pub mod names {
     pub const RELAY_RECEIVED_RECORDS: &str = "sekiwake_relay_received_records_total";
     /// Records that the relay passed on.
     pub const RELAY_PASSED_RECORDS: &str = "sekiwake_relay_passed_records_total";
+    /// Events that the relay passed on.
+    pub const RELAY_EVENTS: &str = "sekiwake_relay_events_total";
+    /// Events that were to be published, by outcome: `published` (with or without a subscriber), `no_room`, `refused`.
+    pub const EVENTS: &str = "sekiwake_bus_events_total";
     /// Messages that the relay refused, by reason.
     pub const RELAY_REFUSED_MESSAGES: &str = "sekiwake_relay_refused_messages_total";
     /// Subscriptions that the relay refused.
@@ -173,6 +177,7 @@ impl PublisherMetrics {
 pub(crate) struct RelayMetrics {
     pub(crate) received: PerKind,
     pub(crate) passed: PerKind,
+    pub(crate) events: IntCounter,
     pub(crate) malformed: IntCounter,
     pub(crate) foreign: IntCounter,
     pub(crate) refused_subscriptions: IntCounter,
@@ -186,6 +191,7 @@ impl RelayMetrics {
         RelayMetrics {
             received: per_kind(metrics, names::RELAY_RECEIVED_RECORDS, "Records received from publishers.", &[]),
             passed: per_kind(metrics, names::RELAY_PASSED_RECORDS, "Records passed on to subscribers.", &[]),
+            events: metrics.counter(names::RELAY_EVENTS, "Events passed on to subscribers.", &[]),
             malformed: metrics.counter(names::RELAY_REFUSED_MESSAGES, refused, &[("reason", "malformed")]),
             foreign: metrics.counter(names::RELAY_REFUSED_MESSAGES, refused, &[("reason", "unknown_topic")]),
             refused_subscriptions: metrics.counter(
@@ -196,6 +202,22 @@ impl RelayMetrics {
             queue_full: metrics.counter(names::RELAY_QUEUE_FULL, "Times a subscriber's queue was found full.", &[]),
             subscriptions: metrics.gauge(names::RELAY_SUBSCRIPTIONS, "Distinct subscriptions held.", &[]),
         }
+    }
+}
+
+/// Of who publishes events, by what became of them.
+pub(crate) struct EventMetrics {
+    pub(crate) published: IntCounter,
+    pub(crate) no_room: IntCounter,
+    pub(crate) refused: IntCounter,
+}
+
+impl EventMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> EventMetrics {
+        let of = |outcome| {
+            metrics.counter(names::EVENTS, "Events that were to be published, by outcome.", &[("outcome", outcome)])
+        };
+        EventMetrics { published: of("published"), no_room: of("no_room"), refused: of("refused") }
     }
 }
 

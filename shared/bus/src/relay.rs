@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     BusError, ServerKeys,
+    events::{MAX_EVENT_BYTES, is_event_topic},
     metrics::RelayMetrics,
     socket::{
         Bus, HOLD_TOPIC, LINGER_ACCURACY, MAX_MESSAGE_BYTES, SUBSCRIBER_MESSAGES, SUBSCRIPTION_BURST, milliseconds,
@@ -261,6 +262,11 @@ impl Relay {
         match (count, parts) {
             (2, [Some(header), Some(body)]) => self.relay_batch(&topic, header, body),
             (1, [Some(frame), None]) if is_own_topic(&topic) => self.send(&topic, [frame]),
+            (1, [Some(frame), None]) if is_event_topic(&topic) && frame.len() <= MAX_EVENT_BYTES => {
+                self.send(&topic, [frame])?;
+                self.metrics.events.inc();
+                Ok(())
+            }
             (1, [Some(_), None]) if topic.first() == Some(&b'@') => {
                 self.metrics.foreign.inc();
                 Ok(())

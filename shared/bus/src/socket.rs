@@ -53,6 +53,9 @@ const RELAY_IN_MESSAGES: i32 = 1_000;
 pub(crate) const SUBSCRIBER_MESSAGES: i32 = 5_000;
 const _: () = assert!(2 * SUBSCRIBER_MESSAGES >= 32_000 * 3 / 10);
 
+/// Events that wait for a relay.
+const EVENT_MESSAGES: i32 = 256;
+
 /// Subscriptions in the pipe from one peer. libzmq empties this pipe whenever it looks at it, and looks again for as long as
 /// there is more: a long pipe would let a peer that floods keep it there.
 const SUBSCRIPTION_MESSAGES: i32 = 64;
@@ -123,6 +126,15 @@ impl Bus {
         self.socket("publisher", zmq::XPUB, End::Client(keys), |socket| {
             socket.set_sndhwm(PUBLISHER_MESSAGES)?;
             socket.set_rcvhwm(SUBSCRIPTION_MESSAGES)?;
+            socket.set_maxmsgsize(MAX_SUBSCRIPTION_BYTES)?;
+            nodrop(socket, true)
+        })
+    }
+
+    /// For events, which are few: what there is no room for is refused and not waited for.
+    pub(crate) fn event_publisher(&self, keys: Option<&ClientKeys>) -> Result<zmq::Socket, BusError> {
+        self.socket("event publisher", zmq::PUB, End::Client(keys), |socket| {
+            socket.set_sndhwm(EVENT_MESSAGES)?;
             socket.set_maxmsgsize(MAX_SUBSCRIPTION_BYTES)?;
             nodrop(socket, true)
         })

@@ -1,12 +1,14 @@
 //! Which prefixes somebody has subscribed to, and which topics they select. No socket.
 //!
 //! ZeroMQ takes any bytes as a subscription. Only what can select something is kept and passed on: the prefixes of data
-//! topics, of which there are a few hundred, and a bounded number of those of announcements. The bus's other topics are not
+//! topics, of which there are a few hundred, and a bounded number of those of announcements and events. The bus's other topics are not
 //! for subscribers: what the relay subscribes to there is a word to publishers.
 
 use std::collections::HashSet;
 
 use sekiwake_record::{Announcement, Kind, Topic};
+
+use crate::events::EVENT_PREFIX;
 
 /// How many prefixes of the bus's own topics are held.
 const MAX_OWN: usize = 1_024;
@@ -57,8 +59,8 @@ impl Subscriptions {
         if self.prefixes.contains(prefix) {
             return Change::Unchanged;
         }
-        if is_own(prefix) {
-            if self.own >= MAX_OWN || !selects_announcements(prefix) {
+        if is_own(prefix) || selects_events(prefix) {
+            if self.own >= MAX_OWN || !(selects_announcements(prefix) || selects_events(prefix)) {
                 return Change::Refused;
             }
             self.own += 1;
@@ -77,7 +79,7 @@ impl Subscriptions {
         if !self.prefixes.remove(prefix) {
             return Change::Unchanged;
         }
-        if is_own(prefix) {
+        if is_own(prefix) || selects_events(prefix) {
             self.own -= 1;
         } else {
             selected(prefix).for_each(|topic| self.selected_by[topic.index()] -= 1);
@@ -99,6 +101,12 @@ impl Subscriptions {
     pub(crate) fn len(&self) -> usize {
         self.prefixes.len()
     }
+}
+
+/// Whether a prefix selects events, of all publishers or of some. The empty one selects everything, and is one of data topics.
+fn selects_events(prefix: &[u8]) -> bool {
+    let all = EVENT_PREFIX.as_bytes();
+    prefix.len() <= MAX_OWN_BYTES && !prefix.is_empty() && (prefix.starts_with(all) || all.starts_with(prefix))
 }
 
 /// The data topics that a prefix selects.

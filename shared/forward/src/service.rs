@@ -66,6 +66,7 @@ impl<P: Protocol> Forwarder<P> {
             label: settings.grouping.label.clone(),
             kind: P::KIND,
             start_age: settings.grouping.start_age,
+            one_works: false,
             notes: P::KIND == Kind::Xflow,
         };
         let told = (scope.readiness("lease"), scope.status("group"));

@@ -3,7 +3,7 @@
 //! ```text
 //! member ─▶ coordinator
 //!   1 Renew      [1, 1, group, kind, incarnation, label, renewal, lowest_protocol, highest_protocol, leaving, coordinator,
-//!                 [[shard, generation, phase]], [[[stream_name, stream_epoch], [[topic, sequence]]]]]
+//!                 [[shard, generation, phase]], [[[stream_name, stream_epoch], [[topic, sequence]]]], one_works]
 //!   2 Register   [1, 2, group, incarnation, registration, [[address, port, protocol]]]
 //!   3 Repair     [1, 3, requester, request, [stream_name, stream_epoch], max_bytes, [[topic, from, to]], [topic], max_age_ns]
 //! publisher ─▶ coordinator
@@ -335,27 +335,39 @@ code! {
     }
 }
 
-/// A struct that is an array on the wire. `list` is the most that a list of them may hold.
+/// A struct that is an array on the wire. `list` is the most that a list of them may hold; what is `appended` has not always been there,
+/// and is its type's default where it is missing.
 macro_rules! array {
-    ($(#[$about:meta])* $name:ident (list $max:expr) { $($(#[$field_about:meta])* $field:ident: $type:ty),* $(,)? }) => {
+    (
+        $(#[$about:meta])* $name:ident (list $max:expr) { $($(#[$field_about:meta])* $field:ident: $type:ty),* $(,)? }
+        $(appended { $($(#[$later_about:meta])* $later:ident: $later_type:ty),* $(,)? })?
+    ) => {
         $(#[$about])*
         #[derive(Clone, Debug, PartialEq, Eq)]
-        pub struct $name { $($(#[$field_about])* pub $field: $type),* }
+        pub struct $name { $($(#[$field_about])* pub $field: $type,)* $($($(#[$later_about])* pub $later: $later_type),*)? }
         impl $name {
+            /// What it has always had, and what is written today.
             pub(super) const FIELDS: u32 = [$(stringify!($field)),*].len() as u32;
+            pub(super) const WRITTEN: u32 = [$(stringify!($field),)* $($(stringify!($later)),*)?].len() as u32;
             pub(super) fn write_fields(&self, out: &mut Vec<u8>) {
                 $(self.$field.write(out);)*
+                $($(self.$later.write(out);)*)?
             }
             pub(super) fn read_fields(rest: &mut &[u8], length: u32) -> Result<$name, Unexpected> {
-                let unknown = length.checked_sub($name::FIELDS).ok_or(Unexpected::new(stringify!($name)))?;
-                let value = $name { $($field: Element::read(rest)?),* };
-                skip(rest, unknown).map(|()| value)
+                let left = length.checked_sub($name::FIELDS).ok_or(Unexpected::new(stringify!($name)))?;
+                $(let $field = Element::read(rest)?;)*
+                $($(let (left, $later) = match left.checked_sub(1) {
+                    Some(left) => (left, Element::read(rest)?),
+                    None => (left, <$later_type>::default()),
+                };)*)?
+                let value = $name { $($field,)* $($($later),*)? };
+                skip(rest, left).map(|()| value)
             }
         }
         impl Element for $name {
             const MAX: usize = $max;
             fn write(&self, out: &mut Vec<u8>) {
-                msgpack::write_array_len(out, $name::FIELDS).expect(VEC);
+                msgpack::write_array_len(out, $name::WRITTEN).expect(VEC);
                 self.write_fields(out);
             }
             fn read(rest: &mut &[u8]) -> Result<$name, Unexpected> {
@@ -523,6 +535,10 @@ array! {
         holdings: Vec<Holding>,
         /// Commits that have not been acknowledged, and all those of shards that it has released.
         commits: Vec<StreamPositions>,
+    }
+    appended {
+        /// Of its group one member is to have all shards, and the others stand by.
+        one_works: bool,
     }
 }
 
@@ -731,7 +747,7 @@ macro_rules! messages {
                 let mut out = Vec::with_capacity(64);
                 match self {
                     $(Message::$name(message) => {
-                        msgpack::write_array_len(&mut out, 2 + $name::FIELDS).expect(VEC);
+                        msgpack::write_array_len(&mut out, 2 + $name::WRITTEN).expect(VEC);
                         VERSION.write(&mut out);
                         $name::NUMBER.write(&mut out);
                         message.write_fields(&mut out);

@@ -107,6 +107,7 @@ impl TestMember {
             label: Name::new("m1").unwrap(),
             kind: Kind::Syslog,
             start_age: Duration::from_secs(30),
+            one_works: false,
             notes: false,
         };
         let told = (member.scope.readiness("lease"), member.scope.status("group"));

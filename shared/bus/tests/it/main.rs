@@ -3,6 +3,7 @@
 
 mod control;
 mod curve;
+mod events;
 mod flow;
 mod hostile;
 mod key_files;

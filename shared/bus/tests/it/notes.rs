@@ -44,6 +44,7 @@ impl Noter {
             label: Name::new("m1").unwrap(),
             kind: Kind::Xflow,
             start_age: Duration::from_secs(30),
+            one_works: false,
             notes: true,
         };
         let told = (member.scope.readiness("lease"), member.scope.status("group"));

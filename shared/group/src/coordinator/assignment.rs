@@ -34,11 +34,29 @@ pub(super) fn assign(wish: &[Option<Incarnation>; SHARDS], members: &[Incarnatio
     owners
 }
 
+/// The owners where one member has everything: the one that has most of it, so that whoever comes changes nothing.
+pub(super) fn one(wish: &[Option<Incarnation>; SHARDS], members: &[Incarnation]) -> [Option<Incarnation>; SHARDS] {
+    let has = |member: &Incarnation| wish.iter().filter(|owner| **owner == Some(*member)).count();
+    let chosen = members.iter().max_by_key(|member| (has(member), std::cmp::Reverse(**member)));
+    [chosen.copied(); SHARDS]
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn one_has_everything_and_keeps_it() {
+        let mut wish = [None; SHARDS];
+        assert_eq!(one(&wish, &[]), [None; SHARDS]);
+        assert_eq!(one(&wish, &[7, 3, 5]), [Some(3); SHARDS]);
+        wish[..40].fill(Some(5));
+        wish[40..].fill(Some(7));
+        assert_eq!(one(&wish, &[3, 5, 7]), [Some(5); SHARDS]);
+        assert_eq!(one(&wish, &[3, 7]), [Some(7); SHARDS]);
+    }
 
     proptest! {
         #[test]

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sekiwake_record::{Kind, Name, SHARDS, Shard, Topic};
 
-use super::{assignment::Incarnation, assignment::assign};
+use super::assignment::{Incarnation, assign, one};
 use crate::{
     MAX_NUMBER, Peer, Stream, UNKNOWN,
     wire::{Assignment, Destination, MAX_STREAMS, Number, Phase, Renew, Role, Start, StreamStarts},
@@ -92,6 +92,8 @@ pub(super) struct Member {
     /// The newest registration that it was told to be acknowledged.
     pub(super) told: u64,
     prepared: u64,
+    /// It says that one member of the group is to have all shards.
+    one_works: bool,
     pub(super) dirty: bool,
 }
 
@@ -109,6 +111,7 @@ impl Member {
             listed_in: 0,
             told: 0,
             prepared: 0,
+            one_works: renew.one_works,
             dirty: false,
         }
     }
@@ -167,8 +170,9 @@ impl Group {
     ) -> NotTaken {
         let (me, mut refused) = (renew.incarnation, NotTaken::default());
         if let Some(member) = self.members.get_mut(&me) {
-            self.moved |= member.leaving != renew.leaving;
+            self.moved |= member.leaving != renew.leaving || member.one_works != renew.one_works;
             member.leaving = renew.leaving;
+            member.one_works = renew.one_works;
             member.prepared = 0;
         }
         let mut stopped = 0_u64;
@@ -343,7 +347,8 @@ impl Group {
             *wish = self.desired[index].filter(staying).or(self.shards[index].holder.filter(staying));
         }
         let staying: Vec<Incarnation> = self.members.keys().copied().filter(staying).collect();
-        self.desired = assign(&wish, &staying);
+        let one_works = self.members.values().any(|member| member.one_works);
+        self.desired = if one_works { one(&wish, &staying) } else { assign(&wish, &staying) };
         self.members.values_mut().for_each(|member| member.dirty = true);
     }
 

@@ -22,6 +22,7 @@ fn renew(incarnation: u64, renewal: u64) -> Renew {
         coordinator: 0,
         holdings: Vec::new(),
         commits: Vec::new(),
+        one_works: false,
     }
 }
 
@@ -468,9 +469,13 @@ fn a_group_without_members_takes_one_of_any_protocol() {
 #[test]
 fn a_renewal_has_these_bytes() {
     let bytes = Message::from(renew(7, 3)).encode();
-    assert_eq!(bytes, [0x9d, 1, 1, 0xa1, b'g', 0, 7, 0xa1, b'm', 3, 1, 1, 0xc2, 0, 0x90, 0x90]);
+    assert_eq!(bytes, [0x9e, 1, 1, 0xa1, b'g', 0, 7, 0xa1, b'm', 3, 1, 1, 0xc2, 0, 0x90, 0x90, 0xc2]);
     assert_eq!(Message::decode(&bytes), Ok(Message::from(renew(7, 3))));
-    let appended = [&[0x9e], &bytes[1..], &[0x93, 1, 2, 3]].concat();
+    let before = [&[0x9d], &bytes[1..16]].concat();
+    assert_eq!(Message::decode(&before), Ok(Message::from(renew(7, 3))), "a version before says nothing of who works");
+    let one_works = [&bytes[..16], &[0xc3]].concat();
+    assert_eq!(Message::decode(&one_works), Ok(Message::from(Renew { one_works: true, ..renew(7, 3) })));
+    let appended = [&[0x9f], &bytes[1..], &[0x93, 1, 2, 3]].concat();
     assert_eq!(Message::decode(&appended), Ok(Message::from(renew(7, 3))), "a later version appends");
     assert!(Message::decode(&[&bytes[..], &[0]].concat()).is_err());
 }

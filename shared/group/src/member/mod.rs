@@ -77,6 +77,8 @@ pub struct MemberSettings {
     pub outstanding_bytes: usize,
     /// The most bytes that one request for repair asks for.
     pub request_bytes: u64,
+    /// Of its group one member has all shards, and the others stand by.
+    pub one_works: bool,
     /// The lowest and the highest protocol that it speaks; the group runs the lowest of its members' highest.
     pub protocols: (u64, u64),
     /// A fault, to show that the simulation finds it.
@@ -96,6 +98,7 @@ impl MemberSettings {
             held_bytes: 64 << 20,
             outstanding_bytes: 96 << 20,
             request_bytes: 1 << 20,
+            one_works: false,
             protocols: (LOWEST_PROTOCOL, HIGHEST_PROTOCOL),
             #[cfg(test)]
             mutant: None,
@@ -521,6 +524,7 @@ impl<B> Member<B> {
             coordinator: self.coordinator,
             holdings: self.holds.iter().enumerate().filter_map(holding).collect(),
             commits: self.unacknowledged.clone(),
+            one_works: self.settings.one_works,
         };
         self.send(renew);
         if self.heard_registration < self.registration {

@@ -73,6 +73,7 @@ impl Proxy {
             coordinator: 0,
             holdings: Vec::new(),
             commits: Vec::new(),
+            one_works: false,
         };
         self.coordinator.on_message(self.now, &peer(incarnation), &Message::from(renew).encode());
     }

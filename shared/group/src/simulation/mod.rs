@@ -113,6 +113,11 @@ fn members_of_several_versions_run_the_lowest_of_their_highest_and_one_that_shar
     assert!(seeds().count() == 1 || sums.refused_joins > 0);
 }
 
+#[test]
+fn where_one_works_the_others_stand_by_and_nothing_is_lost_when_they_take_over() {
+    all_must_hold(Scenario::OneWorks);
+}
+
 /// The seeds among the first 200 in which a mutant is found, and what is said of the first.
 fn found(mutant: Mutant, scenario: Scenario) -> (usize, Option<String>) {
     let failures: Vec<String> =

@@ -23,6 +23,8 @@ pub(super) enum Scenario {
     LittleMemory,
     /// Members of several versions come and go as they should.
     Versions,
+    /// As with restarts of the proxy, and one member has all shards.
+    OneWorks,
 }
 
 impl Scenario {
@@ -32,7 +34,7 @@ impl Scenario {
     }
 
     fn restarts(self) -> bool {
-        matches!(self, Scenario::Restarts | Scenario::LittleMemory)
+        matches!(self, Scenario::Restarts | Scenario::LittleMemory | Scenario::OneWorks)
     }
 
     pub(super) fn test(self) -> &'static str {
@@ -42,6 +44,7 @@ impl Scenario {
             Scenario::Restarts => "restarts_of_the_proxy",
             Scenario::LittleMemory => "with_little_memory",
             Scenario::Versions => "members_of_several_versions",
+            Scenario::OneWorks => "where_one_works",
         }
     }
 }
@@ -73,6 +76,7 @@ pub(super) fn run(seed: u64, scenario: Scenario, mutant: Option<Mutant>, tracing
         bytes: 20..400,
         pause: MILLISECOND..40 * MILLISECOND,
         versions: scenario == Scenario::Versions,
+        one_works: scenario == Scenario::OneWorks,
         roomy: false,
         mutant,
         slow_work: !scenario.is_graceful(),
@@ -260,11 +264,15 @@ fn judge(world: &World, scenario: Scenario) -> Result<(), String> {
     Ok(())
 }
 
-/// How many shards members own, if that is not even.
+/// How many shards members own, if that is not even, or not all of one where one is to have them.
 fn uneven(world: &World) -> Option<Vec<usize>> {
     let counts: Vec<usize> = staying(world).map(|node| node.machine.owned().count()).collect();
     if counts.is_empty() {
         return Some(counts);
+    }
+    if world.shape.one_works {
+        let is_one = counts.iter().sum::<usize>() == 64 && counts.contains(&64);
+        return (!is_one).then_some(counts);
     }
     let (low, high) = (64 / counts.len(), 64_usize.div_ceil(counts.len()));
     let even = counts.iter().sum::<usize>() == 64 && counts.iter().all(|count| (low..=high).contains(count));

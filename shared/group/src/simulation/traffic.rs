@@ -32,6 +32,7 @@ fn shape(records: std::ops::Range<u64>, bytes: std::ops::Range<u64>, pause: std:
         bytes,
         pause,
         versions: false,
+        one_works: false,
         roomy: true,
         mutant: None,
         slow_work: false,

@@ -38,6 +38,8 @@ pub(super) struct Shape {
     pub(super) pause: std::ops::Range<u64>,
     /// Members come with protocols of their own.
     pub(super) versions: bool,
+    /// One member is to have all shards.
+    pub(super) one_works: bool,
     /// Members hold as much as by default, not little.
     pub(super) roomy: bool,
     pub(super) mutant: Option<Mutant>,
@@ -299,6 +301,7 @@ impl World {
             settings.request_bytes = 32 << 10;
         }
         settings.mutant = self.shape.mutant;
+        settings.one_works = self.shape.one_works;
         if self.shape.versions {
             settings.protocols = [(1, 1), (1, 2), (1, 3), (2, 3), (3, 4)][self.random.index(5)];
         }
