@@ -1,16 +1,6 @@
 //! One alarm when it begins, one recovery when it is over, whatever number of intervals lies between.
 
-use super::bands::Verdict;
-
-/// Which band was crossed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// More messages than the upper band.
-    High,
-    /// Fewer messages than the lower band, or none.
-    Low,
-}
+use super::{EventKind, bands::Verdict};
 
 /// What became of an alarm with one interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,10 +27,10 @@ impl Alarm {
     }
 
     /// Takes the verdict of an interval. Intervals that were not judged say nothing, neither for nor against.
-    pub fn take(&mut self, kind: Kind, verdict: Verdict, interval: u64, consecutive: u32) -> Option<Change> {
+    pub fn take(&mut self, kind: EventKind, verdict: Verdict, interval: u64, consecutive: u32) -> Option<Change> {
         let anomalous = match verdict {
-            Verdict::High => kind == Kind::High,
-            Verdict::Low => kind == Kind::Low,
+            Verdict::High => kind == EventKind::High,
+            Verdict::Low => kind == EventKind::Low,
             Verdict::Normal => false,
             Verdict::WarmUp { .. } | Verdict::Unknown => return None,
         };
@@ -66,7 +56,7 @@ impl Alarm {
 mod tests {
     use super::*;
 
-    fn changes(kind: Kind, consecutive: u32, verdicts: &[Verdict]) -> Vec<(u64, Change)> {
+    fn changes(kind: EventKind, consecutive: u32, verdicts: &[Verdict]) -> Vec<(u64, Change)> {
         let mut alarm = Alarm::default();
         (0..).zip(verdicts).filter_map(|(at, &v)| alarm.take(kind, v, at, consecutive).map(|c| (at, c))).collect()
     }
@@ -74,21 +64,21 @@ mod tests {
     #[test]
     fn one_alarm_and_one_recovery() {
         use Verdict::{High, Normal};
-        let got = changes(Kind::High, 1, &[Normal, High, High, High, Normal, Normal]);
+        let got = changes(EventKind::High, 1, &[Normal, High, High, High, Normal, Normal]);
         assert_eq!(got, [(1, Change::Fired), (4, Change::Recovered)]);
     }
 
     #[test]
     fn consecutive_intervals_are_asked_both_ways() {
         use Verdict::{High, Normal, Unknown};
-        let got = changes(Kind::High, 2, &[High, Normal, High, Unknown, High, Normal, High, Normal, Normal]);
+        let got = changes(EventKind::High, 2, &[High, Normal, High, Unknown, High, Normal, High, Normal, Normal]);
         assert_eq!(got, [(4, Change::Fired), (8, Change::Recovered)]);
     }
 
     #[test]
     fn from_high_to_low_is_a_recovery_and_an_alarm() {
         use Verdict::{High, Low};
-        assert_eq!(changes(Kind::High, 1, &[High, Low]), [(0, Change::Fired), (1, Change::Recovered)]);
-        assert_eq!(changes(Kind::Low, 1, &[High, Low]), [(1, Change::Fired)]);
+        assert_eq!(changes(EventKind::High, 1, &[High, Low]), [(0, Change::Fired), (1, Change::Recovered)]);
+        assert_eq!(changes(EventKind::Low, 1, &[High, Low]), [(1, Change::Fired)]);
     }
 }

@@ -26,7 +26,7 @@ pub struct BandSettings {
 }
 
 /// The window's average and what lies around it, in messages an interval. The lower band may be below zero.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, serde::Deserialize)]
 pub struct Bands {
     /// Simple mean of the window.
     pub average: f64,
@@ -56,7 +56,8 @@ pub enum Verdict {
 }
 
 /// The last complete intervals of one series, oldest first.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct Window {
     counts: VecDeque<u64>,
 }

@@ -1,26 +1,34 @@
 //! Counts intervals of capture time, closes them when they are complete, and judges them.
 //!
 //! ```text
-//!  closed, late from now on │ open, at most max_open                 │ ahead: not counted
+//!  closed: late from now on │ open, at most max_open                 │ ahead: not counted
 //! ──────────────────────────┼──────────┬──────────┬─────────┬────────┼───────────▶ interval
 //!                          next                  wall     wall + 1
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use sekiwake_identify::syslog::Priority;
 use sekiwake_record::{Batch, SHARDS, Shard};
 use serde::Serialize;
 
-use super::alarm::{Alarm, Change, Kind};
-use super::bands::{BandSettings, Bands, Verdict, Window};
-use super::positions::Positions;
+use super::{
+    bands::{BandSettings, Bands, Verdict},
+    event::{Event, EventState},
+    notes::{MAX_VALUE, StateNote, decode, encode},
+    series::{Key, SEVERITIES, Series},
+    sources::{Source, Sources},
+    tally::{Counts, Tally},
+};
 
-/// Total, eight severities, and messages without a PRI.
-const SERIES: usize = 10;
+/// Ends of alarms of forgotten sources that wait to be told; beyond that the oldest are dropped and counted.
+const MAX_FORGOTTEN: usize = 1000;
 
-/// Events that wait to be acknowledged; beyond that the oldest is dropped and counted.
-const MAX_EVENTS: usize = 1_000;
+/// How often it is looked for silent sources.
+const SILENCE_EVERY_NS: u64 = 1_000_000_000;
+
+const CLOCK_KEY: &[u8] = b"N";
+const TALLY_KEY: &[u8] = b"C";
 
 /// What is counted and how it is judged.
 #[derive(Debug, Clone)]
@@ -35,14 +43,22 @@ pub struct Settings {
     pub bands: BandSettings,
     /// Intervals in a row that make an alarm or a recovery.
     pub consecutive: u32,
-    /// Whether each severity is judged, besides the total.
+    /// Whether the total is judged.
+    pub total: bool,
+    /// Whether each severity is judged.
     pub severities: bool,
+    /// Whether each source is judged.
+    pub sources: bool,
+    /// Sources that are known at most.
+    pub max_sources: usize,
+    /// A source is reported that is silent for so many times its usual pause.
+    pub silent_after: Option<f64>,
 }
 
 /// The time, as the caller's clocks show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// CLOCK_REALTIME, nanoseconds since 1970.
+    /// CLOCK_REALTIME, nanoseconds since 1970-01-01T00:00:00Z.
     pub wall_ns: u64,
     /// CLOCK_BOOTTIME, nanoseconds: it runs evenly.
     pub boot_ns: u64,
@@ -51,19 +67,21 @@ pub struct Now {
 /// One closed interval, or several in a row that nobody knows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Closed {
-    /// Begin, nanoseconds since 1970.
+    /// Begin, nanoseconds since 1970-01-01T00:00:00Z.
     pub start_ns: u64,
-    /// End, nanoseconds since 1970.
+    /// End.
     pub end_ns: u64,
-    /// Each series; none when the interval is unknown.
+    /// The total and the severities; none when the interval is unknown.
     pub series: Vec<Judged>,
+    /// The sources together.
+    pub sources: SourcesJudged,
 }
 
 /// What is thought of one series.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Judged {
-    /// `total`, `severity/0` to `severity/7`, `severity/none`.
-    pub series: &'static str,
+    /// `total`, `severity/err`.
+    pub series: String,
     /// Messages.
     pub count: u64,
     /// The bands, unless it warms up.
@@ -72,130 +90,129 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
-/// Whether an alarm begins or is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// It is on.
-    Firing,
-    /// It is over.
-    Resolved,
+/// How the sources were judged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct SourcesJudged {
+    /// Sources that are known.
+    pub known: usize,
+    /// Those whose alarm is on.
+    pub firing: usize,
+    /// Those that had to make room since the start.
+    pub evicted: u64,
 }
 
-/// Something that somebody must be told.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Event {
-    /// The same for an alarm and its recovery: series, kind, begin.
-    pub id: String,
-    /// Which band.
-    pub kind: Kind,
-    /// Begin or end.
-    pub state: State,
-    /// Which series.
-    pub series: &'static str,
-    /// Begin of the interval that changed it, nanoseconds since 1970.
-    pub start_ns: u64,
-    /// Begin of the interval with which the alarm began.
-    pub since_ns: u64,
-    /// Messages in the interval.
-    pub count: u64,
-    /// The bands at that time.
-    pub bands: Option<Bands>,
-}
-
-/// What was not counted, in messages (events for the last).
+/// What was not counted, messages; for the last two, events and notes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// Of an interval that is closed.
+    /// Of an interval that was closed.
     pub late: u64,
     /// Of an interval beyond the next.
     pub ahead: u64,
-    /// Events that nobody acknowledged in time.
+    /// Counted for an interval that then could not be judged.
+    pub unknown: u64,
+    /// Events that nobody was there to take.
     pub events: u64,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Series {
-    window: Window,
-    alarms: [Alarm; 2],
+    /// Notes that are none.
+    pub notes: u64,
 }
 
 /// The state machine.
 #[derive(Debug, Clone)]
 pub struct Detector {
     settings: Settings,
-    positions: Vec<Positions>,
-    open: BTreeMap<u64, [u64; SERIES]>,
+    tallies: Vec<Tally>,
+    /// The next interval to close.
     next: u64,
     /// Counting began in this interval: it is not whole.
-    begun: u64,
+    begun: Option<u64>,
     last: Now,
-    series: Vec<Series>,
-    events: VecDeque<Event>,
+    silence_looked_at: u64,
+    total: Series,
+    severities: [Series; SEVERITIES],
+    sources: Sources,
+    forgotten: VecDeque<Event>,
+    is_clock_dirty: bool,
     losses: Losses,
 }
 
 impl Detector {
-    /// Begins to count at `now`; the interval of `now` is not whole and stays unknown.
+    /// Begins to count at `now`: the interval of `now` is not whole and stays unknown, unless what is restored has its begin.
     pub fn new(settings: Settings, now: Now) -> Detector {
-        let settings = Settings { interval_ns: settings.interval_ns.max(1), ..settings };
+        let settings =
+            Settings { interval_ns: settings.interval_ns.max(1), max_open: settings.max_open.max(1), ..settings };
         let begun = now.wall_ns / settings.interval_ns;
-        let series = vec![Series::default(); if settings.severities { SERIES } else { 1 }];
         Detector {
-            positions: vec![Positions::default(); SHARDS],
-            open: BTreeMap::new(),
+            tallies: vec![Tally::default(); SHARDS],
             next: begun,
-            begun,
+            begun: Some(begun),
             last: now,
-            series,
-            events: VecDeque::new(),
+            silence_looked_at: now.wall_ns,
+            total: Series::default(),
+            severities: Default::default(),
+            sources: Sources::default(),
+            forgotten: VecDeque::new(),
+            is_clock_dirty: true,
             losses: Losses::default(),
             settings,
         }
     }
 
-    /// Counts each record once, however often it comes.
-    #[allow(clippy::too_many_arguments)] // the fields of a batch's header, as they come
+    /// Counts the records of a batch, each once, however often it comes: `first_sequence` is that of the batch's first record in its stream and
+    /// shard; the capture times, nanoseconds since 1970-01-01T00:00:00Z, are those of the batch's header.
     pub fn take(
         &mut self,
         shard: Shard,
-        stream_name: &str,
-        stream_epoch: u64,
+        (stream_name, stream_epoch): (&str, u64),
         first_sequence: u64,
-        first_captured_ns: u64,
-        last_captured_ns: u64,
+        (first_captured_ns, last_captured_ns): (u64, u64),
         batch: &Batch<impl AsRef<[u8]>>,
     ) {
-        let skip = self.positions[shard.index()].take(stream_name, stream_epoch, first_sequence, batch.len());
-        let first = first_captured_ns / self.settings.interval_ns;
-        if !self.settings.severities && first == last_captured_ns / self.settings.interval_ns {
-            return self.add(first, None, (batch.len() - skip) as u64);
+        let tally = &mut self.tallies[shard.index()];
+        tally.is_dirty = true;
+        let skip = tally.positions.take(stream_name, stream_epoch, first_sequence, batch.len());
+        let length = self.settings.interval_ns;
+        let first = first_captured_ns / length;
+        let knows_sources = self.knows_sources();
+        if !self.settings.severities && !knows_sources && first == last_captured_ns / length {
+            let count = (batch.len() - skip) as u64;
+            if let Some(counts) = self.counts(shard, first, count) {
+                counts.total += count;
+            }
+            return;
         }
         for record in batch.records().skip(skip) {
-            let series = self.settings.severities.then(|| {
-                Priority::of(record.payload).map_or(SERIES - 1, |priority| usize::from(priority.severity()) + 1)
-            });
-            self.add(record.captured_at_ns / self.settings.interval_ns, series, 1);
+            let severity =
+                Priority::of(record.payload).map_or(SEVERITIES - 1, |priority| usize::from(priority.severity()));
+            let source = record.source.to_canonical();
+            if let Some(counts) = self.counts(shard, record.captured_at_ns / length, 1) {
+                counts.total += 1;
+                counts.severities[severity] += 1;
+                if knows_sources {
+                    let count = counts.sources.entry(source).or_default();
+                    *count = count.saturating_add(1);
+                }
+            }
+            if knows_sources {
+                let known = self.sources.get(source, self.settings.max_sources, self.last.wall_ns, length);
+                if let Some(resolved) = known.heard(source, record.captured_at_ns) {
+                    known.series.pending.push(resolved);
+                }
+            }
         }
+        self.take_forgotten();
     }
 
-    fn add(&mut self, interval: u64, series: Option<usize>, count: u64) {
-        if count == 0 {
-            return;
-        }
+    /// Where messages of an interval are counted; `None`, and they are a loss, where they are not.
+    fn counts(&mut self, shard: Shard, interval: u64, count: u64) -> Option<&mut Counts> {
         if interval < self.next {
             self.losses.late += count;
-            return;
+            return None;
         }
         if interval > self.last.wall_ns / self.settings.interval_ns + 1 {
             self.losses.ahead += count;
-            return;
+            return None;
         }
-        let counts = self.open.entry(interval).or_default();
-        counts[0] += count;
-        if let Some(series) = series {
-            counts[series] += count;
-        }
+        Some(self.tallies[shard.index()].open.entry(interval).or_default())
     }
 
     /// Closes what is over. `is_complete`: all that was captured until now has been taken.
@@ -207,19 +224,29 @@ impl Detector {
         if now.wall_ns.abs_diff(expected) > length {
             // The clock was set: what is open is not whole, and what was skipped never was.
             self.pass_over(wall, out);
-            self.open.clear();
-            (self.next, self.begun) = (wall, wall);
+            self.losses.unknown += self.tallies.iter_mut().map(|tally| tally.forget(|_| true)).sum::<u64>();
+            (self.next, self.begun, self.is_clock_dirty) = (wall, Some(wall), true);
+            // Nobody has been silent for as long as the clock says.
+            self.sources.known.values_mut().for_each(|source| source.seen_ns = now.wall_ns);
             return;
         }
         let over = (now.wall_ns.saturating_sub(self.settings.grace_ns) / length).max(self.next);
         self.pass_over(over.saturating_sub(self.settings.max_open), out);
         while is_complete && self.next < over {
-            if self.next == self.begun {
+            if self.begun == Some(self.next) {
                 self.pass_over(self.next + 1, out);
             } else {
                 self.close(out);
             }
         }
+        if is_complete {
+            self.look_for_silence(now.wall_ns);
+        }
+    }
+
+    /// What lies before this time is not known: the detector was not there for all of it.
+    pub fn skip_to(&mut self, wall_ns: u64, out: &mut Vec<Closed>) {
+        self.pass_over(wall_ns / self.settings.interval_ns, out);
     }
 
     /// Everything before `end` is unknown: one entry, whatever its length.
@@ -228,86 +255,253 @@ impl Detector {
             return;
         }
         let length = self.settings.interval_ns;
-        out.push(Closed { start_ns: self.next * length, end_ns: end.saturating_mul(length), series: Vec::new() });
-        self.open = self.open.split_off(&end);
-        self.next = end;
+        let (start_ns, end_ns) = (self.next.saturating_mul(length), end.saturating_mul(length));
+        out.push(Closed { start_ns, end_ns, series: Vec::new(), sources: self.sources_judged() });
+        let forgotten: u64 = self.tallies.iter_mut().map(|tally| tally.forget(|interval| interval < end)).sum();
+        self.losses.unknown += forgotten;
+        (self.next, self.is_clock_dirty) = (end, true);
     }
 
     fn close(&mut self, out: &mut Vec<Closed>) {
         let (interval, length) = (self.next, self.settings.interval_ns);
-        let counts = self.open.remove(&interval).unwrap_or_default();
-        let mut judged = Vec::with_capacity(self.series.len());
-        for (index, (series, count)) in self.series.iter_mut().zip(counts).enumerate() {
-            let (bands, verdict) = series.window.judge(&self.settings.bands, count);
-            for (alarm, kind) in series.alarms.iter_mut().zip([Kind::High, Kind::Low]) {
-                let before = alarm.since();
-                let Some(change) = alarm.take(kind, verdict, interval, self.settings.consecutive) else { continue };
-                let since_ns = before.unwrap_or(interval) * length;
-                let kind_name = if kind == Kind::High { "high" } else { "low" };
-                if self.events.len() >= MAX_EVENTS {
-                    self.events.pop_front();
-                    self.losses.events += 1;
-                }
-                self.events.push_back(Event {
-                    id: format!("{}/{kind_name}/{since_ns}", name(index)),
-                    kind,
-                    state: if change == Change::Fired { State::Firing } else { State::Resolved },
-                    series: name(index),
-                    start_ns: interval * length,
-                    since_ns,
-                    count,
-                    bands,
-                });
-            }
-            series.window.push(&self.settings.bands, count);
-            judged.push(Judged { series: name(index), count, bands, verdict });
+        let mut sum = Counts::default();
+        let mut unknown_shards = [false; SHARDS];
+        for (tally, is_unknown) in self.tallies.iter_mut().zip(&mut unknown_shards) {
+            *is_unknown = tally.is_cut;
+            let Some(counts) = tally.open.remove(&interval) else { continue };
+            tally.is_dirty = true;
+            // What was cut off a note is missed in the intervals that were open then, and in no other.
+            tally.is_cut &= !tally.open.is_empty();
+            sum.total += counts.total;
+            sum.severities.iter_mut().zip(counts.severities).for_each(|(sum, count)| *sum += count);
+            sum.sources.extend(counts.sources);
         }
-        self.next = interval + 1;
-        out.push(Closed { start_ns: interval * length, end_ns: (interval + 1) * length, series: judged });
+        let judging = (&self.settings.bands, self.settings.consecutive);
+        let mut judged = Vec::new();
+        let mut judge = |series: &mut Series, key: Key, count: u64| {
+            let (bands, verdict) = series.judge(key, judging, (interval, length), count);
+            judged.push(Judged { series: key.to_string(), count, bands, verdict });
+        };
+        if self.settings.total {
+            judge(&mut self.total, Key::Total, sum.total);
+        }
+        if self.settings.severities {
+            for ((index, series), count) in (0..).zip(&mut self.severities).zip(sum.severities) {
+                judge(series, Key::Severity(index), count);
+            }
+        }
+        if self.settings.sources {
+            for (source, known) in &mut self.sources.known {
+                if unknown_shards[Shard::of(*source).index()] {
+                    continue;
+                }
+                let count = sum.sources.get(source).copied().unwrap_or(0);
+                known.series.judge(Key::Source(*source), judging, (interval, length), u64::from(count));
+            }
+        }
+        (self.next, self.is_clock_dirty) = (interval + 1, true);
+        let (start_ns, end_ns) = (interval.saturating_mul(length), (interval + 1).saturating_mul(length));
+        out.push(Closed { start_ns, end_ns, series: judged, sources: self.sources_judged() });
     }
 
-    /// What nobody has acknowledged yet, oldest first.
+    fn look_for_silence(&mut self, now_ns: u64) {
+        let Some(factor) = self.settings.silent_after else { return };
+        if now_ns.saturating_sub(self.silence_looked_at) < SILENCE_EVERY_NS {
+            return;
+        }
+        self.silence_looked_at = now_ns;
+        // What was captured within the grace may be on its way.
+        let until_ns = now_ns.saturating_sub(self.settings.grace_ns);
+        for (source, known) in &mut self.sources.known {
+            if let Some(silent) = known.falls_silent(*source, factor, self.settings.interval_ns, until_ns) {
+                known.series.pending.push(silent);
+            }
+        }
+    }
+
+    fn knows_sources(&self) -> bool {
+        self.settings.sources || self.settings.silent_after.is_some()
+    }
+
+    fn take_forgotten(&mut self) {
+        self.forgotten.extend(self.sources.forgotten.drain(..));
+        let surplus = self.forgotten.len().saturating_sub(MAX_FORGOTTEN);
+        self.forgotten.drain(..surplus);
+        self.losses.events += surplus as u64;
+    }
+
+    fn sources_judged(&self) -> SourcesJudged {
+        let is_firing = |source: &&Source| source.series.is_firing() || source.silent_since.is_some();
+        let firing = self.sources.known.values().filter(is_firing).count();
+        SourcesJudged { known: self.sources.known.len(), firing, evicted: self.sources.evicted }
+    }
+
+    /// All series, those that are asked for.
+    pub fn series(&self) -> impl Iterator<Item = (Key, &Series)> {
+        let total = self.settings.total.then_some((Key::Total, &self.total));
+        let severities = self.severities.iter().enumerate().take(if self.settings.severities { SEVERITIES } else { 0 });
+        let severities = severities.map(|(index, series)| (Key::Severity(index as u8), series));
+        let sources = self.sources.known.iter().map(|(source, known)| (Key::Source(*source), &known.series));
+        total.into_iter().chain(severities).chain(sources)
+    }
+
+    /// What has not been acknowledged, in no order but that of each series.
     pub fn events(&self) -> impl Iterator<Item = &Event> {
-        self.events.iter()
+        self.series().flat_map(|(_, series)| &series.pending).chain(&self.forgotten)
     }
 
-    /// Alarms that are on: series, band, begin of the interval with which they began in nanoseconds since 1970.
-    pub fn firing(&self) -> impl Iterator<Item = (&'static str, Kind, u64)> + '_ {
+    /// Forgets a change that has been told.
+    pub fn acknowledge(&mut self, id: &str, state: EventState) {
+        let is_told = |event: &Event| event.id == id && event.state == state;
+        self.forgotten.retain(|event| !is_told(event));
+        let sources = self.sources.known.values_mut().map(|source| &mut source.series);
+        for series in [&mut self.total].into_iter().chain(&mut self.severities).chain(sources) {
+            let before = series.pending.len();
+            series.pending.retain(|event| !is_told(event));
+            series.is_dirty |= series.pending.len() < before;
+        }
+    }
+
+    /// Alarms that are on, as their begins could be told.
+    pub fn firing(&self) -> impl Iterator<Item = Event> {
         let length = self.settings.interval_ns;
-        self.series.iter().enumerate().flat_map(move |(index, series)| {
-            series.alarms.iter().zip([Kind::High, Kind::Low]).filter_map(move |(alarm, kind)| {
-                alarm.since().map(|since| (name(index), kind, since.saturating_mul(length)))
-            })
-        })
-    }
-
-    /// Forgets an event that has been told.
-    pub fn acknowledge(&mut self, id: &str, state: State) {
-        self.events.retain(|event| event.id != id || event.state != state);
+        let of_series = self.series().flat_map(move |(key, series)| series.firing(key, length));
+        let silent = self.sources.known.iter().filter_map(|(source, known)| {
+            let since_ns = known.silent_since?;
+            let kind = super::EventKind::SilentSource;
+            let event =
+                Event::new(Key::Source(*source), kind, EventState::Firing, since_ns, (since_ns, self.last.wall_ns));
+            Some(Event { usual_pause_seconds: known.usual_pause().map(|pause| pause as f64 / 1000.0), ..event })
+        });
+        of_series.chain(silent)
     }
 
     /// What was not counted.
     pub fn losses(&self) -> Losses {
         self.losses
     }
+
+    /// The begin of the next interval to be judged, nanoseconds since 1970-01-01T00:00:00Z.
+    pub fn next_ns(&self) -> u64 {
+        self.next.saturating_mul(self.settings.interval_ns)
+    }
+
+    /// What has changed since the last call, as notes. `everything` gives what has not changed as well.
+    pub fn take_changed(&mut self, everything: bool) -> Vec<StateNote> {
+        let mut notes = Vec::new();
+        let mut note = |shard, key: &[u8], value| notes.push(StateNote { shard, key: key.to_vec(), value });
+        // In this order: of what comes first alone an interval is missed at worst, and never judged by a part of its messages.
+        if std::mem::take(&mut self.is_clock_dirty) || everything {
+            note(Key::Total.shard(), CLOCK_KEY, encode(&(self.next, self.begun)));
+        }
+        for source in std::mem::take(&mut self.sources.gone) {
+            if !self.sources.known.contains_key(&source) {
+                note(Shard::of(source), &Key::Source(source).to_bytes(), Vec::new());
+            }
+        }
+        let mut of_series = |key: Key, series: &mut Series| {
+            if std::mem::take(&mut series.is_dirty) || everything && *series != Series::default() {
+                note(key.shard(), &key.to_bytes(), encode(series));
+            }
+        };
+        of_series(Key::Total, &mut self.total);
+        (0..).zip(&mut self.severities).for_each(|(index, series)| of_series(Key::Severity(index), series));
+        for (source, known) in &mut self.sources.known {
+            if std::mem::take(&mut known.series.is_dirty) || everything {
+                note(Shard::of(*source), &Key::Source(*source).to_bytes(), encode(known));
+            }
+        }
+        for (tally, shard) in self.tallies.iter_mut().zip(Shard::all()) {
+            let is_wanted = std::mem::take(&mut tally.is_dirty) || everything && *tally != Tally::default();
+            if is_wanted {
+                notes.push(StateNote { shard, key: TALLY_KEY.to_vec(), value: tally_note(tally) });
+            }
+        }
+        notes
+    }
+
+    /// Takes in what another detector has noted, before anything is counted. `is_whole`: nothing that it had not counted has been missed
+    /// since, as when a group's next member takes over; of a file nobody knows that.
+    pub fn restore(&mut self, note: &StateNote, is_whole: bool) {
+        if self.try_restore(note, is_whole).is_none() {
+            self.losses.notes += 1;
+        }
+    }
+
+    fn try_restore(&mut self, note: &StateNote, is_whole: bool) -> Option<()> {
+        let StateNote { shard, key, value } = note;
+        match key.as_slice() {
+            CLOCK_KEY => {
+                let (next, begun): (u64, Option<u64>) = decode(value)?;
+                // A later one than ours comes from a clock that was ahead.
+                if is_whole && next <= self.last.wall_ns / self.settings.interval_ns {
+                    (self.next, self.begun) = (next, begun);
+                }
+            }
+            TALLY_KEY => {
+                let tally: Tally = decode(value)?;
+                if !tally.positions.is_sound() || tally.open.len() as u64 > self.settings.max_open + 2 {
+                    return None;
+                }
+                if is_whole {
+                    self.tallies[shard.index()] = tally;
+                }
+            }
+            bytes => match Key::from_bytes(bytes)? {
+                Key::Source(source) if value.is_empty() => drop(self.sources.known.remove(&source)),
+                Key::Source(source) => {
+                    let mut known: Source = decode(value)?;
+                    let is_sound = known.is_sound() && known.series.is_sound(&self.settings.bands);
+                    if !is_sound
+                        || !self.sources.known.contains_key(&source)
+                            && self.sources.known.len() >= self.settings.max_sources
+                    {
+                        return None;
+                    }
+                    // Whoever took the note may have heard it since.
+                    if known.silent_since.is_none() {
+                        known.seen_ns = self.last.wall_ns;
+                    }
+                    self.sources.known.insert(source, known);
+                }
+                key => {
+                    let series: Series = decode(value)?;
+                    if !series.is_sound(&self.settings.bands) {
+                        return None;
+                    }
+                    match key {
+                        Key::Severity(index) => self.severities[usize::from(index)] = series,
+                        _ => self.total = series,
+                    }
+                }
+            },
+        }
+        Some(())
+    }
+
+    /// To be called when everything has been restored: counts of intervals that were closed are dropped, and sources that have only been
+    /// heard since are known.
+    pub fn restored(&mut self) {
+        let (next, now_ns) = (self.next, self.last.wall_ns);
+        let (max, length, knows_sources) = (self.settings.max_sources, self.settings.interval_ns, self.knows_sources());
+        for tally in &mut self.tallies {
+            tally.open.retain(|interval, _| *interval >= next);
+            let heard = tally.open.values().flat_map(|counts| counts.sources.keys());
+            for source in heard.filter(|_| knows_sources) {
+                let known = self.sources.get(*source, max, now_ns, length);
+                known.seen_ns = known.seen_ns.max(now_ns);
+            }
+        }
+    }
 }
 
-fn name(index: usize) -> &'static str {
-    const NAMES: [&str; SERIES] = [
-        "total",
-        "severity/0",
-        "severity/1",
-        "severity/2",
-        "severity/3",
-        "severity/4",
-        "severity/5",
-        "severity/6",
-        "severity/7",
-        "severity/none",
-    ];
-    NAMES[index]
+/// A tally as it fits a note: without its sources where there are too many.
+fn tally_note(tally: &Tally) -> Vec<u8> {
+    let value = encode(tally);
+    if value.len() <= MAX_VALUE {
+        return value;
+    }
+    let mut cut = Tally { is_cut: true, ..tally.clone() };
+    cut.open.values_mut().for_each(|counts| counts.sources.clear());
+    encode(&cut)
 }
-
-#[cfg(test)]
-#[path = "detector_tests.rs"]
-mod tests;

@@ -4,12 +4,17 @@
 const MAX_STREAMS: usize = 64;
 
 /// The streams of one shard, most recently used last.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Positions {
     streams: Vec<(Box<str>, u64, u64)>,
 }
 
 impl Positions {
+    /// Whether there are no more than there may be: not so of one that was read.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.streams.len() <= MAX_STREAMS
+    }
+
     /// How many of `count` records that begin at `first` have been counted before; from now on all of them have.
     pub(crate) fn take(&mut self, name: &str, epoch: u64, first: u64, count: usize) -> usize {
         let end = first.saturating_add(count as u64);

@@ -1,6 +1,6 @@
 //! The bands against numbers that were computed independently (`tests/reference/make.py`).
 
-use sekiwake_anomaly_detector::detect::bands::{BandSettings, Verdict, Window};
+use sekiwake_anomaly_detector::detect::{BandSettings, Verdict, Window};
 use serde_json::Value;
 
 fn assert_close(got: f64, expected: &Value, scale: f64, at: &str) {
