@@ -94,7 +94,9 @@ impl Sources {
         if !self.known.contains_key(&source) && self.known.len() >= max {
             self.make_room(max, now_ns, interval_ns);
         }
-        self.known.entry(source).or_default()
+        self.known
+            .entry(source)
+            .or_insert_with(|| Source { series: Series { is_dirty: true, ..Series::default() }, ..Source::default() })
     }
 
     /// The least recently seen go, some at once: to find one costs as much as to find many.
