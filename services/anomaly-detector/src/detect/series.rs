@@ -48,8 +48,9 @@ pub struct Series {
 const KINDS: [EventKind; 2] = [EventKind::High, EventKind::Low];
 
 impl Series {
-    /// Judges a complete interval, and takes it in.
-    pub(super) fn judge(
+    /// Judges a complete interval, and takes it in: its number, counted in intervals since 1970-01-01T00:00:00Z, their length in nanoseconds,
+    /// and the messages in it.
+    pub fn judge(
         &mut self,
         key: Key,
         (bands, consecutive): (&BandSettings, u32),
@@ -94,7 +95,7 @@ impl Series {
     }
 
     /// Whether an alarm is on.
-    pub(super) fn is_firing(&self) -> bool {
+    pub fn is_firing(&self) -> bool {
         self.alarms.iter().any(|alarm| alarm.since().is_some())
     }
 

@@ -1,0 +1,166 @@
+//! What is explained: counts, or stored messages that are counted here.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufRead, BufReader, Cursor, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use jiff::Timestamp;
+use sekiwake_store::{LineFormat, Lines, captured_at_of};
+
+use crate::detect::{Key, Settings};
+
+/// What is looked at to tell counts from messages, bytes.
+const BEGINNING: usize = 4096;
+
+/// The longest line of counts, bytes.
+const MAX_LINE: u64 = 4096;
+
+/// Counts by series and interval.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) series: BTreeMap<Key, BTreeMap<u64, u64>>,
+    first: Option<u64>,
+    last: u64,
+}
+
+impl Counts {
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// The first and the last interval.
+    pub(super) fn span(&self) -> (u64, u64) {
+        (self.first.unwrap_or(0), self.last)
+    }
+
+    fn add(&mut self, key: Key, interval: u64, count: u64) {
+        self.first = Some(self.first.map_or(interval, |first| first.min(interval)));
+        self.last = self.last.max(interval);
+        let sum = self.series.entry(key).or_default().entry(interval).or_default();
+        *sum = sum.saturating_add(count);
+    }
+}
+
+/// Reads all files, one after the other.
+pub(super) fn read(files: &[PathBuf], settings: &Settings) -> anyhow::Result<Counts> {
+    let mut counts = Counts::default();
+    for path in files {
+        let shown = path.display().to_string();
+        let reader: Box<dyn Read> = match path == Path::new("-") {
+            true => Box::new(io::stdin().lock()),
+            false => Box::new(File::open(path).with_context(|| format!("cannot open {shown}"))?),
+        };
+        read_one(reader, settings, &mut counts).with_context(|| format!("cannot explain {shown}"))?;
+        let limit = super::MAX_INTERVALS as usize;
+        if counts.series.values().map(BTreeMap::len).sum::<usize>() > limit {
+            bail!("more than {limit} intervals of all series together");
+        }
+    }
+    Ok(counts)
+}
+
+fn read_one(mut reader: impl Read, settings: &Settings, counts: &mut Counts) -> anyhow::Result<()> {
+    let mut beginning = Vec::new();
+    reader.by_ref().take(BEGINNING as u64).read_to_end(&mut beginning)?;
+    let is_stored = beginning.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
+        || beginning.starts_with(b"{")
+        || captured_at_of(LineFormat::Text, &beginning).is_some()
+            && beginning.iter().take(200).filter(|&&byte| byte == b' ').count() > 3;
+    let whole = Cursor::new(beginning).chain(reader);
+    match is_stored {
+        true => read_stored(whole, settings, counts),
+        false => read_counts(BufReader::new(whole), settings, counts),
+    }
+}
+
+fn read_stored(reader: impl Read, settings: &Settings, counts: &mut Counts) -> anyhow::Result<()> {
+    let mut lines = Lines::read(reader)?;
+    let mut skipped = 0_u64;
+    while let Some((_, message)) = lines.next_line()? {
+        let Some(message) = message else {
+            skipped += 1;
+            continue;
+        };
+        let interval = message.captured_at_ns / settings.interval_ns;
+        if settings.total {
+            counts.add(Key::Total, interval, 1);
+        }
+        if settings.severities {
+            let severity = message.priority().map_or(8, |priority| priority.severity());
+            counts.add(Key::Severity(severity), interval, 1);
+        }
+        if settings.sources {
+            if counts.series.len() > settings.max_sources {
+                bail!("more than {} sources (SEKIWAKE_ANOMALY_SOURCES)", settings.max_sources);
+            }
+            counts.add(Key::Source(message.source.to_canonical()), interval, 1);
+        }
+    }
+    if skipped > 0 {
+        eprintln!("sekiwake-anomaly-detector: passed over {skipped} lines that are no messages");
+    }
+    Ok(())
+}
+
+/// A number a line, or a time and a number.
+fn read_counts(mut reader: impl BufRead, settings: &Settings, counts: &mut Counts) -> anyhow::Result<()> {
+    let (mut line, mut number, mut next) = (Vec::new(), 0_u64, counts.first.map_or(0, |_| counts.last + 1));
+    loop {
+        line.clear();
+        if reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        number += 1;
+        let text = std::str::from_utf8(&line).with_context(|| format!("line {number} is no text"))?.trim();
+        if line.len() as u64 >= MAX_LINE {
+            bail!("line {number} is too long for a count");
+        }
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        let fields: Vec<&str> = text
+            .split(|character: char| character == ',' || character == ';' || character.is_whitespace())
+            .filter(|field| !field.is_empty())
+            .collect();
+        let (interval, count) = match fields[..] {
+            [count] => (Some(next), count_of(count)),
+            [time, count] => (interval_of(time, settings), count_of(count)),
+            _ => (None, None),
+        };
+        let (Some(interval), Some(count)) = (interval, count) else {
+            // The heading of a table.
+            if number == 1 && !text.starts_with(|first: char| first.is_ascii_digit() || first == '-') {
+                continue;
+            }
+            let shown: String = text.chars().take(60).collect();
+            bail!("line {number}: {shown:?} is no count, and no time and count");
+        };
+        next = interval + 1;
+        counts.add(Key::Total, interval, count);
+        if counts.last - counts.first.unwrap_or(0) > super::MAX_INTERVALS {
+            bail!("line {number}: more than {} intervals from the first to the last", super::MAX_INTERVALS);
+        }
+    }
+}
+
+/// A whole number, however it is written.
+fn count_of(text: &str) -> Option<u64> {
+    if let Ok(count) = text.parse::<u64>() {
+        return Some(count);
+    }
+    let count: f64 = text.parse().ok()?;
+    (count.is_finite() && (0.0..=1e15).contains(&count)).then(|| count.round() as u64)
+}
+
+fn interval_of(text: &str, settings: &Settings) -> Option<u64> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && (0.0..=1.7e10).contains(seconds));
+    let ns = match seconds {
+        Some(seconds) => (seconds * 1e9) as u64,
+        None => u64::try_from(text.parse::<Timestamp>().ok()?.as_nanosecond()).ok()?,
+    };
+    Some(ns / settings.interval_ns)
+}

@@ -1,0 +1,124 @@
+//! Requests over HTTP, and datagrams.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use rustls::crypto::ring;
+use ureq::{
+    Agent,
+    tls::{Certificate, RootCerts, TlsConfig, TlsProvider},
+};
+
+use super::Patience;
+
+/// The most of an answer that is read, bytes: what is wrong with a request stands at its beginning.
+const MAX_ANSWER: u64 = 64 << 10;
+
+/// The longest that an answer may have us wait.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// What came of a try.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It was accepted.
+    Told,
+    /// It may be accepted later, not before this, if that was said.
+    Later { why: String, after: Option<Duration> },
+    /// It will never be.
+    Refused { why: String },
+}
+
+/// Something to post with.
+#[derive(Clone, Debug)]
+pub(super) struct Http {
+    agent: Agent,
+}
+
+impl Http {
+    /// # Errors
+    /// Where TLS is needed, and the system has no certificates.
+    pub(super) fn new(patience: &Patience, needs_tls: bool) -> anyhow::Result<Http> {
+        let mut tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()));
+        if needs_tls {
+            let found = rustls_native_certs::load_native_certs();
+            let certificates: Vec<Certificate<'static>> =
+                found.certs.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect();
+            if certificates.is_empty() {
+                let why = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
+                anyhow::bail!("no certificates to trust: {why}");
+            }
+            tls = tls.root_certs(RootCerts::new_with_certs(&certificates));
+        }
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .max_response_header_size(16 << 10)
+            // One request now and then: a connection that is kept would be one that may be dead.
+            .max_idle_connections(0)
+            .timeout_global(Some(patience.request))
+            .timeout_connect(Some(patience.request / 2))
+            // Whom to notify is said in full; a variable that was meant for others is not to have a say.
+            .proxy(None)
+            .user_agent(concat!("sekiwake-anomaly-detector/", env!("CARGO_PKG_VERSION")))
+            .tls_config(tls.build())
+            .build();
+        Ok(Http { agent: agent.into() })
+    }
+
+    /// Posts JSON. `key` names what is posted, for those who must not take it twice.
+    pub(super) fn post(&self, url: &str, authorization: Option<&str>, key: Option<&str>, json: &[u8]) -> Outcome {
+        let mut request = self.agent.post(url).header("Content-Type", "application/json");
+        if let Some(authorization) = authorization {
+            request = request.header("Authorization", authorization);
+        }
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        let mut answer = match request.send(json) {
+            Ok(answer) => answer,
+            Err(error) => return Outcome::Later { why: error.to_string(), after: None },
+        };
+        let status = answer.status().as_u16();
+        if (200..300).contains(&status) {
+            return Outcome::Told;
+        }
+        let after = answer.headers().get("Retry-After").and_then(|after| after.to_str().ok()?.trim().parse().ok());
+        let after = after.map(Duration::from_secs).map(|after| after.min(MAX_RETRY_AFTER));
+        let body = answer.body_mut().with_config().limit(MAX_ANSWER).lossy_utf8(true).read_to_string();
+        let first: String = body.unwrap_or_default().lines().next().unwrap_or_default().chars().take(200).collect();
+        let why = format!("status {status} {}", first.escape_debug());
+        match status {
+            408 | 425 | 429 | 500..=599 => Outcome::Later { why, after },
+            _ => Outcome::Refused { why },
+        }
+    }
+}
+
+/// Sends one datagram. The name is looked up each time: what it stands for may change.
+pub(super) fn send(host: &str, port: u16, datagram: &[u8]) -> Outcome {
+    let sent = || -> anyhow::Result<()> {
+        let address = (host, port).to_socket_addrs()?.next().context("the name has no address")?;
+        let any: SocketAddr = match address {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = UdpSocket::bind(any)?;
+        let length = socket.send_to(datagram, address)?;
+        if length < datagram.len() {
+            return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+        }
+        Ok(())
+    };
+    match sent() {
+        Ok(()) => Outcome::Told,
+        Err(error) => Outcome::Later { why: error.to_string(), after: None },
+    }
+}
