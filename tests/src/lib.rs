@@ -14,7 +14,7 @@ mod site;
 mod webhook;
 
 pub use ledger::{FORWARDERS, Flow, Ledger};
-pub use metrics::Samples;
+pub use metrics::{Samples, get};
 pub use services::{Service, Services, binary};
 pub use site::{
     DEVICES_WIRE, FIRST_DEVICE, FIRST_DEVICE_V6, HOST, HOST_V6, Links, MIRRORED, MIRRORED_V6, Site, WIRE, collector,

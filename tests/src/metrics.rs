@@ -93,7 +93,7 @@ impl Samples {
 ///
 /// # Errors
 /// Nobody answers, or not with status 200.
-pub(crate) fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+pub fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let timeout = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, timeout).with_context(|| format!("connect to {address}"))?;
     stream.set_read_timeout(Some(timeout))?;

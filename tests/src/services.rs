@@ -47,7 +47,7 @@ const ALL_IN_ONE: &str = "sekiwake";
 /// The binary that captures.
 const CAPTURE: &str = "sekiwake-capture";
 /// The binaries that take syslog without being told a destination.
-const SUBSCRIBERS_OF_SYSLOG: [&str; 2] = ["sekiwake-storer", "sekiwake-anomaly-detector"];
+const SUBSCRIBERS_OF_SYSLOG: [&str; 3] = ["sekiwake-storer", "sekiwake-anomaly-detector", ALL_IN_ONE];
 /// Where each kind's destinations are set.
 const DESTINATIONS: [(Kind, &str); 3] = [
     (Kind::Syslog, "SEKIWAKE_SYSLOG_DESTINATIONS"),

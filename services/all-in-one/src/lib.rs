@@ -6,6 +6,7 @@
 
 use std::marker::PhantomData;
 
+use sekiwake_anomaly_detector::AnomalyDetector;
 use sekiwake_bus::{Controlling, INPROC_CONTROL, INPROC_PUBLISH, INPROC_SUBSCRIBE, Publishing, Subscribing};
 use sekiwake_capture::CaptureService;
 use sekiwake_forward::{Forwarder, Protocol};
@@ -29,6 +30,7 @@ pub fn process() -> Process {
         .add::<Inside<XflowForwarder>>()
         .add::<Inside<TrapForwarder>>()
         .add::<Inside<Storer>>()
+        .add::<Inside<AnomalyDetector>>()
         .add::<Inside<ProxyService>>()
 }
 
@@ -87,6 +89,16 @@ impl OnBus for Storer {
     fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader) {
         // A process that forwards fills no disk unless somebody asks for it.
         settings.dir = reader.optional("SEKIWAKE_STORE_DIR");
+        turn_subscribing_inside(&mut settings.subscribing, reader);
+        turn_control_inside(&mut settings.controlling, reader);
+    }
+}
+
+impl OnBus for AnomalyDetector {
+    fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader) {
+        if is_unset(reader, "SEKIWAKE_BUS_PUBLISH") {
+            settings.publishing = Publishing { endpoints: vec![INPROC_PUBLISH.to_owned()], keys: None };
+        }
         turn_subscribing_inside(&mut settings.subscribing, reader);
         turn_control_inside(&mut settings.controlling, reader);
     }

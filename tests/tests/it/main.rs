@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accounting;
+mod anomaly;
 mod all_in_one;
 mod collectors;
 mod destinations;

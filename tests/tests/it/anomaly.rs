@@ -1,0 +1,214 @@
+//! Too much and too little syslog, from the wire to those who are told.
+
+use std::{process::Command, time::Duration};
+
+use rustix::process::Signal;
+use sekiwake_testkit::{process::Process, wait::wait_for};
+use sekiwake_tests::{MIRRORED, Service, Services, Webhook, binary};
+use serde_json::Value;
+
+use crate::support::*;
+
+const DETECTOR: &str = "sekiwake-anomaly-detector";
+
+/// A second an interval, so that a test sees many of them.
+const QUICK: [(&str, &str); 4] = [
+    ("SEKIWAKE_ANOMALY_INTERVAL", "1s"),
+    ("SEKIWAKE_ANOMALY_WINDOW", "5"),
+    ("SEKIWAKE_ANOMALY_GRACE", "300ms"),
+    ("SEKIWAKE_ANOMALY_MIN_WIDTH", "80"),
+];
+
+/// A receiver of webhooks on the host that Sekiwake runs on.
+fn webhook(site: &TestSite) -> Webhook {
+    site.host.enter(Webhook::start).unwrap().unwrap()
+}
+
+/// What has been told, as kind and status.
+fn told(webhook: &Webhook) -> Vec<(String, String)> {
+    let text = |body: &Value, name: &str| body[name].as_str().unwrap_or_default().to_owned();
+    webhook.bodies().iter().map(|body| (text(body, "kind"), text(body, "status"))).collect()
+}
+
+fn wait_for_told(webhook: &Webhook, expected: &[(&str, &str)], services: &Services<'_>) {
+    let expected: Vec<_> = expected.iter().map(|(kind, state)| ((*kind).to_owned(), (*state).to_owned())).collect();
+    let came = wait_for(&format!("{expected:?}"), LONG, || told(webhook).len() >= expected.len());
+    let said: Vec<String> = services.0.iter().filter(|one| one.name == DETECTOR).flat_map(|one| one.process.stderr()).collect();
+    assert!(came.is_ok() && told(webhook) == expected, "{:?}\n{}", told(webhook), said.join("\n"));
+}
+
+fn start_load(site: &TestSite, rate: u32, seconds: u32) -> Process {
+    site.start_sender(&format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 16 --rate {rate} --duration {seconds}s"))
+}
+
+fn wait_for_judged(services: &Services<'_>, intervals: u64) {
+    let judged = |service: &Service<'_>| {
+        service.metrics().map_or(0, |samples| samples.count("sekiwake_anomaly_judged_intervals_total", &[]))
+    };
+    let sum = || services.0.iter().filter(|service| service.name == DETECTOR).map(judged).sum::<u64>();
+    wait_for("intervals to be judged", LONG, || sum() >= intervals).unwrap();
+}
+
+#[test]
+fn a_burst_and_a_silence_are_told_once_each_and_their_ends_too() {
+    let Some(site) = site("a_burst_and_a_silence_are_told_once_each_and_their_ends_too") else { return };
+    let hook = webhook(&site);
+    let notify = format!("webhook+http://{}/hook?token=secret syslog+udp://127.0.0.1:5514", hook.address());
+    let syslog = site.host.udp_socket(at([127, 0, 0, 1], 5514)).unwrap();
+    let services =
+        site.start(&[CAPTURE, PROXY, DETECTOR], &[&QUICK[..], &[("SEKIWAKE_NOTIFY", notify.as_str())]].concat());
+    let mut command = site.host.command(binary("sekiwake-tap"));
+    command.args(["anomaly/", "--count", "4"]);
+    let mut tap = Process::spawn(command).unwrap();
+    let mut steady = start_load(&site, 400, 14);
+    wait_for_judged(&services, 7);
+    assert_eq!(told(&hook), []);
+    start_load(&site, 3000, 2).wait(LONG).unwrap();
+    wait_for_told(&hook, &[("high", "firing"), ("high", "resolved")], &services);
+    steady.wait(LONG).unwrap();
+    wait_for_told(&hook, &[("high", "firing"), ("high", "resolved"), ("low", "firing")], &services);
+    // A long silence is one alarm.
+    wait_for_judged(&services, 20);
+    assert_eq!(told(&hook).len(), 3);
+    let mut back = start_load(&site, 400, 6);
+    wait_for("the end of the silence", LONG, || told(&hook).contains(&("low".to_owned(), "resolved".to_owned()))).unwrap();
+    back.wait(LONG).unwrap();
+    let burst = &hook.bodies()[0];
+    assert!(burst["count"].as_u64().unwrap() > 1000 && burst["upper"].as_f64().unwrap() < 1000.0, "{burst}");
+    assert_eq!(burst["id"], hook.bodies()[1]["id"]);
+    let samples = services.get(DETECTOR).metrics().unwrap();
+    assert!(samples.count("sekiwake_anomaly_count", &["series=\"total\""]) < 3000);
+    assert!(samples.names("sekiwake_notify_sent_total").all(|name| !name.contains("secret")));
+    assert_eq!(samples.count("sekiwake_anomaly_counted_records_total", &[]), samples.count("sekiwake_bus_received_records_total", &[]));
+    let status: Value = serde_json::from_str(&services.get(DETECTOR).page("/status").unwrap()).unwrap();
+    let window = &status["roles"]["anomaly-detector"]["detector"]["series"]["total"]["window"];
+    assert_eq!(window.as_array().map(Vec::len), Some(5), "{status}");
+    // The same, on the bus and as syslog.
+    tap.wait(LONG).unwrap();
+    let events: Vec<Value> = tap.stdout().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events, hook.bodies()[..4]);
+    let mut line = [0; 2000];
+    let length = syslog.recv(&mut line).unwrap();
+    let line = String::from_utf8_lossy(&line[..length]).into_owned();
+    assert!(line.starts_with("<28>1 ") && line.contains("kind=\"high\""), "{line}");
+    services.stop().unwrap();
+}
+
+#[test]
+fn a_detector_that_goes_is_followed_by_another_that_knows_what_it_knew() {
+    let Some(site) = site("a_detector_that_goes_is_followed_by_another_that_knows_what_it_knew") else { return };
+    let hook = webhook(&site);
+    let notify = format!("webhook+http://{}/", hook.address());
+    let more = [&QUICK[..], &[("SEKIWAKE_NOTIFY", notify.as_str()), ("SEKIWAKE_MEMBER", "a")]].concat();
+    let mut services = site.start(&[CAPTURE, PROXY, DETECTOR], &more);
+    let second = [&QUICK[..], &[("SEKIWAKE_NOTIFY", notify.as_str()), ("SEKIWAKE_MEMBER", "b"), ("SEKIWAKE_ADMIN", "127.0.0.1:9706")]].concat();
+    services.add(site.start_one(DETECTOR, &second));
+    let active = |services: &Services<'_>| -> Vec<u64> {
+        let detectors = services.0.iter().filter(|service| service.name == DETECTOR);
+        detectors.map(|one| one.metrics().map_or(9, |samples| samples.count("sekiwake_anomaly_active", &[]))).collect()
+    };
+    wait_for("one to count and one to stand by", LONG, || active(&services) == [1, 0]).unwrap();
+    let mut load = start_load(&site, 400, 40);
+    wait_for_judged(&services, 7);
+    // In the middle of an alarm: a burst that lasts.
+    let mut burst = start_load(&site, 3000, 12);
+    wait_for_told(&hook, &[("high", "firing")], &services);
+    let mut victim = services.take(DETECTOR);
+    let judged = victim.metrics().unwrap().count("sekiwake_anomaly_judged_intervals_total", &[]);
+    assert!(judged >= 7);
+    victim.process.signal(Signal::KILL).unwrap();
+    victim.process.wait(LONG).unwrap();
+    wait_for("the other to take over", LONG, || active(&services) == [1]).unwrap();
+    burst.wait(LONG).unwrap();
+    // One alarm, one end, whoever tells it. The window has learnt the burst, so that its end may be an alarm of its own.
+    wait_for("the end of the burst", LONG, || told(&hook).contains(&("high".to_owned(), "resolved".to_owned()))).unwrap();
+    wait_for_judged(&services, 8);
+    let all = told(&hook);
+    let count = |state: &str| all.iter().filter(|told| **told == ("high".to_owned(), state.to_owned())).count();
+    assert_eq!((count("firing"), count("resolved")), (1, 1), "{all:?}");
+    assert_eq!(hook.bodies()[0]["id"], hook.bodies()[all.iter().position(|told| told.1 == "resolved").unwrap()]["id"]);
+    // Every record was counted once: the steady load is seen as what it is, without a hole where they changed.
+    let taken_over = services.get(DETECTOR).metrics().unwrap();
+    assert_eq!(taken_over.count("sekiwake_anomaly_unknown_intervals_total", &[]), 0);
+    assert_eq!(taken_over.count("sekiwake_bus_lost_records_total", &[]), 0);
+    load.terminate().unwrap();
+    load.wait(LONG).unwrap();
+    services.stop().unwrap();
+}
+
+#[test]
+fn alertmanager_is_told_of_an_alarm_and_of_its_end() {
+    let test = "alertmanager_is_told_of_an_alarm_and_of_its_end";
+    let Some(site) = site(test) else { return };
+    if Command::new("prometheus-alertmanager").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: {test}: prometheus-alertmanager is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let configuration = folder.path().join("alertmanager.yml");
+    std::fs::write(&configuration, "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n").unwrap();
+    let mut command = site.host.command("prometheus-alertmanager");
+    command
+        .arg(format!("--config.file={}", configuration.display()))
+        .arg(format!("--storage.path={}", folder.path().display()))
+        .args(["--web.listen-address=127.0.0.1:9093", "--cluster.listen-address="]);
+    let mut alertmanager = Process::spawn(command).unwrap();
+    let alerts = |query: &str| -> Vec<Value> {
+        let path = format!("/api/v2/alerts{query}");
+        let page = site.host.enter(|| sekiwake_tests::get(at([127, 0, 0, 1], 9093), &path)).unwrap();
+        page.ok().and_then(|page| serde_json::from_str(&page).ok()).unwrap_or_default()
+    };
+    let ready = || site.host.enter(|| sekiwake_tests::get(at([127, 0, 0, 1], 9093), "/-/ready")).is_ok_and(|page| page.is_ok());
+    wait_for("Alertmanager to be ready", LONG, ready).unwrap_or_else(|late| panic!("{late}: {}", alertmanager.stderr().join("\n")));
+    let notify = ("SEKIWAKE_NOTIFY", "alertmanager+http://127.0.0.1:9093?label.site=lab webhook+http://127.0.0.1:1/dead");
+    let services = site.start(&[CAPTURE, PROXY, DETECTOR], &[&QUICK[..], &[notify]].concat());
+    let mut steady = start_load(&site, 400, 7);
+    wait_for_judged(&services, 6);
+    steady.wait(LONG).unwrap();
+    wait_for("the alert", LONG, || !alerts("").is_empty()).unwrap();
+    let alert = alerts("").remove(0);
+    assert_eq!(
+        ["alertname", "kind", "series", "severity", "site", "service"].map(|name| alert["labels"][name].as_str().unwrap_or("")),
+        ["SyslogRateLow", "low", "total", "warning", "lab", "sekiwake"],
+        "{alert}"
+    );
+    assert_eq!(alert["status"]["state"], "active");
+    assert!(alert["annotations"]["summary"].as_str().is_some_and(|summary| !summary.is_empty()), "{alert}");
+    let mut back = start_load(&site, 400, 4);
+    let is_over = || alerts("").iter().all(|alert| alert["labels"]["alertname"] != "SyslogRateLow");
+    wait_for("its end", LONG, is_over).unwrap();
+    back.wait(LONG).unwrap();
+    // A notifier that is dead delays nobody, and shows.
+    let samples = services.get(DETECTOR).metrics().unwrap();
+    assert_eq!(samples.count("sekiwake_notify_up", &["127.0.0.1:1"]), 0);
+    assert!(samples.count("sekiwake_notify_retries_total", &["127.0.0.1:1"]) > 0);
+    assert!(samples.count("sekiwake_notify_sent_total", &["127.0.0.1:9093"]) >= 2);
+    services.stop().unwrap();
+    alertmanager.stop(Duration::from_secs(10)).unwrap();
+}
+
+#[test]
+fn a_restart_of_everything_keeps_the_windows_in_a_file() {
+    let Some(site) = site("a_restart_of_everything_keeps_the_windows_in_a_file") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("anomaly.state").display().to_string();
+    let more = [&QUICK[..], &[("SEKIWAKE_ANOMALY_STATE", state.as_str())]].concat();
+    let services = site.start(&[CAPTURE, PROXY, DETECTOR], &more);
+    let mut load = start_load(&site, 400, 8);
+    wait_for_judged(&services, 6);
+    load.wait(LONG).unwrap();
+    services.stop().unwrap();
+    let services = site.start(&[CAPTURE, PROXY, DETECTOR], &more);
+    let mut load = start_load(&site, 400, 8);
+    wait_for_judged(&services, 2);
+    // Not warming up: the first interval that is judged has bands already.
+    let samples = services.get(DETECTOR).metrics().unwrap();
+    assert!(samples.count("sekiwake_anomaly_average", &["series=\"total\""]) > 50);
+    load.wait(LONG).unwrap();
+    services.stop().unwrap();
+    // What is no state is put aside, and said.
+    std::fs::write(&state, "{}").unwrap();
+    let services = site.start(&[PROXY, DETECTOR], &more);
+    assert!(services.get(DETECTOR).process.stderr().join("\n").contains("put aside"));
+    services.stop().unwrap();
+}
