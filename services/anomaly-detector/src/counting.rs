@@ -72,6 +72,8 @@ pub(crate) struct Counting {
     held_bytes: usize,
     /// What the file had at the start; used once, and only where nobody has notes.
     from_file: Vec<StateNote>,
+    /// What was known when this detector counted last, and the number of the newest note of it: for a proxy that has come anew.
+    remembered: (u64, Vec<StateNote>),
     /// Of what was counted since the last notes.
     counted: Vec<Ticket>,
     /// Of what the notes under way cover.
@@ -141,6 +143,7 @@ impl Counting {
             held: VecDeque::new(),
             held_bytes: 0,
             from_file,
+            remembered: (0, Vec::new()),
             counted: Vec::new(),
             noted: Vec::new(),
             notes: VecDeque::new(),
@@ -202,6 +205,9 @@ impl Counting {
     fn follow(&mut self) {
         let now = Instant::now();
         let is_leaving = self.leaving.as_ref().is_some_and(Leaving::has_begun);
+        if !matches!(self.phase, Phase::Counting) {
+            self.present();
+        }
         let owns_all = self.subscriber.owns_all();
         match &mut self.phase {
             Phase::StandingBy if owns_all && !is_leaving => {
@@ -236,13 +242,28 @@ impl Counting {
         }
     }
 
+    /// The proxy has come anew, and has no notes: it gets those of when this detector counted. Newer ones of others win.
+    fn present(&mut self) {
+        if let Some(shard) = self.subscriber.shard_to_present() {
+            let (number, notes) = &self.remembered;
+            for note in notes.iter().filter(|note| note.shard == shard) {
+                self.subscriber.put_note(shard, &note.key, &note.value, *number);
+            }
+        }
+    }
+
     fn begin(&mut self, notes: &[StateNote]) {
         self.detector = Detector::new(self.settings.clone(), clock());
         self.metrics.begin();
         let from_file = std::mem::take(&mut self.from_file);
-        let (notes, from) = if notes.is_empty() { (&from_file[..], "file") } else { (notes, "group") };
+        let remembered = std::mem::take(&mut self.remembered.1);
+        let (notes, from) = match (notes.is_empty(), remembered.is_empty()) {
+            (false, _) => (notes, "group"),
+            (true, false) => (&remembered[..], "itself"),
+            (true, true) => (&from_file[..], "file"),
+        };
         for note in notes {
-            self.detector.restore(note, from == "group");
+            self.detector.restore(note, from != "file");
         }
         self.detector.restored();
         // What was not counted for much longer than a take-over takes may be gone from the publishers' memory.
@@ -272,7 +293,8 @@ impl Counting {
     /// Somebody else counts: what was counted and is not noted is counted again there.
     fn stand_by(&mut self) {
         if matches!(self.phase, Phase::Counting) {
-            info!("standing by: another detector of the group counts");
+            info!("standing by: not all shards are this detector's any more");
+            self.remembered = (self.note_number, self.detector.take_changed(true));
         }
         let held = std::mem::take(&mut self.held);
         let tickets =

@@ -34,8 +34,10 @@ fn the_all_in_one_forwards_everything_with_an_interface_and_destinations_alone()
     assert!(report.sequence.is_complete(), "{:?}", report.sequence);
     assert_eq!(samples.count("sekiwake_capture_claimed_datagrams_total", &[]), sent);
     let of_forwarders = ["syslog", "xflow", "trap"].map(|kind| format!("service=\"{kind}-forwarder\""));
-    let received =
-        of_forwarders.iter().map(|service| samples.count("sekiwake_bus_received_records_total", &[service])).sum::<u64>();
+    let received = of_forwarders
+        .iter()
+        .map(|service| samples.count("sekiwake_bus_received_records_total", &[service]))
+        .sum::<u64>();
     assert_eq!(received, sent);
     assert_eq!(samples.count("sekiwake_forward_sent_datagrams_total", &[]), sent);
 }

@@ -33,7 +33,8 @@ fn told(webhook: &Webhook) -> Vec<(String, String)> {
 fn wait_for_told(webhook: &Webhook, expected: &[(&str, &str)], services: &Services<'_>) {
     let expected: Vec<_> = expected.iter().map(|(kind, state)| ((*kind).to_owned(), (*state).to_owned())).collect();
     let came = wait_for(&format!("{expected:?}"), LONG, || told(webhook).len() >= expected.len());
-    let said: Vec<String> = services.0.iter().filter(|one| one.name == DETECTOR).flat_map(|one| one.process.stderr()).collect();
+    let said: Vec<String> =
+        services.0.iter().filter(|one| one.name == DETECTOR).flat_map(|one| one.process.stderr()).collect();
     assert!(came.is_ok() && told(webhook) == expected, "{:?}\n{}", told(webhook), said.join("\n"));
 }
 
@@ -71,7 +72,8 @@ fn a_burst_and_a_silence_are_told_once_each_and_their_ends_too() {
     wait_for_judged(&services, 20);
     assert_eq!(told(&hook).len(), 3);
     let mut back = start_load(&site, 400, 6);
-    wait_for("the end of the silence", LONG, || told(&hook).contains(&("low".to_owned(), "resolved".to_owned()))).unwrap();
+    wait_for("the end of the silence", LONG, || told(&hook).contains(&("low".to_owned(), "resolved".to_owned())))
+        .unwrap();
     back.wait(LONG).unwrap();
     let burst = &hook.bodies()[0];
     assert!(burst["count"].as_u64().unwrap() > 1000 && burst["upper"].as_f64().unwrap() < 1000.0, "{burst}");
@@ -79,7 +81,10 @@ fn a_burst_and_a_silence_are_told_once_each_and_their_ends_too() {
     let samples = services.get(DETECTOR).metrics().unwrap();
     assert!(samples.count("sekiwake_anomaly_count", &["series=\"total\""]) < 3000);
     assert!(samples.names("sekiwake_notify_sent_total").all(|name| !name.contains("secret")));
-    assert_eq!(samples.count("sekiwake_anomaly_counted_records_total", &[]), samples.count("sekiwake_bus_received_records_total", &[]));
+    assert_eq!(
+        samples.count("sekiwake_anomaly_counted_records_total", &[]),
+        samples.count("sekiwake_bus_received_records_total", &[])
+    );
     let status: Value = serde_json::from_str(&services.get(DETECTOR).page("/status").unwrap()).unwrap();
     let window = &status["roles"]["anomaly-detector"]["detector"]["series"]["total"]["window"];
     assert_eq!(window.as_array().map(Vec::len), Some(5), "{status}");
@@ -101,7 +106,11 @@ fn a_detector_that_goes_is_followed_by_another_that_knows_what_it_knew() {
     let notify = format!("webhook+http://{}/", hook.address());
     let more = [&QUICK[..], &[("SEKIWAKE_NOTIFY", notify.as_str()), ("SEKIWAKE_MEMBER", "a")]].concat();
     let mut services = site.start(&[CAPTURE, PROXY, DETECTOR], &more);
-    let second = [&QUICK[..], &[("SEKIWAKE_NOTIFY", notify.as_str()), ("SEKIWAKE_MEMBER", "b"), ("SEKIWAKE_ADMIN", "127.0.0.1:9706")]].concat();
+    let second = [
+        &QUICK[..],
+        &[("SEKIWAKE_NOTIFY", notify.as_str()), ("SEKIWAKE_MEMBER", "b"), ("SEKIWAKE_ADMIN", "127.0.0.1:9706")],
+    ]
+    .concat();
     services.add(site.start_one(DETECTOR, &second));
     let active = |services: &Services<'_>| -> Vec<u64> {
         let detectors = services.0.iter().filter(|service| service.name == DETECTOR);
@@ -121,7 +130,8 @@ fn a_detector_that_goes_is_followed_by_another_that_knows_what_it_knew() {
     wait_for("the other to take over", LONG, || active(&services) == [1]).unwrap();
     burst.wait(LONG).unwrap();
     // One alarm, one end, whoever tells it. The window has learnt the burst, so that its end may be an alarm of its own.
-    wait_for("the end of the burst", LONG, || told(&hook).contains(&("high".to_owned(), "resolved".to_owned()))).unwrap();
+    wait_for("the end of the burst", LONG, || told(&hook).contains(&("high".to_owned(), "resolved".to_owned())))
+        .unwrap();
     wait_for_judged(&services, 8);
     let all = told(&hook);
     let count = |state: &str| all.iter().filter(|told| **told == ("high".to_owned(), state.to_owned())).count();
@@ -158,9 +168,12 @@ fn alertmanager_is_told_of_an_alarm_and_of_its_end() {
         let page = site.host.enter(|| sekiwake_tests::get(at([127, 0, 0, 1], 9093), &path)).unwrap();
         page.ok().and_then(|page| serde_json::from_str(&page).ok()).unwrap_or_default()
     };
-    let ready = || site.host.enter(|| sekiwake_tests::get(at([127, 0, 0, 1], 9093), "/-/ready")).is_ok_and(|page| page.is_ok());
-    wait_for("Alertmanager to be ready", LONG, ready).unwrap_or_else(|late| panic!("{late}: {}", alertmanager.stderr().join("\n")));
-    let notify = ("SEKIWAKE_NOTIFY", "alertmanager+http://127.0.0.1:9093?label.site=lab webhook+http://127.0.0.1:1/dead");
+    let ready =
+        || site.host.enter(|| sekiwake_tests::get(at([127, 0, 0, 1], 9093), "/-/ready")).is_ok_and(|page| page.is_ok());
+    wait_for("Alertmanager to be ready", LONG, ready)
+        .unwrap_or_else(|late| panic!("{late}: {}", alertmanager.stderr().join("\n")));
+    let notify =
+        ("SEKIWAKE_NOTIFY", "alertmanager+http://127.0.0.1:9093?label.site=lab webhook+http://127.0.0.1:1/dead");
     let services = site.start(&[CAPTURE, PROXY, DETECTOR], &[&QUICK[..], &[notify]].concat());
     let mut steady = start_load(&site, 400, 7);
     wait_for_judged(&services, 6);
@@ -168,7 +181,8 @@ fn alertmanager_is_told_of_an_alarm_and_of_its_end() {
     wait_for("the alert", LONG, || !alerts("").is_empty()).unwrap();
     let alert = alerts("").remove(0);
     assert_eq!(
-        ["alertname", "kind", "series", "severity", "site", "service"].map(|name| alert["labels"][name].as_str().unwrap_or("")),
+        ["alertname", "kind", "series", "severity", "site", "service"]
+            .map(|name| alert["labels"][name].as_str().unwrap_or("")),
         ["SyslogRateLow", "low", "total", "warning", "lab", "sekiwake"],
         "{alert}"
     );
@@ -210,5 +224,29 @@ fn a_restart_of_everything_keeps_the_windows_in_a_file() {
     std::fs::write(&state, "{}").unwrap();
     let services = site.start(&[PROXY, DETECTOR], &more);
     assert!(services.get(DETECTOR).process.stderr().join("\n").contains("put aside"));
+    services.stop().unwrap();
+}
+
+#[test]
+fn a_proxy_that_is_killed_costs_no_interval_and_makes_no_alarm() {
+    let Some(site) = site("a_proxy_that_is_killed_costs_no_interval_and_makes_no_alarm") else { return };
+    let hook = webhook(&site);
+    let notify = format!("webhook+http://{}/", hook.address());
+    let mut services =
+        site.start(&[CAPTURE, PROXY, DETECTOR], &[&QUICK[..], &[("SEKIWAKE_NOTIFY", notify.as_str())]].concat());
+    let mut load = start_load(&site, 400, 30);
+    wait_for_judged(&services, 7);
+    let mut proxy = services.take(PROXY);
+    proxy.process.signal(Signal::KILL).unwrap();
+    proxy.process.wait(LONG).unwrap();
+    services.add(site.start_one(PROXY, &[]));
+    wait_for_judged(&services, 16);
+    let samples = services.get(DETECTOR).metrics().unwrap();
+    // One, when it began.
+    assert_eq!(samples.count("sekiwake_anomaly_unknown_intervals_total", &[]), 1);
+    assert_eq!(samples.count("sekiwake_bus_lost_records_total", &[]), 0);
+    assert_eq!(told(&hook), []);
+    load.terminate().unwrap();
+    load.wait(LONG).unwrap();
     services.stop().unwrap();
 }

@@ -5,8 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accounting;
-mod anomaly;
 mod all_in_one;
+mod anomaly;
 mod collectors;
 mod destinations;
 mod discover;
