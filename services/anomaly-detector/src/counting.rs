@@ -81,6 +81,8 @@ pub(crate) struct Counting {
     notes: VecDeque<StateNote>,
     note_number: u64,
     noted_at: Instant,
+    /// Notes are to be put at once.
+    is_urgent: bool,
     advanced_at: Instant,
     /// When nothing more was to be had.
     drained_at: Option<Instant>,
@@ -149,6 +151,7 @@ impl Counting {
             notes: VecDeque::new(),
             note_number: 0,
             noted_at: now,
+            is_urgent: false,
             advanced_at: now,
             drained_at: None,
             newest_ns: 0,
@@ -362,6 +365,8 @@ impl Counting {
         for (id, state) in self.telling.take_told() {
             self.detector.acknowledge(&id, state);
             self.offered.remove(&(id, state));
+            // Whoever takes over now should not tell it again.
+            self.is_urgent = true;
         }
         let new: Vec<Event> = self
             .detector
@@ -370,6 +375,7 @@ impl Counting {
             .cloned()
             .collect();
         for event in new {
+            self.is_urgent = true;
             self.offered.insert((event.id.clone(), event.state));
             self.told.count(&event);
             let said = object(&event, &self.about);
@@ -399,7 +405,7 @@ impl Counting {
             return;
         }
         self.noted.clear();
-        let is_due = self.noted_at.elapsed() >= NOTE_EVERY || at_once;
+        let is_due = self.noted_at.elapsed() >= NOTE_EVERY || at_once || std::mem::take(&mut self.is_urgent);
         if !is_due {
             return;
         }
