@@ -113,6 +113,12 @@ impl Committing {
         let (writer, recovered) = Writer::open(disk, self.settings.clone())?;
         self.metrics.recovered_files.inc_by(recovered.files);
         self.metrics.cut_bytes.inc_by(recovered.cut_bytes);
+        if let Some(error) = recovered.error {
+            warn!(
+                files = recovered.failed,
+                error, "files of the last run cannot be made whole, and are left as they are"
+            );
+        }
         if recovered.files > 0 {
             let (files, cut_bytes) = (recovered.files, recovered.cut_bytes);
             info!(files, cut_bytes, "made files whole that were open when the last run ended");
@@ -150,7 +156,7 @@ impl Committing {
                 self.metrics.failed_commits.inc();
                 self.refused(&error);
                 // Another directory may come in its place, and knows nothing of what was written to this one.
-                if !self.dir.exists() {
+                if matches!(error, StoreError::Replaced) {
                     self.writer = None;
                     filled.load.begin_again();
                 }
@@ -224,10 +230,7 @@ impl Committing {
     fn refused(&mut self, error: &StoreError) {
         self.ready.set(false);
         self.metrics.up.set(0);
-        let told = match error {
-            StoreError::Disk { source, .. } => format!("{error}: {source}"),
-            StoreError::Twin(_) => error.to_string(),
-        };
+        let told = error.told();
         if let Some(suppressed) = self.log.allow(Instant::now()) {
             let directory = self.dir.display().to_string();
             warn!(directory, error = told, suppressed, "the disk refuses: what comes is held, and tried again");

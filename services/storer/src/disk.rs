@@ -44,7 +44,14 @@ pub trait Disk {
     /// The directory cannot be read, or has too many files.
     fn list(&self) -> io::Result<(Vec<Found>, Vec<String>)>;
 
-    /// Makes a file that is not there yet, and the directories that it takes. Gives the directories whose entries are new.
+    /// Whether the directory that was opened is still the one that has its path: not deleted, moved or mounted over.
+    ///
+    /// # Errors
+    /// Nobody knows.
+    fn is_in_place(&self) -> io::Result<bool>;
+
+    /// Makes a file that is not there yet, and the directories that it takes. Gives all directories above it: an entry in each may be new,
+    /// whoever made it.
     ///
     /// # Errors
     /// It is there, or the disk refuses.
@@ -74,11 +81,17 @@ pub trait Disk {
     /// It has them not, and nobody knows which of those that were written since the last success. Also when the file has no name any more.
     fn sync(&self, file: &Self::File) -> io::Result<()>;
 
-    /// Waits until the disk has everything that was written anywhere on this file system.
+    /// Waits until the disk has everything that was written anywhere on this file system. Says nothing of files without a name.
     ///
     /// # Errors
     /// As [`Disk::sync`], of any file.
     fn sync_all(&self) -> io::Result<()>;
+
+    /// Sees to it that a file still has a name.
+    ///
+    /// # Errors
+    /// It has none, or nobody knows.
+    fn check_named(&self, file: &Self::File) -> io::Result<()>;
 
     /// Waits until the disk has the entries of a directory.
     ///
@@ -125,11 +138,12 @@ pub trait Disk {
     /// The disk refuses.
     fn lock(&self, member: &Name) -> io::Result<Option<Self::Lock>>;
 
-    /// Counts the runs of the member that holds this lock: gives the next number, which the disk has then.
+    /// Counts the runs of the member that holds this lock: gives a number that is higher than the last one and than `seen`, and that the disk
+    /// has then.
     ///
     /// # Errors
-    /// The disk refuses.
-    fn next_run(&self, lock: &Self::Lock) -> io::Result<u32>;
+    /// The disk refuses, or there are no more numbers.
+    fn next_run(&self, lock: &Self::Lock, seen: u32) -> io::Result<u32>;
 
     /// Members that have a lock here, held or not.
     ///
@@ -164,7 +178,12 @@ impl RealDisk {
     /// # Errors
     /// It cannot be made or opened.
     pub fn open(root: &Path) -> io::Result<RealDisk> {
+        let absolute = std::path::absolute(root)?;
+        let missing = absolute.ancestors().take_while(|folder| !folder.is_dir()).count();
         fs::DirBuilder::new().recursive(true).mode(0o750).create(root)?;
+        for above in absolute.ancestors().skip(1).take(missing) {
+            File::open(above)?.sync_all()?;
+        }
         Ok(RealDisk { root: root.to_owned(), directory: File::open(root)? })
     }
 
@@ -193,22 +212,22 @@ impl Disk for RealDisk {
         Ok((found, leftovers))
     }
 
+    fn is_in_place(&self) -> io::Result<bool> {
+        let opened = self.directory.metadata()?;
+        match fs::metadata(&self.root) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (opened.dev(), opened.ino())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn create(&self, path: &str) -> io::Result<(File, BTreeSet<String>)> {
-        let mut changed = BTreeSet::new();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(OPEN);
         let file = match options.open(self.path(path)) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                // Which of them are new is not asked: to sync one more costs little.
-                for (index, _) in path.match_indices('/') {
-                    let folder = &path[..index];
-                    match fs::DirBuilder::new().mode(0o750).create(self.path(folder)) {
-                        Ok(()) => changed.insert(parent(folder).to_owned()),
-                        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                            changed.insert(parent(folder).to_owned())
-                        }
-                        Err(error) => return Err(error),
-                    };
+                if let Some(folder) = self.path(path).parent() {
+                    fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
                 }
                 options.open(self.path(path))?
             }
@@ -216,8 +235,8 @@ impl Disk for RealDisk {
         };
         // The umask has no say: the mode is how we know what is open.
         file.set_permissions(Permissions::from_mode(OPEN))?;
-        changed.insert(parent(path).to_owned());
-        Ok((file, changed))
+        // All of them: one that is there may have been made a moment ago by another member, or by a try of ours that failed then.
+        Ok((file, path.match_indices('/').map(|(index, _)| path[..index].to_owned()).chain([String::new()]).collect()))
     }
 
     fn open(&self, path: &str) -> io::Result<File> {
@@ -236,14 +255,18 @@ impl Disk for RealDisk {
         file.sync_data()?;
         // What is on the disk needs no memory: it would fill that of everybody else, and fresh pages cost more than used ones.
         let _ = fadvise(file, 0, None, Advice::DontNeed);
-        match file.metadata()?.nlink() {
-            0 => Err(io::Error::new(ErrorKind::NotFound, "the file was deleted")),
-            _ => Ok(()),
-        }
+        self.check_named(file)
     }
 
     fn sync_all(&self) -> io::Result<()> {
         Ok(syncfs(&self.directory)?)
+    }
+
+    fn check_named(&self, file: &File) -> io::Result<()> {
+        match file.metadata()?.nlink() {
+            0 => Err(io::Error::new(ErrorKind::NotFound, "the file was deleted")),
+            _ => Ok(()),
+        }
     }
 
     fn sync_directory(&self, path: &str) -> io::Result<()> {
@@ -289,12 +312,12 @@ impl Disk for RealDisk {
         }
     }
 
-    fn next_run(&self, lock: &File) -> io::Result<u32> {
+    fn next_run(&self, lock: &File, seen: u32) -> io::Result<u32> {
         // Digits in a place of one width: it is written over, which takes no room on a full disk.
         let mut text = [b' '; 11];
         let count = lock.read_at(&mut text, 0)?;
         let last: u32 = std::str::from_utf8(&text[..count]).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-        let run = last.saturating_add(1);
+        let run = last.max(seen).checked_add(1).ok_or_else(|| io::Error::other("the numbers of runs are used up"))?;
         lock.write_all_at(format!("{run:010}\n").as_bytes(), 0)?;
         lock.sync_all()?;
         self.sync_directory("")?;

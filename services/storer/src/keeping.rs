@@ -34,7 +34,7 @@ pub struct KeepingSettings {
 }
 
 /// What one round did, and found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Round {
     /// Files of members that are no more, made whole.
     pub recovered: Recovered,
@@ -82,14 +82,15 @@ impl<D: Disk> Keeping<D> {
             if member != self.settings.member
                 && let Some(lock) = self.disk.lock(&member).map_err(cannot("lock", ""))?
             {
-                let recovered = recover_all(&self.disk, &member)?;
-                round.recovered.files += recovered.files;
-                round.recovered.cut_bytes += recovered.cut_bytes;
-                round.recovered.leftovers += recovered.leftovers;
                 gone.insert(member, lock);
             }
         }
-        let (mut found, _) = self.disk.list().map_err(cannot("list", ""))?;
+        let mut listing = self.disk.list().map_err(cannot("list", ""))?;
+        gone.keys().for_each(|member| round.recovered.add(recover_all(&self.disk, member, &listing)));
+        if round.recovered.files > 0 {
+            listing = self.disk.list().map_err(cannot("list", ""))?;
+        }
+        let (mut found, _) = listing;
         found.retain(|found| found.name.member == self.settings.member || gone.contains_key(&found.name.member));
         found.sort_by(|one, other| (one.modified_ns, &one.name).cmp(&(other.modified_ns, &other.name)));
         let mut failed = self.remove_doubles(&mut found).err();
@@ -116,11 +117,19 @@ impl<D: Disk> Keeping<D> {
 
     /// Removes what has been compressed already.
     fn remove_doubles(&self, found: &mut Vec<Found>) -> Result<(), StoreError> {
+        // One that is not closed is somebody's attempt, and ours will replace it.
         let packed: BTreeSet<PartName> =
-            found.iter().filter(|found| found.name.packed).map(|found| plain(&found.name)).collect();
+            found.iter().filter(|found| found.name.packed && found.is_closed).map(|found| plain(&found.name)).collect();
+        let is_double = |found: &Found| !found.name.packed && found.is_closed && packed.contains(&found.name);
+        let paths: Vec<String> =
+            found.iter().filter(|found| is_double(found)).map(|found| found.name.to_string()).collect();
+        // What has been compressed has its name, but the disk need not know of it.
+        for folder in paths.iter().map(|path| parent(path)).collect::<BTreeSet<_>>() {
+            self.disk.sync_directory(folder).map_err(cannot("sync", folder))?;
+        }
         let mut result = Ok(());
         found.retain(|found| {
-            if found.name.packed || !packed.contains(&found.name) {
+            if !is_double(found) {
                 return true;
             }
             let path = found.name.to_string();
@@ -140,7 +149,8 @@ impl<D: Disk> Keeping<D> {
         found.retain(|found| {
             let is_old = keep.is_some_and(|keep| found.modified_ns.saturating_add(keep) < now_ns);
             let is_much = self.settings.max_bytes.is_some_and(|max_bytes| total > max_bytes);
-            if !found.is_closed || !is_old && !is_much {
+            let is_open = !found.is_closed && !found.name.packed;
+            if is_open || !is_old && !is_much {
                 return true;
             }
             let path = found.name.to_string();
@@ -196,9 +206,10 @@ impl<D: Disk> Keeping<D> {
         let counted = out.into_inner().map_err(|error| cannot("write to", temporary)(error.into_error()))?;
         let bytes = counted.bytes;
         drop(counted);
-        self.disk.sync(&file).map_err(cannot("sync", temporary))?;
         self.disk.set_modified(&file, found.modified_ns).map_err(cannot("date", temporary))?;
         self.disk.close(&file).map_err(cannot("close", temporary))?;
+        // With its date and its mode.
+        self.disk.sync(&file).map_err(cannot("sync", temporary))?;
         Ok(bytes)
     }
 }

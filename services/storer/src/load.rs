@@ -24,6 +24,10 @@ pub struct Load {
     index: HashMap<(u64, Option<IpAddr>), usize>,
     /// The entry that was asked for last, and for what capture times it is, where the source does not matter.
     last: Option<(Period, usize)>,
+    /// The entry that was given out last, and how long it was then.
+    given: (usize, usize),
+    /// The bytes of all entries then.
+    bytes: usize,
     spare: Vec<u8>,
 }
 
@@ -51,7 +55,17 @@ impl Load {
     /// An empty load for files of this template, each for so many seconds of capture time.
     pub fn new(template: Template, member: Name, period_seconds: u32) -> Load {
         let (entries, index) = (Vec::new(), HashMap::new());
-        Load { template, member, period_seconds, entries, index, last: None, spare: Vec::new() }
+        Load {
+            template,
+            member,
+            period_seconds,
+            entries,
+            index,
+            last: None,
+            given: (0, 0),
+            bytes: 0,
+            spare: Vec::new(),
+        }
     }
 
     /// Where the line of a record goes that was captured then from this source.
@@ -61,6 +75,8 @@ impl Load {
             Some((period, index)) if (period.start_ns()..period.end_ns()).contains(&captured_at_ns) => index,
             _ => self.find(captured_at_ns, source),
         };
+        self.bytes = self.bytes();
+        self.given = (index, self.entries[index].lines.len());
         &mut self.entries[index].lines
     }
 
@@ -84,8 +100,9 @@ impl Load {
 
     /// Bytes of all lines.
     pub fn bytes(&self) -> usize {
-        // Few entries, or else looked at once a batch.
-        self.entries.iter().map(|entry| entry.lines.len()).sum()
+        // Not added up over the entries: there may be thousands, and this is asked with every batch.
+        let (index, before) = self.given;
+        self.bytes + self.entries.get(index).map_or(0, |entry| entry.lines.len().saturating_sub(before))
     }
 
     /// Whether it is for so many files that no more should be added.
@@ -100,6 +117,7 @@ impl Load {
             self.spare = largest;
         }
         self.spare.clear();
+        (self.given, self.bytes) = ((0, 0), 0);
         self.index.clear();
         self.index.shrink_to(1024);
         self.entries.shrink_to(1024);

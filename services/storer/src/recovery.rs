@@ -11,34 +11,61 @@ use crate::{
 };
 
 /// What was found at a start, and made whole.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// Files that had been open.
+    /// Files that had been open and are whole now.
     pub files: u64,
     /// Bytes behind the last whole line, which were cut off: nobody had been told that they are stored.
     pub cut_bytes: u64,
     /// Leftovers of packing that were removed.
     pub leftovers: u64,
+    /// Files and leftovers that the disk would not let be made whole, or removed. They are left as they are until the next start.
+    pub failed: u64,
+    /// The first of these failures.
+    pub error: Option<String>,
 }
 
-/// Makes whole what belongs to a member, whose lock is held.
-///
-/// # Errors
-/// The disk refuses. What is done is done, and the rest is for the next call.
-pub(crate) fn recover_all<D: Disk>(disk: &D, member: &Name) -> Result<Recovered, StoreError> {
-    let (found, leftovers) = disk.list().map_err(cannot("list", ""))?;
+impl Recovered {
+    /// Adds what was found elsewhere.
+    pub(crate) fn add(&mut self, other: Recovered) {
+        self.files += other.files;
+        self.cut_bytes += other.cut_bytes;
+        self.leftovers += other.leftovers;
+        self.failed += other.failed;
+        self.error = self.error.take().or(other.error);
+    }
+
+    fn failed(&mut self, error: &StoreError) {
+        self.failed += 1;
+        self.error.get_or_insert_with(|| error.told());
+    }
+}
+
+/// Makes whole what belongs to a member, out of a listing that was made while its lock was held. A file that is refused is left as it is: one
+/// bad sector must not keep what comes from being stored.
+pub(crate) fn recover_all<D: Disk>(
+    disk: &D,
+    member: &Name,
+    (found, leftovers): &(Vec<Found>, Vec<String>),
+) -> Recovered {
     let mut recovered = Recovered::default();
-    for path in leftovers {
-        if named_by_temporary(&path).is_some_and(|name| name.member == *member) {
-            disk.remove(&path).map_err(cannot("remove", &path))?;
-            recovered.leftovers += 1;
+    let is_its_own = |path: &&String| named_by_temporary(path).is_some_and(|name| name.member == *member);
+    for path in leftovers.iter().filter(is_its_own) {
+        match disk.remove(path) {
+            Ok(()) => recovered.leftovers += 1,
+            Err(error) => recovered.failed(&cannot("remove", path)(error)),
         }
     }
     for found in found.iter().filter(|found| found.name.member == *member && !found.name.packed && !found.is_closed) {
-        recovered.files += 1;
-        recovered.cut_bytes += recover(disk, found)?;
+        match recover(disk, found) {
+            Ok(cut_bytes) => {
+                recovered.files += 1;
+                recovered.cut_bytes += cut_bytes;
+            }
+            Err(error) => recovered.failed(&error),
+        }
     }
-    Ok(recovered)
+    recovered
 }
 
 /// Makes one file whole and closes it; says how many bytes were cut off.

@@ -15,7 +15,7 @@ use sekiwake_store::{LineEncoder, Query, SearchSummary, search};
 use tracing::{info, warn};
 
 use crate::{
-    Keeping, KeepingSettings, Load, RealDisk, Round, StoreError, StorerSettings, WriterSettings,
+    Keeping, KeepingSettings, Load, RealDisk, Round, StorerSettings, WriterSettings,
     commit::{Committing, now_ns},
     metrics::StoreMetrics,
     receive::Receiving,
@@ -199,6 +199,15 @@ impl Keeper {
             Err(error) => (Round::default(), Some(crate::writer::cannot("open", "")(error))),
         };
         let Round { recovered, packed, deleted_by_age, deleted_by_size, files } = round;
+        if let Some(error) = recovered.error
+            && let Some(suppressed) = self.log.allow(Instant::now())
+        {
+            let files = recovered.failed;
+            warn!(
+                files,
+                error, suppressed, "files of members that are no more cannot be made whole, and are left as they are"
+            );
+        }
         self.metrics.recovered_files.inc_by(recovered.files);
         self.metrics.cut_bytes.inc_by(recovered.cut_bytes);
         self.metrics.packed_files.inc_by(packed);
@@ -217,11 +226,10 @@ impl Keeper {
         if let Some(error) = error.filter(|_| !worker.stopping()) {
             self.metrics.failed_keeping.inc();
             if let Some(suppressed) = self.log.allow(Instant::now()) {
-                let told = match &error {
-                    StoreError::Disk { source, .. } => format!("{error}: {source}"),
-                    StoreError::Twin(_) => error.to_string(),
-                };
-                warn!(error = told, suppressed, "closed files cannot be kept as they should; it is tried again");
+                warn!(
+                    error = error.told(),
+                    suppressed, "closed files cannot be kept as they should; it is tried again"
+                );
             }
         }
     }

@@ -65,9 +65,22 @@ pub enum StoreError {
         /// What came of it.
         source: io::Error,
     },
+    /// The directory has been moved or deleted, or something is mounted over it. The writer can only be opened anew.
+    #[error("another directory stands in the place of the one that was written to")]
+    Replaced,
     /// Another storer of this name lives.
     #[error("another storer named {0} writes here: each needs a name of its own (SEKIWAKE_MEMBER)")]
     Twin(Name),
+}
+
+impl StoreError {
+    /// The error with what is behind it, in one line.
+    pub fn told(&self) -> String {
+        match self {
+            StoreError::Disk { source, .. } => format!("{self}: {source}"),
+            StoreError::Replaced | StoreError::Twin(_) => self.to_string(),
+        }
+    }
 }
 
 pub(crate) fn cannot(what: &'static str, path: &str) -> impl FnOnce(io::Error) -> StoreError {
@@ -109,12 +122,16 @@ impl<D: Disk> Writer<D> {
     /// Takes the member's place in the directory, and makes whole what a crash of it left.
     ///
     /// # Errors
-    /// Another one lives, or the disk refuses.
+    /// Another one lives, or the disk refuses. Not: single files that cannot be made whole, which are told of in [`Recovered`].
     pub fn open(disk: D, settings: WriterSettings) -> Result<(Writer<D>, Recovered), StoreError> {
         let member = &settings.member;
         let lock = disk.lock(member).map_err(cannot("lock", ""))?.ok_or_else(|| StoreError::Twin(member.clone()))?;
-        let run = disk.next_run(&lock).map_err(cannot("count the runs in", ""))?;
-        let recovered = recover_all(&disk, member)?;
+        let listing = disk.list().map_err(cannot("list", ""))?;
+        // The count may be lost, where files were moved without what is hidden. A name that is used again would cost one of the two files.
+        let own = listing.0.iter().filter(|found| found.name.member == *member);
+        let seen = own.map(|found| found.name.part.run).max().unwrap_or(0);
+        let run = disk.next_run(&lock, seen).map_err(cannot("count the runs in", ""))?;
+        let recovered = recover_all(&disk, member, &listing);
         let writer = Writer {
             disk,
             settings,
@@ -132,8 +149,12 @@ impl<D: Disk> Writer<D> {
     /// Writes what is not done of a load, and waits until the disk has it.
     ///
     /// # Errors
-    /// The disk refuses. What is done stays done; to be called again with the same load, and with no other one before.
+    /// The disk refuses. What is done stays done; to be called again with the same load, and with no other one before. After
+    /// [`StoreError::Replaced`] a new writer is to be opened, and the load to [begin again](Load::begin_again).
     pub fn store(&mut self, now_ns: u64, load: &mut Load) -> Result<(), StoreError> {
+        if !self.disk.is_in_place().map_err(cannot("find", ""))? {
+            return Err(StoreError::Replaced);
+        }
         let undone = load.entries().iter().filter(|entry| entry.state != State::Done).count();
         let is_many = undone > SINGLE_SYNCS.min(self.settings.max_open / 2);
         for entry in load.entries().iter_mut().filter(|entry| entry.state == State::Fresh) {
@@ -158,13 +179,14 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Closes files whose period is over. To be called now and then, between two loads.
+    /// Closes files whose period is over, or far from having begun: a clock was wrong. To be called now and then, between two loads.
     pub fn tend(&mut self, now_ns: u64) {
         let late = u64::try_from(self.settings.late.as_nanos()).unwrap_or(u64::MAX);
+        // What came in the future came at the latest now.
+        self.parts.values_mut().for_each(|part| part.written_ns = part.written_ns.min(now_ns));
         let is_over = |(period, _): &(Period, String), part: &Open<D::File>| {
-            !part.is_dirty
-                && period.end_ns().saturating_add(late) <= now_ns
-                && part.written_ns.saturating_add(late) <= now_ns
+            let is_now = (period.start_ns()..period.end_ns().saturating_add(late)).contains(&now_ns);
+            !part.is_dirty && !is_now && part.written_ns.saturating_add(late) <= now_ns
         };
         let over: Vec<_> =
             self.parts.iter().filter(|(key, part)| is_over(key, part)).map(|(key, _)| key.clone()).collect();
@@ -257,7 +279,6 @@ impl<D: Disk> Writer<D> {
         };
         let path = name.to_string();
         let (file, changed) = self.disk.create(&path).map_err(cannot("create", &path))?;
-        // And those above, up to the first: one that was made for a file that was given up may not be synced either.
         self.unsynced.extend(changed);
         self.open_files += 1;
         self.parts.insert(key(entry), Open { path, file: Some(file), synced: 0, is_dirty: false, written_ns: now_ns });
@@ -289,12 +310,23 @@ impl<D: Disk> Writer<D> {
     }
 
     fn sync_all<'a>(&mut self, written: impl Iterator<Item = &'a mut Entry>) -> Result<(), StoreError> {
-        let Err(error) = self.disk.sync_all() else { return Ok(()) };
+        let synced = self.disk.sync_all();
+        let mut failed = None;
         for entry in written {
-            self.give_up(&key(entry));
+            let key = key(entry);
+            let has_name = || match self.parts.get(&key) {
+                Some(Open { file: Some(file), .. }) => self.disk.check_named(file),
+                Some(part) => self.disk.open(&part.path).map(drop),
+                None => Err(io::Error::new(ErrorKind::NotFound, "its file has been given up")),
+            };
+            let Err(error) = (if synced.is_ok() { has_name() } else { Err(ErrorKind::Other.into()) }) else { continue };
+            failed = failed
+                .or_else(|| Some(cannot("sync", self.parts.get(&key).map_or(&entry.path, |part| &part.path))(error)));
+            self.give_up(&key);
             entry.state = State::Fresh;
         }
-        Err(cannot("sync", "")(error))
+        synced.map_err(cannot("sync", ""))?;
+        failed.map_or(Ok(()), Err)
     }
 
     /// What is not known to be on the disk is cut off, and the file is closed for good.

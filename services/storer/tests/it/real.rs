@@ -10,44 +10,44 @@ use sekiwake_record::Name;
 use sekiwake_store::{LineFormat, Lines, PartName, walk};
 use sekiwake_storer::{Disk, Keeping, KeepingSettings, Load, RealDisk, StoreError, Template, Writer, WriterSettings};
 
-const HOUR: u64 = 3600 * 1_000_000_000;
-const START: u64 = 1_795_615_200_000_000_000;
+pub(crate) const HOUR: u64 = 3600 * 1_000_000_000;
+pub(crate) const START: u64 = 1_795_615_200_000_000_000;
 
-fn member(name: &str) -> Name {
+pub(crate) fn member(name: &str) -> Name {
     Name::new(name).unwrap()
 }
 
-fn writer(dir: &Path, name: &str, rotate_bytes: u64) -> Writer<RealDisk> {
+pub(crate) fn writer(dir: &Path, name: &str, rotate_bytes: u64) -> Writer<RealDisk> {
     let settings = WriterSettings { rotate_bytes, max_open: 16, ..WriterSettings::new(member(name), LineFormat::Text) };
     Writer::open(RealDisk::open(dir).unwrap(), settings).unwrap().0
 }
 
-fn keeping(dir: &Path, settings: impl FnOnce(&mut KeepingSettings)) -> Keeping<RealDisk> {
+pub(crate) fn keeping(dir: &Path, settings: impl FnOnce(&mut KeepingSettings)) -> Keeping<RealDisk> {
     let mut chosen = KeepingSettings { member: member("m"), compress: None, keep: None, max_bytes: None };
     settings(&mut chosen);
     Keeping::new(RealDisk::open(dir).unwrap(), chosen)
 }
 
 /// Adds a message of this size.
-fn put(load: &mut Load, at: u64, source: u32, bytes: usize) {
+pub(crate) fn put(load: &mut Load, at: u64, source: u32, bytes: usize) {
     let source = std::net::Ipv4Addr::from(0xc612_0000 + source).into();
     let text = format!("<13>{}", "x".repeat(bytes));
     let line = format!("2026-11-25T14:00:00.000000000Z {source}:514 203.0.113.1:514 user.notice rfc3164 {text}\n");
     load.buffer(at, source).extend_from_slice(line.as_bytes());
 }
 
-fn load(template: &str) -> Load {
+pub(crate) fn load(template: &str) -> Load {
     Load::new(Template::parse(template).unwrap(), member("m"), 3600)
 }
 
-fn files(dir: &Path) -> Vec<(PartName, PathBuf)> {
+pub(crate) fn files(dir: &Path) -> Vec<(PartName, PathBuf)> {
     let mut found = Vec::new();
     walk(dir, &mut |path, entry| found.extend(PartName::parse(path).map(|name| (name, entry.path())))).unwrap();
     found.sort();
     found
 }
 
-fn lines(path: &Path) -> u64 {
+pub(crate) fn lines(path: &Path) -> u64 {
     let (mut lines, mut count) = (Lines::open(path).unwrap(), 0);
     while lines.next_line().unwrap().is_some() {
         count += 1;
@@ -59,7 +59,7 @@ fn set_age(path: &Path, age: Duration) {
     fs::File::open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
 }
 
-fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64
 }
 
@@ -201,10 +201,12 @@ fn runs_are_counted_over_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let disk = RealDisk::open(dir.path()).unwrap();
     let lock = disk.lock(&member("m")).unwrap().unwrap();
-    assert_eq!([1, 2, 3], [(); 3].map(|()| disk.next_run(&lock).unwrap()));
+    assert_eq!([1, 2, 3], [(); 3].map(|()| disk.next_run(&lock, 0).unwrap()));
     drop(lock);
     let lock = disk.lock(&member("m")).unwrap().unwrap();
-    assert_eq!(disk.next_run(&lock).unwrap(), 4);
+    assert_eq!(disk.next_run(&lock, 0).unwrap(), 4);
+    assert_eq!(disk.next_run(&lock, 9).unwrap(), 10, "what is seen on the disk counts, too");
+    assert!(disk.next_run(&lock, u32::MAX).is_err());
 }
 
 /// `cargo test --release -p sekiwake-storer --test it -- --ignored --nocapture writing`

@@ -81,6 +81,14 @@ enum Change {
     Remove(String),
 }
 
+impl Inode {
+    /// What differs from what was synced is lost, unless it is written anew.
+    fn lose(&mut self) {
+        let same = self.synced.iter().zip(&self.current).take_while(|(one, other)| one == other).count();
+        self.lost_from = Some(self.lost_from.unwrap_or(same).min(same));
+    }
+}
+
 /// An open file.
 #[derive(Debug)]
 pub(crate) struct SimulatedFile {
@@ -312,6 +320,19 @@ impl Disk for SimulatedDisk {
         Ok((found, leftovers))
     }
 
+    fn is_in_place(&self) -> io::Result<bool> {
+        self.step()?;
+        Ok(true)
+    }
+
+    fn check_named(&self, file: &SimulatedFile) -> io::Result<()> {
+        self.step()?;
+        match self.0.borrow().names.values().any(|inode| *inode == Some(file.inode)) {
+            true => Ok(()),
+            false => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
     fn create(&self, path: &str) -> io::Result<(SimulatedFile, BTreeSet<String>)> {
         self.step()?;
         let mut changed = BTreeSet::new();
@@ -360,20 +381,27 @@ impl Disk for SimulatedDisk {
 
     fn sync(&self, file: &SimulatedFile) -> io::Result<()> {
         if let Err(error) = self.step() {
-            let mut state = self.0.borrow_mut();
-            let inode = &mut state.inodes[file.inode];
-            let same = inode.synced.iter().zip(&inode.current).take_while(|(one, other)| one == other).count();
-            inode.lost_from = Some(inode.lost_from.unwrap_or(same).min(same));
+            self.0.borrow_mut().inodes[file.inode].lose();
             return Err(error);
         }
         if self.0.borrow().mutant != Mutant::NoSync {
             self.sync_inode(file.inode);
         }
-        Ok(())
+        let is_named = self.0.borrow().names.values().any(|inode| *inode == Some(file.inode));
+        if is_named { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.step()?;
+        // Whatever was to be synced, of whatever file.
+        if let Err(error) = self.step() {
+            let mut state = self.0.borrow_mut();
+            let is_dirty = |inode: &&mut Inode| inode.synced != inode.current;
+            state.inodes.iter_mut().filter(is_dirty).for_each(Inode::lose);
+            return Err(error);
+        }
+        if self.0.borrow().mutant == Mutant::NoSync {
+            return Ok(());
+        }
         let count = self.0.borrow().inodes.len();
         (0..count).for_each(|inode| self.sync_inode(inode));
         Ok(())
@@ -448,11 +476,11 @@ impl Disk for SimulatedDisk {
         Ok(Some(SimulatedLock { disk: self.clone(), member: member.to_string() }))
     }
 
-    fn next_run(&self, lock: &SimulatedLock) -> io::Result<u32> {
+    fn next_run(&self, lock: &SimulatedLock, seen: u32) -> io::Result<u32> {
         self.step()?;
         let mut state = self.0.borrow_mut();
         let run = state.runs.entry(lock.member.clone()).or_default();
-        *run += 1;
+        *run = seen.max(*run) + 1;
         Ok(*run)
     }
 
