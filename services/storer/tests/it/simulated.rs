@@ -35,6 +35,9 @@ struct State {
     fault: Option<(u32, Fault)>,
     /// The power is off: nothing works any more.
     is_dead: bool,
+    /// Stored files that somebody has deleted.
+    wiped: Vec<Vec<u8>>,
+    now_ns: u64,
     pub(crate) open_files: i64,
     pub(crate) most_open: i64,
     /// Faults of the code under test that the tests want to be caught.
@@ -62,6 +65,8 @@ pub(crate) enum Fault {
     Device,
     /// The power goes.
     Power,
+    /// Somebody deletes a directory, or a file; nothing fails by that itself.
+    Wipe,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -137,6 +142,27 @@ impl SimulatedDisk {
         self.0.borrow().is_dead
     }
 
+    /// What is written from now on is of this time.
+    pub(crate) fn set_clock(&self, now_ns: u64) {
+        self.0.borrow_mut().now_ns = now_ns;
+    }
+
+    /// Somebody deletes a directory with all that is in it, or a file in the uppermost one.
+    pub(crate) fn wipe(&self) {
+        self.0.borrow_mut().wipe();
+    }
+
+    /// What was in the files that somebody has deleted since the last call.
+    pub(crate) fn take_wiped(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.0.borrow_mut().wiped)
+    }
+
+    /// All stored files, as [`Disk::list`] has them, and what is in them.
+    pub(crate) fn listing(&self) -> Vec<(Found, Vec<u8>)> {
+        let state = self.0.borrow();
+        state.found().map(|(found, inode)| (found, inode.current.clone())).collect()
+    }
+
     pub(crate) fn most_open(&self) -> i64 {
         self.0.borrow().most_open
     }
@@ -176,13 +202,6 @@ impl SimulatedDisk {
         state.fault = None;
     }
 
-    /// All stored files with what is in them.
-    pub(crate) fn files(&self) -> Vec<(PartName, Vec<u8>)> {
-        let state = self.0.borrow();
-        let files = state.names.iter().filter_map(|(path, inode)| Some((PartName::parse(path)?, (*inode)?)));
-        files.map(|(name, inode)| (name, state.inodes[inode].current.clone())).collect()
-    }
-
     /// Counts an operation, and fails if it is the one.
     fn step(&self) -> io::Result<()> {
         let mut state = self.0.borrow_mut();
@@ -202,6 +221,10 @@ impl SimulatedDisk {
             Fault::Power => {
                 state.is_dead = true;
                 Err(io::Error::other("the power is off"))
+            }
+            Fault::Wipe => {
+                state.wipe();
+                Ok(())
             }
         }
     }
@@ -226,6 +249,7 @@ impl SimulatedDisk {
             current.resize(offset + length, 0);
         }
         current[offset..offset + length].copy_from_slice(&bytes[..length]);
+        state.inodes[inode].modified_ns = state.now_ns;
         result
     }
 
@@ -280,6 +304,35 @@ impl State {
         torn
     }
 
+    fn found(&self) -> impl Iterator<Item = (Found, &Inode)> {
+        self.names.iter().filter_map(|(path, inode)| {
+            let inode = &self.inodes[(*inode)?];
+            let (bytes, modified_ns, is_closed) = (inode.current.len() as u64, inode.modified_ns, inode.is_closed);
+            Some((Found { name: PartName::parse(path)?, bytes, modified_ns, is_closed }, inode))
+        })
+    }
+
+    fn wipe(&mut self) {
+        let roots: Vec<&String> = self.names.keys().filter(|path| !path.contains('/')).collect();
+        if roots.is_empty() {
+            return;
+        }
+        let count = roots.len() as u64;
+        let index = self.next(count) as usize;
+        let Some(root) = self.names.keys().filter(|path| !path.contains('/')).nth(index).cloned() else { return };
+        let below = format!("{root}/");
+        let mut paths: Vec<String> =
+            self.names.keys().filter(|path| **path == root || path.starts_with(&below)).cloned().collect();
+        // What is below goes first.
+        paths.reverse();
+        for path in paths {
+            if let (Some(Some(inode)), true) = (self.names.get(&path).copied(), PartName::parse(&path).is_some()) {
+                self.wiped.push(self.inodes[inode].current.clone());
+            }
+            self.change(Change::Remove(path));
+        }
+    }
+
     fn change(&mut self, change: Change) {
         let path = match &change {
             Change::Add(path, inode) => {
@@ -303,20 +356,10 @@ impl Disk for SimulatedDisk {
     fn list(&self) -> io::Result<(Vec<Found>, Vec<String>)> {
         self.step()?;
         let state = self.0.borrow();
-        let (mut found, mut leftovers) = (Vec::new(), Vec::new());
-        for (path, inode) in &state.names {
-            let Some(inode) = inode else { continue };
-            let inode = &state.inodes[*inode];
-            match PartName::parse(path) {
-                Some(name) => found.push(Found {
-                    name,
-                    bytes: inode.current.len() as u64,
-                    modified_ns: inode.modified_ns,
-                    is_closed: inode.is_closed,
-                }),
-                None => leftovers.push(path.clone()),
-            }
-        }
+        let found = state.found().map(|(found, _)| found).collect();
+        let is_leftover =
+            |(path, inode): &(&String, &Option<usize>)| inode.is_some() && PartName::parse(path).is_none();
+        let leftovers = state.names.iter().filter(is_leftover).map(|(path, _)| path.clone()).collect();
         Ok((found, leftovers))
     }
 
@@ -410,6 +453,9 @@ impl Disk for SimulatedDisk {
     fn sync_directory(&self, path: &str) -> io::Result<()> {
         self.step()?;
         let mut state = self.0.borrow_mut();
+        if !path.is_empty() && !state.names.contains_key(path) {
+            return Err(ErrorKind::NotFound.into());
+        }
         if state.mutant == Mutant::NoDirectorySync {
             return Ok(());
         }
