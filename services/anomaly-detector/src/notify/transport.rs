@@ -1,7 +1,7 @@
 //! Requests over HTTP, and datagrams.
 
 use std::{
-    io,
+    io::{self, BufRead, BufReader, Read},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context;
 use rustls::crypto::ring;
+use rustls_pki_types::CertificateDer;
 use ureq::{
     Agent,
     tls::{Certificate, RootCerts, TlsConfig, TlsProvider},
@@ -16,8 +17,8 @@ use ureq::{
 
 use super::Patience;
 
-/// The most of an answer that is read, bytes: what is wrong with a request stands at its beginning.
-const MAX_ANSWER: u64 = 64 << 10;
+/// The most of an answer's body that is read, bytes: what is wrong with a request stands at its beginning.
+const MAX_ANSWER: u64 = 4 << 10;
 
 /// The longest that an answer may have us wait.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
@@ -43,19 +44,25 @@ impl Http {
     /// # Errors
     /// Where TLS is needed, and the system has no certificates.
     pub(super) fn new(patience: &Patience, needs_tls: bool) -> anyhow::Result<Http> {
-        let mut tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()));
-        if needs_tls {
-            let found = rustls_native_certs::load_native_certs();
-            let certificates: Vec<Certificate<'static>> =
-                found.certs.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect();
-            if certificates.is_empty() {
-                let why = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
-                anyhow::bail!("no certificates to trust: {why}");
-            }
-            tls = tls.root_certs(RootCerts::new_with_certs(&certificates));
+        if !needs_tls {
+            return Ok(Http::trusting(patience, &[]));
         }
+        let found = rustls_native_certs::load_native_certs();
+        if found.certs.is_empty() {
+            let why = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
+            anyhow::bail!("no certificates to trust: {why}");
+        }
+        Ok(Http::trusting(patience, &found.certs))
+    }
+
+    /// With these authorities.
+    pub(super) fn trusting(patience: &Patience, authorities: &[CertificateDer<'_>]) -> Http {
+        let certificates: Vec<Certificate<'static>> =
+            authorities.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect();
+        let tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+            .root_certs(RootCerts::new_with_certs(&certificates));
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -70,7 +77,7 @@ impl Http {
             .user_agent(concat!("sekiwake-anomaly-detector/", env!("CARGO_PKG_VERSION")))
             .tls_config(tls.build())
             .build();
-        Ok(Http { agent: agent.into() })
+        Http { agent: agent.into() }
     }
 
     /// Posts JSON. `key` names what is posted, for those who must not take it twice.
@@ -92,14 +99,21 @@ impl Http {
         }
         let after = answer.headers().get("Retry-After").and_then(|after| after.to_str().ok()?.trim().parse().ok());
         let after = after.map(Duration::from_secs).map(|after| after.min(MAX_RETRY_AFTER));
-        let body = answer.body_mut().with_config().limit(MAX_ANSWER).lossy_utf8(true).read_to_string();
-        let first: String = body.unwrap_or_default().lines().next().unwrap_or_default().chars().take(200).collect();
+        let first = first_line(answer.body_mut().as_reader());
         let why = format!("status {status} {}", first.escape_debug());
         match status {
             408 | 425 | 429 | 500..=599 => Outcome::Later { why, after },
             _ => Outcome::Refused { why },
         }
     }
+}
+
+/// What an answer begins with, as far as it comes. The body has as long as the request.
+fn first_line(body: impl Read) -> String {
+    let mut beginning = Vec::new();
+    // What came before an error says more than the error.
+    let _ = BufReader::new(body.take(MAX_ANSWER)).read_until(b'\n', &mut beginning);
+    String::from_utf8_lossy(&beginning).trim().chars().take(200).collect()
 }
 
 /// Sends one datagram. The name is looked up each time: what it stands for may change.
