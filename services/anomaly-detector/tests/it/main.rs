@@ -1,2 +1,3 @@
 //! Tests.
+mod notify;
 mod reference;
