@@ -136,3 +136,103 @@ pub(super) fn send(host: &str, port: u16, datagram: &[u8]) -> Outcome {
         Err(error) => Outcome::Later { why: error.to_string(), after: None },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        net::TcpListener,
+        thread::{self, JoinHandle},
+    };
+
+    use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+    use rustls::{ServerConfig, ServerConnection, Stream};
+    use rustls_pki_types::PrivateKeyDer;
+
+    use super::*;
+
+    struct Authority {
+        issuer: Issuer<'static, KeyPair>,
+        certificate: Certificate,
+    }
+
+    impl Authority {
+        fn new() -> Authority {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.self_signed(&key).unwrap();
+            Authority { issuer: Issuer::new(params, key), certificate }
+        }
+
+        /// Answers one request with 200, with a certificate for this name; gives its port.
+        fn serve(&self, name: &str, is_expired: bool) -> (u16, JoinHandle<()>) {
+            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            if is_expired {
+                (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+            }
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.signed_by(&key, &self.issuer).unwrap();
+            let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+            let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.der().clone()], key)
+                .unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let thread = thread::spawn(move || {
+                let mut socket = listener.accept().unwrap().0;
+                let mut connection = ServerConnection::new(Arc::new(config)).unwrap();
+                let mut stream = Stream::new(&mut connection, &mut socket);
+                let (mut request, mut read) = (Vec::new(), [0; 4096]);
+                while !request.ends_with(b"{}") {
+                    match stream.read(&mut read) {
+                        Ok(length @ 1..) => request.extend_from_slice(&read[..length]),
+                        // A client that does not trust it.
+                        _ => return,
+                    }
+                }
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            });
+            (port, thread)
+        }
+
+        fn http(&self) -> Http {
+            Http::trusting(&Patience::default(), &[self.certificate.der().clone()])
+        }
+    }
+
+    fn post(http: &Http, port: u16) -> Outcome {
+        http.post(&format!("https://localhost:{port}/hook?token=secret"), Some("Basic secret"), None, b"{}")
+    }
+
+    #[test]
+    fn a_certificate_is_trusted_for_its_name_its_time_and_its_authority_and_what_is_wrong_with_it_is_said() {
+        let (ours, other) = (Authority::new(), Authority::new());
+        let (port, server) = ours.serve("localhost", false);
+        let outcome = post(&ours.http(), port);
+        assert!(matches!(outcome, Outcome::Told), "{outcome:?}");
+        server.join().unwrap();
+        for (http, name, is_expired) in [
+            (other.http(), "localhost", false),
+            (ours.http(), "other.example.net", false),
+            (ours.http(), "localhost", true),
+            (Http::trusting(&Patience::default(), &[]), "localhost", false),
+        ] {
+            let (port, server) = ours.serve(name, is_expired);
+            let outcome = post(&http, port);
+            let Outcome::Later { why, after: None } = &outcome else { panic!("{name} {is_expired}: {outcome:?}") };
+            assert!(why.contains("certificate") && !why.contains("secret"), "{name} {is_expired}: {why}");
+            server.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn of_what_is_refused_the_first_line_is_kept_and_nothing_else() {
+        assert_eq!(first_line(&b"no such alert \xff\r\nmore"[..]), "no such alert \u{fffd}");
+        assert_eq!(first_line(io::repeat(b'a')), "a".repeat(200));
+        assert_eq!(first_line(io::empty()), "");
+    }
+}
