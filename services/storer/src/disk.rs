@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rustix::fs::{statvfs, syncfs};
+use rustix::fs::{Advice, fadvise, statvfs, syncfs};
 use sekiwake_record::Name;
 use sekiwake_store::{PartName, walk};
 
@@ -234,6 +234,8 @@ impl Disk for RealDisk {
 
     fn sync(&self, file: &File) -> io::Result<()> {
         file.sync_data()?;
+        // What is on the disk needs no memory: it would fill that of everybody else, and fresh pages cost more than used ones.
+        let _ = fadvise(file, 0, None, Advice::DontNeed);
         match file.metadata()?.nlink() {
             0 => Err(io::Error::new(ErrorKind::NotFound, "the file was deleted")),
             _ => Ok(()),
