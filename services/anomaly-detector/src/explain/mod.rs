@@ -86,6 +86,11 @@ pub fn run(arguments: &Arguments, environment: &Environment) -> anyhow::Result<E
         bail!("there is nothing to explain: no counts and no messages");
     }
     let judged: Vec<(Key, Vec<Row>)> = judge(&settings, &counts)?;
+    // Before the table: who reads that may stop early.
+    if let (Some(path), Some((key, rows))) = (&arguments.svg, judged.first()) {
+        let picture = picture::draw(*key, rows, &settings);
+        fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match arguments.json {
         true => write_json(&mut out, &judged, arguments.anomalies),
@@ -94,10 +99,6 @@ pub fn run(arguments: &Arguments, environment: &Environment) -> anyhow::Result<E
     match written.and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
         result => result?,
-    }
-    if let (Some(path), Some((key, rows))) = (&arguments.svg, judged.first()) {
-        let picture = picture::draw(*key, rows, &settings);
-        fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
