@@ -77,7 +77,7 @@ pub(super) fn read(files: &[PathBuf], settings: &Settings) -> anyhow::Result<Cou
     Ok(counts)
 }
 
-fn read_one(mut reader: impl Read, settings: &Settings, counts: &mut Counts) -> anyhow::Result<()> {
+pub(super) fn read_one(mut reader: impl Read, settings: &Settings, counts: &mut Counts) -> anyhow::Result<()> {
     let mut beginning = Vec::new();
     reader.by_ref().take(BEGINNING as u64).read_to_end(&mut beginning)?;
     let is_stored = beginning.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])

@@ -2,6 +2,8 @@
 
 mod input;
 mod picture;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -175,7 +177,7 @@ fn write_table(
     settings: &Settings,
 ) -> io::Result<()> {
     let width = judged.iter().map(|(key, _)| key.to_string().len()).max().unwrap_or(5).max("series".len());
-    let columns = ["count", "average", "lower", "upper"].map(|column| format!("{column:>12}")).concat();
+    let columns = ["count", "average", "lower", "upper"].map(|column| format!(" {column:>11}")).concat();
     writeln!(out, "{:<20}  {:<width$}{columns}  verdict", "begin", "series")?;
     let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
     for (key, rows) in judged {
@@ -193,7 +195,7 @@ fn write_table(
             let alarm = if row.is_firing { "  alarm" } else { "" };
             writeln!(
                 out,
-                "{:<20}  {:<width$}{:>12}{average:>12}{lower:>12}{upper:>12}  {}{alarm}",
+                "{:<20}  {:<width$} {:>11} {average:>11} {lower:>11} {upper:>11}  {}{alarm}",
                 time(row.start_ns),
                 key.to_string(),
                 row.count,
