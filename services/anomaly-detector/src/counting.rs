@@ -306,7 +306,7 @@ impl Counting {
         self.held_bytes = 0;
         self.notes.clear();
         self.offered.clear();
-        self.telling.set_firing(&[]);
+        self.telling.stand_by();
         self.detector = Detector::new(self.settings.clone(), clock());
         self.metrics.stand_by();
         self.phase = Phase::StandingBy;

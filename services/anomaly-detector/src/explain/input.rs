@@ -1,7 +1,7 @@
 //! What is explained: counts, or stored messages that are counted here.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::File,
     io::{self, BufRead, BufReader, Cursor, Read},
     path::{Path, PathBuf},
@@ -16,6 +16,9 @@ use crate::detect::{Key, Settings};
 /// What is looked at to tell counts from messages, bytes.
 const BEGINNING: usize = 4096;
 
+/// Series that are not of a source: the total and the severities.
+const SERIES_WITHOUT_SOURCES: usize = 10;
+
 /// The longest line of counts, bytes.
 const MAX_LINE: u64 = 4096;
 
@@ -25,6 +28,8 @@ pub(super) struct Counts {
     pub(super) series: BTreeMap<Key, BTreeMap<u64, u64>>,
     first: Option<u64>,
     last: u64,
+    /// Of all series together.
+    intervals: u64,
 }
 
 impl Counts {
@@ -37,11 +42,24 @@ impl Counts {
         (self.first.unwrap_or(0), self.last)
     }
 
-    fn add(&mut self, key: Key, interval: u64, count: u64) {
-        self.first = Some(self.first.map_or(interval, |first| first.min(interval)));
-        self.last = self.last.max(interval);
-        let sum = self.series.entry(key).or_default().entry(interval).or_default();
-        *sum = sum.saturating_add(count);
+    /// Adds to an interval. An error when there are too many of them: memory has an end, and input may have none.
+    fn add(&mut self, key: Key, interval: u64, count: u64) -> anyhow::Result<()> {
+        let (first, last) = (self.first.map_or(interval, |first| first.min(interval)), self.last.max(interval));
+        if last - first >= super::MAX_INTERVALS {
+            bail!("more than {} intervals from the first to the last", super::MAX_INTERVALS);
+        }
+        (self.first, self.last) = (Some(first), last);
+        match self.series.entry(key).or_default().entry(interval) {
+            Entry::Occupied(mut sum) => *sum.get_mut() = sum.get().saturating_add(count),
+            Entry::Vacant(place) => {
+                place.insert(count);
+                self.intervals += 1;
+            }
+        }
+        if self.intervals > super::MAX_INTERVALS {
+            bail!("more than {} intervals of all series together", super::MAX_INTERVALS);
+        }
+        Ok(())
     }
 }
 
@@ -55,15 +73,11 @@ pub(super) fn read(files: &[PathBuf], settings: &Settings) -> anyhow::Result<Cou
             false => Box::new(File::open(path).with_context(|| format!("cannot open {shown}"))?),
         };
         read_one(reader, settings, &mut counts).with_context(|| format!("cannot explain {shown}"))?;
-        let limit = super::MAX_INTERVALS as usize;
-        if counts.series.values().map(BTreeMap::len).sum::<usize>() > limit {
-            bail!("more than {limit} intervals of all series together");
-        }
     }
     Ok(counts)
 }
 
-fn read_one(mut reader: impl Read, settings: &Settings, counts: &mut Counts) -> anyhow::Result<()> {
+pub(super) fn read_one(mut reader: impl Read, settings: &Settings, counts: &mut Counts) -> anyhow::Result<()> {
     let mut beginning = Vec::new();
     reader.by_ref().take(BEGINNING as u64).read_to_end(&mut beginning)?;
     let is_stored = beginning.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
@@ -80,24 +94,21 @@ fn read_one(mut reader: impl Read, settings: &Settings, counts: &mut Counts) -> 
 fn read_stored(reader: impl Read, settings: &Settings, counts: &mut Counts) -> anyhow::Result<()> {
     let mut lines = Lines::read(reader)?;
     let mut skipped = 0_u64;
-    while let Some((_, message)) = lines.next_line()? {
+    while let Some((number, message)) = lines.next_line()? {
         let Some(message) = message else {
             skipped += 1;
             continue;
         };
         let interval = message.captured_at_ns / settings.interval_ns;
-        if settings.total {
-            counts.add(Key::Total, interval, 1);
+        let severity = || message.priority().map_or(8, |priority| priority.severity());
+        let total = settings.total.then_some(Key::Total);
+        let severity = settings.severities.then(|| Key::Severity(severity()));
+        let source = settings.sources.then(|| Key::Source(message.source.to_canonical()));
+        for key in [total, severity, source].into_iter().flatten() {
+            counts.add(key, interval, 1).with_context(|| format!("line {number}"))?;
         }
-        if settings.severities {
-            let severity = message.priority().map_or(8, |priority| priority.severity());
-            counts.add(Key::Severity(severity), interval, 1);
-        }
-        if settings.sources {
-            if counts.series.len() > settings.max_sources {
-                bail!("more than {} sources (SEKIWAKE_ANOMALY_SOURCES)", settings.max_sources);
-            }
-            counts.add(Key::Source(message.source.to_canonical()), interval, 1);
+        if counts.series.len() > settings.max_sources.saturating_add(SERIES_WITHOUT_SOURCES) {
+            bail!("line {number}: more than {} sources (SEKIWAKE_ANOMALY_SOURCES)", settings.max_sources);
         }
     }
     if skipped > 0 {
@@ -109,6 +120,7 @@ fn read_stored(reader: impl Read, settings: &Settings, counts: &mut Counts) -> a
 /// A number a line, or a time and a number.
 fn read_counts(mut reader: impl BufRead, settings: &Settings, counts: &mut Counts) -> anyhow::Result<()> {
     let (mut line, mut number, mut next) = (Vec::new(), 0_u64, counts.first.map_or(0, |_| counts.last + 1));
+    let mut is_first = true;
     loop {
         line.clear();
         if reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
@@ -132,18 +144,17 @@ fn read_counts(mut reader: impl BufRead, settings: &Settings, counts: &mut Count
             _ => (None, None),
         };
         let (Some(interval), Some(count)) = (interval, count) else {
-            // The heading of a table.
-            if number == 1 && !text.starts_with(|first: char| first.is_ascii_digit() || first == '-') {
+            // The heading of a table has no number in it, not even one that is none.
+            let is_heading =
+                fields.iter().all(|field| field.parse::<f64>().is_err() && field.parse::<Timestamp>().is_err());
+            if std::mem::take(&mut is_first) && is_heading {
                 continue;
             }
             let shown: String = text.chars().take(60).collect();
             bail!("line {number}: {shown:?} is no count, and no time and count");
         };
-        next = interval + 1;
-        counts.add(Key::Total, interval, count);
-        if counts.last - counts.first.unwrap_or(0) > super::MAX_INTERVALS {
-            bail!("line {number}: more than {} intervals from the first to the last", super::MAX_INTERVALS);
-        }
+        (next, is_first) = (interval + 1, false);
+        counts.add(Key::Total, interval, count).with_context(|| format!("line {number}"))?;
     }
 }
 

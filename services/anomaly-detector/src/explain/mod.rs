@@ -2,6 +2,8 @@
 
 mod input;
 mod picture;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -86,6 +88,11 @@ pub fn run(arguments: &Arguments, environment: &Environment) -> anyhow::Result<E
         bail!("there is nothing to explain: no counts and no messages");
     }
     let judged: Vec<(Key, Vec<Row>)> = judge(&settings, &counts)?;
+    // Before the table: who reads that may stop early.
+    if let (Some(path), Some((key, rows))) = (&arguments.svg, judged.first()) {
+        let picture = picture::draw(*key, rows, &settings);
+        fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match arguments.json {
         true => write_json(&mut out, &judged, arguments.anomalies),
@@ -94,10 +101,6 @@ pub fn run(arguments: &Arguments, environment: &Environment) -> anyhow::Result<E
     match written.and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
         result => result?,
-    }
-    if let (Some(path), Some((key, rows))) = (&arguments.svg, judged.first()) {
-        let picture = picture::draw(*key, rows, &settings);
-        fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -174,7 +177,7 @@ fn write_table(
     settings: &Settings,
 ) -> io::Result<()> {
     let width = judged.iter().map(|(key, _)| key.to_string().len()).max().unwrap_or(5).max("series".len());
-    let columns = ["count", "average", "lower", "upper"].map(|column| format!("{column:>12}")).concat();
+    let columns = ["count", "average", "lower", "upper"].map(|column| format!(" {column:>11}")).concat();
     writeln!(out, "{:<20}  {:<width$}{columns}  verdict", "begin", "series")?;
     let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
     for (key, rows) in judged {
@@ -192,7 +195,7 @@ fn write_table(
             let alarm = if row.is_firing { "  alarm" } else { "" };
             writeln!(
                 out,
-                "{:<20}  {:<width$}{:>12}{average:>12}{lower:>12}{upper:>12}  {}{alarm}",
+                "{:<20}  {:<width$} {:>11} {average:>11} {lower:>11} {upper:>11}  {}{alarm}",
                 time(row.start_ns),
                 key.to_string(),
                 row.count,

@@ -12,8 +12,39 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 64.0;
 const BOTTOM: f64 = 48.0;
 
-/// About so many points are drawn: more cannot be seen.
-const MAX_POINTS: usize = 4000;
+/// So many groups of intervals are told apart: more cannot be seen.
+const MAX_GROUPS: usize = 4000;
+
+/// About so many times stand below.
+const MAX_TICKS: u64 = 8;
+
+/// What may lie between two of them, seconds.
+const TICK_STEPS: [u64; 24] = [
+    1,
+    2,
+    5,
+    10,
+    15,
+    30,
+    60,
+    120,
+    300,
+    600,
+    900,
+    1800,
+    3600,
+    7200,
+    10_800,
+    21_600,
+    43_200,
+    86_400,
+    172_800,
+    604_800,
+    2_592_000,
+    7_776_000,
+    31_536_000,
+    315_360_000,
+];
 
 /// Draws a series.
 pub(super) fn draw(key: Key, rows: &[Row], settings: &Settings) -> String {
@@ -32,7 +63,7 @@ pub(super) fn draw(key: Key, rows: &[Row], settings: &Settings) -> String {
          @media (prefers-color-scheme: dark) {{ svg {{ background: #15191e; color: #e4e8ec; --grid: #333b44; --band: #6aa9e0; --count: #e4e8ec; --high: #ff7a70; --low: #ffb74d; }} }}\n\
          text {{ fill: currentColor; }} .grid {{ stroke: var(--grid); }} .band {{ fill: var(--band); opacity: 0.18; }}\n\
          .average {{ stroke: var(--band); fill: none; stroke-width: 1.5; stroke-dasharray: 5 3; }}\n\
-         .count {{ stroke: var(--count); fill: none; stroke-width: 1.4; stroke-linejoin: round; }}\n\
+         .count {{ stroke: var(--count); fill: none; stroke-width: 1.4; stroke-linejoin: round; stroke-linecap: round; }}\n\
          .high {{ fill: var(--high); }} .low {{ fill: var(--low); }} .soft {{ opacity: 0.75; }}\n\
          </style>\n\
          <title>Syslog, {key}: messages in {} s</title>\n",
@@ -77,12 +108,41 @@ fn seconds(settings: &Settings) -> f64 {
     settings.interval_ns as f64 / 1e9
 }
 
-/// Of very many intervals those that matter: of each group the first, and all that are outside of the bands.
-fn thinned(rows: &[Row]) -> Vec<Row> {
-    let every = rows.len().div_ceil(MAX_POINTS).max(1);
-    let is_kept =
-        |(index, row): &(usize, &Row)| index % every == 0 || matches!(row.verdict, Verdict::High | Verdict::Low);
-    rows.iter().enumerate().filter(is_kept).map(|(_, row)| *row).collect()
+/// Of very many intervals those that matter: of each group the first, the lowest, the highest, and one over and one under the bands.
+pub(super) fn thinned(rows: &[Row]) -> Vec<Row> {
+    let each = rows.len().div_ceil(MAX_GROUPS).max(1);
+    let mut kept = Vec::new();
+    for group in rows.chunks(each) {
+        let mut indices = vec![0];
+        indices.extend((0..group.len()).min_by_key(|&index| group[index].count));
+        indices.extend((0..group.len()).max_by_key(|&index| group[index].count));
+        indices.extend(group.iter().position(|row| row.verdict == Verdict::High));
+        indices.extend(group.iter().position(|row| row.verdict == Verdict::Low));
+        indices.sort_unstable();
+        indices.dedup();
+        kept.extend(indices.into_iter().map(|index| group[index]));
+    }
+    kept
+}
+
+/// As short as it can be read beside a line: 1500, 20k, 3M.
+fn short(value: f64) -> String {
+    let units = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")];
+    match units.into_iter().find(|(least, _)| value >= *least) {
+        _ if value >= 1e15 => format!("{value:e}"),
+        Some((1e4, unit)) => format!("{}{unit}", value / 1e3),
+        Some((least, unit)) => format!("{}{unit}", value / least),
+        None => value.to_string(),
+    }
+}
+
+/// Round times from the first to the last interval; the first itself where there is none.
+fn ticks(first: u64, last: u64) -> Vec<u64> {
+    const NS: u64 = 1_000_000_000;
+    let fits = |step: &u64| last.saturating_sub(first) / (step * NS) < MAX_TICKS;
+    let step = TICK_STEPS.into_iter().find(fits).unwrap_or(u64::MAX / NS) * NS;
+    let ticks: Vec<u64> = (first.div_ceil(step)..=last / step).filter_map(|number| number.checked_mul(step)).collect();
+    if ticks.is_empty() { vec![first] } else { ticks }
 }
 
 /// The distance of the lines of the grid, and the topmost of them: 1, 2 or 5 times a power of ten.
@@ -99,9 +159,9 @@ fn legend(out: &mut String) {
     let items = [
         ("<line class=\"count\" x1=\"0\" x2=\"22\" y1=\"-4\" y2=\"-4\"/>", "count", 82.0),
         ("<line class=\"average\" x1=\"0\" x2=\"22\" y1=\"-4\" y2=\"-4\"/>", "average", 92.0),
-        ("<rect class=\"band\" x=\"0\" y=\"-11\" width=\"22\" height=\"13\"/>", "bands", 82.0),
+        ("<rect class=\"band\" x=\"0\" y=\"-11\" width=\"22\" height=\"13\"/>", "bands", 88.0),
         ("<circle class=\"high\" cx=\"11\" cy=\"-4\" r=\"4.5\"/>", "high", 72.0),
-        ("<circle class=\"low\" cx=\"11\" cy=\"-4\" r=\"4.5\"/>", "low", 40.0),
+        ("<circle class=\"low\" cx=\"11\" cy=\"-4\" r=\"4.5\"/>", "low", 54.0),
     ];
     let mut at = WIDTH - RIGHT - items.iter().map(|(_, _, width)| width).sum::<f64>();
     for (mark, name, width) in items {
@@ -117,26 +177,25 @@ fn grid(
     x: &impl Fn(u64) -> f64,
     y: &impl Fn(f64) -> f64,
 ) {
-    let mut value = 0.0;
-    while value <= top + step / 2.0 {
+    // Five lines or so, however high the numbers are.
+    for number in 0..=(top / step).round() as u32 {
+        let value = f64::from(number) * step;
         let at = y(value);
         let _ = writeln!(
             out,
             "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>",
+             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             WIDTH - RIGHT,
             LEFT - 8.0,
-            at + 4.5
+            at + 4.5,
+            short(value)
         );
-        value += step;
     }
-    const TICKS: u64 = 6;
-    for tick in 0..=TICKS {
-        let ns = first + (last.saturating_sub(first)) / TICKS * tick;
+    for ns in ticks(first, last) {
         let at = x(ns);
-        let anchor = match tick {
-            0 => "start",
-            TICKS => "end",
+        let anchor = match at {
+            ..110.0 => "start",
+            1150.0.. => "end",
             _ => "middle",
         };
         let shown = time(ns);
@@ -174,7 +233,8 @@ fn line(out: &mut String, class: &str, points: impl Iterator<Item = Option<(f64,
             is_open = false;
             continue;
         };
-        let _ = write!(path, "{}{x:.1} {y:.1}", if is_open { "L" } else { "M" });
+        // A point that stands alone is a line of no length.
+        let _ = if is_open { write!(path, "L{x:.1} {y:.1}") } else { write!(path, "M{x:.1} {y:.1}h0") };
         is_open = true;
     }
     if !path.is_empty() {

@@ -6,6 +6,7 @@
 //! ```
 //! A notifier has a thread and a bounded queue of its own: one that is dead delays neither the others nor the counting.
 
+mod attempt;
 mod backoff;
 mod message;
 mod queue;
@@ -61,10 +62,10 @@ impl Default for Patience {
 /// What an event is named by: an alarm's begin and its end have one id.
 type Name = (String, EventState);
 
-/// Events that some notifier still has to tell, by how many.
+/// Events that some notifier still has to tell: a bit for each that has.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    left: HashMap<Name, usize>,
+    left: HashMap<Name, u32>,
     told: Vec<Name>,
 }
 
@@ -84,7 +85,7 @@ impl Telling {
         let progress: Arc<Mutex<Progress>> = Arc::default();
         let mut queues = Vec::new();
         for notifier in notifiers.iter() {
-            let queue = Arc::new(Queue::new(scope, notifier.label()));
+            let queue = Arc::new(Queue::new(scope, notifier.label(), 1 << queues.len()));
             let worker = NotifierWorker::new(
                 notifier.clone(),
                 about.clone(),
@@ -107,12 +108,13 @@ impl Telling {
             let mut progress = lock(&self.progress);
             match self.queues.len() {
                 0 => progress.told.push(name),
-                count => drop(progress.left.insert(name, count)),
+                // 16 at most.
+                count => drop(progress.left.insert(name, (1 << count) - 1)),
             }
         }
         for queue in &self.queues {
             if let Some(lost) = queue.push(event.clone()) {
-                finish(&self.progress, &(lost.id, lost.state));
+                finish(&self.progress, queue.bit, &(lost.id, lost.state));
             }
         }
     }
@@ -122,17 +124,23 @@ impl Telling {
         std::mem::take(&mut lock(&self.progress).told)
     }
 
-    /// Says which alarms are on, for those who must be told again and again. Nothing, where somebody else tells them.
+    /// Says which alarms are on, for those who must be told again and again.
     pub fn set_firing(&self, firing: &[Event]) {
         self.queues.iter().for_each(|queue| queue.set_firing(firing.to_vec()));
     }
+
+    /// Somebody else tells from now on, also what waits here: whoever went on telling of an alarm would never hear of its end.
+    pub fn stand_by(&self) {
+        lock(&self.progress).left.clear();
+        self.queues.iter().for_each(|queue| queue.stand_by());
+    }
 }
 
-/// One notifier is done with an event.
-pub(crate) fn finish(progress: &Mutex<Progress>, name: &Name) {
+/// One notifier, that with this bit, is done with an event. To be done with it twice is no harm.
+pub(crate) fn finish(progress: &Mutex<Progress>, bit: u32, name: &Name) {
     let mut progress = lock(progress);
     let Some(left) = progress.left.get_mut(name) else { return };
-    *left -= 1;
+    *left &= !bit;
     if *left == 0 {
         progress.left.remove(name);
         progress.told.push(name.clone());

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Condvar, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prometheus::{IntCounter, IntGauge};
@@ -43,10 +43,13 @@ pub(super) enum Dropped {
     Refused,
     /// The time to stop was up. The next detector tells it.
     Shutdown,
+    /// Another detector counts now, and tells it.
+    HandedOver,
 }
 
 impl LossReason for Dropped {
-    const ALL: &'static [Dropped] = &[Dropped::QueueFull, Dropped::GaveUp, Dropped::Refused, Dropped::Shutdown];
+    const ALL: &'static [Dropped] =
+        &[Dropped::QueueFull, Dropped::GaveUp, Dropped::Refused, Dropped::Shutdown, Dropped::HandedOver];
 
     fn index(self) -> usize {
         self as usize
@@ -58,14 +61,25 @@ impl LossReason for Dropped {
             Dropped::GaveUp => "gave_up",
             Dropped::Refused => "refused",
             Dropped::Shutdown => "shutdown",
+            Dropped::HandedOver => "handed_over",
         }
     }
 }
 
 #[derive(Debug, Default)]
 struct State {
-    events: VecDeque<Event>,
-    firing: Option<Vec<Event>>,
+    /// With when they came.
+    events: VecDeque<(Instant, Event)>,
+    orders: Option<Orders>,
+}
+
+/// What a notifier is told beside events.
+#[derive(Debug)]
+pub(super) struct Orders {
+    /// The alarms that are on.
+    pub(super) firing: Vec<Event>,
+    /// What it was telling is told by somebody else.
+    pub(super) is_handed_over: bool,
 }
 
 /// See the module.
@@ -73,6 +87,8 @@ pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
     length: IntGauge,
+    /// Which of the notifiers it is.
+    pub(super) bit: u32,
     pub(super) dropped: Losses<Dropped>,
     pub(super) sent: IntCounter,
     pub(super) retries: IntCounter,
@@ -86,7 +102,7 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    pub(super) fn new(scope: &Scope, label: &str) -> Queue {
+    pub(super) fn new(scope: &Scope, label: &str, bit: u32) -> Queue {
         let labels = [("notifier", label)];
         let metrics = scope.metrics();
         let dropped = "Notifications that were given up, by notifier and reason.";
@@ -95,6 +111,7 @@ impl Queue {
         Queue {
             state: Mutex::default(),
             changed: Condvar::new(),
+            bit,
             length: metrics.gauge(names::QUEUE, "Notifications that wait.", &labels),
             dropped: scope.losses(names::DROPPED, dropped, format!("notifying {label}"), &labels),
             sent: metrics.counter(names::SENT, "Notifications that were accepted.", &labels),
@@ -106,11 +123,11 @@ impl Queue {
     /// Adds an event; gives the one that had to go for it.
     pub(super) fn push(&self, event: Event) -> Option<Event> {
         let mut state = lock(&self.state);
-        let lost = if state.events.len() >= MAX_EVENTS { state.events.pop_front() } else { None };
+        let lost = if state.events.len() >= MAX_EVENTS { state.events.pop_front().map(|(_, lost)| lost) } else { None };
         if lost.is_some() {
             self.dropped.add(Dropped::QueueFull, 1);
         }
-        state.events.push_back(event);
+        state.events.push_back((Instant::now(), event));
         self.length.set(state.events.len() as i64);
         self.changed.notify_all();
         lost
@@ -122,22 +139,40 @@ impl Queue {
 
     pub(super) fn set_firing(&self, mut firing: Vec<Event>) {
         firing.truncate(MAX_FIRING);
-        lock(&self.state).firing = Some(firing);
+        let mut state = lock(&self.state);
+        // Whoever has not yet heard of a hand-over still has to.
+        let is_handed_over = state.orders.take().is_some_and(|orders| orders.is_handed_over);
+        state.orders = Some(Orders { firing, is_handed_over });
         self.changed.notify_all();
     }
 
-    /// What fires, if somebody has said so since the last call.
-    pub(super) fn take_firing(&self) -> Option<Vec<Event>> {
-        lock(&self.state).firing.take()
+    /// Somebody else tells what waits, and what fires.
+    pub(super) fn stand_by(&self) {
+        self.dropped.add(Dropped::HandedOver, self.clear());
+        lock(&self.state).orders = Some(Orders { firing: Vec::new(), is_handed_over: true });
+        self.changed.notify_all();
     }
 
-    /// The oldest event; waits for one, or for something else to be said, for so long at most.
-    pub(super) fn pop(&self, patience: Duration) -> Option<Event> {
+    /// Forgets what waits: so many events.
+    pub(super) fn clear(&self) -> u64 {
+        let waited = std::mem::take(&mut lock(&self.state).events);
+        self.length.set(0);
+        waited.len() as u64
+    }
+
+    /// What has been said since the last call.
+    pub(super) fn take_orders(&self) -> Option<Orders> {
+        lock(&self.state).orders.take()
+    }
+
+    /// The oldest event, and when it came; waits for one, or for something else to be said, for so long at most.
+    pub(super) fn pop(&self, patience: Duration) -> Option<(Instant, Event)> {
         let state = lock(&self.state);
-        let waiting = |state: &mut State| state.events.is_empty() && state.firing.is_none();
+        let waiting = |state: &mut State| state.events.is_empty() && state.orders.is_none();
         let waited = self.changed.wait_timeout_while(state, patience, waiting);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        let event = state.events.pop_front();
+        // Orders come first: they may speak of the events.
+        let event = if state.orders.is_none() { state.events.pop_front() } else { None };
         self.length.set(state.events.len() as i64);
         event
     }

@@ -1,7 +1,7 @@
 //! Requests over HTTP, and datagrams.
 
 use std::{
-    io,
+    io::{self, BufRead, BufReader, Read},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context;
 use rustls::crypto::ring;
+use rustls_pki_types::CertificateDer;
 use ureq::{
     Agent,
     tls::{Certificate, RootCerts, TlsConfig, TlsProvider},
@@ -16,8 +17,8 @@ use ureq::{
 
 use super::Patience;
 
-/// The most of an answer that is read, bytes: what is wrong with a request stands at its beginning.
-const MAX_ANSWER: u64 = 64 << 10;
+/// The most of an answer's body that is read, bytes: what is wrong with a request stands at its beginning.
+const MAX_ANSWER: u64 = 4 << 10;
 
 /// The longest that an answer may have us wait.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
@@ -43,19 +44,25 @@ impl Http {
     /// # Errors
     /// Where TLS is needed, and the system has no certificates.
     pub(super) fn new(patience: &Patience, needs_tls: bool) -> anyhow::Result<Http> {
-        let mut tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()));
-        if needs_tls {
-            let found = rustls_native_certs::load_native_certs();
-            let certificates: Vec<Certificate<'static>> =
-                found.certs.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect();
-            if certificates.is_empty() {
-                let why = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
-                anyhow::bail!("no certificates to trust: {why}");
-            }
-            tls = tls.root_certs(RootCerts::new_with_certs(&certificates));
+        if !needs_tls {
+            return Ok(Http::trusting(patience, &[]));
         }
+        let found = rustls_native_certs::load_native_certs();
+        if found.certs.is_empty() {
+            let why = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
+            anyhow::bail!("no certificates to trust: {why}");
+        }
+        Ok(Http::trusting(patience, &found.certs))
+    }
+
+    /// With these authorities.
+    pub(super) fn trusting(patience: &Patience, authorities: &[CertificateDer<'_>]) -> Http {
+        let certificates: Vec<Certificate<'static>> =
+            authorities.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect();
+        let tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+            .root_certs(RootCerts::new_with_certs(&certificates));
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -70,7 +77,7 @@ impl Http {
             .user_agent(concat!("sekiwake-anomaly-detector/", env!("CARGO_PKG_VERSION")))
             .tls_config(tls.build())
             .build();
-        Ok(Http { agent: agent.into() })
+        Http { agent: agent.into() }
     }
 
     /// Posts JSON. `key` names what is posted, for those who must not take it twice.
@@ -92,14 +99,21 @@ impl Http {
         }
         let after = answer.headers().get("Retry-After").and_then(|after| after.to_str().ok()?.trim().parse().ok());
         let after = after.map(Duration::from_secs).map(|after| after.min(MAX_RETRY_AFTER));
-        let body = answer.body_mut().with_config().limit(MAX_ANSWER).lossy_utf8(true).read_to_string();
-        let first: String = body.unwrap_or_default().lines().next().unwrap_or_default().chars().take(200).collect();
+        let first = first_line(answer.body_mut().as_reader());
         let why = format!("status {status} {}", first.escape_debug());
         match status {
             408 | 425 | 429 | 500..=599 => Outcome::Later { why, after },
             _ => Outcome::Refused { why },
         }
     }
+}
+
+/// What an answer begins with, as far as it comes. The body has as long as the request.
+fn first_line(body: impl Read) -> String {
+    let mut beginning = Vec::new();
+    // What came before an error says more than the error.
+    let _ = BufReader::new(body.take(MAX_ANSWER)).read_until(b'\n', &mut beginning);
+    String::from_utf8_lossy(&beginning).trim().chars().take(200).collect()
 }
 
 /// Sends one datagram. The name is looked up each time: what it stands for may change.
@@ -120,5 +134,105 @@ pub(super) fn send(host: &str, port: u16, datagram: &[u8]) -> Outcome {
     match sent() {
         Ok(()) => Outcome::Told,
         Err(error) => Outcome::Later { why: error.to_string(), after: None },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        net::TcpListener,
+        thread::{self, JoinHandle},
+    };
+
+    use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+    use rustls::{ServerConfig, ServerConnection, Stream};
+    use rustls_pki_types::PrivateKeyDer;
+
+    use super::*;
+
+    struct Authority {
+        issuer: Issuer<'static, KeyPair>,
+        certificate: Certificate,
+    }
+
+    impl Authority {
+        fn new() -> Authority {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.self_signed(&key).unwrap();
+            Authority { issuer: Issuer::new(params, key), certificate }
+        }
+
+        /// Answers one request with 200, with a certificate for this name; gives its port.
+        fn serve(&self, name: &str, is_expired: bool) -> (u16, JoinHandle<()>) {
+            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            if is_expired {
+                (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+            }
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.signed_by(&key, &self.issuer).unwrap();
+            let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+            let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.der().clone()], key)
+                .unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let thread = thread::spawn(move || {
+                let mut socket = listener.accept().unwrap().0;
+                let mut connection = ServerConnection::new(Arc::new(config)).unwrap();
+                let mut stream = Stream::new(&mut connection, &mut socket);
+                let (mut request, mut read) = (Vec::new(), [0; 4096]);
+                while !request.ends_with(b"{}") {
+                    match stream.read(&mut read) {
+                        Ok(length @ 1..) => request.extend_from_slice(&read[..length]),
+                        // A client that does not trust it.
+                        _ => return,
+                    }
+                }
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            });
+            (port, thread)
+        }
+
+        fn http(&self) -> Http {
+            Http::trusting(&Patience::default(), &[self.certificate.der().clone()])
+        }
+    }
+
+    fn post(http: &Http, port: u16) -> Outcome {
+        http.post(&format!("https://localhost:{port}/hook?token=secret"), Some("Basic secret"), None, b"{}")
+    }
+
+    #[test]
+    fn a_certificate_is_trusted_for_its_name_its_time_and_its_authority_and_what_is_wrong_with_it_is_said() {
+        let (ours, other) = (Authority::new(), Authority::new());
+        let (port, server) = ours.serve("localhost", false);
+        let outcome = post(&ours.http(), port);
+        assert!(matches!(outcome, Outcome::Told), "{outcome:?}");
+        server.join().unwrap();
+        for (http, name, is_expired) in [
+            (other.http(), "localhost", false),
+            (ours.http(), "other.example.net", false),
+            (ours.http(), "localhost", true),
+            (Http::trusting(&Patience::default(), &[]), "localhost", false),
+        ] {
+            let (port, server) = ours.serve(name, is_expired);
+            let outcome = post(&http, port);
+            let Outcome::Later { why, after: None } = &outcome else { panic!("{name} {is_expired}: {outcome:?}") };
+            assert!(why.contains("certificate") && !why.contains("secret"), "{name} {is_expired}: {why}");
+            server.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn of_what_is_refused_the_first_line_is_kept_and_nothing_else() {
+        assert_eq!(first_line(&b"no such alert \xff\r\nmore"[..]), "no such alert \u{fffd}");
+        assert_eq!(first_line(io::repeat(b'a')), "a".repeat(200));
+        assert_eq!(first_line(io::empty()), "");
     }
 }

@@ -91,7 +91,10 @@ impl Notifier {
         };
         let authority = uri.authority().ok_or("a host is missing")?;
         let (host, port) = (authority.host(), authority.port_u16());
-        if host.is_empty() || port == Some(0) {
+        // What is too large for a port is none to the parser.
+        let after_userinfo = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, rest)| rest);
+        let has_port = after_userinfo.len() > host.len();
+        if host.is_empty() || port == Some(0) || has_port != port.is_some() {
             return Err("a host, and a port from 1 to 65535".to_owned());
         }
         let userinfo = authority.as_str().rsplit_once('@').map(|(userinfo, _)| decode(userinfo)).transpose()?;
@@ -153,7 +156,7 @@ fn options(query: &str) -> Result<Vec<(String, String)>, String> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| {
-            let (name, value) = pair.split_once('=').ok_or_else(|| format!("{pair}: an option and its value"))?;
+            let (name, value) = pair.split_once('=').ok_or("an option without a value, after the ?")?;
             Ok((name.to_owned(), decode(value)?))
         })
         .collect()
@@ -259,6 +262,9 @@ mod tests {
             "webhook+http://:80",
             "webhook+http://h:0",
             "webhook+http://h:99999",
+            "webhook+http://me:secret@h:70000",
+            "syslog+udp://h:",
+            "alertmanager+http://h?secret",
             "syslog+udp://h/path",
             "syslog+udp://h?x=1",
             "syslog+udp://h?facility=99",
