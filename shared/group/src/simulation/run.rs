@@ -25,12 +25,14 @@ pub(super) enum Scenario {
     Versions,
     /// As with restarts of the proxy, and one member has all shards.
     OneWorks,
+    /// Members come and go as they should, and one has all shards.
+    OneWorksGraceful,
 }
 
 impl Scenario {
     /// Whether nothing crashes and nothing is slow.
     fn is_graceful(self) -> bool {
-        matches!(self, Scenario::Graceful | Scenario::Versions)
+        matches!(self, Scenario::Graceful | Scenario::Versions | Scenario::OneWorksGraceful)
     }
 
     fn restarts(self) -> bool {
@@ -44,7 +46,8 @@ impl Scenario {
             Scenario::Restarts => "restarts_of_the_proxy",
             Scenario::LittleMemory => "with_little_memory",
             Scenario::Versions => "members_of_several_versions",
-            Scenario::OneWorks => "where_one_works",
+            Scenario::OneWorks => "where_one_works_the_others",
+            Scenario::OneWorksGraceful => "where_one_works_a_graceful",
         }
     }
 }
@@ -76,7 +79,7 @@ pub(super) fn run(seed: u64, scenario: Scenario, mutant: Option<Mutant>, tracing
         bytes: 20..400,
         pause: MILLISECOND..40 * MILLISECOND,
         versions: scenario == Scenario::Versions,
-        one_works: scenario == Scenario::OneWorks,
+        one_works: matches!(scenario, Scenario::OneWorks | Scenario::OneWorksGraceful),
         roomy: false,
         mutant,
         slow_work: !scenario.is_graceful(),
