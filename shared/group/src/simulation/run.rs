@@ -220,7 +220,7 @@ fn recover(world: &mut World, proxy_is_down: bool) -> u64 {
     while world.time < end && world.failure.is_none() {
         world.run_until(world.time + 100 * MILLISECOND);
         let drained = world.publishers.iter().all(|node| !node.alive || node.machine.is_drained());
-        if !drained || uneven(world).is_some() || unknown_destination(world).is_some() {
+        if !drained || uneven(world).is_some() || unknown_destination(world).is_some() || is_behind(world) {
             whole_since = None;
         } else if world.time > *whole_since.get_or_insert(world.time) + SECOND && world.time > time + 8 * SECOND {
             break;
@@ -258,6 +258,9 @@ fn judge(world: &World, scenario: Scenario) -> Result<(), String> {
     if let Some(unknown) = unknown_destination(world) {
         return Err(unknown);
     }
+    if is_behind(world) {
+        return Err("some member never has all that was published".to_owned());
+    }
     judge_protocol(world)?;
     let repaired: u64 = world.publishers.iter().map(|node| node.machine.repaired_bytes()).sum();
     let most = world.publishers.len() as u64 * (world.time / SECOND + 1) * (world.shape.repair_bytes_per_second + 4096);
@@ -280,6 +283,15 @@ fn uneven(world: &World) -> Option<Vec<usize>> {
     let (low, high) = (64 / counts.len(), 64_usize.div_ceil(counts.len()));
     let even = counts.iter().sum::<usize>() == 64 && counts.iter().all(|count| (low..=high).contains(count));
     (!even).then_some(counts)
+}
+
+/// Whether some member has not received or not done what was published. A publisher that drained while the group was away waits for
+/// nobody.
+fn is_behind(world: &World) -> bool {
+    staying(world).any(|node| {
+        let status = node.machine.status(node.clock.local(world.time));
+        status.outstanding_bytes > 0 || !node.machine.has_received_all()
+    })
 }
 
 /// The members that stay and are in the group.
