@@ -55,7 +55,10 @@ const _: () = assert!(2 * SUBSCRIBER_MESSAGES >= 32_000 * 3 / 10);
 
 /// Events that wait for a relay.
 const EVENT_MESSAGES: i32 = 256;
-/// How long the last of them may take to leave.
+/// Subscriptions that wait until whoever publishes events looks at them, which is not as often as a publisher of data does. Where they are
+/// too many, libzmq reads no heartbeats either, and breaks the connection.
+const EVENT_SUBSCRIPTIONS: i32 = 1_000;
+/// How long the last events may take to leave.
 const EVENT_LINGER: Duration = Duration::from_millis(200);
 
 /// Subscriptions in the pipe from one peer. libzmq empties this pipe whenever it looks at it, and looks again for as long as
@@ -139,7 +142,7 @@ impl Bus {
         self.socket("event publisher", zmq::XPUB, End::Client(keys), |socket| {
             socket.set_linger(milliseconds(EVENT_LINGER))?;
             socket.set_sndhwm(EVENT_MESSAGES)?;
-            socket.set_rcvhwm(SUBSCRIPTION_MESSAGES)?;
+            socket.set_rcvhwm(EVENT_SUBSCRIPTIONS)?;
             socket.set_maxmsgsize(MAX_SUBSCRIPTION_BYTES)?;
             nodrop(socket, true)
         })
