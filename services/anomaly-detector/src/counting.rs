@@ -171,6 +171,7 @@ impl Counting {
     pub(crate) fn run(mut self, worker: &Worker) -> anyhow::Result<()> {
         loop {
             worker.beat();
+            self.publisher.tend();
             self.follow();
             let is_behind = self.held_bytes >= ENOUGH_HELD_BYTES;
             self.subscriber.set_has_enough(is_behind);

@@ -9,7 +9,7 @@ use std::{
 
 use sekiwake_bus::{Bus, BusError, EVENT_PREFIX, EventSubscriber, Subscriber, Subscribing};
 use sekiwake_json::{Payload, write_line};
-use sekiwake_record::Topic;
+use sekiwake_record::{Name, Topic};
 use sekiwake_runtime::{About, Metrics, Stop, Tool};
 use sekiwake_settings::Reader;
 
@@ -48,8 +48,12 @@ impl Tool for Tap {
 
     fn run(arguments: Arguments, settings: Subscribing, stop: &Stop) -> anyhow::Result<ExitCode> {
         let (bus, metrics) = (Bus::default(), Metrics::new("tap"));
-        let (of_events, of_records): (Vec<String>, Vec<String>) =
-            arguments.topics.into_iter().partition(|prefix| selects_events(prefix));
+        let mut of_events = filtered(&arguments.topics, selects_events);
+        // Whoever asks for everything is not sent the records on this connection too.
+        for prefix in of_events.iter_mut().filter(|prefix| EVENT_PREFIX.starts_with(&***prefix)) {
+            EVENT_PREFIX.clone_into(prefix);
+        }
+        let of_records = filtered(&arguments.topics, selects_records);
         let mut sources = Sources { records: None, events: None };
         if !of_records.is_empty() {
             sources.records = Some(Subscriber::connect(&bus, &settings, &of_records, &metrics, None)?);
@@ -112,13 +116,26 @@ fn print(sources: &mut Sources, out: &mut impl Write, mut left: u64, stop: &Stop
     Ok(())
 }
 
+fn filtered(prefixes: &[String], selects: fn(&str) -> bool) -> Vec<String> {
+    prefixes.iter().filter(|prefix| selects(prefix)).cloned().collect()
+}
+
+/// Whether a prefix selects events, of all publishers or of those whose names may begin like this.
 fn selects_events(prefix: &str) -> bool {
-    prefix.starts_with(EVENT_PREFIX) || !prefix.is_empty() && EVENT_PREFIX.starts_with(prefix)
+    match prefix.strip_prefix(EVENT_PREFIX) {
+        Some("") => true,
+        Some(name) => Name::new(name.strip_suffix('/').unwrap_or(name)).is_ok(),
+        None => EVENT_PREFIX.starts_with(prefix),
+    }
+}
+
+fn selects_records(prefix: &str) -> bool {
+    Topic::all().any(|topic| topic.as_str().starts_with(prefix))
 }
 
 /// A prefix that selects topics: with another one the tap would wait for ever.
 fn topic_prefix(text: &str) -> Result<String, String> {
-    match selects_events(text) || Topic::all().any(|topic| topic.as_str().starts_with(text)) {
+    match selects_events(text) || selects_records(text) {
         true => Ok(text.to_owned()),
         false => {
             Err("topics are syslog/, xflow/ and snmptrap/ with a shard from 00 to 3f, anomaly/ with a publisher's name, or any \

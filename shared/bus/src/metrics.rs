@@ -39,7 +39,7 @@ pub mod names {
     pub const RELAY_PASSED_RECORDS: &str = "sekiwake_relay_passed_records_total";
     /// Events that the relay passed on.
     pub const RELAY_EVENTS: &str = "sekiwake_relay_events_total";
-    /// Events that were to be published, by outcome: `published` (with or without a subscriber), `no_room`, `refused`.
+    /// Events that were to be published, by outcome: `published`, `no_subscriber`, `no_room`, `refused` (no JSON object, or too large).
     pub const EVENTS: &str = "sekiwake_bus_events_total";
     /// Messages that the relay refused, by reason.
     pub const RELAY_REFUSED_MESSAGES: &str = "sekiwake_relay_refused_messages_total";
@@ -208,6 +208,7 @@ impl RelayMetrics {
 /// Of who publishes events, by what became of them.
 pub(crate) struct EventMetrics {
     pub(crate) published: IntCounter,
+    pub(crate) no_subscriber: IntCounter,
     pub(crate) no_room: IntCounter,
     pub(crate) refused: IntCounter,
 }
@@ -217,7 +218,12 @@ impl EventMetrics {
         let of = |outcome| {
             metrics.counter(names::EVENTS, "Events that were to be published, by outcome.", &[("outcome", outcome)])
         };
-        EventMetrics { published: of("published"), no_room: of("no_room"), refused: of("refused") }
+        EventMetrics {
+            published: of("published"),
+            no_subscriber: of("no_subscriber"),
+            no_room: of("no_room"),
+            refused: of("refused"),
+        }
     }
 }
 

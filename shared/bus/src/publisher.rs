@@ -21,7 +21,7 @@ use crate::{
     refusals::{Handover, Refusals},
     settings::Controlling,
     socket::{Bus, Connections, HOLD_TOPIC, LINGER_ACCURACY, SUBSCRIPTION_BURST, milliseconds, uninterrupted},
-    subscriptions::{Change, Subscriptions},
+    subscriptions::{Change, Subscriptions, selects_data},
 };
 
 /// How often a stream says where it stands.
@@ -647,7 +647,7 @@ impl Publisher {
             let change = self.subscriptions.change(first == 1, prefix);
             if change == Change::Added {
                 asked |= matches!(prefix, [] | [b'@', ..]);
-                if !prefix.starts_with(b"@") {
+                if selects_data(prefix) {
                     self.watch.subscribed();
                 }
             }

@@ -55,6 +55,11 @@ const _: () = assert!(2 * SUBSCRIBER_MESSAGES >= 32_000 * 3 / 10);
 
 /// Events that wait for a relay.
 const EVENT_MESSAGES: i32 = 256;
+/// Subscriptions that wait until whoever publishes events looks at them, which is not as often as a publisher of data does. Where they are
+/// too many, libzmq reads no heartbeats either, and breaks the connection.
+const EVENT_SUBSCRIPTIONS: i32 = 1_000;
+/// How long the last events may take to leave.
+const EVENT_LINGER: Duration = Duration::from_millis(200);
 
 /// Subscriptions in the pipe from one peer. libzmq empties this pipe whenever it looks at it, and looks again for as long as
 /// there is more: a long pipe would let a peer that floods keep it there.
@@ -131,10 +136,13 @@ impl Bus {
         })
     }
 
-    /// For events, which are few: what there is no room for is refused and not waited for.
+    /// For events, which are few: what there is no room for is refused and not waited for. What was taken last goes out when the
+    /// publisher ends, if it can.
     pub(crate) fn event_publisher(&self, keys: Option<&ClientKeys>) -> Result<zmq::Socket, BusError> {
-        self.socket("event publisher", zmq::PUB, End::Client(keys), |socket| {
+        self.socket("event publisher", zmq::XPUB, End::Client(keys), |socket| {
+            socket.set_linger(milliseconds(EVENT_LINGER))?;
             socket.set_sndhwm(EVENT_MESSAGES)?;
+            socket.set_rcvhwm(EVENT_SUBSCRIPTIONS)?;
             socket.set_maxmsgsize(MAX_SUBSCRIPTION_BYTES)?;
             nodrop(socket, true)
         })

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use crate::{
     BusError, Subscribing, Tracker,
+    events::is_event_topic,
     metrics::SubscriberMetrics,
     socket::{Bus, Connections, milliseconds, uninterrupted},
     tracker::MAX_SEQUENCE,
@@ -182,6 +183,8 @@ impl Subscriber {
             (None, [Some(frame), None]) if topic.starts_with(Announcement::TOPIC_PREFIX.as_bytes()) => {
                 Announcement::decode(&frame).and_then(|announcement| self.announced(&announcement)).map(|()| None)
             }
+            // Who subscribes to everything gets these too.
+            (None, _) if count == 1 && is_event_topic(&topic) => Ok(None),
             _ => Err(DecodeError::Malformed { part: "message", reason: format!("{count} parts after the topic") }),
         };
         Ok(delivery.unwrap_or_else(|error| {

@@ -92,6 +92,11 @@ impl Subscriptions {
         self.selected_by[topic.index()] > 0
     }
 
+    /// Whether one of the prefixes selects the topic of this name. Looks at all of them: for what is rare.
+    pub(crate) fn select(&self, topic: &[u8]) -> bool {
+        self.prefixes.iter().any(|prefix| topic.starts_with(prefix))
+    }
+
     /// How many topics of this kind somebody wants.
     pub(crate) fn wanted_topics(&self, kind: Kind) -> usize {
         Topic::all().filter(|&topic| topic.kind == kind && self.wants(topic)).count()
@@ -107,6 +112,11 @@ impl Subscriptions {
 fn selects_events(prefix: &[u8]) -> bool {
     let all = EVENT_PREFIX.as_bytes();
     prefix.len() <= MAX_OWN_BYTES && !prefix.is_empty() && (prefix.starts_with(all) || all.starts_with(prefix))
+}
+
+/// Whether a prefix selects data topics.
+pub(crate) fn selects_data(prefix: &[u8]) -> bool {
+    selected(prefix).next().is_some()
 }
 
 /// The data topics that a prefix selects.
@@ -186,6 +196,26 @@ mod tests {
         subscriptions.change(false, b"@stream/1/");
         let long = format!("@stream/{}", "x".repeat(MAX_OWN_BYTES));
         assert_eq!(subscriptions.change(true, long.as_bytes()), Change::Refused);
+    }
+
+    #[test]
+    fn events_can_be_subscribed_to_and_are_no_data() {
+        let mut subscriptions = Subscriptions::default();
+        for prefix in ["a", "anomaly", "anomaly/", "anomaly/watch-1/"] {
+            assert_eq!(subscriptions.change(true, prefix.as_bytes()), Change::Added, "{prefix}");
+            assert!(subscriptions.select(b"anomaly/watch-1/") && !selects_data(prefix.as_bytes()), "{prefix}");
+            assert_eq!(wanted(&subscriptions), 0, "{prefix}");
+            assert_eq!(subscriptions.change(false, prefix.as_bytes()), Change::Removed, "{prefix}");
+        }
+        for prefix in ["anomalies", "anomaly/\0".repeat(20).as_str(), "b"] {
+            assert_eq!(subscriptions.change(true, prefix.as_bytes()), Change::Refused, "{prefix}");
+        }
+        assert_eq!(subscriptions.change(true, b""), Change::Added);
+        assert!(subscriptions.select(b"anomaly/watch-1/"));
+        let changes: Vec<Change> = (0..MAX_OWN + 10)
+            .map(|number| subscriptions.change(true, format!("anomaly/{number}/").as_bytes()))
+            .collect();
+        assert_eq!(changes[MAX_OWN..], [Change::Refused; 10]);
     }
 
     #[test]

@@ -53,6 +53,15 @@ impl Source {
         while self.socket.recv_bytes(0).unwrap()[1..] != *prefix.as_bytes() {}
     }
 
+    /// Records and events have a connection each, and their subscriptions come in any order.
+    fn wait_for_subscriptions(&self, prefixes: &[&str]) {
+        let mut left: Vec<&str> = prefixes.to_vec();
+        while !left.is_empty() {
+            let subscription = self.socket.recv_bytes(0).unwrap();
+            left.retain(|prefix| subscription[1..] != *prefix.as_bytes());
+        }
+    }
+
     fn send(&mut self, topic: &str, payloads: &[&[u8]]) {
         let mut batch = BatchBuilder::new(Vec::new());
         for payload in payloads {
@@ -123,6 +132,36 @@ fn it_ends_after_so_many_records_and_listens_to_the_topics_it_was_given() {
 }
 
 #[test]
+fn each_event_is_one_line_alone_and_beside_records_and_what_is_none_is_passed_over() {
+    for (topics, subscriptions) in [
+        (&["anomaly/"][..], &["anomaly/"][..]),
+        (&["anomaly/", "syslog/"], &["anomaly/", "syslog/"]),
+        (&[""], &["", "anomaly/"]),
+    ] {
+        let mut source = Source::new();
+        let mut tap = Process::spawn(source.tap(topics)).unwrap();
+        source.wait_for_subscriptions(subscriptions);
+        let events: [&[u8]; 5] =
+            [b"{ \"summary\" :\n \"a\\nb \\u001b[31m\" }", b"[]", b"{\"a\":\"\n\"}", b"\xff", b"{\"b\":2}"];
+        for body in events {
+            source.socket.send_multipart([b"anomaly/w/", body], 0).unwrap();
+        }
+        source.socket.send_multipart([b"anomaly/w/".as_slice(), b"{}", b"{}"], 0).unwrap();
+        let both = topics != ["anomaly/"];
+        if both {
+            source.send("syslog/00", &[b"hello"]);
+        }
+        let count = if both { 3 } else { 2 };
+        let lines =
+            wait_for_some("the lines", LONG, || Some(tap.stdout()).filter(|lines| lines.len() == count)).unwrap();
+        let (records, events): (Vec<&String>, Vec<&String>) = lines.iter().partition(|line| line.contains("payload"));
+        assert_eq!(events, [r#"{"summary":"a\nb \u001b[31m"}"#, r#"{"b":2}"#]);
+        assert_eq!(records.len(), count - 2);
+        assert_eq!(tap.stop(LONG).unwrap().code(), Some(0));
+    }
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_ends_it_with_status_0() {
     let mut source = Source::new();
     let mut tap = source.tap(&["syslog/"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -167,13 +206,26 @@ fn a_tap_whose_lines_nobody_reads_ends_soon_after_one_sigterm_with_status_1() {
 #[test]
 fn a_topic_that_cannot_exist_is_refused_with_those_that_can() {
     let source = Source::new();
-    for topic in ["foo", "syslog/40", "syslog/0A", "syslogs", "@stream/"] {
+    for topic in ["foo", "syslog/40", "syslog/0A", "syslogs", "@stream/", "anomalies", "anomaly//", "anomaly/a b/"] {
         let mut tap = Process::spawn(source.tap(&["--count", "0", topic])).unwrap();
         assert_eq!(tap.wait(LONG).unwrap().code(), Some(2), "{topic}");
         let said = tap.stderr().join("\n");
         assert!(said.contains(topic) && said.contains("syslog/, xflow/ and snmptrap/"), "{said}");
     }
-    for topic in ["", "s", "sys", "syslog", "syslog/", "syslog/0", "syslog/0a", "xflow/3f"] {
+    for topic in [
+        "",
+        "s",
+        "sys",
+        "syslog",
+        "syslog/",
+        "syslog/0",
+        "syslog/0a",
+        "xflow/3f",
+        "a",
+        "anomaly/",
+        "anomaly/w",
+        "anomaly/w/",
+    ] {
         let mut tap = Process::spawn(source.tap(&["--count", "0", topic])).unwrap();
         assert_eq!(tap.wait(LONG).unwrap().code(), Some(0), "{topic}");
     }

@@ -1,12 +1,15 @@
 //! The control plane over real sockets: members that share topics, and peers that mean no good.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use sekiwake_bus::{
-    Bus, ControlPlane, ControlPlaneSettings, Controlling, GroupSubscriber, GroupSubscriberSettings, Overflow, Producer,
-    Publisher, PublisherSettings, Subscribing, names,
+    Bus, ControlPlane, ControlPlaneSettings, Controlling, GroupDelivery, GroupSubscriber, GroupSubscriberSettings,
+    Overflow, Producer, Publisher, PublisherSettings, Subscribing, names,
 };
-use sekiwake_record::{Kind, Name};
+use sekiwake_record::{Kind, Name, Topic};
 use sekiwake_runtime::Metrics;
 use sekiwake_testkit::wait::wait_for;
 
@@ -95,10 +98,16 @@ struct TestMember {
     metrics: Metrics,
     member: Member,
     received: u64,
+    /// By topic: the sequence number after the last that came.
+    next: HashMap<Topic, u64>,
 }
 
 impl TestMember {
     fn start(proxy: &TestProxy) -> TestMember {
+        TestMember::of(proxy, false)
+    }
+
+    fn of(proxy: &TestProxy, one_works: bool) -> TestMember {
         let member = Member::new("2s");
         let settings = GroupSubscriberSettings {
             subscribing: Subscribing { endpoints: vec![proxy.relay.subscribe.clone()], keys: None },
@@ -107,12 +116,12 @@ impl TestMember {
             label: Name::new("m1").unwrap(),
             kind: Kind::Syslog,
             start_age: Duration::from_secs(30),
-            one_works: false,
+            one_works,
             notes: false,
         };
         let told = (member.scope.readiness("lease"), member.scope.status("group"));
         let subscriber = GroupSubscriber::connect(&Bus::default(), settings, member.metrics(), told).unwrap();
-        TestMember { subscriber, metrics: member.metrics().clone(), member, received: 0 }
+        TestMember { subscriber, metrics: member.metrics().clone(), member, received: 0, next: HashMap::new() }
     }
 
     fn pump_until(&mut self, what: &str, condition: impl Fn(&TestMember) -> bool) {
@@ -120,9 +129,20 @@ impl TestMember {
         while !condition(self) {
             assert!(Instant::now() < end, "{what}: {} received\n{}", self.received, self.metrics.text());
             if let Some(delivery) = self.subscriber.receive(Duration::from_millis(20)).unwrap() {
-                self.received += delivery.batch.len() as u64;
+                self.take(&delivery);
             }
         }
+    }
+
+    /// Takes a delivery, which says where it stands.
+    fn take(&mut self, delivery: &GroupDelivery) {
+        let count = delivery.batch.len() as u64;
+        self.received += count;
+        let next = self.next.insert(delivery.topic, delivery.first_sequence + count);
+        assert!(next.is_none_or(|next| next == delivery.first_sequence));
+        assert_eq!(&*delivery.stream.name, "wire-1");
+        let at = record(&[]).captured_at_ns;
+        assert_eq!((delivery.first_captured_at_ns, delivery.last_captured_at_ns), (at, at));
     }
 
     fn owned(&self) -> u64 {
@@ -144,25 +164,54 @@ fn a_member_that_comes_after_the_data_is_given_all_of_it_from_the_publishers_mem
     assert_eq!(value(stream.member.metrics(), names::WAITING_RECORDS), 0);
 }
 
+/// Both take what comes until the condition holds.
+fn both(
+    one: &mut TestMember,
+    other: &mut TestMember,
+    what: &str,
+    condition: &dyn Fn(&TestMember, &TestMember) -> bool,
+) {
+    let end = Instant::now() + LONG;
+    while !condition(one, other) {
+        assert!(Instant::now() < end, "{what}: {} and {} owned", one.owned(), other.owned());
+        for member in [&mut *one, &mut *other] {
+            while let Some(delivery) = member.subscriber.receive(Duration::from_millis(5)).unwrap() {
+                member.take(&delivery);
+            }
+        }
+    }
+}
+
+#[test]
+fn where_one_works_the_other_gets_nothing_until_the_first_leaves_and_then_everything_that_follows() {
+    let proxy = TestProxy::start();
+    let stream = TestStream::start(&proxy, 16 << 20);
+    let mut one = TestMember::of(&proxy, true);
+    one.pump_until("all shards", |member| member.owned() == 64);
+    let mut other = TestMember::of(&proxy, true);
+    other.pump_until("a lease", |member| member.subscriber.has_lease());
+    stream.publish(64, 100);
+    both(&mut one, &mut other, "everything", &|one, _| one.received == 6_400);
+    assert!(one.subscriber.owns_all() && one.subscriber.has_received_all());
+    assert_eq!((other.received, other.owned()), (0, 0));
+    one.subscriber.leave();
+    both(&mut one, &mut other, "all shards", &|one, other| {
+        assert!(!one.subscriber.owns_all() || !other.subscriber.owns_all());
+        one.subscriber.has_left() && other.subscriber.owns_all()
+    });
+    stream.publish(64, 100);
+    both(&mut one, &mut other, "the rest", &|_, other| other.received == 6_400);
+    assert_eq!(one.received, 6_400);
+    // Each delivery says where it stands: the second member begins where the first has stopped.
+    assert!(one.next.values().all(|next| *next == 100) && other.next.values().all(|next| *next == 200));
+    assert_eq!((one.next.len(), other.next.len()), (64, 64));
+}
+
 #[test]
 fn two_members_of_one_process_share_the_shards_and_what_one_leaves_the_other_gets() {
     let proxy = TestProxy::start();
     let stream = TestStream::start(&proxy, 16 << 20);
     let (mut one, mut other) = (TestMember::start(&proxy), TestMember::start(&proxy));
-    let both = |one: &mut TestMember,
-                other: &mut TestMember,
-                what: &str,
-                condition: &dyn Fn(&TestMember, &TestMember) -> bool| {
-        let end = Instant::now() + LONG;
-        while !condition(one, other) {
-            assert!(Instant::now() < end, "{what}: {} and {} owned", one.owned(), other.owned());
-            for member in [&mut *one, &mut *other] {
-                while let Some(delivery) = member.subscriber.receive(Duration::from_millis(5)).unwrap() {
-                    member.received += delivery.batch.len() as u64;
-                }
-            }
-        }
-    };
     both(&mut one, &mut other, "an even share", &|one, other| (one.owned(), other.owned()) == (32, 32));
     stream.publish(64, 100);
     both(&mut one, &mut other, "everything", &|one, other| one.received + other.received == 6_400);

@@ -7,10 +7,11 @@ use std::{
 };
 
 use sekiwake_bus::{
-    AllowedKeys, Bus, ClientKeys, Gatekeeper, GatekeeperSettings, INPROC_PUBLISH, INPROC_SUBSCRIBE, KeyPair, Overflow,
-    names,
+    AllowedKeys, Bus, ClientKeys, EVENT_PREFIX, EventPublisher, EventSubscriber, Gatekeeper, GatekeeperSettings,
+    INPROC_PUBLISH, INPROC_SUBSCRIBE, KeyPair, Overflow, Publishing, Subscribing, names,
 };
-use sekiwake_runtime::Ending;
+use sekiwake_record::Name;
+use sekiwake_runtime::{Ending, Metrics};
 use sekiwake_testkit::wait::wait_for;
 use tempfile::TempDir;
 
@@ -232,7 +233,7 @@ fn where_nobody_answers_nobody_gets_in() {
 #[test]
 fn a_proxy_has_one_gatekeeper() {
     let (keys, bus) = (Keys::new(), Bus::default());
-    let metrics = sekiwake_runtime::Metrics::new("proxy");
+    let metrics = Metrics::new("proxy");
     let _first = Gatekeeper::bind(&bus, keys.of_the_proxy(), &metrics).unwrap();
     assert!(Gatekeeper::bind(&bus, keys.of_the_proxy(), &metrics).is_err());
 }
@@ -258,4 +259,32 @@ fn a_guarded_relay_ends_in_time_while_strangers_knock_and_loses_nothing() {
         subscriber.pump_until_received(round * 16_000);
     }
     assert_eq!(subscriber.lost(), 0);
+}
+
+#[test]
+fn events_pass_between_those_who_are_let_in_also_when_that_comes_later() {
+    let keys = Keys::new();
+    let stranger = KeyPair::generate().unwrap();
+    keys.allow(&[&stranger]);
+    let relay = keys.relay();
+    let metrics = Metrics::new("toy");
+    let to = Publishing { endpoints: vec![relay.publish.clone()], keys: keys.of_the_client() };
+    let from = Subscribing { endpoints: vec![relay.subscribe.clone()], keys: keys.of_the_client() };
+    let name = Name::new("watch-1").unwrap();
+    let mut publisher = EventPublisher::connect(&Bus::default(), &to, &name, &metrics).unwrap();
+    let prefixes = [EVENT_PREFIX.to_owned()];
+    let mut subscriber = EventSubscriber::connect(&Bus::default(), &from, &prefixes, &metrics).unwrap();
+    wait_for("the refusal of both", LONG, || {
+        publisher.tend();
+        subscriber.receive(SHORT).unwrap();
+        denied(&relay, "key_not_allowed") >= 2
+    })
+    .unwrap();
+    assert!(!publisher.publish(b"{}"));
+    keys.allow(&[&keys.client]);
+    wait_for("an event", LONG, || {
+        publisher.publish(b"{}");
+        subscriber.receive(SHORT).unwrap().is_some()
+    })
+    .unwrap();
 }

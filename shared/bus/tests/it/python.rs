@@ -1,26 +1,55 @@
-//! The subscriber of `docs/examples`, as its readers run it.
+//! The subscribers of `docs/examples`, as their readers run them.
 
 use std::{path::Path, process::Command};
 
-use sekiwake_record::Topic;
+use sekiwake_bus::{Bus, EventPublisher, Publishing};
+use sekiwake_record::{Name, Topic};
+use sekiwake_runtime::Metrics;
 use sekiwake_testkit::{process::Process, wait::wait_for};
 
 use crate::support::*;
 
+const PYTHON: &str = "/usr/bin/python3";
+
+/// Whether Python has these, which a reader of the documents installs.
+fn has(modules: &str, packages: &str) -> bool {
+    let imported = Command::new(PYTHON).args(["-c", &format!("import {modules}")]).output();
+    let has = imported.is_ok_and(|output| output.status.success());
+    if !has {
+        eprintln!("SKIPPED: {PYTHON} with {modules} is missing (Debian: {packages})");
+    }
+    has
+}
+
+fn example(name: &str, arguments: &[&str]) -> Process {
+    let mut command = Command::new(PYTHON);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples").join(name)).args(arguments);
+    Process::spawn(command).unwrap()
+}
+
+#[test]
+fn the_subscriber_to_events_in_python_prints_them() {
+    if !has("zmq", "python3-zmq") {
+        return;
+    }
+    let relay = TestRelay::start();
+    let to = Publishing { endpoints: vec![relay.publish.clone()], keys: None };
+    let (name, metrics) = (Name::new("watch-1").unwrap(), Metrics::new("toy"));
+    let mut publisher = EventPublisher::connect(&Bus::default(), &to, &name, &metrics).unwrap();
+    let process = example("events.py", &[&relay.subscribe]);
+    wait_for("a subscriber", LONG, || publisher.publish(br#"{"state": "firing", "summary": "much"}"#)).unwrap();
+    wait_for("a line", LONG, || !process.stdout().is_empty()).unwrap();
+    assert_eq!(process.stdout(), ["watch-1 firing much"]);
+}
+
 #[test]
 fn the_subscriber_in_python_prints_every_record() {
-    const PYTHON: &str = "/usr/bin/python3";
-    let available = Command::new(PYTHON).args(["-c", "import zmq, msgpack"]).output();
-    if !available.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: {PYTHON} with zmq and msgpack is missing (Debian: python3-zmq, python3-msgpack)");
+    if !has("zmq, msgpack", "python3-zmq, python3-msgpack") {
         return;
     }
     let relay = TestRelay::start();
     let mut publisher = TestPublisher::start(&relay.publish);
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples/subscriber.py");
-    let mut command = Command::new(PYTHON);
-    command.arg(example).args([relay.subscribe.as_str(), "xflow/"]);
-    let process = Process::spawn(command).unwrap();
+    let process = example("subscriber.py", &[&relay.subscribe, "xflow/"]);
     publisher.wait_for_subscriber();
     let topics: Vec<Topic> =
         ["xflow/00", "xflow/3f", "syslog/00"].map(|name| Topic::parse(name.as_bytes()).unwrap()).into();

@@ -8,6 +8,9 @@
 //!                 ▲  the lease of M has run out              │
 //!                 └──────────────────────────────────────────┘
 //! ```
+//!
+//! Where one member has everything and the others stand by, the shards change hands together: the next is prepared for all of them
+//! before the first release is ordered, and given none of them before the last is released.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -175,6 +178,9 @@ impl Group {
             member.one_works = renew.one_works;
             member.prepared = 0;
         }
+        // Where one member works, nobody gets a part of it back while another has one.
+        let others = self.shards.iter().any(|slot| slot.holder.is_some_and(|holder| holder != me));
+        let may_come_back = !(others && self.one_works());
         let mut stopped = 0_u64;
         for holding in &renew.holdings {
             let (index, generation) = (holding.shard.index(), holding.generation.0);
@@ -202,7 +208,7 @@ impl Group {
                 if slot.holder.is_none() && slot.generation == generation {
                     stopped |= 1 << index;
                 }
-            } else if slot.generation == generation && generation > 0 && slot.holder.is_none() {
+            } else if slot.generation == generation && generation > 0 && slot.holder.is_none() && may_come_back {
                 // Its lease had run out, and nobody has had the shard since.
                 slot.take(me, generation);
                 slot.confirmed = true;
@@ -304,9 +310,12 @@ impl Group {
         if std::mem::take(&mut self.moved) {
             self.reassign();
         }
+        let one_works = self.one_works();
+        let all_prepared = (0..SHARDS).all(|index| self.is_prepared(index));
+        let all_stopped = self.all_stopped(now);
         for (index, claimed) in claimed.into_iter().enumerate() {
+            let prepared = if one_works { all_prepared } else { self.is_prepared(index) };
             let (wanted, slot) = (self.desired[index], &mut self.shards[index]);
-            let prepared = wanted.is_none_or(|wanted| self.members[&wanted].prepared & (1 << index) != 0);
             #[cfg(test)]
             if self.mutant == Some(crate::simulation::Mutant::NoHoldBack)
                 && slot.holder.is_some()
@@ -320,7 +329,7 @@ impl Group {
                     self.mark(holder);
                 }
                 // Where the last holder says it has stopped is waited for, as long as claims are.
-                (None, Some(wanted)) if !claimed && now >= slot.not_before => {
+                (None, Some(wanted)) if !claimed && all_stopped && now >= slot.not_before => {
                     let generation = self.next_generation;
                     self.next_generation = (generation + 1).min(MAX_NUMBER - 1);
                     slot.take(wanted, generation);
@@ -331,8 +340,40 @@ impl Group {
         }
     }
 
+    /// Whether one member is to have everything.
+    fn one_works(&self) -> bool {
+        self.members.values().any(|member| member.one_works)
+    }
+
+    /// Whether the one that should have the shard has it, or is ready to take it.
+    fn is_prepared(&self, index: usize) -> bool {
+        self.desired[index].is_none_or(|wanted| {
+            self.shards[index].holder == Some(wanted) || self.members[&wanted].prepared & (1 << index) != 0
+        })
+    }
+
+    /// Where one member works: whether nobody but the one that should have everything may act on any shard. Elsewhere each shard is
+    /// for itself.
+    fn all_stopped(&self, now: u64) -> bool {
+        #[cfg(test)]
+        if self.mutant == Some(crate::simulation::Mutant::ShardByShard) {
+            return true;
+        }
+        let mut slots = self.shards.iter().zip(&self.desired);
+        !self.one_works()
+            || slots.all(|(slot, wanted)| now >= slot.not_before && (slot.holder.is_none() || slot.holder == *wanted))
+    }
+
     /// When a shard that is free may be given away.
     pub(super) fn next_grant(&self) -> Option<u64> {
+        if self.one_works() {
+            let last = self.shards.iter().map(|slot| slot.not_before).max().unwrap_or(0);
+            let is_free = |((slot, wanted), claims): ((&Slot, &Option<Incarnation>), &Claims)| {
+                slot.holder.is_none() && wanted.is_some() && claims.sequences.is_empty()
+            };
+            let waits = self.shards.iter().zip(&self.desired).zip(&self.claims).any(is_free);
+            return (last > 0 && waits && self.all_stopped(last)).then_some(last);
+        }
         let slots = self.shards.iter().zip(&self.desired).zip(&self.claims);
         let free = slots.filter(|((slot, wanted), claims)| {
             slot.holder.is_none() && wanted.is_some() && claims.sequences.is_empty()
@@ -347,8 +388,11 @@ impl Group {
             *wish = self.desired[index].filter(staying).or(self.shards[index].holder.filter(staying));
         }
         let staying: Vec<Incarnation> = self.members.keys().copied().filter(staying).collect();
-        let one_works = self.members.values().any(|member| member.one_works);
-        self.desired = if one_works { one(&wish, &staying) } else { assign(&wish, &staying) };
+        self.desired = if self.one_works() { one(&wish, &staying) } else { assign(&wish, &staying) };
+        #[cfg(test)]
+        if self.mutant == Some(crate::simulation::Mutant::Even) {
+            self.desired = assign(&wish, &staying);
+        }
         self.members.values_mut().for_each(|member| member.dirty = true);
     }
 
@@ -371,13 +415,15 @@ impl Group {
         next: impl Fn(&Stream, Topic) -> u64,
     ) -> (Vec<Assignment>, Vec<StreamStarts>) {
         let (mut assignments, mut new) = (Vec::new(), 0_u64);
+        let one_works = self.one_works();
         for (index, slot) in self.shards.iter().enumerate() {
             let Some(shard) = Shard::new(index as u8) else { continue };
             if slot.holder == Some(me) {
                 let role = if slot.release_ordered { Role::Release } else { Role::Own };
                 assignments.push(Assignment { shard, generation: Number(slot.generation), role });
                 new |= u64::from(!slot.confirmed) << index;
-            } else if self.desired[index] == Some(me) && slot.holder.is_some() {
+            } else if self.desired[index] == Some(me) && (slot.holder.is_some() || one_works) {
+                // Where one works, what is free already waits for the rest.
                 assignments.push(Assignment { shard, generation: Number(0), role: Role::Prepare });
             }
         }

@@ -11,6 +11,8 @@
 mod assignment;
 mod fuzz;
 mod group;
+#[cfg(test)]
+mod one_works;
 mod streams;
 #[cfg(test)]
 mod tests;

@@ -127,9 +127,11 @@ impl<B> Member<B> {
             && self.streams.iter().all(|followed| {
                 let owned =
                     self.holds.iter().zip(&followed.positions).filter(|(hold, _)| matches!(hold, Hold::Owned(_)));
-                owned
-                    .map(|(_, position)| position)
-                    .all(|position| position.received == UNKNOWN || position.announced <= position.received)
+                // Where it is not known yet where to begin, whatever was published is still to come.
+                owned.map(|(_, position)| position).all(|position| match position.received {
+                    UNKNOWN => position.announced == 0,
+                    received => position.announced <= received,
+                })
             })
     }
 

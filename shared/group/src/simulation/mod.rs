@@ -28,6 +28,10 @@ pub(crate) enum Mutant {
     CommitBeforeSend,
     /// A member counts its lease from when the grant arrives.
     LeaseFromArrival,
+    /// The coordinator shares out what one member is to have.
+    Even,
+    /// The coordinator gives each shard to the one that works next as soon as it is free.
+    ShardByShard,
     /// A publisher acknowledges a list that its capture threads do not filter by yet.
     AcknowledgeUnapplied,
 }
@@ -118,6 +122,11 @@ fn where_one_works_the_others_stand_by_and_nothing_is_lost_when_they_take_over()
     all_must_hold(Scenario::OneWorks);
 }
 
+#[test]
+fn where_one_works_a_graceful_change_delivers_every_record_exactly_once() {
+    all_must_hold(Scenario::OneWorksGraceful);
+}
+
 /// The seeds among the first 200 in which a mutant is found, and what is said of the first.
 fn found(mutant: Mutant, scenario: Scenario) -> (usize, Option<String>) {
     let failures: Vec<String> =
@@ -132,6 +141,21 @@ fn a_hand_over_without_hold_back_is_found() {
         seeds > 0 && first.as_ref().is_some_and(|first| first.contains("two members") || first.contains("twice")),
         "{seeds} {first:?}"
     );
+}
+
+#[test]
+fn shards_that_are_shared_out_where_one_is_to_work_are_found() {
+    let (seeds, first) = found(Mutant::Even, Scenario::OneWorksGraceful);
+    assert!(seeds > 0 && first.as_ref().is_some_and(|first| first.contains("two members work")), "{seeds} {first:?}");
+}
+
+#[test]
+fn a_hand_over_shard_by_shard_where_one_is_to_work_is_found() {
+    for scenario in [Scenario::OneWorksGraceful, Scenario::OneWorks] {
+        let (seeds, first) = found(Mutant::ShardByShard, scenario);
+        let says = first.as_ref().is_some_and(|first| first.contains("two members work"));
+        assert!(seeds > 0 && says, "{scenario:?} {seeds} {first:?}");
+    }
 }
 
 #[test]

@@ -25,12 +25,14 @@ pub(super) enum Scenario {
     Versions,
     /// As with restarts of the proxy, and one member has all shards.
     OneWorks,
+    /// Members come and go as they should, and one has all shards.
+    OneWorksGraceful,
 }
 
 impl Scenario {
     /// Whether nothing crashes and nothing is slow.
     fn is_graceful(self) -> bool {
-        matches!(self, Scenario::Graceful | Scenario::Versions)
+        matches!(self, Scenario::Graceful | Scenario::Versions | Scenario::OneWorksGraceful)
     }
 
     fn restarts(self) -> bool {
@@ -44,7 +46,8 @@ impl Scenario {
             Scenario::Restarts => "restarts_of_the_proxy",
             Scenario::LittleMemory => "with_little_memory",
             Scenario::Versions => "members_of_several_versions",
-            Scenario::OneWorks => "where_one_works",
+            Scenario::OneWorks => "where_one_works_the_others",
+            Scenario::OneWorksGraceful => "where_one_works_a_graceful",
         }
     }
 }
@@ -76,7 +79,7 @@ pub(super) fn run(seed: u64, scenario: Scenario, mutant: Option<Mutant>, tracing
         bytes: 20..400,
         pause: MILLISECOND..40 * MILLISECOND,
         versions: scenario == Scenario::Versions,
-        one_works: scenario == Scenario::OneWorks,
+        one_works: matches!(scenario, Scenario::OneWorks | Scenario::OneWorksGraceful),
         roomy: false,
         mutant,
         slow_work: !scenario.is_graceful(),
@@ -217,7 +220,7 @@ fn recover(world: &mut World, proxy_is_down: bool) -> u64 {
     while world.time < end && world.failure.is_none() {
         world.run_until(world.time + 100 * MILLISECOND);
         let drained = world.publishers.iter().all(|node| !node.alive || node.machine.is_drained());
-        if !drained || uneven(world).is_some() || unknown_destination(world).is_some() {
+        if !drained || uneven(world).is_some() || unknown_destination(world).is_some() || is_behind(world) {
             whole_since = None;
         } else if world.time > *whole_since.get_or_insert(world.time) + SECOND && world.time > time + 8 * SECOND {
             break;
@@ -255,6 +258,9 @@ fn judge(world: &World, scenario: Scenario) -> Result<(), String> {
     if let Some(unknown) = unknown_destination(world) {
         return Err(unknown);
     }
+    if is_behind(world) {
+        return Err("some member never has all that was published".to_owned());
+    }
     judge_protocol(world)?;
     let repaired: u64 = world.publishers.iter().map(|node| node.machine.repaired_bytes()).sum();
     let most = world.publishers.len() as u64 * (world.time / SECOND + 1) * (world.shape.repair_bytes_per_second + 4096);
@@ -277,6 +283,15 @@ fn uneven(world: &World) -> Option<Vec<usize>> {
     let (low, high) = (64 / counts.len(), 64_usize.div_ceil(counts.len()));
     let even = counts.iter().sum::<usize>() == 64 && counts.iter().all(|count| (low..=high).contains(count));
     (!even).then_some(counts)
+}
+
+/// Whether some member has not received or not done what was published. A publisher that drained while the group was away waits for
+/// nobody.
+fn is_behind(world: &World) -> bool {
+    staying(world).any(|node| {
+        let status = node.machine.status(node.clock.local(world.time));
+        status.outstanding_bytes > 0 || !node.machine.has_received_all()
+    })
 }
 
 /// The members that stay and are in the group.

@@ -787,10 +787,26 @@ impl World {
         if let Some((other, _)) = also {
             self.fail(format!("two members act on {topic}: {index} did, and {other} may"));
         }
+        if self.shape.one_works {
+            self.check_alone(index);
+        }
         let stream = self.publishers[delivery.stream].stream.clone();
         let node = &mut self.members[index];
         node.machine.handled(now, &stream, shard, delivery.generation, delivery.first);
         self.drain_member(index);
+    }
+
+    /// Where one works, nobody else may act on any shard while it acts on one.
+    fn check_alone(&mut self, index: usize) {
+        let time = self.time;
+        let also = self.members.iter().enumerate().find(|(other, node)| {
+            let now = node.clock.local(time);
+            let may = |(shard, generation)| node.permit.may_act(shard, generation, now) == Permission::Granted;
+            *other != index && node.alive && node.machine.owned().any(may)
+        });
+        if let Some((other, _)) = also {
+            self.fail(format!("two members work: {index} did, and {other} may"));
+        }
     }
 
     /// A publisher that does not know where a member sends to would take what it sends for new.
