@@ -22,6 +22,7 @@
 
 mod admin;
 mod cli;
+mod connection;
 mod health;
 mod host;
 mod limit;
@@ -45,7 +46,7 @@ pub use host::host_name;
 pub use limit::{LOG_INTERVAL, RateLimited};
 pub use losses::{LossEvent, LossReason, Losses};
 pub use metrics::Metrics;
-pub use pages::{PageBody, PageRefusal, PageRequest, PageWriter};
+pub use pages::{PageBody, PageRefusal, PageRequest, PageWriter, WritePage};
 pub use process::{Process, ReadyToStart, Running};
 pub use prometheus;
 pub use scope::{Scope, Worker};

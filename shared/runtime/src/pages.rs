@@ -1,11 +1,12 @@
 //! Pages of a role's own on the admin port: answers of any length, made by a function that may block.
 //!
 //! ```text
-//! request ─▶ the page's function, in a thread of its own ─▶ refusal, or head
+//! request ─▶ the page's function, in a thread of its own ─▶ refusal, or head with the first chunk
 //!                                   └ PageWriter ═▶ a few chunks ═▶ connection, in chunks (RFC 9112 §7.1)
 //! ```
-//! A page has so many threads at a time; whoever comes beyond is answered 503. What goes wrong behind the head cuts the answer off, so that it
-//! cannot be taken for a whole one. When the process ends, answers under way are cut off too.
+//! A page has so many threads and connections at a time; whoever comes beyond is answered 503. What goes wrong behind the head cuts the
+//! answer off, so that it cannot be taken for a whole one. When the process ends, answers under way are cut off too. How long a
+//! peer may take is the connection's to say: it ends, and with it whoever writes.
 
 use std::{
     collections::BTreeMap,
@@ -13,10 +14,13 @@ use std::{
     io::{self, Write},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{
@@ -26,6 +30,7 @@ use axum::{
 };
 use futures_core::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tracing::debug;
 
 use crate::health::lock;
 
@@ -41,8 +46,8 @@ pub(crate) const STALL_TIME: Duration = Duration::from_secs(10);
 /// How long a whole answer may take.
 pub(crate) const PAGE_TIME: Duration = Duration::from_secs(600);
 
-/// How soon it is looked again whether there is room.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// The server's own pages, which are found first.
+const OWN_PAGES: [&str; 4] = ["/metrics", "/healthz", "/readyz", "/status"];
 
 /// The most parameters of a query. The bytes of a whole request are bounded by the server.
 const MAX_PARAMETERS: usize = 64;
@@ -62,21 +67,30 @@ pub struct PageRefusal {
     pub message: String,
 }
 
+/// What writes an answer. An error cuts it off.
+pub type WritePage = Box<dyn FnOnce(&mut PageWriter) -> io::Result<()> + Send>;
+
 /// An answer.
 pub struct PageBody {
     /// Its media type.
     pub content_type: &'static str,
-    /// Writes it. An error cuts it off.
-    pub write: Box<dyn FnOnce(&mut PageWriter) -> io::Result<()> + Send>,
+    /// Writes it.
+    pub write: WritePage,
 }
 
 /// Where a page writes to: blocks while the peer takes its time, and fails when nobody will take what is written.
 #[derive(Debug)]
 pub struct PageWriter {
     buffer: Vec<u8>,
-    chunks: mpsc::Sender<io::Result<Bytes>>,
-    until: Instant,
+    chunks: mpsc::Sender<Bytes>,
+    /// Told with the first chunk: until then the answer may still be that the page failed.
+    head: Option<(Head, &'static str)>,
 }
+
+type Head = oneshot::Sender<Result<&'static str, PageRefusal>>;
+
+/// The right to one of a page's threads and connections.
+pub(crate) type Permit = Arc<OwnedSemaphorePermit>;
 
 type Make = dyn Fn(&PageRequest) -> Result<PageBody, PageRefusal> + Send + Sync;
 
@@ -88,12 +102,17 @@ pub(crate) struct Pages {
 
 #[derive(Clone)]
 struct Page {
-    threads: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     make: Arc<Make>,
 }
 
 /// What a connection gives out.
-struct Chunks(mpsc::Receiver<io::Result<Bytes>>);
+struct Chunks {
+    chunks: mpsc::Receiver<Bytes>,
+    /// Set before the last chunk has been taken, if the answer has its end.
+    is_whole: Arc<AtomicBool>,
+    is_cut_off: bool,
+}
 
 impl PageRequest {
     /// The parameters of the query in their order, decoded.
@@ -139,8 +158,14 @@ impl Pages {
     /// # Panics
     /// When there is one with this path: a mistake of the program, which shows when it starts.
     pub(crate) fn add(&self, path: &'static str, at_a_time: usize, make: Arc<Make>) {
-        let page = Page { threads: Arc::new(Semaphore::new(at_a_time)), make };
-        assert!(lock(&self.pages).insert(path, page).is_none(), "two roles have a page {path}");
+        let page = Page { permits: Arc::new(Semaphore::new(at_a_time)), make };
+        let mut pages = lock(&self.pages);
+        let is_taken = OWN_PAGES.contains(&path) || pages.contains_key(path);
+        if !is_taken {
+            pages.insert(path, page);
+        }
+        drop(pages);
+        assert!(!is_taken, "there is a page {path} already");
     }
 
     /// Whether there is a page with this path.
@@ -148,29 +173,36 @@ impl Pages {
         lock(&self.pages).contains_key(path)
     }
 
-    /// Answers a request for a page that there is.
-    pub(crate) async fn answer(&self, path: &str, query: &str) -> Response {
+    /// Answers a request for a page that there is. `hold` is given what is to be held until the answer has gone.
+    pub(crate) async fn answer(&self, path: &str, query: &str, hold: impl FnOnce(Permit)) -> Response {
         let Some(page) = lock(&self.pages).get(path).cloned() else { return StatusCode::NOT_FOUND.into_response() };
         let Some(request) = PageRequest::of(query) else {
             return refusal(StatusCode::BAD_REQUEST, "a query that cannot be decoded, or has over 64 parameters");
         };
-        let Ok(permit) = page.threads.try_acquire_owned() else {
+        let Ok(permit) = page.permits.try_acquire_owned().map(Arc::new) else {
             return refusal(StatusCode::SERVICE_UNAVAILABLE, "as many of these pages as may be are being made");
         };
         let (head, answer) = oneshot::channel();
         let (sender, chunks) = mpsc::channel(CHUNKS);
-        let make = page.make;
-        let spawned =
-            thread::Builder::new().name("page".to_owned()).spawn(move || run(&*make, &request, head, sender, permit));
-        if spawned.is_err() {
+        let is_whole = Arc::new(AtomicBool::new(false));
+        let (make, held, whole) = (page.make, Arc::clone(&permit), Arc::clone(&is_whole));
+        let body = move || {
+            run(&*make, &request, head, sender, &whole);
+            drop(held);
+        };
+        if thread::Builder::new().name("page".to_owned()).spawn(body).is_err() {
             return refusal(StatusCode::SERVICE_UNAVAILABLE, "there is no thread to have");
         }
         match answer.await {
-            Ok(Ok(content_type)) => ([(CONTENT_TYPE, content_type)], Body::from_stream(Chunks(chunks))).into_response(),
+            Ok(Ok(content_type)) => {
+                hold(permit);
+                let body = Body::from_stream(Chunks { chunks, is_whole, is_cut_off: false });
+                ([(CONTENT_TYPE, content_type)], body).into_response()
+            }
             Ok(Err(PageRefusal { status, message })) => {
                 refusal(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &message)
             }
-            // It has panicked, which the log has told.
+            // It has failed before there was anything to send; a panic is in the log.
             Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "this page failed"),
         }
     }
@@ -186,58 +218,43 @@ fn refusal(status: StatusCode, message: &str) -> Response {
     (status, format!("{message}\n")).into_response()
 }
 
-/// Makes one page, in a thread of its own. The permit goes with it.
-fn run(
-    make: &Make,
-    request: &PageRequest,
-    head: oneshot::Sender<Result<&'static str, PageRefusal>>,
-    chunks: mpsc::Sender<io::Result<Bytes>>,
-    permit: OwnedSemaphorePermit,
-) {
+/// Makes one page, in a thread of its own.
+fn run(make: &Make, request: &PageRequest, head: Head, chunks: mpsc::Sender<Bytes>, is_whole: &AtomicBool) {
     let body = match catch_unwind(AssertUnwindSafe(|| make(request))) {
         Ok(Ok(body)) => body,
         Ok(Err(refusal)) => {
-            drop(permit);
             // Refused by one who has left meanwhile.
             let _ = head.send(Err(refusal));
             return;
         }
         Err(_) => return,
     };
-    let _ = head.send(Ok(body.content_type));
-    let mut writer = PageWriter { buffer: Vec::new(), chunks, until: Instant::now() + PAGE_TIME };
+    let mut writer = PageWriter { buffer: Vec::new(), chunks, head: Some((head, body.content_type)) };
     let write = body.write;
-    let written = catch_unwind(AssertUnwindSafe(|| write(&mut writer).and_then(|()| writer.flush())));
-    drop(permit);
-    let cut_off = match written {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error,
-        Err(_) => io::Error::other("the page failed"),
-    };
-    // Without room for it the peer is one who takes nothing, and is cut off by the connection itself.
-    let _ = writer.send(Err(cut_off));
+    let written = catch_unwind(AssertUnwindSafe(|| write(&mut writer).and_then(|()| writer.finish())));
+    match written {
+        // Before the sender goes, with the writer: whoever finds no more chunks finds this.
+        Ok(Ok(())) => is_whole.store(true, Ordering::Release),
+        Ok(Err(error)) => debug!(%error, "a page was cut off"),
+        Err(_) => {}
+    }
 }
 
 impl PageWriter {
-    /// Whether somebody is still there to take what is written, and it is not too late.
+    /// Whether somebody is still there to take what is written.
     pub fn is_wanted(&self) -> bool {
-        !self.chunks.is_closed() && Instant::now() < self.until
+        !self.chunks.is_closed()
     }
 
-    fn send(&self, chunk: io::Result<Bytes>) -> io::Result<()> {
-        let stalled_at = Instant::now() + STALL_TIME;
-        let mut chunk = chunk;
-        loop {
-            chunk = match self.chunks.try_send(chunk) {
-                Ok(()) => return Ok(()),
-                Err(mpsc::error::TrySendError::Closed(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
-                Err(mpsc::error::TrySendError::Full(chunk)) => chunk,
-            };
-            let now = Instant::now();
-            if now >= stalled_at || now >= self.until {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            thread::sleep(LOOK_AGAIN);
+    fn finish(&mut self) -> io::Result<()> {
+        self.tell_head();
+        self.flush()
+    }
+
+    fn tell_head(&mut self) {
+        if let Some((head, content_type)) = self.head.take() {
+            // Refused by one who has left meanwhile.
+            let _ = head.send(Ok(content_type));
         }
     }
 }
@@ -247,7 +264,10 @@ impl Write for PageWriter {
         if !self.is_wanted() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let length = bytes.len().min(CHUNK_BYTES);
+        if self.buffer.capacity() == 0 {
+            self.buffer.reserve_exact(CHUNK_BYTES);
+        }
+        let length = bytes.len().min(CHUNK_BYTES - self.buffer.len());
         self.buffer.extend_from_slice(&bytes[..length]);
         if self.buffer.len() >= CHUNK_BYTES {
             self.flush()?;
@@ -259,8 +279,9 @@ impl Write for PageWriter {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        self.tell_head();
         let chunk = Bytes::from(std::mem::take(&mut self.buffer));
-        self.send(Ok(chunk))
+        self.chunks.blocking_send(chunk).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -268,7 +289,16 @@ impl Stream for Chunks {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        self.0.poll_recv(context)
+        if self.is_cut_off {
+            return Poll::Ready(None);
+        }
+        match self.chunks.poll_recv(context) {
+            Poll::Ready(None) if !self.is_whole.load(Ordering::Acquire) => {
+                self.is_cut_off = true;
+                Poll::Ready(Some(Err(io::Error::other("the page was cut off"))))
+            }
+            other => other.map(|chunk| chunk.map(Ok)),
+        }
     }
 }
 

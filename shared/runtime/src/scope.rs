@@ -134,13 +134,13 @@ impl Scope {
         self.inner.status.maker(part.into(), make);
     }
 
-    /// Adds `GET path` to the admin port: an answer of any length, made by a function that may block, in a thread of its own; so many
-    /// at a time, whoever comes beyond is answered 503. The function says no, or gives what writes the answer; an error or a panic of
-    /// that cuts it off. A peer that takes nothing for 10 s is left, and so is an answer that takes 10 minutes. When the process ends
-    /// it does not wait for a page.
+    /// Adds `GET path` to the admin port: an answer of any length, made by a function that may block, in a thread of its own. So many are
+    /// made, or are on their way, at a time; whoever comes beyond is answered 503. The function says no, or gives what writes the
+    /// answer: where that fails before its first 64 KiB the status is 500, and behind them the answer is cut off. A peer that takes
+    /// nothing for 10 s is left, and so is an answer that takes 10 minutes. When the process ends it does not wait for a page.
     ///
     /// # Panics
-    /// When a role of the process has a page with this path.
+    /// When a role of the process has a page with this path, or the server itself has.
     pub fn page(
         &self,
         path: &'static str,

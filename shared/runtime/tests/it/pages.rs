@@ -151,6 +151,112 @@ fn what_goes_wrong_in_the_middle_cuts_the_answer_off() {
 }
 
 #[test]
+fn what_goes_wrong_before_anything_was_sent_is_an_answer_of_its_own() {
+    let wrong: [fn(&mut PageWriter) -> Written; 2] = [
+        |writer| {
+            writer.write_all(b"a little")?;
+            Err(io::Error::other("a disk that fails"))
+        },
+        |_| panic!("a page that panics, on purpose"),
+    ];
+    for write in wrong {
+        let (address, end) = with_page(1, written_by(write));
+        for _ in 0..3 {
+            assert_eq!(get(address, "/page"), (500, "this page failed\n".to_owned()));
+        }
+        end();
+    }
+}
+
+#[test]
+fn a_page_is_there_to_get_and_in_chunks() {
+    let (address, end) = with_page(1, written_by(|writer| writer.write_all(b"x")));
+    let status_of = |request: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "{request}\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        String::from_utf8_lossy(&all_of(stream)).split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    assert_eq!(status_of("GET /page HTTP/1.1"), "200");
+    assert_eq!(status_of("HEAD /page HTTP/1.1"), "405");
+    assert_eq!(status_of("POST /page HTTP/1.1"), "405");
+    assert_eq!(status_of("POST /none HTTP/1.1"), "404");
+    assert_eq!(status_of("GET /page HTTP/1.0"), "505", "an answer without chunks that was cut off would look whole");
+    assert_ne!(status_of(&format!("GET /page?{} HTTP/1.1", "x".repeat(20_000))), "200");
+    end();
+}
+
+#[test]
+fn a_path_is_one_pages() {
+    for twice in [&["/metrics"][..], &["/page", "/page"]] {
+        on_start("first", move |scope| {
+            for path in twice {
+                scope.page(path, 1, written_by(|_| Ok(())));
+            }
+            Ok(scope.idle()?)
+        });
+        let started = std::panic::catch_unwind(|| drop(start(Process::of::<First>(), &[])));
+        assert!(started.is_err(), "{twice:?}");
+    }
+}
+
+/// A peer that the kernel takes little for.
+fn ask_with_little_room(address: SocketAddr, target: &str) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    stream
+}
+
+/// Reads slowly and steadily, some 20 kB/s, for longer than a peer may pause, and then what is left.
+fn read_slowly(mut stream: TcpStream) -> Vec<u8> {
+    let (mut answer, mut piece, started) = (Vec::new(), [0; 2048], Instant::now());
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return answer,
+            Ok(length) => answer.extend_from_slice(&piece[..length]),
+        }
+        if started.elapsed() < Duration::from_secs(22) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+#[test]
+fn a_slow_reader_gets_everything_and_of_what_failed_no_end() {
+    // More than is under way at a time, so that whoever writes waits for the reader.
+    let (address, end) = with_page(2, |request| {
+        let fails = request.parameters().next().is_some();
+        let write = move |writer: &mut PageWriter| {
+            writer.write_all(&vec![b'x'; 1_500_000])?;
+            if fails { Err(io::Error::other("a disk that fails")) } else { Ok(()) }
+        };
+        Ok(PageBody { content_type: "text/plain", write: Box::new(write) })
+    });
+    let failing = std::thread::spawn(move || read_slowly(ask_with_little_room(address, "/page?fails")));
+    let whole = read_slowly(ask_with_little_room(address, "/page"));
+    assert!(is_whole(&whole) && whole.len() > 1_500_000, "{}", whole.len());
+    let failed = failing.join().unwrap();
+    assert!(failed.starts_with(b"HTTP/1.1 200 ") && !is_whole(&failed), "{}", failed.len());
+    end();
+}
+
+#[test]
+fn a_page_that_is_made_and_not_taken_counts_until_its_connection_ends() {
+    let (address, end) = with_page(1, written_by(|writer| writer.write_all(&vec![b'x'; 400_000])));
+    let stream = ask_with_little_room(address, "/page");
+    wait_until("it is under way", || get(address, "/page").0 == 503);
+    // Long enough for whoever writes to have done so: what is under way is more than the kernel takes.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(get(address, "/page").0, 503);
+    assert!(is_whole(&all_of(stream)));
+    wait_until("its place to be free", || get(address, "/page").0 == 200);
+    end();
+}
+
+#[test]
 fn whoever_leaves_is_noticed() {
     let (begun, left) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (begins, leaves) = (Arc::clone(&begun), Arc::clone(&left));
