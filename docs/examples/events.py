@@ -8,4 +8,4 @@ socket.subscribe("anomaly/")
 while True:
     topic, body = socket.recv_multipart()
     publisher, event = topic.decode().split("/")[1], json.loads(body)
-    print(publisher, event.get("state"), event.get("summary"), flush=True)
+    print(publisher, event.get("status"), event.get("summary"), flush=True)

@@ -16,6 +16,10 @@ pub struct Ledger {
     pub proxy: Samples,
     /// Of the forwarders, by kind; empty samples where a kind has none.
     pub forwarders: [Samples; 3],
+    /// Of the storer; empty samples where there is none.
+    pub storer: Samples,
+    /// Of the anomaly detector.
+    pub detector: Samples,
 }
 
 /// One kind's way through the system: datagrams.
@@ -62,6 +66,8 @@ impl Ledger {
             capture: ask("sekiwake-capture")?,
             proxy: ask("sekiwake-proxy")?,
             forwarders: [ask(FORWARDERS[0].1)?, ask(FORWARDERS[1].1)?, ask(FORWARDERS[2].1)?],
+            storer: ask("sekiwake-storer")?,
+            detector: ask("sekiwake-anomaly-detector")?,
         })
     }
 
@@ -87,6 +93,11 @@ impl Ledger {
     /// The first sum that does not come out, with its numbers.
     pub fn check(&self) -> anyhow::Result<()> {
         self.check_capture()?;
+        Ledger::check_storer(&self.storer)?;
+        let count = |name: &str| self.detector.count(name, &[]);
+        let (received, counted) =
+            (count("sekiwake_bus_received_records_total"), count("sekiwake_anomaly_counted_records_total"));
+        ensure!(received == counted, "anomaly-detector: received {received}, counted {counted}");
         for (kind, name) in FORWARDERS {
             let flow = self.flow(kind);
             let label = format!("kind=\"{kind}\"");
@@ -108,6 +119,23 @@ impl Ledger {
                 );
             }
         }
+        Ok(())
+    }
+
+    /// Checks the storer's counters.
+    ///
+    /// # Errors
+    /// As [`Ledger::check`].
+    pub fn check_storer(storer: &Samples) -> anyhow::Result<()> {
+        let count = |name: &str| storer.count(name, &[]);
+        let (received, written) =
+            (count("sekiwake_bus_received_records_total"), count("sekiwake_store_written_records_total"));
+        let (handed_over, held) =
+            (count("sekiwake_store_handed_over_records_total"), count("sekiwake_store_held_records"));
+        ensure!(
+            received == written + handed_over + held,
+            "storer: received {received}, written {written}, handed over {handed_over}, held {held}"
+        );
         Ok(())
     }
 
@@ -141,7 +169,8 @@ impl Ledger {
 
     /// What groups have lost for good, by stream, kind and reason; empty when nothing is.
     pub fn lost_for_good(&self) -> Vec<String> {
-        let lost = self.forwarders.iter().flat_map(|samples| samples.nonzero("sekiwake_bus_lost_records_total", &[]));
+        let subscribers = self.forwarders.iter().chain([&self.storer, &self.detector]);
+        let lost = subscribers.flat_map(|samples| samples.nonzero("sekiwake_bus_lost_records_total", &[]));
         lost.map(|(text, value)| format!("{} {value}", text.trim_start_matches("sekiwake_bus_lost_records_total")))
             .collect()
     }
@@ -157,7 +186,7 @@ impl Ledger {
             "sekiwake_bus_malformed_messages_total",
             "sekiwake_forward_dropped_datagrams_total",
         ];
-        let services = [&self.capture, &self.proxy].into_iter().chain(&self.forwarders);
+        let services = [&self.capture, &self.proxy, &self.storer, &self.detector].into_iter().chain(&self.forwarders);
         let all = services.flat_map(|samples| names.iter().flat_map(|name| samples.nonzero(name, &[])));
         // Neighbour discovery and the like: no datagrams, and nothing to lose. What nobody had subscribed to is kept for those who
         // come, and what is our own is not to be captured.

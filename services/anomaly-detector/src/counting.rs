@@ -138,9 +138,11 @@ impl Counting {
     ) -> Counting {
         let Surroundings { telling, publisher, about, from_file, files, desk } = surroundings;
         let now = Instant::now();
+        let detector = Detector::new(settings.clone(), clock());
+        let keys: Vec<Key> = detector.series().map(|(key, _)| key).collect();
         Counting {
             subscriber,
-            detector: Detector::new(settings.clone(), clock()),
+            detector,
             phase: Phase::StandingBy,
             held: VecDeque::new(),
             held_bytes: 0,
@@ -158,7 +160,7 @@ impl Counting {
             offered: HashSet::new(),
             telling,
             publisher,
-            metrics: AnomalyMetrics::new(metrics, about.interval_seconds),
+            metrics: AnomalyMetrics::new(metrics, about.interval_seconds, keys.into_iter()),
             told: Told::new(metrics),
             about,
             files,

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use prometheus::{Gauge, GaugeVec, IntCounter, IntGauge};
+use prometheus::{Gauge, IntCounter, IntGauge};
 use sekiwake_runtime::Metrics;
 
-use crate::detect::{Closed, Losses, Verdict};
+use crate::detect::{Closed, Key, Losses, Verdict};
 
 /// Metric names.
 pub mod names {
@@ -51,11 +51,6 @@ pub mod names {
 
 /// The detector's metrics, resolved once.
 pub(crate) struct AnomalyMetrics {
-    count: GaugeVec,
-    average: GaugeVec,
-    upper: GaugeVec,
-    lower: GaugeVec,
-    state: GaugeVec,
     series: BTreeMap<String, OfSeries>,
     closed: Gauge,
     pub(crate) active: IntGauge,
@@ -83,7 +78,8 @@ struct OfSeries {
 }
 
 impl AnomalyMetrics {
-    pub(crate) fn new(metrics: &Metrics, interval_seconds: f64) -> AnomalyMetrics {
+    /// `series` are those that are going to be judged, but for sources: they are there from the start, and nothing is known of them.
+    pub(crate) fn new(metrics: &Metrics, interval_seconds: f64, series: impl Iterator<Item = Key>) -> AnomalyMetrics {
         let by_series = |name, help| metrics.float_gauge_vec(name, help, &["series"]);
         let uncounted = |reason| {
             let help = "Messages that are in no judged interval, by reason.";
@@ -91,13 +87,21 @@ impl AnomalyMetrics {
         };
         let counter = |name, help| metrics.counter(name, help, &[]);
         metrics.float_gauge(names::INTERVAL, "Seconds of an interval.", &[]).set(interval_seconds);
-        AnomalyMetrics {
-            count: by_series(names::COUNT, "Messages in the interval that was judged last."),
-            average: by_series(names::AVERAGE, "The average that it was judged against."),
-            upper: by_series(names::UPPER, "The upper band."),
-            lower: by_series(names::LOWER, "The lower band."),
-            state: by_series(names::STATE, "1 over the upper band, -1 under the lower one, 0 between, NaN unknown."),
-            series: BTreeMap::new(),
+        let families = [
+            by_series(names::COUNT, "Messages in the interval that was judged last."),
+            by_series(names::AVERAGE, "The average that it was judged against."),
+            by_series(names::LOWER, "The lower band."),
+            by_series(names::UPPER, "The upper band."),
+            by_series(names::STATE, "1 over the upper band, -1 under the lower one, 0 between, NaN unknown."),
+        ];
+        let of_series = series.map(|key| {
+            let name = key.to_string();
+            let [count, average, lower, upper, state] =
+                families.each_ref().map(|family| family.with_label_values(&[name.as_str()]));
+            (name, OfSeries { count, average, lower, upper, state })
+        });
+        let mut shown = AnomalyMetrics {
+            series: of_series.collect(),
             closed: metrics.float_gauge(names::CLOSED, "The end of the interval that was closed last.", &[]),
             active: metrics.gauge(names::ACTIVE, "1 where this detector counts, 0 where it stands by.", &[]),
             judged: counter(names::JUDGED, "Intervals that were judged."),
@@ -113,7 +117,9 @@ impl AnomalyMetrics {
             evicted: counter(names::EVICTED, "Sources that had to make room."),
             evicted_before: 0,
             losses: Losses::default(),
-        }
+        };
+        shown.stand_by();
+        shown
     }
 
     /// An interval was closed.
@@ -124,18 +130,6 @@ impl AnomalyMetrics {
             false => self.judged.inc(),
         }
         for judged in &closed.series {
-            // A dozen series at most: sources are not among them.
-            if !self.series.contains_key(&judged.series) {
-                let child = |family: &GaugeVec| family.with_label_values(&[judged.series.as_str()]);
-                let of_series = OfSeries {
-                    count: child(&self.count),
-                    average: child(&self.average),
-                    upper: child(&self.upper),
-                    lower: child(&self.lower),
-                    state: child(&self.state),
-                };
-                self.series.insert(judged.series.clone(), of_series);
-            }
             let Some(shown) = self.series.get(&judged.series) else { continue };
             shown.count.set(judged.count as f64);
             shown.average.set(judged.bands.map_or(f64::NAN, |bands| bands.average));

@@ -12,6 +12,7 @@ use std::{
 use rustix::fs::{Advice, fadvise, statvfs, syncfs};
 use sekiwake_record::Name;
 use sekiwake_store::{PartName, walk};
+use tracing::warn;
 
 /// The mode of a file that is written to, and of one that is closed for good.
 const OPEN: u32 = 0o640;
@@ -198,7 +199,7 @@ impl Disk for RealDisk {
 
     fn list(&self) -> io::Result<(Vec<Found>, Vec<String>)> {
         let (mut found, mut leftovers) = (Vec::new(), Vec::new());
-        walk(&self.root, &mut |path, entry| {
+        let unread = walk(&self.root, &mut |path, entry| {
             if is_temporary(path) {
                 leftovers.push(path.to_owned());
                 return;
@@ -209,6 +210,9 @@ impl Disk for RealDisk {
             let is_closed = metadata.mode() & 0o200 == 0;
             found.push(Found { name, bytes: metadata.len(), modified_ns, is_closed });
         })?;
+        for (folder, error) in unread {
+            warn!(folder, %error, "a folder of the store cannot be read: what is in it is not kept");
+        }
         Ok((found, leftovers))
     }
 

@@ -3,7 +3,7 @@
 use std::{
     io::Write,
     ops::ControlFlow,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -107,11 +107,11 @@ impl Role for Storer {
     }
 }
 
-fn search_page(dir: &PathBuf, request: &PageRequest, metrics: &StoreMetrics) -> Result<PageBody, PageRefusal> {
+fn search_page(dir: &Path, request: &PageRequest, metrics: &StoreMetrics) -> Result<PageBody, PageRefusal> {
     let query = Query::parse(now_ns(), request.parameters())
         .map_err(|wrong| PageRefusal { status: 400, message: wrong.to_string() })?;
     metrics.searches.inc();
-    let dir = dir.clone();
+    let dir = dir.to_owned();
     let write = move |writer: &mut PageWriter| {
         // Both want it: one to write, one to ask whether that is still wanted.
         let writer = std::cell::RefCell::new(writer);

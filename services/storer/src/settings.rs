@@ -47,7 +47,7 @@ impl StorerSettings {
         let grouping = Grouping::read(reader);
         let rotate: Duration = reader.within("SEKIWAKE_STORE_ROTATE", Duration::from_secs(60)..=DAY);
         // Files begin with the day, too, so that a day's files are a day's messages.
-        if rotate.subsec_nanos() != 0 || DAY.as_secs() % rotate.as_secs() != 0 {
+        if rotate.subsec_nanos() != 0 || !DAY.as_secs().is_multiple_of(rotate.as_secs()) {
             let shown = sekiwake_settings::show_duration(rotate);
             reader.mistake("SEKIWAKE_STORE_ROTATE", &shown, "a duration that divides a day, such as 10m, 1h or 1d");
         }

@@ -14,4 +14,4 @@ pub use name::{LineFormat, MAX_PERIOD, Part, PartName, Period, is_path};
 pub use pack::{PackSummary, pack};
 pub use query::{Query, QueryError};
 pub use search::{SearchSummary, search};
-pub use walk::{MAX_FILES, walk};
+pub use walk::{MAX_FILES, Unread, walk};

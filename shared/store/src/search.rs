@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{LineEncoder, LineFormat, Message, PartName, Query, captured_at_of, walk};
+use crate::{LineEncoder, LineFormat, Message, PartName, Query, Unread, captured_at_of, walk};
 use block::{Block, blocks_of, read_block};
 
 /// What matching lines may take that wait to be given out, bytes.
@@ -38,7 +38,7 @@ pub struct SearchSummary {
     pub files_opened: u64,
     /// Lines and compressed frames that are none, as far as they were met.
     pub corrupt: u64,
-    /// Files that could not be read, with the reason; the first hundred.
+    /// Files and folders that could not be read, with the reason; the first hundred.
     pub failed: Vec<(String, String)>,
     /// Whether everything was given out that matches: nobody stopped it, and no limit did.
     pub is_complete: bool,
@@ -84,7 +84,8 @@ pub(crate) fn search_within(
     is_wanted: &dyn Fn() -> bool,
     visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> io::Result<SearchSummary> {
-    let candidates = candidates(dir, query)?;
+    let (candidates, unread) = candidates(dir, query)?;
+    let unread = unread.into_iter().map(|(folder, error)| (folder, error.to_string()));
     let mut search = Search {
         dir: dir.to_owned(),
         query,
@@ -94,7 +95,7 @@ pub(crate) fn search_within(
         kept_bytes: 0,
         horizon: None,
         given: None,
-        summary: SearchSummary::default(),
+        summary: SearchSummary { failed: unread.collect(), ..SearchSummary::default() },
     };
     while search.pass(is_wanted, visit).is_continue() {
         if search.horizon.take().is_none() {
@@ -106,9 +107,9 @@ pub(crate) fn search_within(
 }
 
 /// Files that may have something in the range, in the order of their names. Of a plain and a compressed one the latter is whole.
-fn candidates(dir: &Path, query: &Query) -> io::Result<Vec<Candidate>> {
+fn candidates(dir: &Path, query: &Query) -> io::Result<(Vec<Candidate>, Vec<Unread>)> {
     let mut names = Vec::new();
-    walk(dir, &mut |path, _| {
+    let unread = walk(dir, &mut |path, _| {
         let name = PartName::parse(path);
         names.extend(name.filter(|name| name.period.start_ns() < query.to_ns && name.period.end_ns() > query.from_ns));
     })?;
@@ -117,7 +118,7 @@ fn candidates(dir: &Path, query: &Query) -> io::Result<Vec<Candidate>> {
     names.reverse();
     names.dedup_by(|plain, packed| PartName { packed: true, ..plain.clone() } == *packed);
     names.reverse();
-    Ok(names.into_iter().map(|name| Candidate { name, blocks: None }).collect())
+    Ok((names.into_iter().map(|name| Candidate { name, blocks: None }).collect(), unread))
 }
 
 struct Search<'a> {

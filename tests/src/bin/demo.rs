@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     io::IsTerminal,
     net::{IpAddr, SocketAddr},
+    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -59,8 +60,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let site = Site::new()?;
     let receivers = Receivers::start(&site)?;
     println!("devices ──wire──▶ old collector (listens as ever)");
-    println!("           └─ capture ─▶ proxy ─▶ forwarders ─▶ new collectors {} and {}\n", collector(0), collector(1));
-    let mut services = start_services(&site)?;
+    println!("           └─ capture ─▶ proxy ─▶ forwarders ─▶ new collectors {} and {}", collector(0), collector(1));
+    println!("                              ├─▶ storer ─▶ files, /search");
+    println!("                              └─▶ anomaly-detector\n");
+    let store = tempfile::tempdir()?;
+    let mut services = start_services(&site, store.path())?;
     let mut senders = start_senders(&site, arguments)?;
     let mut display = Display::new();
     let started = Instant::now();
@@ -81,24 +85,35 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Everything that was sent is to be there; a little patience, and then what is missing is missing.
     let complete = |sink: &Sink| sink.received() >= sent;
     let _ = wait_for("everything to arrive", Duration::from_secs(5), || receivers.all().all(complete));
+    let published = |ledger: &Ledger| ledger.flow(Kind::Syslog).published;
+    let stored = |ledger: &Ledger| ledger.storer.count("sekiwake_store_written_records_total", &[]);
+    let _ = wait_for("syslog to be stored", Duration::from_secs(5), || {
+        Ledger::read(&services).is_ok_and(|ledger| stored(&ledger) >= published(&ledger))
+    });
     let ledger = Ledger::read(&services)?;
     display.show(&ledger, &receivers);
+    let found = services.get("sekiwake-storer").page("/search")?.lines().count() as u64;
     services.stop()?;
     let lost = ledger.lost_for_good();
     println!("lost for good: {}", if lost.is_empty() { "nothing".to_owned() } else { lost.join(", ") });
-    receivers.judge(sent, &ledger)
+    let kept = Kept { published: published(&ledger), found, counted: counted(&ledger) };
+    receivers.judge(sent, &ledger, &kept)
 }
 
-fn start_services(site: &Site) -> anyhow::Result<Services<'_>> {
+fn start_services<'a>(site: &'a Site, store: &Path) -> anyhow::Result<Services<'a>> {
     let to_both = |port: u16| format!("udp://{}:{port} udp://{}:{port}", collector(0), collector(1));
     let [syslog, xflow, trap] = FORWARDED.map(|(_, port)| to_both(port));
+    let store = store.display().to_string();
     let environment = [
         ("SEKIWAKE_CAPTURE_INTERFACES", WIRE),
+        ("SEKIWAKE_STORE_DIR", &store),
+        ("SEKIWAKE_ANOMALY_INTERVAL", "1s"),
         ("SEKIWAKE_SYSLOG_DESTINATIONS", &syslog),
         ("SEKIWAKE_XFLOW_DESTINATIONS", &xflow),
         ("SEKIWAKE_TRAP_DESTINATIONS", &trap),
     ];
-    let names = [&["sekiwake-capture", "sekiwake-proxy"][..], &FORWARDERS.map(|(_, name)| name)].concat();
+    let others = ["sekiwake-storer", "sekiwake-anomaly-detector"];
+    let names = [&["sekiwake-capture", "sekiwake-proxy"][..], &FORWARDERS.map(|(_, name)| name), &others].concat();
     Services::start(&site.host, &names, &environment)
 }
 
@@ -143,6 +158,33 @@ fn sent_by(sender: &mut Process) -> anyhow::Result<u64> {
     summary["sent"].as_u64().with_context(|| format!("no count in {line}"))
 }
 
+fn counted(ledger: &Ledger) -> u64 {
+    ledger.detector.count("sekiwake_anomaly_counted_records_total", &[])
+}
+
+/// What became of syslog with those who keep it and count it.
+struct Kept {
+    published: u64,
+    /// By the storer's `/search`.
+    found: u64,
+    counted: u64,
+}
+
+impl Kept {
+    fn faults(&self) -> Vec<String> {
+        let Kept { published, found, counted } = *self;
+        println!("syslog: {published} messages published, {found} found by the storer's /search, {counted} counted");
+        let mut faults = Vec::new();
+        if found != published {
+            faults.push("the storer does not have what was published".to_owned());
+        }
+        if counted != published {
+            faults.push("the anomaly detector did not count what was published".to_owned());
+        }
+        faults
+    }
+}
+
 /// The old collector and the new ones.
 struct Receivers {
     old: Sink,
@@ -174,8 +216,8 @@ impl Receivers {
     }
 
     /// Compares what came where, and says so.
-    fn judge(self, sent: u64, ledger: &Ledger) -> anyhow::Result<()> {
-        let mut faults = Vec::new();
+    fn judge(self, sent: u64, ledger: &Ledger, kept: &Kept) -> anyhow::Result<()> {
+        let mut faults = kept.faults();
         let old = self.old.finish();
         if old.received != sent {
             faults.push(format!("the devices sent {sent} datagrams, the old collector received {}", old.received));
@@ -204,7 +246,7 @@ impl Receivers {
         faults.extend(ledger.check().err().map(|error| format!("the books do not close: {error}")));
         if faults.is_empty() {
             println!(
-                "\nOK: {sent} datagrams sent, every one of them reached both new collectors byte for byte (informs as traps), nothing lost, the books close"
+                "\nOK: {sent} datagrams sent, every one of them reached both new collectors byte for byte (informs as traps), syslog is stored and counted, nothing lost, the books close"
             );
             return Ok(());
         }

@@ -46,8 +46,12 @@ fn the_documentation_lists_every_metric() {
     let (destinations, spool) = (folder.path().join("destinations"), folder.path().join("spool").display().to_string());
     fs::write(&destinations, "udp://198.51.100.11:514 tcp://198.51.100.11:514?spool=2MiB").unwrap();
     let destinations = destinations.display().to_string();
-    let names = [&["sekiwake-capture", "sekiwake-proxy"][..], &FORWARDERS.map(|(_, name)| name)].concat();
+    let others = ["sekiwake-storer", "sekiwake-anomaly-detector"];
+    let names = [&["sekiwake-capture", "sekiwake-proxy"][..], &FORWARDERS.map(|(_, name)| name), &others].concat();
+    let store = folder.path().join("store").display().to_string();
     let environment = [
+        ("SEKIWAKE_STORE_DIR", &*store),
+        ("SEKIWAKE_NOTIFY", "syslog+udp://127.0.0.1:5514"),
         ("SEKIWAKE_CAPTURE_INTERFACES", WIRE),
         ("SEKIWAKE_SYSLOG_DESTINATIONS_FILE", &destinations),
         ("SEKIWAKE_SPOOL_DIR", &spool),
@@ -68,7 +72,16 @@ fn the_documentation_lists_every_metric() {
 
 /// The variables that a binary of this version reads: what `--check` prints.
 fn read_by_this_version() -> BTreeSet<String> {
-    let binaries = ["capture", "proxy", "syslog-forwarder", "xflow-forwarder", "trap-forwarder", "tap"];
+    let binaries = [
+        "capture",
+        "proxy",
+        "syslog-forwarder",
+        "xflow-forwarder",
+        "trap-forwarder",
+        "storer",
+        "anomaly-detector",
+        "tap",
+    ];
     let check = |name: &str| {
         let mut command = Command::new(binary(&format!("sekiwake-{name}")));
         let output = command.arg("--check").env("SEKIWAKE_CAPTURE_INTERFACES", "lo").output().unwrap();
@@ -100,8 +113,11 @@ fn settings_table() -> String {
         };
         let _ = writeln!(table, "| `{name}` | {readers} | {takes} | {default} | {about} |");
     }
-    let later: Vec<String> = later.iter().map(|variable| format!("`{}`", variable.name)).collect();
-    let _ = write!(table, "\nReserved, and without effect in this version: {}.\n\n", later.join(", "));
+    table.push('\n');
+    if !later.is_empty() {
+        let later: Vec<String> = later.iter().map(|variable| format!("`{}`", variable.name)).collect();
+        let _ = write!(table, "Reserved, and without effect in this version: {}.\n\n", later.join(", "));
+    }
     table
 }
 

@@ -37,7 +37,7 @@ fn the_subscriber_to_events_in_python_prints_them() {
     let (name, metrics) = (Name::new("watch-1").unwrap(), Metrics::new("toy"));
     let mut publisher = EventPublisher::connect(&Bus::default(), &to, &name, &metrics).unwrap();
     let process = example("events.py", &[&relay.subscribe]);
-    wait_for("a subscriber", LONG, || publisher.publish(br#"{"state": "firing", "summary": "much"}"#)).unwrap();
+    wait_for("a subscriber", LONG, || publisher.publish(br#"{"status": "firing", "summary": "much"}"#)).unwrap();
     wait_for("a line", LONG, || !process.stdout().is_empty()).unwrap();
     assert_eq!(process.stdout(), ["watch-1 firing much"]);
 }

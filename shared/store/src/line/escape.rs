@@ -63,7 +63,7 @@ fn length_while(bytes: &[u8], holds: impl Fn(u8) -> bool) -> usize {
 
 #[inline(always)]
 fn is_plain(byte: u8) -> bool {
-    (byte >= 0x20) & (byte < 0x7f) & (byte != b'"') & (byte != b'\\')
+    (0x20..0x7f).contains(&byte) & (byte != b'"') & (byte != b'\\')
 }
 
 /// Appends any bytes as text of one line.

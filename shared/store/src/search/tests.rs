@@ -162,6 +162,17 @@ fn foreign_and_broken_files_keep_no_one_from_theirs() {
 }
 
 #[test]
+fn folders_that_no_template_makes_are_not_looked_into() {
+    let dir = tempfile::tempdir().unwrap();
+    for (number, folder) in ["", "lost+found", ".hidden"].iter().enumerate() {
+        let message = (START, 7, format!("<13>{number}"));
+        put(&dir.path().join(folder), 1, LineFormat::Json, false, &[message]);
+    }
+    let (lines, summary) = found(1 << 20, dir.path(), &Query::default());
+    assert_eq!((lines.len(), summary.failed.len()), (1, 0));
+}
+
+#[test]
 fn whoever_has_seen_enough_ends_it() {
     let dir = tempfile::tempdir().unwrap();
     let messages: Vec<Sent> = (0..1000).map(|number| (START + number, 7, format!("<13>{number}"))).collect();
