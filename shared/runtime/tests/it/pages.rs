@@ -125,7 +125,8 @@ fn beyond_its_threads_a_page_is_refused_and_probes_are_answered() {
 
 #[test]
 fn what_goes_wrong_in_the_middle_cuts_the_answer_off() {
-    let wrong: [(&str, fn(&mut PageWriter) -> Written); 2] = [
+    type Write = fn(&mut PageWriter) -> Written;
+    let wrong: [(&str, Write); 2] = [
         ("an error", |writer| {
             writer.write_all(&[b'x'; 100_000])?;
             Err(io::Error::other("a disk that fails"))
