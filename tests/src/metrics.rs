@@ -98,27 +98,38 @@ pub fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, timeout).with_context(|| format!("connect to {address}"))?;
     stream.set_read_timeout(Some(timeout))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).with_context(|| format!("read {path} from {address}"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no end of the HTTP header")?;
+    // As bytes: a chunk may end within a character.
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).with_context(|| format!("read {path} from {address}"))?;
+    let (head, body) = split_once(&answer, b"\r\n\r\n").context("no end of the HTTP header")?;
+    let head = str::from_utf8(head)?;
+    let body = match head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        true => without_chunks(body).with_context(|| format!("{path} of {address} was cut off"))?,
+        false => body.to_owned(),
+    };
+    let body = String::from_utf8(body).with_context(|| format!("{path} of {address}"))?;
     let status = head.lines().next().unwrap_or_default();
     ensure!(status.contains(" 200 "), "{path} of {address}: {status}: {body}");
-    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        return without_chunks(body).with_context(|| format!("{path} of {address} was cut off"));
-    }
-    Ok(body.to_owned())
+    Ok(body)
 }
 
 /// A body that came in chunks (RFC 9112 §7.1), without their frames; `None` where it does not end as it should.
-fn without_chunks(mut rest: &str) -> Option<String> {
-    let mut body = String::new();
+fn without_chunks(mut rest: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
     loop {
-        let (length, after) = rest.split_once("\r\n")?;
+        let (length, after) = split_once(rest, b"\r\n")?;
+        let length = str::from_utf8(length).ok()?;
         let length = usize::from_str_radix(length.split(';').next()?.trim(), 16).ok()?;
         if length == 0 {
             return Some(body);
         }
-        body.push_str(after.get(..length)?);
-        rest = after.get(length..)?.strip_prefix("\r\n")?;
+        body.extend_from_slice(after.get(..length)?);
+        rest = after.get(length..)?.strip_prefix(b"\r\n")?;
     }
+}
+
+/// What is before and after the first `separator`.
+fn split_once<'a>(bytes: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = bytes.windows(separator.len()).position(|window| window == separator)?;
+    Some((&bytes[..at], &bytes[at + separator.len()..]))
 }
