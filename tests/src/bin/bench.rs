@@ -17,6 +17,7 @@ use std::{
     io::IoSlice,
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::AsFd,
+    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -281,25 +282,15 @@ fn losses(offered: u64, capture: &Samples, forwarder: &Samples, sink: Option<u64
 fn rsyslog(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
     let sink = sink(&site.collectors, 1)?;
     let folder = tempfile::tempdir()?;
-    let configuration = folder.path().join("rsyslog.conf");
-    fs::write(
-        &configuration,
-        format!(
-            "global(workDirectory=\"{work}\")\n\
-             module(load=\"imudp\" batchSize=\"128\" timeRequery=\"8\")\n\
-             template(name=\"raw\" type=\"string\" string=\"%rawmsg%\")\n\
-             input(type=\"imudp\" address=\"{HOST}\" port=\"514\" rcvbufSize=\"64m\" ruleset=\"forward\")\n\
-             ruleset(name=\"forward\" queue.type=\"FixedArray\" queue.size=\"500000\" queue.dequeueBatchSize=\"1024\") {{\n\
-               action(type=\"omfwd\" target=\"{collector}\" port=\"514\" protocol=\"udp\" template=\"raw\")\n\
-             }}\n",
-            work = folder.path().display(),
-            collector = collector(0),
-        ),
-    )?;
-    let mut command = site.host.command("rsyslogd");
-    command.arg("-n").arg("-f").arg(&configuration).arg("-i").arg(folder.path().join("pid"));
-    let mut process = Process::spawn(command)?;
-    wait_for("rsyslog to listen", Duration::from_secs(10), || listens(&site.host, 514))?;
+    let rules = format!(
+        "template(name=\"raw\" type=\"string\" string=\"%rawmsg%\")\n\
+         input(type=\"imudp\" address=\"{HOST}\" port=\"514\" rcvbufSize=\"64m\" ruleset=\"forward\")\n\
+         ruleset(name=\"forward\" queue.type=\"FixedArray\" queue.size=\"500000\" queue.dequeueBatchSize=\"1024\") {{\n\
+           action(type=\"omfwd\" target=\"{collector}\" port=\"514\" protocol=\"udp\" template=\"raw\")\n\
+         }}\n",
+        collector = collector(0),
+    );
+    let mut process = start_rsyslog(site, folder.path(), &rules)?;
     let before = process.cpu_time()?;
     let offered = offer(site, HOST.into(), load, seconds)?;
     settle(&sink, offered);
@@ -361,24 +352,15 @@ fn stored(site: &Site, load: Load, seconds: u64, more: &[(&str, &str)]) -> anyho
 
 fn rsyslog_file(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
     let folder = tempfile::tempdir()?;
-    let (configuration, file) = (folder.path().join("rsyslog.conf"), folder.path().join("messages"));
-    fs::write(
-        &configuration,
-        format!(
-            "global(workDirectory=\"{work}\")\n\
-             module(load=\"imudp\" batchSize=\"128\" timeRequery=\"8\")\n\
-             input(type=\"imudp\" address=\"{HOST}\" port=\"514\" rcvbufSize=\"64m\" ruleset=\"store\")\n\
-             ruleset(name=\"store\" queue.type=\"FixedArray\" queue.size=\"500000\" queue.dequeueBatchSize=\"1024\") {{\n\
-               action(type=\"omfile\" file=\"{file}\")\n\
-             }}\n",
-            work = folder.path().display(),
-            file = file.display(),
-        ),
-    )?;
-    let mut command = site.host.command("rsyslogd");
-    command.arg("-n").arg("-f").arg(&configuration).arg("-i").arg(folder.path().join("pid"));
-    let mut process = Process::spawn(command)?;
-    wait_for("rsyslog to listen", Duration::from_secs(10), || listens(&site.host, 514))?;
+    let file = folder.path().join("messages");
+    let rules = format!(
+        "input(type=\"imudp\" address=\"{HOST}\" port=\"514\" rcvbufSize=\"64m\" ruleset=\"store\")\n\
+         ruleset(name=\"store\" queue.type=\"FixedArray\" queue.size=\"500000\" queue.dequeueBatchSize=\"1024\") {{\n\
+           action(type=\"omfile\" file=\"{file}\")\n\
+         }}\n",
+        file = file.display(),
+    );
+    let mut process = start_rsyslog(site, folder.path(), &rules)?;
     let before = process.cpu_time()?;
     let offered = offer(site, HOST.into(), load, seconds)?;
     let size = || fs::metadata(&file).map_or(0, |found| found.len());
@@ -394,6 +376,21 @@ fn rsyslog_file(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
     let lines = fs::read(&file)?.iter().filter(|&&byte| byte == b'\n').count() as u64;
     let note = format!("{} MiB on disk", size() >> 20);
     Ok(Row { offered, delivered: lines, cost: vec![("rsyslog", cost)], latency: None, note })
+}
+
+/// rsyslog in the host's namespace with imudp loaded and `rules`, once it listens.
+fn start_rsyslog(site: &Site, folder: &Path, rules: &str) -> anyhow::Result<Process> {
+    let configuration = folder.join("rsyslog.conf");
+    let head = format!(
+        "global(workDirectory=\"{}\")\nmodule(load=\"imudp\" batchSize=\"128\" timeRequery=\"8\")\n",
+        folder.display()
+    );
+    fs::write(&configuration, head + rules)?;
+    let mut command = site.host.command("rsyslogd");
+    command.arg("-n").arg("-f").arg(&configuration).arg("-i").arg(folder.join("pid"));
+    let process = Process::spawn(command)?;
+    wait_for("rsyslog to listen", Duration::from_secs(10), || listens(&site.host, 514))?;
+    Ok(process)
 }
 
 fn tcpdump(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
