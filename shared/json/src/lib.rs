@@ -73,8 +73,8 @@ pub fn write_line(out: &mut impl Write, kind: Option<Kind>, record: &Record<'_>,
     out.write_all(b"\n")
 }
 
-/// RFC 3339 with nine digits, UTC.
-fn timestamp(nanoseconds: u64) -> String {
+/// A time since 1970-01-01T00:00:00Z, nanoseconds, as RFC 3339 with nine digits, UTC.
+pub fn timestamp(nanoseconds: u64) -> String {
     // 64 bits of nanoseconds end in the year 2554, jiff's timestamps in 9999.
     let timestamp = Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX);
     format!("{timestamp:.9}")

@@ -29,6 +29,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_core::Stream;
+use sekiwake_settings::percent_decoded;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::debug;
 
@@ -134,22 +135,7 @@ impl PageRequest {
 
 /// Percent-encoding, and `+` for a space (the URL standard's application/x-www-form-urlencoded).
 fn decode(text: &str) -> Option<String> {
-    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
-    loop {
-        match rest {
-            [] => return String::from_utf8(bytes).ok(),
-            [b'%', high, low, after @ ..] => {
-                let digit = |byte: u8| char::from(byte).to_digit(16);
-                bytes.push((digit(*high)? * 16 + digit(*low)?) as u8);
-                rest = after;
-            }
-            [b'%', ..] => return None,
-            [byte, after @ ..] => {
-                bytes.push(if *byte == b'+' { b' ' } else { *byte });
-                rest = after;
-            }
-        }
-    }
+    percent_decoded(&text.replace('+', " ")).ok()
 }
 
 impl Pages {

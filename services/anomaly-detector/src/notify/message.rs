@@ -1,6 +1,6 @@
 //! What is said: the same event for Alertmanager, for a webhook, and as a line of syslog.
 
-use jiff::Timestamp;
+use sekiwake_json::timestamp as time;
 use serde_json::{Map, Value, json};
 
 use crate::detect::{Event, EventKind, EventState, Reason};
@@ -159,13 +159,6 @@ fn description(event: &Event, about: &About) -> String {
 fn rounded(number: f64) -> String {
     let text = format!("{number:.1}");
     text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
-}
-
-/// RFC 3339, UTC.
-fn time(ns: u64) -> String {
-    // 64 bits of nanoseconds end in the year 2554, jiff's timestamps in 9999.
-    let timestamp = Timestamp::from_nanosecond(i128::from(ns)).unwrap_or(Timestamp::MAX);
-    format!("{timestamp:.9}")
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::fmt;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use sekiwake_identify::syslog::{parse_facility, parse_severity};
+use sekiwake_settings::percent_decoded;
 use ureq::http::Uri;
 
 /// The most notifiers.
@@ -97,7 +98,8 @@ impl Notifier {
         if host.is_empty() || port == Some(0) || has_port != port.is_some() {
             return Err("a host, and a port from 1 to 65535".to_owned());
         }
-        let userinfo = authority.as_str().rsplit_once('@').map(|(userinfo, _)| decode(userinfo)).transpose()?;
+        let userinfo =
+            authority.as_str().rsplit_once('@').map(|(userinfo, _)| percent_decoded(userinfo)).transpose()?;
         let authorization = userinfo.map(|userinfo| format!("Basic {}", BASE64_STANDARD.encode(userinfo)));
         let place = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let label = format!("{scheme}://{place}").to_lowercase();
@@ -157,7 +159,7 @@ fn options(query: &str) -> Result<Vec<(String, String)>, String> {
     pairs
         .map(|pair| {
             let (name, value) = pair.split_once('=').ok_or("an option without a value, after the ?")?;
-            Ok((name.to_owned(), decode(value)?))
+            Ok((name.to_owned(), percent_decoded(value)?))
         })
         .collect()
 }
@@ -192,23 +194,6 @@ fn priority(query: &str) -> Result<u8, String> {
         }
     }
     Ok(facility << 3 | severity)
-}
-
-/// Percent-encoding.
-fn decode(text: &str) -> Result<String, String> {
-    let wrong = || "a % that no two hexadecimal digits follow, or bytes that are no UTF-8".to_owned();
-    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
-    while let Some((&first, after)) = rest.split_first() {
-        rest = after;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let digits = rest.get(..2).and_then(|digits| std::str::from_utf8(digits).ok()).ok_or_else(wrong)?;
-        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| wrong())?);
-        rest = &rest[2..];
-    }
-    String::from_utf8(bytes).map_err(|_| wrong())
 }
 
 #[cfg(test)]

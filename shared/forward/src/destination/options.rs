@@ -23,7 +23,7 @@ use std::{path::PathBuf, time::Duration};
 
 use sekiwake_identify::syslog::{parse_facility, parse_severity};
 use sekiwake_record::{Format, Kind, Prefix};
-use sekiwake_settings::{ByteSize, Setting};
+use sekiwake_settings::{ByteSize, Setting, percent_decoded};
 
 use super::{
     Transport,
@@ -152,7 +152,8 @@ pub(super) fn parse(kind: Kind, transport: Transport, query: Option<&str>) -> Re
         }
         seen.push(name);
         let at_value = offset + name.len();
-        let value = decode(written).map_err(|problem| (at_value, format!("{name}=\"{written}\", {problem}")))?;
+        let value =
+            percent_decoded(written).map_err(|problem| (at_value, format!("{name}=\"{written}\", {problem}")))?;
         set(&mut options, kind, name, &value)
             .map_err(|expected| (at_value, format!("{name}=\"{value}\", expected {expected}")))?;
         offset += option.len() + 1;
@@ -275,23 +276,4 @@ fn formats_of(kind: Kind) -> impl Iterator<Item = Format> {
         Kind::SnmpTrap => &[Snmp1Trap, Snmp2cTrap, Snmp2cInform, Snmp3, Unknown],
     };
     of_kind.iter().copied()
-}
-
-/// Percent-encoded bytes (RFC 3986 §2.1).
-fn decode(text: &str) -> Result<String, String> {
-    let expected = "expected two hexadecimal digits after %";
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let (digits, after) = rest.split_at_checked(2).ok_or(expected)?;
-        let digits = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()));
-        bytes.push(u8::from_str_radix(digits.ok_or(expected)?, 16).map_err(|_| expected)?);
-        rest = after;
-    }
-    String::from_utf8(bytes).map_err(|_| "expected UTF-8".to_owned())
 }
