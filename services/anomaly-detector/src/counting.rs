@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use crate::{
-    detect::{Closed, Detector, Event, EventKind, EventState, Key, Now, Settings, StateNote, Verdict},
+    detect::{Closed, Detector, Event, EventKind, EventState, Key, MAX_NOTE_BYTES, Now, Settings, StateNote, Verdict},
     metrics::{AnomalyMetrics, names},
     notify::{About, Telling, object},
 };
@@ -190,7 +190,10 @@ impl Counting {
                 None => {}
             }
             if matches!(self.phase, Phase::Counting) {
-                self.advance();
+                // While the shards are being given back not everything comes here, and what does is not judged.
+                if self.subscriber.owns_all() {
+                    self.advance();
+                }
                 self.put_notes(worker.stopping());
             }
             self.answer();
@@ -241,8 +244,7 @@ impl Counting {
                 // Its own, or words that came too late.
                 while self.subscriber.take_note().is_some() {}
                 if let Some(shard) = self.subscriber.shard_to_present() {
-                    let all = self.detector.take_changed(true);
-                    self.notes.extend(all.into_iter().filter(|note| note.shard == shard));
+                    self.notes.extend(self.detector.notes_of(shard));
                 }
             }
         }
@@ -300,7 +302,7 @@ impl Counting {
     fn stand_by(&mut self) {
         if matches!(self.phase, Phase::Counting) {
             info!("standing by: not all shards are this detector's any more");
-            self.remembered = (self.note_number, self.detector.take_changed(true));
+            self.remembered = (self.note_number, self.detector.all_notes());
         }
         let held = std::mem::take(&mut self.held);
         let tickets =
@@ -398,9 +400,15 @@ impl Counting {
         while self.subscriber.waiting_notes() < ENOUGH_NOTES
             && let Some(note) = self.notes.pop_front()
         {
+            if note.value.len() > MAX_NOTE_BYTES {
+                // A window of a thousand intervals of billions: it does not move.
+                self.metrics.lost_note();
+                continue;
+            }
             self.note_number = self.note_number.max(clock().wall_ns) + 1;
             if !self.subscriber.put_note(note.shard, &note.key, &note.value, self.note_number) {
-                // Too large, or no room: what it covers is counted again by whoever takes over.
+                // No room: until there is some, what it covers is not done with.
+                self.notes.push_front(note);
                 break;
             }
         }
@@ -413,7 +421,7 @@ impl Counting {
             return;
         }
         self.noted_at = Instant::now();
-        self.notes.extend(self.detector.take_changed(false));
+        self.notes.extend(self.detector.take_changed());
         self.noted = std::mem::take(&mut self.counted);
         if self.notes.is_empty() {
             self.noted.clear();
@@ -424,9 +432,8 @@ impl Counting {
         if let Some(files) = &self.files
             && matches!(self.phase, Phase::Counting)
         {
-            let mut all = self.detector.clone();
             // A writer that has not written the one before gets the next one.
-            let _ = files.try_send(all.take_changed(true));
+            let _ = files.try_send(self.detector.all_notes());
         }
     }
 

@@ -37,7 +37,7 @@ pub mod names {
     pub const EVENTS: &str = "sekiwake_anomaly_events_total";
     /// Changes that nobody was there to take.
     pub const LOST_EVENTS: &str = "sekiwake_anomaly_lost_events_total";
-    /// Notes of other detectors that are none.
+    /// Notes of other detectors that are none, and own ones that are too large.
     pub const REFUSED_NOTES: &str = "sekiwake_anomaly_refused_notes_total";
     /// Sources that are known.
     pub const SOURCES: &str = "sekiwake_anomaly_sources";
@@ -111,7 +111,10 @@ impl AnomalyMetrics {
             ahead: uncounted("ahead"),
             in_unknown: uncounted("unknown"),
             lost_events: counter(names::LOST_EVENTS, "Changes that nobody was there to take."),
-            refused_notes: counter(names::REFUSED_NOTES, "Notes of other detectors that are none."),
+            refused_notes: counter(
+                names::REFUSED_NOTES,
+                "Notes of other detectors that are none, and own ones that are too large.",
+            ),
             sources: metrics.gauge(names::SOURCES, "Sources that are known.", &[]),
             firing_sources: metrics.gauge(names::FIRING_SOURCES, "Sources of which an alarm is on.", &[]),
             evicted: counter(names::EVICTED, "Sources that had to make room."),
@@ -165,6 +168,11 @@ impl AnomalyMetrics {
         ] {
             counter.inc_by(now.saturating_sub(before));
         }
+    }
+
+    /// A note is too large for the proxy.
+    pub(crate) fn lost_note(&self) {
+        self.refused_notes.inc();
     }
 
     /// This detector stands by: what it knew is somebody else's to show.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{
     bands::{BandSettings, Bands, Verdict},
     event::{Event, EventState},
-    notes::{MAX_VALUE, StateNote, decode, encode},
+    notes::{MAX_NOTE_BYTES, StateNote, decode, encode},
     series::{Key, SEVERITIES, Series},
     sources::{Source, Sources},
     tally::{Counts, Tally},
@@ -386,34 +386,55 @@ impl Detector {
         self.next.saturating_mul(self.settings.interval_ns)
     }
 
-    /// What has changed since the last call, as notes. `everything` gives what has not changed as well.
-    pub fn take_changed(&mut self, everything: bool) -> Vec<StateNote> {
+    /// What has changed since the last call, as notes.
+    pub fn take_changed(&mut self) -> Vec<StateNote> {
+        let notes = self.collect(|is_dirty| is_dirty, |_| true);
+        self.is_clock_dirty = false;
+        self.sources.gone.clear();
+        let sources = self.sources.known.values_mut().map(|source| &mut source.series);
+        let series = [&mut self.total].into_iter().chain(&mut self.severities).chain(sources);
+        series.for_each(|series| series.is_dirty = false);
+        self.tallies.iter_mut().for_each(|tally| tally.is_dirty = false);
+        notes
+    }
+
+    /// Everything, as notes. What has changed is still to be taken.
+    pub fn all_notes(&self) -> Vec<StateNote> {
+        self.collect(|_| true, |_| true)
+    }
+
+    /// The same of one shard.
+    pub fn notes_of(&self, shard: Shard) -> Vec<StateNote> {
+        self.collect(|_| true, |of| of == shard)
+    }
+
+    /// In this order: of what comes first alone an interval is missed at worst, and never judged by a part of its messages.
+    fn collect(&self, is_wanted: impl Fn(bool) -> bool, is_asked: impl Fn(Shard) -> bool) -> Vec<StateNote> {
         let mut notes = Vec::new();
-        let mut note = |shard, key: &[u8], value| notes.push(StateNote { shard, key: key.to_vec(), value });
-        // In this order: of what comes first alone an interval is missed at worst, and never judged by a part of its messages.
-        if std::mem::take(&mut self.is_clock_dirty) || everything {
-            note(Key::Total.shard(), CLOCK_KEY, encode(&(self.next, self.begun)));
+        let of_all = Key::Total.shard();
+        if is_wanted(self.is_clock_dirty) && is_asked(of_all) {
+            let value = encode(&(self.next, self.begun));
+            notes.push(StateNote { shard: of_all, key: CLOCK_KEY.to_vec(), value });
         }
-        for source in std::mem::take(&mut self.sources.gone) {
-            if !self.sources.known.contains_key(&source) {
-                note(Shard::of(source), &Key::Source(source).to_bytes(), Vec::new());
+        let gone = self.sources.gone.iter().filter(|source| !self.sources.known.contains_key(source));
+        for source in gone.filter(|source| is_asked(Shard::of(**source))) {
+            let key = Key::Source(*source).to_bytes();
+            notes.push(StateNote { shard: Shard::of(*source), key, value: Vec::new() });
+        }
+        let severities = (0..).map(Key::Severity).zip(&self.severities);
+        for (key, series) in [(Key::Total, &self.total)].into_iter().chain(severities).filter(|_| is_asked(of_all)) {
+            if is_wanted(series.is_dirty) && (series.is_dirty || *series != Series::default()) {
+                notes.push(StateNote { shard: of_all, key: key.to_bytes(), value: encode(series) });
             }
         }
-        let mut of_series = |key: Key, series: &mut Series| {
-            if std::mem::take(&mut series.is_dirty) || everything && *series != Series::default() {
-                note(key.shard(), &key.to_bytes(), encode(series));
-            }
-        };
-        of_series(Key::Total, &mut self.total);
-        (0..).zip(&mut self.severities).for_each(|(index, series)| of_series(Key::Severity(index), series));
-        for (source, known) in &mut self.sources.known {
-            if std::mem::take(&mut known.series.is_dirty) || everything {
-                note(Shard::of(*source), &Key::Source(*source).to_bytes(), encode(known));
+        for (source, known) in &self.sources.known {
+            let shard = Shard::of(*source);
+            if is_wanted(known.series.is_dirty) && is_asked(shard) {
+                notes.push(StateNote { shard, key: Key::Source(*source).to_bytes(), value: encode(known) });
             }
         }
-        for (tally, shard) in self.tallies.iter_mut().zip(Shard::all()) {
-            let is_wanted = std::mem::take(&mut tally.is_dirty) || everything && *tally != Tally::default();
-            if is_wanted {
+        for (tally, shard) in self.tallies.iter().zip(Shard::all()).filter(|(_, shard)| is_asked(*shard)) {
+            if is_wanted(tally.is_dirty) && (tally.is_dirty || *tally != Tally::default()) {
                 notes.push(StateNote { shard, key: TALLY_KEY.to_vec(), value: tally_note(tally) });
             }
         }
@@ -498,7 +519,7 @@ impl Detector {
 /// A tally as it fits a note: without its sources where there are too many.
 fn tally_note(tally: &Tally) -> Vec<u8> {
     let value = encode(tally);
-    if value.len() <= MAX_VALUE {
+    if value.len() <= MAX_NOTE_BYTES {
         return value;
     }
     let mut cut = Tally { is_cut: true, ..tally.clone() };

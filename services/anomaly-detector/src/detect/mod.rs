@@ -19,7 +19,7 @@ pub use alarm::{Alarm, Change};
 pub use bands::{BandSettings, Bands, Verdict, Window};
 pub use detector::{Closed, Detector, Judged, Losses, Now, Settings, SourcesJudged};
 pub use event::{Event, EventKind, EventState, Reason};
-pub use notes::{StateNote, read_file, write_file};
+pub use notes::{MAX_NOTE_BYTES, StateNote, read_file, write_file};
 pub use series::{Key, Series};
 
 #[cfg(test)]

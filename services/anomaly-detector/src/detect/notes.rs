@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 const VERSION: u8 = 1;
 
 /// The largest value that the bus takes, bytes.
-pub(super) const MAX_VALUE: usize = 8 << 10;
+pub const MAX_NOTE_BYTES: usize = 8 << 10;
 
 /// The largest file that is read, bytes.
 const MAX_FILE: usize = 64 << 20;

@@ -217,7 +217,7 @@ fn sources_are_judged_apart_and_the_least_recently_seen_make_room() {
     assert!(last.known <= 32 && last.evicted >= 40 && last.firing == 0, "{last:?}");
     let forgotten = detector.events().find(|event| event.reason == Some(Reason::Forgotten)).unwrap();
     assert_eq!((forgotten.source, forgotten.state), (Some(source(1)), EventState::Resolved));
-    let gone = detector.take_changed(false);
+    let gone = detector.take_changed();
     assert!(gone.iter().any(|note| note.value.is_empty()));
 }
 
@@ -252,11 +252,27 @@ fn a_device_that_always_talked_and_falls_silent_is_reported_once() {
 }
 
 #[test]
+fn what_is_shown_to_a_new_proxy_is_still_to_be_noted() {
+    let mut detector = Detector::new(Settings { sources: true, ..settings() }, at(0));
+    let mut stream = Stream::default();
+    (1..50).for_each(|number| stream.send(&mut detector, number, 70, 2));
+    let mut by_shard: Vec<StateNote> = Shard::all().flat_map(|shard| detector.notes_of(shard)).collect();
+    let mut all = detector.all_notes();
+    let mut changed = detector.take_changed();
+    for notes in [&mut by_shard, &mut all, &mut changed] {
+        notes.sort_by(|one, other| (one.shard, &one.key).cmp(&(other.shard, &other.key)));
+    }
+    assert!(changed.len() > 50);
+    assert_eq!((&by_shard, &changed), (&all, &all));
+    assert_eq!(detector.take_changed(), []);
+}
+
+#[test]
 fn what_is_no_note_is_refused() {
     let mut detector = Detector::new(settings(), at(0));
     let mut donor = Detector::new(settings(), at(0));
     minutes(&mut donor, &mut Stream::default(), 1, &[5; 4]);
-    for note in donor.take_changed(true) {
+    for note in donor.all_notes() {
         for cut in 0..note.value.len() {
             detector.restore(&StateNote { value: note.value[..cut].to_vec(), ..note.clone() }, true);
         }
@@ -266,7 +282,7 @@ fn what_is_no_note_is_refused() {
     assert_eq!(detector.total_window(), 0);
     let wide = Detector::new(Settings { bands: BandSettings { window: 2, ..settings().bands }, ..settings() }, at(0));
     let mut narrow = wide;
-    donor.take_changed(true).iter().for_each(|note| narrow.restore(note, true));
+    donor.all_notes().iter().for_each(|note| narrow.restore(note, true));
     assert_eq!(narrow.total_window(), 0, "a window that is longer than the settings say is not taken");
 }
 
@@ -281,7 +297,7 @@ fn a_file_has_the_windows_and_the_alarms_and_the_time_between_is_a_gap() {
     let mut before = Detector::new(Settings { severities: true, ..settings() }, at(0));
     let mut stream = Stream::default();
     minutes(&mut before, &mut stream, 1, &[100, 100, 100, 500]);
-    let file = write_file(&before.take_changed(true));
+    let file = write_file(&before.all_notes());
     let notes = read_file(&file).unwrap();
     let hour = 3600;
     let mut after = Detector::new(Settings { severities: true, ..settings() }, at(hour));
@@ -325,7 +341,7 @@ fn ten_thousand_sources_are_judged_in_little_time_and_memory() {
     }
     println!("{longest:?} to judge 10,000 sources");
     assert!(longest < std::time::Duration::from_millis(200), "{longest:?}");
-    let bytes: usize = detector.take_changed(true).iter().map(|note| note.key.len() + note.value.len()).sum();
+    let bytes: usize = detector.all_notes().iter().map(|note| note.key.len() + note.value.len()).sum();
     assert!(bytes < 2 << 20, "{bytes} bytes of notes");
 }
 
@@ -354,7 +370,7 @@ proptest! {
             give(&mut whole, &delivered);
             give(&mut moved, &delivered);
             kept.push(delivered);
-            for note in moved.take_changed(false) {
+            for note in moved.take_changed() {
                 notes.insert((note.shard, note.key.clone()), note);
             }
             if is_moved {
