@@ -1,4 +1,5 @@
 //! The binary on real sockets.
+#![allow(clippy::unwrap_used)]
 
 use std::{net::UdpSocket, process::Command, time::Duration};
 
