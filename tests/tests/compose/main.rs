@@ -5,6 +5,7 @@
 
 mod images;
 mod project;
+mod settings;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -37,13 +38,13 @@ fn the_compose_project_does_what_it_says() {
         eprintln!("SKIPPED: the compose project, as TEST_SEKIWAKE_SKIP_COMPOSE says");
         return;
     }
-    let project = Project::new(&[
-        ("DEMO_RATE", "1000"),
+    let mut project = Project::new(&[
+        ("DEMO_RATE", "1500"),
         ("DEMO_MORE", &format!("--count {FIRST_STREAM} --json")),
         ("DEMO_RECEIVER", "--json --by-source --every 500ms"),
         ("DEMO_DEVICES", &NUMBER_OF_DEVICES.to_string()),
-        ("SEKIWAKE_ANOMALY_INTERVAL", "1s"),
-        ("SEKIWAKE_ANOMALY_WINDOW", "5"),
+        ("SEKIWAKE_ANOMALY_INTERVAL", "2s"),
+        ("SEKIWAKE_ANOMALY_WINDOW", "4"),
         ("SEKIWAKE_ANOMALY_GRACE", "1s"),
         ("SEKIWAKE_NOTIFY", "alertmanager+http://alertmanager:9093"),
     ]);
@@ -51,6 +52,7 @@ fn the_compose_project_does_what_it_says() {
     project.prepare();
     project.compose(&["--profile", "demo", "build"]);
     images::check(&project);
+    settings::check(&project);
     project.step("up, with the demonstration and what monitors it");
     project.compose(&["--profile", "monitoring", "up", "--detach", "prometheus", "alertmanager"]);
     project.compose(&["--profile", "demo", "up", "--detach"]);
@@ -70,14 +72,15 @@ fn the_compose_project_does_what_it_says() {
     is_stored(&old);
 
     project.step("a burst is an anomaly, and Alertmanager is told of it and of its end");
-    total += project.send(200, "8s");
-    total += project.send(4_000, "3s");
+    total += project.send(200, "13s");
+    let burst = project.start_sending(4_000, "5s");
     let alerts = || -> Vec<Value> {
         serde_json::from_str(&get(local(9093), "/api/v2/alerts?active=true").unwrap_or_default()).unwrap_or_default()
     };
     let is_high = || alerts().iter().any(|alert| alert["labels"]["alertname"] == "SyslogRateHigh");
     wait_for("an alarm at Alertmanager", LONG, is_high).unwrap();
     wait_for("the alarm's end at Alertmanager", LONG, || !is_high()).unwrap();
+    total += burst.finish();
     all_have(&project, total);
 
     project.step("three forwarders, and one again, while datagrams pass");
@@ -109,6 +112,12 @@ fn the_compose_project_does_what_it_says() {
     is_stored(&old);
     every_service_is_well(&project);
 
+    project.step("down, and up again with keys");
+    project.compose(&["--profile", "demo", "down", "--volumes"]);
+    project.use_keys();
+    project.compose(&["--profile", "demo", "up", "--detach"]);
+    every_service_is_well(&project);
+    all_have(&project, FIRST_STREAM);
     project.step("down, and nothing is left");
     project.down();
 }

@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeMap,
+    fs::{self, Permissions},
     net::Ipv4Addr,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     time::Instant,
 };
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// What is removed when a test ends, however it ends.
 pub(crate) struct Project {
@@ -18,6 +21,8 @@ pub(crate) struct Project {
     images_before: Vec<String>,
     started: Instant,
     is_down: bool,
+    /// What is mounted as configuration.
+    _config: TempDir,
 }
 
 /// A stream of datagrams that is under way.
@@ -61,7 +66,12 @@ impl Project {
         ];
         let all = own.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let images_before = image_list();
-        Project { environment: all.collect(), name, images_before, started: Instant::now(), is_down: false }
+        let config = tempfile::tempdir().unwrap();
+        // As a checkout's folder is: others may look.
+        fs::set_permissions(config.path(), Permissions::from_mode(0o755)).unwrap();
+        let mut environment: Vec<(String, String)> = all.collect();
+        environment.push(("CONFIG".to_owned(), config.path().display().to_string()));
+        Project { environment, name, images_before, started: Instant::now(), is_down: false, _config: config }
     }
 
     pub(crate) fn step(&self, what: &str) {
@@ -185,6 +195,18 @@ impl Project {
         Sending(command.spawn().unwrap())
     }
 
+    /// From here on the bus has keys, made by `deploy/keys` in a folder of the test's.
+    pub(crate) fn use_keys(&mut self) {
+        let files = "docker-compose.yml:deploy/compose.keys.yml:tests/tests/compose/keys.yml";
+        self.environment.push(("COMPOSE_FILE".to_owned(), files.to_owned()));
+        // The demonstration's forwarders are root: theirs are made as for forwarders that spoof.
+        let demo = ["capture-demo", "demo-syslog-forwarder", "demo-xflow-forwarder", "demo-trap-forwarder"];
+        for (spoof, names) in [("", &[][..]), ("1", &demo)] {
+            let output = self.command("deploy/keys").env("SPOOF", spoof).args(names).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
     /// So many syslog forwarders, of those that forward in the demonstration and of the others.
     pub(crate) fn scale(&self, number: u32) {
         let one = format!("syslog-forwarder={number}");
@@ -240,8 +262,8 @@ impl Drop for Project {
         if std::thread::panicking() {
             eprintln!("the containers when it failed: {:#?}", self.states());
             for (name, state) in self.states() {
-                if !["running healthy", "running", "exited 0"].contains(&&*state) {
-                    let output = Command::new("docker").args(["logs", "--tail", "20", &name]).output();
+                if name.contains("anomaly-detector") || !["running healthy", "running", "exited 0"].contains(&&*state) {
+                    let output = Command::new("docker").args(["logs", "--tail", "40", &name]).output();
                     eprintln!(
                         "{name}: {}",
                         output.map_or_else(
