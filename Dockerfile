@@ -88,7 +88,6 @@ COPY --from=files /images/storer /
 ENV SEKIWAKE_STORE_DIR=/var/lib/sekiwake
 LABEL org.opencontainers.image.description="Keeps syslog on disk"
 EXPOSE 9600
-VOLUME /var/lib/sekiwake
 RUN ["/usr/bin/sekiwake-storer", "--version"]
 HEALTHCHECK --interval=5s --timeout=5s --start-period=20s CMD ["/usr/bin/sekiwake-storer", "healthcheck"]
 ENTRYPOINT ["/usr/bin/sekiwake-storer"]

@@ -63,7 +63,7 @@ fn files(image: &str) -> Vec<String> {
     let container = docker(&["create", image]);
     let script = format!("docker export {container} | tar -t");
     let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-    docker(&["rm", &container]);
+    docker(&["rm", "--volumes", &container]);
     assert!(output.status.success());
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
