@@ -2,7 +2,7 @@
 
 CARGO   ?= cargo
 BUILD   := target/release
-FUZZ_SECONDS ?= 12
+FUZZ_SECONDS ?= 8
 SIMULATE_SEEDS ?= 10000
 
 .DEFAULT_GOAL := help
@@ -45,7 +45,7 @@ lint: setup ## format, clippy, documentation
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
 
-fuzz: setup ## run each fuzz target for FUZZ_SECONDS (12)
+fuzz: setup ## run each fuzz target for FUZZ_SECONDS (8)
 	@tests/fuzz $(FUZZ_SECONDS)
 
 test-compose: setup-test ## build the images and drive the compose project (takes Docker; TEST_SEKIWAKE_SKIP_COMPOSE=1 skips it)
