@@ -58,6 +58,7 @@ impl Project {
             ("GATEWAY", "198.19.96.1"),
             ("DYNAMIC", "198.19.96.128/25"),
             ("CAPTURE_ADMIN", "198.19.96.1:9600"),
+            ("PROXY_ADDRESS", "198.19.96.2"),
             ("DEMO_COLLECTOR", "198.19.96.100"),
             ("DEMO_COLLECTOR_A", "198.19.96.101"),
             ("DEMO_COLLECTOR_B", "198.19.96.102"),
