@@ -33,7 +33,9 @@ pub enum KeyFileError {
     #[error(transparent)]
     Content(#[from] KeyError),
     /// A secret that is none.
-    #[error("others may read or write it (mode {mode:04o}): a file of one's own is to be 0600, one of root's 0640 at most")]
+    #[error(
+        "others may read or write it (mode {mode:04o}): a file of one's own is to be 0600, one of root's 0640 at most"
+    )]
     NotSecret {
         /// The mode's last four octal digits.
         mode: u32,
