@@ -44,6 +44,17 @@ fuzz: setup ## run each fuzz target for FUZZ_SECONDS (12)
 simulate: setup ## run SIMULATE_SEEDS (10000) seeds of every scenario of the control plane (some ten minutes)
 	TEST_SEKIWAKE_SEEDS=$(SIMULATE_SEEDS) $(CARGO) test --release --locked -p sekiwake-group simulation -- --nocapture
 
+# A part of `make test`.
+.PHONY: check-kubernetes test-kubernetes
+test: check-kubernetes
+
+check-kubernetes: build ## check the Kubernetes manifests, and the check itself
+	@deploy/packages kubernetes
+	@tests/kubernetes/check
+
+test-kubernetes: ## end to end in the cluster that KUBECONFIG names, and nothing left of it
+	tests/kubernetes/end-to-end
+
 bench: build ## measure loss, cost and latency beside rsyslog and tcpdump (root, some ten minutes)
 	@deploy/packages demo bench
 	@$(BUILD)/sekiwake-bench

@@ -1,6 +1,7 @@
 """Builds the overlays, checks what comes out, and checks the check. Started by tests/kubernetes/check."""
 
 import copy
+import os
 import pathlib
 import re
 import subprocess
@@ -63,6 +64,18 @@ def of_the_source():
             text = yaml.safe_dump(one)
             if re.search(r"\bimage: \S+[:/]", text):
                 yield f"{file}: an image with a registry or a tag"
+    shell = ["tests/kubernetes/check", "tests/kubernetes/end-to-end"]
+    linted = subprocess.run(["shellcheck", *shell], capture_output=True, text=True)
+    if linted.returncode != 0:
+        yield f"shellcheck: {linted.stdout}{linted.stderr}"
+    # What the end-to-end script would apply.
+    applied = subprocess.run([shell[1], "--dry-run"], capture_output=True, text=True, env={**os.environ, "KUBECTL": os.path.abspath(os.environ["KUBECTL"])})
+    if applied.returncode != 0:
+        yield f"end-to-end --dry-run: {applied.stderr}"
+    else:
+        cluster = objects.Cluster([one for one in yaml.safe_load_all(applied.stdout) if one])
+        yield from (f"end-to-end: {text}" for text in rules.schemas(cluster))
+        yield from (f"end-to-end: {text}" for text in rules.security_of_pods(cluster))
     groups = alerts()
     have = yaml.safe_load(RULES_FILE.read_text())["spec"]["groups"]
     if groups is None:
@@ -81,7 +94,14 @@ def of_the_source():
 
 
 def complaints(cluster, all_rules):
-    return [f"[{rule.__name__}] {text}" for rule in all_rules for text in rule(cluster)]
+    found = []
+    for rule in all_rules:
+        try:
+            found += [f"[{rule.__name__}] {text}" for text in rule(cluster)]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            # So far from what is expected that the rule cannot be applied.
+            found.append(f"[{rule.__name__}] cannot be judged: {error!r}")
+    return found
 
 
 def main():

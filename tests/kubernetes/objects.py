@@ -144,6 +144,8 @@ class Cluster:
 
     def allows(self, source, target, protocol, port):
         """Whether a connection is let out by its source and in by its target (NetworkPolicy v1)."""
+        if port is None:
+            return False
         out = self._passes("egress", source, target, protocol, port)
         return out and self._passes("ingress", target, source, protocol, port)
 

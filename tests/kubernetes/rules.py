@@ -5,7 +5,7 @@ import urllib.parse
 
 import kubernetes_validate
 
-from objects import WORKLOADS, Outside, Stranger, key, labels_of, name_of, selects
+from objects import WORKLOADS, Outside, Pod, Stranger, key, labels_of, name_of, selects
 
 SERVICES = ["capture", "proxy", "syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector"]
 FORWARDERS = [service for service in SERVICES if service.endswith("-forwarder")]
@@ -21,9 +21,9 @@ KINDS = CUSTOM | CLUSTER_SCOPED | {
     "ConfigMap", "DaemonSet", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PersistentVolumeClaim", "PodDisruptionBudget",
     "Service", "StatefulSet",
 }
-# The newest minors that the package carries, from the oldest that is still maintained upstream.
-VERSIONS = sorted({kubernetes_validate.utils.major_minor(one) for one in kubernetes_validate.utils.all_versions()},
-                  key=lambda text: [int(part) for part in text.split(".")])[-4:]
+# The oldest minor that docs/deploy-kubernetes.md speaks of, and the newest that the package carries.
+VERSIONS = ["1.27", *sorted({kubernetes_validate.utils.major_minor(one) for one in kubernetes_validate.utils.all_versions()},
+                             key=lambda text: [int(part) for part in text.split(".")])[-4:]]
 _validated = set()
 
 
@@ -90,6 +90,15 @@ def security(cluster):
             yield from (f"{pod.name}: {complaint}" for complaint in [*baseline(pod), *restricted(pod)])
         if pod.service == "capture" and not (pod.namespace == PRIVILEGED and pod.on_host):
             yield f"{pod.name}: captures outside of the host's network, or of {PRIVILEGED}"
+
+
+def security_of_pods(cluster):
+    """The levels of what is no workload: the pods of the end-to-end script."""
+    levels = {one["metadata"]["name"]: labels_of(one).get("pod-security.kubernetes.io/enforce") for one in cluster.of("Namespace")}
+    for one in cluster.of("Pod"):
+        pod = Pod({"kind": "Pod", "metadata": one["metadata"], "spec": {"template": one}})
+        if levels.get(pod.namespace) != "privileged":
+            yield from (f"{pod.name}: {complaint}" for complaint in [*baseline(pod), *restricted(pod)])
 
 
 def every_container(pod):
