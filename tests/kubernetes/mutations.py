@@ -86,6 +86,7 @@ container("proxy", "ports", [{"name": "metrics", "containerPort": 9600, "hostPor
 container("proxy", "livenessProbe.httpGet.host", "127.0.0.1", "a probe of another host")
 container("proxy", "lifecycle", {"preStop": {"sleep": {"seconds": 5}}}, "lifecycle hook")
 container("proxy", "command", ["sh"], "a command that is not the image's")
+spec("capture", "nodeSelector", None, "of another system")
 spec("proxy", "enableServiceLinks", None, "enableServiceLinks")
 spec("proxy", "automountServiceAccountToken", True, "a token of the API")
 spec("proxy", "serviceAccountName", "sekiwake", "a service account")

@@ -195,6 +195,8 @@ def restricted(pod):
 
 def own_rules(pod):
     """What is so in every pod of ours, whatever its level."""
+    if (pod.spec.get("nodeSelector") or {}).get("kubernetes.io/os") != "linux":
+        yield "may be placed on a node of another system"
     if pod.spec.get("enableServiceLinks") is not False:
         yield "enableServiceLinks is not false: Services named sekiwake-... would become variables that nobody knows"
     if pod.spec.get("automountServiceAccountToken") is not False:
@@ -243,7 +245,7 @@ def rollout(cluster):
             rolling = strategy.get("rollingUpdate") or {}
             if kind != "DaemonSet" or strategy.get("type") != "RollingUpdate" or rolling != {"maxUnavailable": 1, "maxSurge": 0}:
                 yield f"{pod.name}: not one node at a time, or two captures on a node"
-            if not any(one == {"operator": "Exists"} for one in pod.spec.get("tolerations") or []) and not pod.spec.get("nodeSelector"):
+            if not any(one == {"operator": "Exists"} for one in pod.spec.get("tolerations") or []):
                 yield f"{pod.name}: does not tolerate every taint"
         elif pod.service == "proxy":
             if kind != "Deployment" or spec.get("replicas") != 1 or spec.get("strategy") != {"type": "Recreate"}:
