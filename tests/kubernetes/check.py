@@ -50,6 +50,7 @@ def write_rules():
     if groups is None:
         raise SystemExit(f"check: there is nothing in {ALERTS}")
     rule = yaml.safe_load(RULES_FILE.read_text()) | {"spec": {"groups": groups}}
+    yaml.SafeDumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None))
     RULES_FILE.write_text(f"# Generated from {ALERTS} by tests/kubernetes/check --write-rules.\n"
                           + yaml.safe_dump(rule, sort_keys=False, allow_unicode=True, width=140))
 
@@ -86,6 +87,9 @@ def of_the_source():
     config = yaml.safe_load((MANIFESTS / "prometheus.yml").read_text())
     if config["scrape_configs"][0].pop("kubernetes_sd_configs") != [{"role": "pod", "namespaces": {"names": ["sekiwake", "sekiwake-capture"]}}]:
         yield "prometheus.yml: not the pods of both namespaces"
+    job = {"source_labels": ["__meta_kubernetes_pod_label_app_kubernetes_io_component"], "target_label": "job"}
+    if job not in config["scrape_configs"][0]["relabel_configs"]:
+        yield "prometheus.yml: the job is not the service's name, which the alerts go by"
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
         yaml.safe_dump(config, file)
         promtool = subprocess.run(["promtool", "check", "config", file.name], capture_output=True, text=True)

@@ -384,3 +384,8 @@ def no_capture(cluster):
 @broken("monitoring.coreos.com/v2", "prometheus-operator")
 def a_version_of_the_operator(cluster):
     cluster.of("PodMonitor")[0]["apiVersion"] = "monitoring.coreos.com/v2"
+
+
+@broken("the job is not the service's name", "prometheus-operator")
+def a_monitor_with_a_job_of_its_own(cluster):
+    cluster.of("PodMonitor")[0]["spec"].pop("jobLabel")

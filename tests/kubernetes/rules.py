@@ -550,7 +550,9 @@ def monitoring(cluster):
         for end in one["spec"]["podMetricsEndpoints"]:
             if set(end) - {"port", "path", "interval"} or not re.fullmatch(r"[0-9]+s", end.get("interval", "")):
                 yield f"{name_of(one)}: an endpoint with {sorted(end)}"
-        if set(one["spec"]) - {"namespaceSelector", "selector", "podMetricsEndpoints"}:
+        if one["spec"].get("jobLabel") != LABEL + "component":
+            yield f"{name_of(one)}: the job is not the service's name, which the alerts go by"
+        if set(one["spec"]) - {"jobLabel", "namespaceSelector", "selector", "podMetricsEndpoints"}:
             yield f"{name_of(one)}: {sorted(one['spec'])}"
     for one in cluster.of("PrometheusRule"):
         if set(one["spec"]) != {"groups"}:
