@@ -2,11 +2,11 @@
 
 CARGO   ?= cargo
 BUILD   := target/release
-FUZZ_SECONDS ?= 12
+FUZZ_SECONDS ?= 8
 SIMULATE_SEEDS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build demo test unit lint fuzz simulate bench bench-quick clean
+.PHONY: help setup setup-test build demo up down test unit lint fuzz test-compose simulate bench bench-quick clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,14 @@ demo: build ## the whole pipeline in network namespaces, with live counts and a 
 	@deploy/packages demo
 	@$(BUILD)/sekiwake-demo
 
-test: setup-test lint unit fuzz demo ## everything
+up: ## docker compose up --build, with a check of what it takes; COMPOSE_PROFILES=demo or monitoring adds these
+	@deploy/compose prepare
+	deploy/compose up --build --detach
+
+down: ## docker compose down; volumes stay
+	deploy/compose --profile demo --profile monitoring down
+
+test: setup-test lint unit fuzz demo test-compose ## everything
 
 unit: setup-test ## unit, property, conformance and end-to-end tests
 	$(CARGO) build --release --locked --workspace
@@ -38,8 +45,11 @@ lint: setup ## format, clippy, documentation
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
 
-fuzz: setup ## run each fuzz target for FUZZ_SECONDS (12)
+fuzz: setup ## run each fuzz target for FUZZ_SECONDS (8)
 	@tests/fuzz $(FUZZ_SECONDS)
+
+test-compose: setup-test ## build the images and drive the compose project (takes Docker; TEST_SEKIWAKE_SKIP_COMPOSE=1 skips it)
+	$(CARGO) test --release --locked --workspace --test compose -- --ignored --nocapture
 
 simulate: setup ## run SIMULATE_SEEDS (10000) seeds of every scenario of the control plane (some ten minutes)
 	TEST_SEKIWAKE_SEEDS=$(SIMULATE_SEEDS) $(CARGO) test --release --locked -p sekiwake-group simulation -- --nocapture

@@ -10,7 +10,7 @@ use crate::detect::{Closed, Key, Losses, Verdict};
 /// Metric names.
 pub mod names {
     /// Messages in the interval that was judged last, by series.
-    pub const COUNT: &str = "sekiwake_anomaly_count";
+    pub const COUNT: &str = "sekiwake_anomaly_messages";
     /// The average of the window that it was judged against. NaN while that is not full.
     pub const AVERAGE: &str = "sekiwake_anomaly_average";
     /// The upper band.

@@ -1,13 +1,6 @@
 //! One receiving thread, many destinations: each place has its own queue, its own thread and its own counters.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Display,
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, fmt::Display, fs, io, path::Path, sync::Arc, time::Instant};
 
 use prometheus::IntCounter;
 use sekiwake_bus::Transport as Carrier;
@@ -28,6 +21,7 @@ use crate::{
     route::{PlaceIntake, Route},
     selection::{Chosen, Selection},
     spoof::SpoofSender,
+    spools::Spools,
     stream::{SpoolSettings, StreamSettings, StreamWorker, TlsSettings, spool_name},
     target::Target,
     worker::DestinationWorker,
@@ -55,7 +49,7 @@ struct Surroundings {
     scope: Scope,
     resolution: Resolution,
     registry: Registry,
-    spool_dir: PathBuf,
+    spools: Spools,
 }
 
 impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
@@ -81,7 +75,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         Engine::start_in(Path::new(DEFAULT_SPOOL_DIR), kind, destinations, (resolution, registry), scope)
     }
 
-    /// As [`Engine::start_with`], with the spools of destinations in folders of `spool_dir`.
+    /// As [`Engine::start_with`], with the spools of destinations in folders of `spool_dir`, or of a folder in it where another process has that.
     ///
     /// # Errors
     /// As [`Engine::start`]; and when a spool cannot be opened, or files for TLS cannot be used.
@@ -103,7 +97,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
                 scope: scope.clone(),
                 resolution: resolution.clone(),
                 registry: registry.clone(),
-                spool_dir: spool_dir.to_owned(),
+                spools: Spools::new(spool_dir),
             },
         };
         engine.apply(destinations)?;
@@ -136,8 +130,10 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         let with_spool = destinations.iter().filter(|destination| destination.options.spool.is_some());
         let labels = with_spool.flat_map(|destination| destination.places.iter().map(|place| destination.label(place)));
         let known: Vec<String> = labels.map(|label| spool_name(&label)).collect();
-        let Some(folders) =
-            (self.kind == Kind::Syslog).then(|| fs::read_dir(&self.surroundings.spool_dir).ok()).flatten()
+        let spools = &self.surroundings.spools;
+        let Some(folders) = (self.kind == Kind::Syslog)
+            .then(|| fs::read_dir(spools.dir_if_taken().unwrap_or(spools.base())).ok())
+            .flatten()
         else {
             return;
         };
@@ -301,7 +297,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         outlet: Outlet<B>,
         metrics: DestinationMetrics,
     ) -> io::Result<StreamWorker<B>> {
-        let Surroundings { scope, resolution, registry, spool_dir } = &self.surroundings;
+        let Surroundings { scope, resolution, registry, spools } = &self.surroundings;
         let (label, options) = (destination.label(place), &destination.options);
         let failed = |error: &dyn Display| io::Error::other(format!("{label}: {error}"));
         let tls = match destination.transport {
@@ -311,7 +307,10 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
             }
             Transport::Tcp | Transport::Udp => None,
         };
-        let spool = options.spool.map(|max_bytes| SpoolSettings { dir: spool_dir.join(spool_name(&label)), max_bytes });
+        let spool = match options.spool {
+            Some(max_bytes) => Some(SpoolSettings { dir: spools.dir()?.join(spool_name(&label)), max_bytes }),
+            None => None,
+        };
         let settings = StreamSettings {
             host: place.host.clone(),
             port: place.port,

@@ -34,6 +34,7 @@ mod route;
 mod selection;
 mod service;
 mod spoof;
+mod spools;
 pub mod stream;
 mod target;
 #[cfg(test)]

@@ -44,6 +44,8 @@ pub struct Options {
     pub hashed_as: Option<HashedAs>,
     /// Whether every payload is kept. For small numbers.
     pub payloads: bool,
+    /// How many source addresses are counted apart.
+    pub sources: usize,
     /// Reads the number of a datagram; without it no sequence is checked.
     pub sequence: Option<SequenceOf>,
 }
@@ -79,6 +81,13 @@ impl Options {
     #[must_use]
     pub fn hashes(mut self) -> Options {
         self.hashes = true;
+        self
+    }
+
+    /// And the datagrams of each source address, up to so many addresses.
+    #[must_use]
+    pub fn sources(mut self, most: usize) -> Options {
+        self.sources = most;
         self
     }
 
@@ -158,6 +167,10 @@ pub struct Report {
     pub hashes: HashMap<Fingerprint, u64>,
     /// All of them, in the order in which each socket gave them.
     pub payloads: Vec<Datagram>,
+    /// Datagrams by source address.
+    pub sources: HashMap<IpAddr, u64>,
+    /// Datagrams from addresses past the number that is told apart.
+    pub other_sources: u64,
     /// What the sequence numbers say.
     pub sequence: SequenceReport,
     /// Time between the first and the last batch.
@@ -377,6 +390,13 @@ impl SinkThread {
         if let Some(read) = &self.options.sequence {
             self.tracker.take(read(payload));
         }
+        if self.options.sources > 0 {
+            let sources = &mut self.report.sources;
+            let address = source.ip().to_canonical();
+            let is_known = sources.len() < self.options.sources || sources.contains_key(&address);
+            let count = if is_known { sources.entry(address).or_default() } else { &mut self.report.other_sources };
+            *count += 1;
+        }
         if self.options.digest {
             self.report.digest = self.report.digest.wrapping_add(xxh3_128(payload));
         }
@@ -455,6 +475,19 @@ mod tests {
         assert_eq!(payloads, [&b"one"[..], b"", b"one"]);
         assert_eq!(report.hashes[&Fingerprint::new(port, source.ip(), b"one")], 2);
         assert_eq!(report.digest, xxh3_128(b"one").wrapping_mul(2).wrapping_add(xxh3_128(b"")));
+    }
+
+    #[test]
+    fn so_many_sources_are_told_apart() {
+        let (sink, sender) = local(Options::counts().sources(1));
+        let other = UdpSocket::bind("127.0.0.2:0").unwrap();
+        for (number, socket) in [&sender, &other, &sender].into_iter().enumerate() {
+            socket.send_to(b"x", sink.addresses()[0]).unwrap();
+            sink.wait_for(number as u64 + 1, LONG).unwrap();
+        }
+        let report = sink.finish();
+        assert_eq!(report.sources, HashMap::from([(sender.local_addr().unwrap().ip(), 2)]));
+        assert_eq!(report.other_sources, 1);
     }
 
     #[test]

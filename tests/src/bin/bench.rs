@@ -50,7 +50,7 @@ struct Arguments {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
     /// Only these tables: sekiwake, destinations, spoofed, sendmmsg, udp-segment, all-in-one, rsyslog, tcpdump,
-    /// storing, storing-compressed, rsyslog-file
+    /// storing, storing-compressed, storing-all-in-one, rsyslog-file
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -144,7 +144,7 @@ const QUICK: [Load; 1] = [load(200_000, EQUAL, 8)];
 /// A measured system: its name, its rows, and how one is measured.
 type System = (&'static str, &'static [Load], fn(&Site, Load, u64) -> anyhow::Result<Row>);
 
-const SYSTEMS: [System; 11] = [
+const SYSTEMS: [System; 12] = [
     ("sekiwake", &LOADS, sekiwake),
     ("destinations", &MORE_DESTINATIONS, sekiwake),
     ("spoofed", &SPOOFED, sekiwake),
@@ -155,6 +155,7 @@ const SYSTEMS: [System; 11] = [
     ("tcpdump", &PEER_LOADS, tcpdump),
     ("storing", &STORED, storing),
     ("storing-compressed", &STORED, storing_compressed),
+    ("storing-all-in-one", &STORED, storing_all_in_one),
     ("rsyslog-file", &STORED, rsyslog_file),
 ];
 
@@ -307,26 +308,41 @@ fn rsyslog(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
     })
 }
 
+const STORING: [&str; 3] = ["sekiwake-capture", "sekiwake-proxy", "sekiwake-storer"];
+const STORING_LABELS: [&str; 3] = ["capture", "proxy", "storer"];
+/// Files that stay as they are.
+const NOT_COMPRESSED: [(&str, &str); 1] = [("SEKIWAKE_STORE_COMPRESS", "0")];
+
 fn storing(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
-    stored(site, load, seconds, &[("SEKIWAKE_STORE_COMPRESS", "0")])
+    stored(site, load, seconds, &STORING, &STORING_LABELS, &NOT_COMPRESSED)
+}
+
+fn storing_all_in_one(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
+    stored(site, load, seconds, &["sekiwake"], &["sekiwake"], &NOT_COMPRESSED)
 }
 
 /// The same with files small enough to be closed, and compressed, while the load runs: what compression costs is the difference.
 fn storing_compressed(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
-    stored(site, load, seconds, &[("SEKIWAKE_STORE_ROTATE_BYTES", "64MiB")])
+    stored(site, load, seconds, &STORING, &STORING_LABELS, &[("SEKIWAKE_STORE_ROTATE_BYTES", "64MiB")])
 }
 
-fn stored(site: &Site, load: Load, seconds: u64, more: &[(&str, &str)]) -> anyhow::Result<Row> {
+fn stored(
+    site: &Site,
+    load: Load,
+    seconds: u64,
+    names: &[&str],
+    labels: &[&'static str],
+    more: &[(&str, &str)],
+) -> anyhow::Result<Row> {
     let folder = tempfile::tempdir()?;
     let dir = folder.path().display().to_string();
     let environment = [("SEKIWAKE_CAPTURE_INTERFACES", WIRE), ("SEKIWAKE_STORE_DIR", &*dir)];
-    let names = ["sekiwake-capture", "sekiwake-proxy", "sekiwake-storer"];
-    let services = Services::start(&site.host, &names, &[&environment[..], more].concat())?;
+    let services = Services::start(&site.host, names, &[&environment[..], more].concat())?;
     let used =
         || -> anyhow::Result<Vec<Duration>> { services.0.iter().map(|service| service.process.cpu_time()).collect() };
     let before = used()?;
     let offered = offer(site, MIRRORED.into(), load, seconds)?;
-    let storer = services.get("sekiwake-storer");
+    let storer = services.0.last().context("a storer")?;
     let written = || storer.metrics().map_or(0, |samples| samples.count("sekiwake_store_written_records_total", &[]));
     // What has not come by then is lost; the row says so.
     let _ = wait_for("everything to be written", Duration::from_secs(10), || written() >= offered);
@@ -336,7 +352,6 @@ fn stored(site: &Site, load: Load, seconds: u64, more: &[(&str, &str)]) -> anyho
     let packed = samples.count("sekiwake_store_packed_files_total", &[]);
     let on_disk = samples.count("sekiwake_store_bytes", &[]) >> 20;
     services.stop()?;
-    let labels = ["capture", "proxy", "storer"];
     let note = format!(
         "{packed} files compressed, {on_disk} MiB on disk, storer holds {peak} MiB; {}",
         losses(offered, &capture, &samples, None)
@@ -344,7 +359,7 @@ fn stored(site: &Site, load: Load, seconds: u64, more: &[(&str, &str)]) -> anyho
     Ok(Row {
         offered,
         delivered: samples.count("sekiwake_store_written_records_total", &[]),
-        cost: labels.into_iter().zip(after.iter().zip(&before).map(|(after, before)| *after - *before)).collect(),
+        cost: labels.iter().copied().zip(after.iter().zip(&before).map(|(after, before)| *after - *before)).collect(),
         latency: None,
         note,
     })

@@ -79,7 +79,7 @@ fn a_burst_and_a_silence_are_told_once_each_and_their_ends_too() {
     assert!(burst["count"].as_u64().unwrap() > 1000 && burst["upper"].as_f64().unwrap() < 1000.0, "{burst}");
     assert_eq!(burst["id"], hook.bodies()[1]["id"]);
     let samples = services.get(DETECTOR).metrics().unwrap();
-    assert!(samples.count("sekiwake_anomaly_count", &["series=\"total\""]) < 3000);
+    assert!(samples.count("sekiwake_anomaly_messages", &["series=\"total\""]) < 3000);
     assert!(samples.names("sekiwake_notify_sent_total").all(|name| !name.contains("secret")));
     assert_eq!(
         samples.count("sekiwake_anomaly_counted_records_total", &[]),

@@ -17,6 +17,7 @@ mod keys;
 mod life;
 mod live;
 mod load;
+mod monitoring;
 mod payloads;
 mod replicas;
 mod savefile;

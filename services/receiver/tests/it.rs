@@ -1,0 +1,41 @@
+//! The binary on real sockets.
+#![allow(clippy::unwrap_used)]
+
+use std::{net::UdpSocket, process::Command, time::Duration};
+
+use sekiwake_testkit::process::{Process, Signal};
+use serde_json::Value;
+
+const LONG: Duration = Duration::from_secs(10);
+
+fn receiver(arguments: &[&str]) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sekiwake-receiver"));
+    command.args(arguments);
+    Process::spawn(command).unwrap()
+}
+
+#[test]
+fn it_counts_by_port_and_source_and_says_so_while_it_runs_and_at_its_end() {
+    let port = 20_514;
+    let address = format!("127.0.0.7:{port}");
+    let mut process = receiver(&["--listen", &address, "--every", "100ms", "--json", "--by-source"]);
+    process.wait_for_line(LONG, |line| line.contains("\"received\":0")).unwrap();
+    for source in ["127.0.0.8:0", "127.0.0.9:0", "127.0.0.8:0"] {
+        UdpSocket::bind(source).unwrap().send_to(b"<13>not numbered", &address).unwrap();
+    }
+    process.wait_for_line(LONG, |line| line.contains("\"received\":3")).unwrap();
+    process.signal(Signal::TERM).unwrap();
+    assert!(process.wait(LONG).unwrap().success());
+    let last: Value = serde_json::from_str(process.stdout().last().unwrap()).unwrap();
+    assert_eq!((&last["received"], &last["sources"], &last["dropped"]), (&3.into(), &2.into(), &0.into()));
+    assert_eq!(last["by_port"], serde_json::json!({ "20514": 3 }));
+    assert_eq!(last["by_source"], serde_json::json!({ "127.0.0.8": 2, "127.0.0.9": 1 }));
+    assert_eq!(last["numbered"]["unreadable"], 3);
+}
+
+#[test]
+fn an_address_that_cannot_be_bound_is_told() {
+    let mut process = receiver(&["--listen", "203.0.113.7:514"]);
+    assert_eq!(process.wait(LONG).unwrap().code(), Some(1));
+    assert!(process.stderr().concat().contains("cannot bind 203.0.113.7:514"), "{:?}", process.stderr());
+}

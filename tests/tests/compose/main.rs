@@ -1,0 +1,189 @@
+//! The compose project on a real Docker engine: `make test-compose`.
+//!
+//! One test, for one build: images, the demonstration, an anomaly, replicas that come and go, a proxy that restarts, and what is left behind.
+#![allow(clippy::unwrap_used)]
+
+mod images;
+mod project;
+mod settings;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    thread::sleep,
+    time::Duration,
+};
+
+use sekiwake_testkit::wait::wait_for;
+use sekiwake_tests::get;
+use serde_json::Value;
+
+use crate::project::Project;
+
+const LONG: Duration = Duration::from_secs(60);
+const OLD: &str = "demo-old-collector";
+const NEW: [&str; 2] = ["demo-new-collector-a", "demo-new-collector-b"];
+const DEVICES: &str = "demo-devices";
+/// Numbered datagrams of the first stream.
+const FIRST_STREAM: u64 = 20_000;
+const NUMBER_OF_DEVICES: usize = 64;
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+#[test]
+#[ignore = "make test-compose runs it: it builds images"]
+fn the_compose_project_does_what_it_says() {
+    if std::env::var_os("TEST_SEKIWAKE_SKIP_COMPOSE").is_some() {
+        eprintln!("SKIPPED: the compose project, as TEST_SEKIWAKE_SKIP_COMPOSE says");
+        return;
+    }
+    let mut project = Project::new(&[
+        ("DEMO_RATE", "1500"),
+        ("DEMO_MORE", &format!("--count {FIRST_STREAM} --json")),
+        ("DEMO_RECEIVER", "--json --by-source --every 500ms"),
+        ("DEMO_DEVICES", &NUMBER_OF_DEVICES.to_string()),
+        ("SEKIWAKE_ANOMALY_INTERVAL", "2s"),
+        ("SEKIWAKE_ANOMALY_WINDOW", "4"),
+        ("SEKIWAKE_ANOMALY_GRACE", "1s"),
+        ("SEKIWAKE_NOTIFY", "alertmanager+http://alertmanager:9093"),
+    ]);
+    project.step("base images, and a build of everything");
+    project.prepare();
+    project.compose(&["--profile", "demo", "build"]);
+    images::check(&project);
+    settings::check(&project);
+    project.step("up, with the demonstration and what monitors it");
+    project.compose(&["--profile", "monitoring", "up", "--detach", "prometheus", "alertmanager"]);
+    project.compose(&["--profile", "demo", "up", "--detach"]);
+    every_service_is_well(&project);
+
+    project.step("every datagram is at both new collectors, from the device's address, and stored");
+    wait_for("the end of the first stream", LONG, || project.state(DEVICES) == "exited").unwrap();
+    let sent = last_line(&project, DEVICES);
+    assert_eq!(sent["sent"], FIRST_STREAM);
+    let mut total = FIRST_STREAM;
+    let old = all_have(&project, total);
+    assert_eq!((&old["numbered"]["missing"], &old["numbered"]["doubled"]), (&0.into(), &0.into()));
+    assert_eq!(old["digest"], sent["digest"], "what the devices sent is what the old collector got");
+    let sources = old["by_source"].as_object().unwrap();
+    assert_eq!(sources.len(), NUMBER_OF_DEVICES);
+    assert!(sources.keys().all(|address| address.starts_with("198.18.")), "{sources:?}");
+    is_stored(&old);
+
+    project.step("a burst is an anomaly, and Alertmanager is told of it and of its end");
+    total += project.send(200, "13s");
+    let burst = project.start_sending(4_000, "5s");
+    let alerts = || -> Vec<Value> {
+        serde_json::from_str(&get(local(9093), "/api/v2/alerts?active=true").unwrap_or_default()).unwrap_or_default()
+    };
+    let is_high = || alerts().iter().any(|alert| alert["labels"]["alertname"] == "SyslogRateHigh");
+    wait_for("an alarm at Alertmanager", LONG, is_high).unwrap();
+    wait_for("the alarm's end at Alertmanager", LONG, || !is_high()).unwrap();
+    total += burst.finish();
+    all_have(&project, total);
+
+    project.step("three forwarders, and one again, while datagrams pass");
+    let stream = project.start_sending(1_000, "25s");
+    sleep(Duration::from_secs(4));
+    project.scale(3);
+    wait_for("all three to be seen by Prometheus", LONG, || up("syslog-forwarder") == 3).unwrap();
+    assert_eq!(project.containers("demo-syslog-forwarder").len(), 3);
+    // Each of them works.
+    wait_for("all three to forward", LONG, || {
+        let addresses = project.addresses("demo-syslog-forwarder");
+        let forwards = |address: &Ipv4Addr| {
+            get(SocketAddr::from((*address, 9600)), "/metrics")
+                .is_ok_and(|page| sum(&page, "sekiwake_forward_sent_datagrams_total") > 0.0)
+        };
+        addresses.len() == 3 && addresses.iter().all(forwards)
+    })
+    .unwrap();
+    project.scale(1);
+    total += stream.finish();
+    all_have(&project, total);
+
+    project.step("the proxy restarts while datagrams pass");
+    let stream = project.start_sending(1_000, "15s");
+    sleep(Duration::from_secs(4));
+    project.compose(&["restart", "proxy"]);
+    total += stream.finish();
+    let old = all_have(&project, total);
+    is_stored(&old);
+    every_service_is_well(&project);
+
+    project.step("down, and up again with keys");
+    project.compose(&["--profile", "demo", "down", "--volumes"]);
+    project.use_keys();
+    project.compose(&["--profile", "demo", "up", "--detach"]);
+    every_service_is_well(&project);
+    all_have(&project, FIRST_STREAM);
+    project.step("down, and nothing is left");
+    project.down();
+}
+
+/// Waits until every container that has a health check is healthy, and none has been restarted.
+fn every_service_is_well(project: &Project) {
+    let unwell = || -> Vec<String> {
+        let states = project.states();
+        states
+            .into_iter()
+            .filter(|(_, state)| !["running healthy", "running", "exited 0"].contains(&&**state))
+            .map(|(name, state)| format!("{name}: {state}"))
+            .collect()
+    };
+    let outcome = wait_for("all services to be healthy", LONG, || unwell().is_empty());
+    assert!(outcome.is_ok(), "{:?}", unwell());
+}
+
+/// What a container said last, as JSON.
+fn last_line(project: &Project, service: &str) -> Value {
+    let log = project.log(service);
+    let line = log.lines().rev().find(|line| line.starts_with('{'));
+    line.and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default()
+}
+
+/// Waits until all collectors have `total` datagrams, and checks that they are the same.
+fn all_have(project: &Project, total: u64) -> Value {
+    let received = |service: &str| last_line(project, service)["received"].as_u64().unwrap_or(0);
+    let collectors = [OLD, NEW[0], NEW[1]];
+    let outcome = wait_for("all datagrams", LONG, || collectors.iter().all(|one| received(one) >= total));
+    // More than all would come a little later.
+    sleep(Duration::from_secs(1));
+    let counts = collectors.map(received);
+    assert!(outcome.is_ok() && counts == [total; 3], "{total} sent, the collectors have {counts:?}");
+    let old = last_line(project, OLD);
+    for service in NEW {
+        let new = last_line(project, service);
+        assert_eq!(new["digest"], old["digest"], "{service} has other payloads");
+        assert_eq!(new["by_source"], old["by_source"], "{service} has them from other addresses");
+        assert_eq!(new["dropped"], 0, "{service}");
+    }
+    old
+}
+
+/// Waits until as many messages are found as the old collector got.
+fn is_stored(old: &Value) {
+    let syslog = old["by_port"]["514"].as_u64().unwrap();
+    let found = || get(local(9605), "/search").map_or(0, |page| page.lines().count() as u64);
+    let outcome = wait_for("all syslog to be stored", LONG, || found() >= syslog);
+    assert!(outcome.is_ok(), "{syslog} messages, {} stored", found());
+    assert_eq!(found(), syslog);
+}
+
+/// How many instances of a job Prometheus reaches.
+fn up(job: &str) -> usize {
+    let page =
+        get(local(9090), &format!("/api/v1/query?query=up%7Bjob%3D%22{job}%22%7D%20%3D%3D%201")).unwrap_or_default();
+    let answer: Value = serde_json::from_str(&page).unwrap_or_default();
+    answer["data"]["result"].as_array().map_or(0, Vec::len)
+}
+
+/// The sum over a metric's samples.
+fn sum(page: &str, name: &str) -> f64 {
+    let values = page
+        .lines()
+        .filter(|line| line.starts_with(name))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    values.sum()
+}

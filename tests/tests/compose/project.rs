@@ -1,0 +1,289 @@
+//! The project as docker compose sees it, under a name and on a network of its own.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, Permissions},
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::Instant,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// What is removed when a test ends, however it ends.
+pub(crate) struct Project {
+    name: String,
+    environment: Vec<(String, String)>,
+    /// Images that were there before.
+    images_before: Vec<String>,
+    started: Instant,
+    is_down: bool,
+    /// What is mounted as configuration.
+    _config: TempDir,
+}
+
+/// A stream of datagrams that is under way.
+pub(crate) struct Sending(Child);
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Runs docker, which must be content.
+pub(crate) fn docker(arguments: &[&str]) -> String {
+    let output = Command::new("docker").args(arguments).output().expect("docker cannot be started");
+    assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    text(&output)
+}
+
+fn image_list() -> Vec<String> {
+    let list = docker(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
+    list.lines().map(str::to_owned).collect()
+}
+
+impl Project {
+    /// Nothing runs yet.
+    pub(crate) fn new(settings: &[(&str, &str)]) -> Project {
+        let name = format!("sekiwake-test-{}", std::process::id());
+        let own = [
+            ("IMAGE_TAG", name.as_str()),
+            ("SUBNET", "198.19.96.0/24"),
+            ("GATEWAY", "198.19.96.1"),
+            ("DYNAMIC", "198.19.96.128/25"),
+            ("CAPTURE_ADMIN", "198.19.96.1:9600"),
+            ("DEMO_COLLECTOR", "198.19.96.100"),
+            ("DEMO_COLLECTOR_A", "198.19.96.101"),
+            ("DEMO_COLLECTOR_B", "198.19.96.102"),
+            ("PROMETHEUS_IMAGE", "sekiwake-test-prometheus"),
+            ("ALERTMANAGER_IMAGE", "sekiwake-test-alertmanager"),
+        ];
+        let all = own.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let images_before = image_list();
+        let config = tempfile::tempdir().unwrap();
+        // As a checkout's folder is: others may look.
+        fs::set_permissions(config.path(), Permissions::from_mode(0o755)).unwrap();
+        let mut environment: Vec<(String, String)> = all.collect();
+        environment.push(("CONFIG".to_owned(), config.path().display().to_string()));
+        Project { environment, name, images_before, started: Instant::now(), is_down: false, _config: config }
+    }
+
+    pub(crate) fn step(&self, what: &str) {
+        eprintln!("{:>4} s  {what}", self.started.elapsed().as_secs());
+    }
+
+    /// Base images, and those of Prometheus and Alertmanager.
+    pub(crate) fn prepare(&self) {
+        self.compose(&["prepare"]);
+        for name in ["prometheus", "alertmanager"] {
+            let tag = format!("sekiwake-test-{name}");
+            let build = [
+                "build",
+                "-q",
+                "-f",
+                "deploy/images/monitoring.Dockerfile",
+                "--target",
+                name,
+                "-t",
+                &tag,
+                "deploy/images",
+            ];
+            let output = self
+                .command("docker")
+                .env("DOCKER_CONFIG", root().join("target/docker"))
+                .args(["buildx"])
+                .args(build)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
+    /// `sekiwake-NAME` as it was built.
+    pub(crate) fn image(&self, name: &str) -> String {
+        format!("sekiwake-{name}:{}", self.name)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SEKIWAKE_")) {
+            command.env_remove(name);
+        }
+        command.current_dir(root()).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        // A .env of this checkout is not what is tested.
+        command
+            .env("COMPOSE_DISABLE_ENV_FILE", "1")
+            .env("COMPOSE_PROJECT_NAME", &self.name)
+            .env("COMPOSE_PROGRESS", "quiet");
+        command
+    }
+
+    /// Runs compose, which must be content, and gives its standard output.
+    pub(crate) fn compose(&self, arguments: &[&str]) -> String {
+        let output = self.command("deploy/compose").args(arguments).stdin(Stdio::null()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let tail: Vec<&str> = stderr.lines().rev().take(40).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        assert!(output.status.success(), "compose {arguments:?}: {}", tail.join("\n"));
+        text(&output)
+    }
+
+    /// The identifiers of a service's containers, those that have ended too.
+    pub(crate) fn containers(&self, service: &str) -> Vec<String> {
+        let project = format!("label=com.docker.compose.project={}", self.name);
+        let service = format!("label=com.docker.compose.service={service}");
+        docker(&["ps", "-aq", "--filter", &project, "--filter", &service]).lines().map(str::to_owned).collect()
+    }
+
+    /// Where they are on the project's network.
+    pub(crate) fn addresses(&self, service: &str) -> Vec<Ipv4Addr> {
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        self.containers(service).iter().filter_map(|id| docker(&["inspect", "-f", format, id]).parse().ok()).collect()
+    }
+
+    /// Whether a service's container runs.
+    pub(crate) fn state(&self, service: &str) -> String {
+        self.containers(service)
+            .first()
+            .map_or_else(String::new, |id| docker(&["inspect", "-f", "{{.State.Status}}", id]))
+    }
+
+    /// The state of each container, with its health or its exit status, by name; one that was restarted says so.
+    pub(crate) fn states(&self) -> BTreeMap<String, String> {
+        let project = format!("label=com.docker.compose.project={}", self.name);
+        let ids = docker(&["ps", "-aq", "--filter", &project]);
+        let describe = |id: &str| {
+            let one: Value = serde_json::from_str(&docker(&["inspect", "-f", "{{json .}}", id])).unwrap();
+            let state = &one["State"];
+            let mut words = vec![state["Status"].as_str().unwrap().to_owned()];
+            words.extend(state["Health"]["Status"].as_str().map(str::to_owned));
+            if state["Status"] == "exited" {
+                words.push(state["ExitCode"].to_string());
+            }
+            if one["RestartCount"] != 0 {
+                words.push(format!("restarted {} times", one["RestartCount"]));
+            }
+            (one["Name"].as_str().unwrap().trim_start_matches('/').to_owned(), words.join(" "))
+        };
+        ids.lines().map(describe).collect()
+    }
+
+    /// What a service's first container has printed on its standard output.
+    pub(crate) fn log(&self, service: &str) -> String {
+        self.containers(service).first().map_or_else(String::new, |id| docker(&["logs", id]))
+    }
+
+    /// Sends syslog and traps to the old collector, and gives how many.
+    pub(crate) fn send(&self, rate: u64, duration: &str) -> u64 {
+        self.start_sending(rate, duration).finish()
+    }
+
+    /// Begins to.
+    pub(crate) fn start_sending(&self, rate: u64, duration: &str) -> Sending {
+        let arguments = format!(
+            "--profile demo run --rm --no-deps -T demo-devices --to 198.19.96.100 --from 198.18.0.0/16 --sources 64 \
+             --protocol rfc5424:4,rfc3164:4,snmp2c-trap,ipfix --size 120-1400 --rate {rate} --duration {duration} --json"
+        );
+        let mut command = self.command("deploy/compose");
+        command.args(arguments.split_ascii_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped());
+        Sending(command.spawn().unwrap())
+    }
+
+    /// From here on the bus has keys, made by `deploy/keys` in a folder of the test's.
+    pub(crate) fn use_keys(&mut self) {
+        let files = "docker-compose.yml:deploy/compose.keys.yml:tests/tests/compose/keys.yml";
+        self.environment.push(("COMPOSE_FILE".to_owned(), files.to_owned()));
+        // The demonstration's forwarders are root: theirs are made as for forwarders that spoof.
+        let demo = ["capture-demo", "demo-syslog-forwarder", "demo-xflow-forwarder", "demo-trap-forwarder"];
+        for (spoof, names) in [("", &[][..]), ("1", &demo)] {
+            let output = self.command("deploy/keys").env("SPOOF", spoof).args(names).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
+    /// So many syslog forwarders, of those that forward in the demonstration and of the others.
+    pub(crate) fn scale(&self, number: u32) {
+        let one = format!("syslog-forwarder={number}");
+        let other = format!("demo-syslog-forwarder={number}");
+        self.compose(&[
+            "--profile",
+            "demo",
+            "up",
+            "--detach",
+            "--no-deps",
+            "--no-recreate",
+            "--scale",
+            &one,
+            "--scale",
+            &other,
+            "syslog-forwarder",
+            "demo-syslog-forwarder",
+        ]);
+    }
+
+    /// Removes everything, and checks that it is gone.
+    pub(crate) fn down(mut self) {
+        self.remove();
+        let label = format!("label=com.docker.compose.project={}", self.name);
+        for what in [&["ps", "-aq"][..], &["volume", "ls", "-q"], &["network", "ls", "-q"]] {
+            assert_eq!(docker(&[what, &["--filter", &label]].concat()), "", "docker {what:?}");
+        }
+        let new: Vec<String> = image_list().into_iter().filter(|image| !self.images_before.contains(image)).collect();
+        assert!(std::env::var_os("TEST_SEKIWAKE_KEEP_IMAGES").is_some() || new.is_empty(), "{new:?}");
+    }
+
+    fn remove(&mut self) {
+        if std::mem::replace(&mut self.is_down, true) {
+            return;
+        }
+        let down = ["--profile", "demo", "--profile", "monitoring", "down", "--volumes", "--remove-orphans"];
+        let _ = self.command("deploy/compose").args(down).output();
+        let is_new = |image: &String| !self.images_before.contains(image);
+        let is_own = |image: &String| image.contains("sekiwake-test-");
+        let keeps = std::env::var_os("TEST_SEKIWAKE_KEEP_IMAGES").is_some();
+        for image in image_list().iter().filter(|image| {
+            is_new(image)
+                && (!keeps
+                    || is_own(image) && !image.contains("test-prometheus") && !image.contains("test-alertmanager"))
+        }) {
+            let _ = Command::new("docker").args(["image", "rm", image]).output();
+        }
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the containers when it failed: {:#?}", self.states());
+            for (name, state) in self.states() {
+                if name.contains("anomaly-detector") || !["running healthy", "running", "exited 0"].contains(&&*state) {
+                    let output = Command::new("docker").args(["logs", "--tail", "40", &name]).output();
+                    eprintln!(
+                        "{name}: {}",
+                        output.map_or_else(
+                            |error| error.to_string(),
+                            |output| text(&output) + &String::from_utf8_lossy(&output.stderr)
+                        )
+                    );
+                }
+            }
+        }
+        self.remove();
+    }
+}
+
+impl Sending {
+    /// Waits for its end, and gives how many datagrams it was.
+    pub(crate) fn finish(self) -> u64 {
+        let output = self.0.wait_with_output().unwrap();
+        let said = text(&output);
+        let summary: Value = said.lines().rev().find_map(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+        summary["sent"].as_u64().unwrap_or_else(|| panic!("no count in {said:?}"))
+    }
+}

@@ -1,0 +1,77 @@
+//! What must be true of the compose file as compose reads it.
+
+use std::collections::BTreeSet;
+
+use sekiwake_settings::{EVERY_SERVICE, VARIABLES};
+use serde_json::Value;
+
+use crate::project::Project;
+
+/// Set by the images, or by a file of its own (keys), and none of the user's concern in the compose file.
+const NOT_HANDED_ON: [&str; 9] = [
+    "SEKIWAKE_ADMIN",
+    "SEKIWAKE_PROXY_PUBLISH",
+    "SEKIWAKE_PROXY_SUBSCRIBE",
+    "SEKIWAKE_PROXY_CONTROL",
+    "SEKIWAKE_STORE_DIR",
+    "SEKIWAKE_SPOOL_DIR",
+    "SEKIWAKE_BUS_KEY_FILE",
+    "SEKIWAKE_BUS_SERVER_KEY_FILE",
+    "SEKIWAKE_BUS_ALLOWED_KEYS_FILE",
+];
+const SERVICES: [&str; 7] =
+    ["capture", "proxy", "syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector"];
+
+pub(crate) fn check(project: &Project) {
+    let page = project.compose(&["--profile", "demo", "--profile", "monitoring", "config", "--format", "json"]);
+    let resolved: Value = serde_json::from_str(&page).unwrap();
+    let services = resolved["services"].as_object().unwrap();
+    for name in SERVICES {
+        settings_are_handed_on(name, &services[name]);
+    }
+    for (name, service) in services {
+        is_locked_up(name, service);
+    }
+    // The ones whose work takes NET_RAW, and no others.
+    let privileged: BTreeSet<&str> =
+        services.iter().filter(|(_, service)| !service["cap_add"].is_null()).map(|(name, _)| name.as_str()).collect();
+    let expected = [
+        "capture",
+        "demo-capture",
+        "demo-devices",
+        "demo-syslog-forwarder",
+        "demo-trap-forwarder",
+        "demo-xflow-forwarder",
+    ];
+    assert_eq!(privileged, BTreeSet::from(expected));
+    assert!(services.values().filter_map(|service| service["cap_add"].as_array()).all(|added| *added == ["NET_RAW"]));
+}
+
+/// Each setting that a service reads can be made in `.env`, and no other is there.
+fn settings_are_handed_on(name: &str, service: &Value) {
+    let reads = |readers: &[&str]| readers.contains(&name) || readers.contains(&EVERY_SERVICE);
+    let read: BTreeSet<&str> = VARIABLES
+        .iter()
+        .filter(|variable| reads(variable.read_by) && !NOT_HANDED_ON.contains(&variable.name))
+        .map(|variable| variable.name)
+        .collect();
+    let environment = service["environment"].as_object().unwrap();
+    let handed_on: BTreeSet<&str> =
+        environment.keys().map(String::as_str).filter(|variable| !NOT_HANDED_ON.contains(variable)).collect();
+    assert_eq!(handed_on, read, "{name}");
+}
+
+fn is_locked_up(name: &str, service: &Value) {
+    assert_eq!(service["read_only"], true, "{name}");
+    assert_eq!(service["cap_drop"], serde_json::json!(["ALL"]), "{name}");
+    assert_eq!(service["security_opt"], serde_json::json!(["no-new-privileges:true"]), "{name}");
+    assert!(service["privileged"].is_null() && service["pid"].is_null() && service["ipc"].is_null(), "{name}");
+    assert!(service["stop_grace_period"] == "30s", "{name}: longer than SEKIWAKE_DRAIN");
+    assert!(!service["mem_limit"].is_null() && !service["pids_limit"].is_null(), "{name}");
+    assert!(service["logging"]["options"]["max-size"].is_string(), "{name}");
+    let restart = if name == "demo-devices" { "no" } else { "unless-stopped" };
+    assert_eq!(service["restart"], restart, "{name}");
+    for port in service["ports"].as_array().into_iter().flatten() {
+        assert_eq!(port["host_ip"], "127.0.0.1", "{name}: {port}");
+    }
+}
