@@ -6,7 +6,7 @@ FUZZ_SECONDS ?= 8
 SIMULATE_SEEDS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build demo up down test unit lint fuzz test-compose simulate bench bench-quick clean
+.PHONY: help setup setup-test build demo up down test unit lint fuzz test-compose check-kubernetes test-kubernetes simulate bench bench-quick clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ up: ## docker compose up --build, with a check of what it takes; COMPOSE_PROFILE
 down: ## docker compose down; volumes stay
 	deploy/compose --profile demo --profile monitoring down
 
-test: setup-test lint unit fuzz demo test-compose ## everything
+test: setup-test lint unit fuzz demo check-kubernetes test-compose ## everything
 
 unit: setup-test ## unit, property, conformance and end-to-end tests
 	$(CARGO) build --release --locked --workspace
@@ -53,6 +53,13 @@ test-compose: setup-test ## build the images and drive the compose project (take
 
 simulate: setup ## run SIMULATE_SEEDS (10000) seeds of every scenario of the control plane (some ten minutes)
 	TEST_SEKIWAKE_SEEDS=$(SIMULATE_SEEDS) $(CARGO) test --release --locked -p sekiwake-group simulation -- --nocapture
+
+check-kubernetes: build ## check the Kubernetes manifests, and the check itself
+	@deploy/packages kubernetes
+	@tests/kubernetes/check
+
+test-kubernetes: ## end to end in the cluster that KUBECONFIG names, and nothing left of it
+	tests/kubernetes/end-to-end
 
 bench: build ## measure loss, cost and latency beside rsyslog and tcpdump (root, some ten minutes)
 	@deploy/packages demo bench

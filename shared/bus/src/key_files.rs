@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::process::geteuid;
+
 use crate::keys::{KeyError, KeyPair, PublicKey, parse_allowed_keys};
 
 /// The largest file that is read, bytes: some ten thousand allowed keys with names.
@@ -31,7 +33,9 @@ pub enum KeyFileError {
     #[error(transparent)]
     Content(#[from] KeyError),
     /// A secret that is none.
-    #[error("others than its owner may read or write it (mode {mode:04o}, chmod 600 mends it)")]
+    #[error(
+        "others may read or write it (mode {mode:04o}): a file of one's own is to be 0600, one of root's 0640 at most"
+    )]
     NotSecret {
         /// The mode's last four octal digits.
         mode: u32,
@@ -126,12 +130,19 @@ impl AllowedKeys {
 /// Reads a secret key file.
 ///
 /// # Errors
-/// A file that cannot be read, that others than its owner can read, or that holds something else.
+/// A file that cannot be read, that others can read, or that holds something else.
 pub fn read_key_pair(path: &Path) -> Result<KeyPair, KeyFileError> {
     let (text, metadata) = read(path)?;
     let pair = KeyPair::parse_file(&text)?;
     let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 == 0 { Ok(pair) } else { Err(KeyFileError::NotSecret { mode }) }
+    if is_secret(mode, metadata.uid(), geteuid().as_raw()) { Ok(pair) } else { Err(KeyFileError::NotSecret { mode }) }
+}
+
+/// Whether a file of this mode and owner is kept from others by what a process of this user can see. A group may read what belongs to
+/// root, unless the process is root: so Kubernetes hands a Secret to a process that is not, mode 0440 with the pod's own group (fsGroup).
+fn is_secret(mode: u32, owner: u32, user: u32) -> bool {
+    let not_for = if owner == 0 && user != 0 { 0o037 } else { 0o077 };
+    mode & not_for == 0
 }
 
 /// Reads a file with one public key.
@@ -194,4 +205,21 @@ fn read(path: &Path) -> Result<(String, fs::Metadata), KeyFileError> {
         Ok((text, metadata))
     };
     contents().map_err(KeyFileError::Unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_secret;
+
+    #[test]
+    fn a_group_may_read_what_belongs_to_root_and_nothing_else() {
+        for (owner, user) in [(1000, 1000), (0, 0), (1000, 0), (1000, 1001)] {
+            assert!(is_secret(0o400, owner, user) && is_secret(0o600, owner, user));
+            for mode in [0o440, 0o640, 0o604, 0o444, 0o620] {
+                assert!(!is_secret(mode, owner, user), "{mode:o} of {owner} for {user}");
+            }
+        }
+        assert!([0o400, 0o440, 0o600, 0o640].iter().all(|mode| is_secret(*mode, 0, 65532)));
+        assert!(![0o444, 0o441, 0o460, 0o450, 0o644, 0o660].iter().any(|mode| is_secret(*mode, 0, 65532)));
+    }
 }

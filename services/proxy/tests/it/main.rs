@@ -3,7 +3,10 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
     path::Path,
     process::{Command, Output},
     time::Duration,
@@ -88,6 +91,35 @@ fn keygen_writes_a_pair_prints_the_line_for_the_list_and_refuses_to_overwrite() 
     let said = String::from_utf8(again.stderr).unwrap();
     assert!(said.contains("cannot create") && said.contains("capture-1.key") && said.contains("exists"), "{said}");
     assert_eq!(fs::read_to_string(&path).unwrap(), secret);
+}
+
+/// As Kubernetes mounts a Secret where the pod has an fsGroup: the files are root's, and the pod's group may read them.
+#[test]
+fn a_key_of_roots_that_only_the_own_group_may_read_is_taken() {
+    const USER: u32 = 65532;
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = folder.path().join("proxy.key");
+    assert!(keygen(&path).status.success());
+    if let Err(error) = chown(&path, Some(0), Some(USER)) {
+        eprintln!("not tested: takes root ({error})");
+        return;
+    }
+    // Where that user can run it.
+    let binary = folder.path().join("proxy");
+    fs::copy(env!("CARGO_BIN_EXE_sekiwake-proxy"), &binary).unwrap();
+    let check = |mode: u32| {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let mut check = Command::new(&binary);
+        check.arg("--check").env_clear().uid(USER).gid(USER);
+        check.env("SEKIWAKE_BUS_KEY_FILE", &path);
+        check.env("SEKIWAKE_BUS_ALLOWED_KEYS_FILE", folder.path().join("proxy.key.pub"));
+        let output = check.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(check(0o440), (Some(0), String::new()));
+    let (status, said) = check(0o444);
+    assert!(status == Some(2) && said.contains("mode 0444"), "{status:?} {said}");
 }
 
 #[test]
