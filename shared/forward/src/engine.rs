@@ -308,7 +308,10 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
             Transport::Tcp | Transport::Udp => None,
         };
         let spool = match options.spool {
-            Some(max_bytes) => Some(SpoolSettings { dir: spools.dir()?.join(spool_name(&label)), max_bytes }),
+            Some(max_bytes) => Some(SpoolSettings {
+                dir: spools.dir().map_err(|error| failed(&error))?.join(spool_name(&label)),
+                max_bytes,
+            }),
             None => None,
         };
         let settings = StreamSettings {

@@ -129,6 +129,10 @@ fn what_cannot_work_is_refused_at_the_start() {
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     let no_folder = start(&file, "tcp://127.0.0.1:6514?spool=2MiB");
-    assert!(no_folder.contains("cannot open the spool"), "{no_folder}");
+    assert!(no_folder.contains("tcp://127.0.0.1:6514: cannot use the directory of spools"), "{no_folder}");
+    // A folder that is there, and in it something that is no spool.
+    std::fs::write(folder.path().join("tcp_127.0.0.1_6514"), "").unwrap();
+    let no_spool = start(folder.path(), "tcp://127.0.0.1:6514?spool=2MiB");
+    assert!(no_spool.contains("cannot open the spool"), "{no_spool}");
     rig.stop();
 }
