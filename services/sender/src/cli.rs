@@ -32,6 +32,9 @@ pub struct Arguments {
     /// How many addresses of --from to use: by default all of a list, the first one of a prefix.
     #[arg(long, value_name = "NUMBER", requires = "from", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub sources: Option<u32>,
+    /// The number of the first source. Receivers tell streams apart by it, also those of several runs.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub first_source: u32,
     /// How many source ports each address uses. Each of them is a source with numbers of its own.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub source_ports: u32,

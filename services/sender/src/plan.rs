@@ -82,8 +82,10 @@ impl Plan {
             Some(first) => return Err(PlanError::Ports { first, count }),
         };
         let endpoints = addresses.iter().flat_map(|&address| ports.iter().map(move |&port| (address, port)));
-        let sources: Vec<_> =
-            (0..).zip(endpoints).map(|(index, (address, port))| (Source { index, address }, port)).collect();
+        let sources: Vec<_> = (arguments.first_source..)
+            .zip(endpoints)
+            .map(|(index, (address, port))| (Source { index, address }, port))
+            .collect();
         let turns = interleave(&weights);
         let run = run_length(arguments, sources.len() as u64 * protocols.len() as u64);
         let count = arguments.count.map(std::num::NonZeroU64::get);
@@ -155,6 +157,12 @@ mod tests {
             plan.sources.iter().map(|(source, port)| format!("{} {}:{port}", source.index, source.address)).collect();
         assert_eq!(sources, ["0 198.18.0.1:5000", "1 198.18.0.1:5001", "2 198.18.0.2:5000", "3 198.18.0.2:5001"]);
         assert_eq!(plan.destinations.iter().map(SocketAddr::port).collect::<Vec<_>>(), [514, 4739]);
+    }
+
+    #[test]
+    fn sources_are_numbered_from_the_first() {
+        let plan = plan("--to 198.51.100.7 --from 198.18.0.0/24 --sources 2 --first-source 64").unwrap();
+        assert_eq!(plan.sources.iter().map(|(source, _)| source.index).collect::<Vec<_>>(), [64, 65]);
     }
 
     #[test]
