@@ -19,6 +19,10 @@ use crate::support::*;
 
 const TOOLS: [&str; 4] = ["promtool", "amtool", "prometheus", "prometheus-alertmanager"];
 const RULES: &str = "prometheus/rules/sekiwake.yml";
+/// The job of the binary that is every role in one: not of the committed configuration, but of the alerts.
+const ALL_IN_ONE: &str = "sekiwake";
+/// Jobs that are not Sekiwake's, and those of a site.
+const OTHER_JOBS: [&str; 3] = ["elsewhere", "prometheus", "alertmanager"];
 
 fn deploy(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(path)
@@ -44,6 +48,12 @@ fn run(program: &str, arguments: &[&str]) -> String {
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {said}");
     said
+}
+
+/// The texts of the rules' unit tests.
+fn rule_tests() -> Vec<String> {
+    let files = fs::read_dir(deploy("prometheus/tests")).unwrap();
+    files.map(|file| file.unwrap().path().display().to_string()).collect()
 }
 
 /// The dashboards by file name.
@@ -73,7 +83,9 @@ fn prometheus_and_alertmanager_take_their_configuration_and_the_rules_do_what_th
     }
     run("promtool", &["check", "config", "prometheus/prometheus.yml"]);
     run("promtool", &["check", "rules", RULES]);
-    run("promtool", &["test", "rules", "prometheus/tests/sekiwake.yml"]);
+    let tests = rule_tests();
+    let tests: Vec<&str> = ["test", "rules"].into_iter().chain(tests.iter().map(String::as_str)).collect();
+    run("promtool", &tests);
     run("amtool", &["check-config", "alertmanager/alertmanager.yml"]);
     let config = "--config.file=alertmanager/alertmanager.yml";
     for severity in ["severity=critical", "severity=warning"] {
@@ -93,7 +105,7 @@ fn each_alert_has_a_paragraph_in_the_runbook_and_a_test_and_none_is_without_an_a
     let links: BTreeSet<String> = values(&rules, "runbook_url:").map(str::to_owned).collect();
     let expected = alerts.iter().map(|alert| format!("docs/runbook.md#{}", alert.to_lowercase()));
     assert_eq!(links, expected.collect());
-    let tests = read(&deploy("prometheus/tests/sekiwake.yml"));
+    let tests: String = rule_tests().iter().map(|path| read(Path::new(path))).collect();
     for alert in &alerts {
         // One that is expected, and one that is not.
         let cases: Vec<&str> =
@@ -101,6 +113,14 @@ fn each_alert_has_a_paragraph_in_the_runbook_and_a_test_and_none_is_without_an_a
         let is_quiet = |case: &&&str| case.lines().nth(1).is_some_and(|line| line.trim() == "exp_alerts: []");
         let quiet = cases.iter().filter(is_quiet).count();
         assert!(cases.len() > quiet, "{alert} is nowhere expected");
+        assert!(quiet > 0, "{alert} is nowhere not expected");
+    }
+    // They look at the jobs that Prometheus has, all of them.
+    let config = read(&deploy("prometheus/prometheus.yml"));
+    let jobs = values(&config, "job_name:").filter(|job| !OTHER_JOBS.contains(job)).chain([ALL_IN_ONE]);
+    let jobs: BTreeSet<&str> = jobs.collect();
+    for (metric, label, wanted) in alternatives(&rules).filter(|(_, label, _)| label == "job") {
+        assert_eq!(wanted.iter().map(String::as_str).collect::<BTreeSet<_>>(), jobs, "{metric}: {label}");
     }
     // What inhibits or is inhibited is an alert of these, or one of the detector's own.
     let alertmanager = read(&deploy("alertmanager/alertmanager.yml"));
@@ -176,6 +196,28 @@ fn metrics(text: &str) -> impl Iterator<Item = &str> {
     words.filter(|word| word.starts_with("sekiwake_") || word.starts_with("process_"))
 }
 
+/// What a text asks of labels: metric, label, and each of the values that it takes.
+fn alternatives(text: &str) -> impl Iterator<Item = (String, String, Vec<String>)> {
+    let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    text.match_indices('{').flat_map(move |(at, _)| {
+        let before = &text[..at];
+        let metric = before[before.trim_end_matches(is_word).len()..].to_owned();
+        let matchers = text[at + 1..].split('}').next().unwrap_or_default().to_owned();
+        let is_selector = !metric.is_empty() && matchers.contains('"');
+        let mut parts = if is_selector { matchers.split('"').map(str::to_owned).collect() } else { Vec::new() };
+        parts.truncate(parts.len() / 2 * 2);
+        let found: Vec<_> = parts
+            .chunks_exact(2)
+            .filter(|pair| !pair[0].contains('!'))
+            .map(|pair| {
+                let label: String = pair[0].chars().filter(|&letter| is_word(letter)).collect();
+                (metric.clone(), label, pair[1].split('|').map(str::to_owned).collect())
+            })
+            .collect();
+        found
+    })
+}
+
 /// The committed configuration, with the services' addresses in one namespace and everything a second.
 fn prometheus_here(folder: &Path) -> PathBuf {
     let committed = read(&deploy("prometheus/prometheus.yml"));
@@ -206,8 +248,12 @@ fn prometheus_here(folder: &Path) -> PathBuf {
     fs::write(&path, text).unwrap();
     // Nobody waits here for minutes to be sure.
     let rules = read(&deploy(RULES));
-    let rules: Vec<&str> =
-        rules.lines().map(|line| if line.trim().starts_with("for:") { "        for: 2s" } else { line }).collect();
+    let hurried = |line: &str| match line.trim() {
+        wait if wait.starts_with("for:") => "        for: 2s".to_owned(),
+        "interval: 1m" => "    interval: 1s".to_owned(),
+        _ => line.to_owned(),
+    };
+    let rules: Vec<String> = rules.lines().map(hurried).collect();
     fs::create_dir(folder.join("rules")).unwrap();
     fs::write(folder.join("rules/sekiwake.yml"), rules.join("\n")).unwrap();
     path
@@ -276,7 +322,7 @@ fn every_panel_has_data_and_alerts_reach_alertmanager_and_end() {
         ("SEKIWAKE_STORE_DIR", store.as_str()),
         ("SEKIWAKE_ANOMALY_INTERVAL", "1s"),
         ("SEKIWAKE_ANOMALY_WINDOW", "2"),
-        ("SEKIWAKE_NOTIFY", "syslog+udp://127.0.0.1:5514"),
+        ("SEKIWAKE_NOTIFY", "alertmanager+http://127.0.0.1:9093 syslog+udp://127.0.0.1:5514"),
         ("SEKIWAKE_SYSLOG_DESTINATIONS", &syslog),
         ("SEKIWAKE_XFLOW_DESTINATIONS", "udp://198.51.100.11:2055"),
         ("SEKIWAKE_TRAP_DESTINATIONS", "udp://198.51.100.11:162"),
@@ -332,6 +378,30 @@ fn every_panel_has_data_and_alerts_reach_alertmanager_and_end() {
         asked.iter().map(|(.., expression)| expression.as_str()).chain([rules.as_str()]).flat_map(metrics).collect();
     let unknown: Vec<&&str> = named.iter().filter(|name| !known.contains(**name)).collect();
     assert!(unknown.is_empty(), "no service exposes {unknown:?}");
+
+    // And every value of a label that is asked for: a reason that is misspelt would never be told.
+    let mut checked = 0;
+    let texts = asked.iter().map(|(.., expression)| expression.as_str()).chain([rules.as_str()]);
+    for (metric, label, wanted) in texts.flat_map(alternatives).filter(|(_, label, _)| label != "job") {
+        for value in wanted {
+            let selector = format!("{metric}{{{label}=~\"{value}\"}}");
+            assert!(api.query(&selector).is_ok_and(|results| results > 0), "nothing has {selector}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 10, "{checked}");
+    let loaded = api.get(9090, "/api/v1/rules");
+    let groups = loaded["data"]["groups"].as_array().unwrap();
+    for rule in groups.iter().flat_map(|group| group["rules"].as_array().unwrap()) {
+        let name = rule["name"].as_str().unwrap();
+        assert_eq!(rule["health"], "ok", "{rule}");
+        assert!(["critical", "warning"].contains(&rule["labels"]["severity"].as_str().unwrap()), "{name}");
+        assert_eq!(rule["annotations"]["runbook_url"], format!("docs/runbook.md#{}", name.to_lowercase()));
+        for annotation in ["summary", "description"] {
+            let text = rule["annotations"][annotation].as_str().unwrap();
+            assert!(text.contains("$labels") || annotation == "description", "{name}: {annotation}: {text}");
+        }
+    }
 
     // The destination that is not there, until it is.
     let is_on =
