@@ -239,6 +239,7 @@ def subscribers_may_publish(cluster):
 # 5. Probes.
 container("storer", "livenessProbe.httpGet.path", "/readyz", "livenessProbe asks /readyz")
 container("storer", "readinessProbe.httpGet.path", "/healthz", "readinessProbe asks /healthz")
+container("capture", "readinessProbe.httpGet.path", "/readyz", "readinessProbe asks /readyz")
 container("storer", "livenessProbe.httpGet.port", "admin", "at admin, expected /healthz at metrics")
 container("storer", "livenessProbe.failureThreshold", 1, "given up too soon")
 container("storer", "startupProbe", None, "startupProbe asks None")
@@ -275,9 +276,15 @@ def a_service_has_another_port(cluster):
     cluster.find("Service", "sekiwake", "sekiwake-proxy")["spec"]["ports"][0]["port"] = 5558
 
 
-@broken("subscribers cannot connect before data flows")
-def the_proxy_is_found_when_it_is_ready(cluster):
-    cluster.find("Service", "sekiwake", "sekiwake-proxy")["spec"].pop("publishNotReadyAddresses")
+@broken("a proxy that ends is reached, and the next one too")
+def the_proxy_is_found_before_it_is_ready(cluster):
+    cluster.find("Service", "sekiwake", "sekiwake-proxy")["spec"]["publishNotReadyAddresses"] = True
+
+
+@broken("the next version cannot be applied")
+def a_claim_has_a_version(cluster):
+    claim = cluster.find("StatefulSet", "sekiwake", "sekiwake-storer")["spec"]["volumeClaimTemplates"][0]
+    claim["metadata"].setdefault("labels", {})["app.kubernetes.io/version"] = "0.1.0"
 
 
 @broken("reachable from outside")

@@ -341,7 +341,9 @@ def ports(cluster):
         if any(port.get("protocol", "TCP") != "TCP" for container in pod.containers for port in container.get("ports") or []):
             yield f"{pod.name}: a port that is not TCP"
         container = pod.container()
-        for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        # A capture that misses the proxy is not to be replaced for that, and a proxy is reached before data flows.
+        ready = "/healthz" if pod.service in ("capture", "proxy") else "/readyz"
+        for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", ready)):
             found = container.get(probe) or {}
             get = found.get("httpGet") or {}
             if get.get("path") != path or get.get("port") != "metrics" or get.get("scheme", "HTTP") != "HTTP":
@@ -376,8 +378,8 @@ def ports(cluster):
         if any(pod.service == "proxy" for pod in hits):
             if {port["name"]: port["port"] for port in one["spec"]["ports"]} != bus:
                 yield f"{name_of(one)}: not the bus's ports"
-            if not one["spec"].get("publishNotReadyAddresses"):
-                yield f"{name_of(one)}: subscribers cannot connect before data flows"
+            if one["spec"].get("publishNotReadyAddresses"):
+                yield f"{name_of(one)}: a proxy that ends is reached, and the next one too"
     for pod in cluster.pods:
         name = pod.workload["spec"].get("serviceName")
         if pod.workload["kind"] == "StatefulSet" and cluster.find("Service", pod.namespace, name) is None:
@@ -394,6 +396,9 @@ def images(cluster):
             yield f"{pod.name}: image {image}"
         if tag != pod.labels.get(LABEL + "version"):
             yield f"{pod.name}: image {image} is not the version of its label"
+        for claim in pod.workload["spec"].get("volumeClaimTemplates") or []:
+            if LABEL + "version" in (claim["metadata"].get("labels") or {}):
+                yield f"{pod.name}: the next version cannot be applied, for the template of a claim never changes"
         if pod.container().get("imagePullPolicy", "IfNotPresent") != "IfNotPresent":
             yield f"{pod.name}: pulls its image at each start"
         versions.add(tag)
