@@ -11,9 +11,11 @@ RUN apt-get update -qq \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY . .
+# The target folder outlives the image, and cargo goes by the files' times: those of another checkout, or of an archive, would pass for built.
 RUN --mount=type=cache,id=sekiwake-registry,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,id=sekiwake-target,target=/source/target,sharing=locked \
-    CARGO_INCREMENTAL=0 cargo build --release --locked --workspace --exclude sekiwake-tests --bins \
+    find services shared tests Cargo.toml -type f -exec touch {} + \
+ && CARGO_INCREMENTAL=0 cargo build --release --locked --workspace --exclude sekiwake-tests --bins \
  && mkdir /binaries \
  && for binary in capture proxy syslog-forwarder xflow-forwarder trap-forwarder storer anomaly-detector tap sender receiver; do \
       objcopy --strip-debug "target/release/sekiwake-$binary" "/binaries/sekiwake-$binary" || exit 1; \

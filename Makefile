@@ -26,7 +26,7 @@ demo: build ## the whole pipeline in network namespaces, with live counts and a 
 
 up: ## docker compose up --build, with a check of what it takes; COMPOSE_PROFILES=demo or monitoring adds these
 	@deploy/compose prepare
-	deploy/compose up --build --detach
+	REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) deploy/compose up --build --detach
 
 down: ## docker compose down; volumes stay
 	deploy/compose --profile demo --profile monitoring down

@@ -235,8 +235,19 @@ impl Project {
         for what in [&["ps", "-aq"][..], &["volume", "ls", "-q"], &["network", "ls", "-q"]] {
             assert_eq!(docker(&[what, &["--filter", &label]].concat()), "", "docker {what:?}");
         }
-        let new: Vec<String> = image_list().into_iter().filter(|image| !self.images_before.contains(image)).collect();
-        assert!(std::env::var_os("TEST_SEKIWAKE_KEEP_IMAGES").is_some() || new.is_empty(), "{new:?}");
+        assert_eq!(self.images_to_remove(), Vec::<String>::new());
+    }
+
+    /// Those of this test and, where it made them, the bases; with `TEST_SEKIWAKE_KEEP_IMAGES`, for a test that is run again and again, only the first,
+    /// and not what monitors.
+    fn images_to_remove(&self) -> Vec<String> {
+        let keeps = std::env::var_os("TEST_SEKIWAKE_KEEP_IMAGES").is_some();
+        let is_to_go = |image: &String| match image.as_str() {
+            "debian:bookworm-slim" | "rust:1.95-bookworm" => !keeps,
+            "sekiwake-test-prometheus:latest" | "sekiwake-test-alertmanager:latest" => !keeps,
+            image => image.ends_with(&self.name),
+        };
+        image_list().into_iter().filter(|image| !self.images_before.contains(image) && is_to_go(image)).collect()
     }
 
     fn remove(&mut self) {
@@ -245,14 +256,7 @@ impl Project {
         }
         let down = ["--profile", "demo", "--profile", "monitoring", "down", "--volumes", "--remove-orphans"];
         let _ = self.command("deploy/compose").args(down).output();
-        let is_new = |image: &String| !self.images_before.contains(image);
-        let is_own = |image: &String| image.contains("sekiwake-test-");
-        let keeps = std::env::var_os("TEST_SEKIWAKE_KEEP_IMAGES").is_some();
-        for image in image_list().iter().filter(|image| {
-            is_new(image)
-                && (!keeps
-                    || is_own(image) && !image.contains("test-prometheus") && !image.contains("test-alertmanager"))
-        }) {
+        for image in &self.images_to_remove() {
             let _ = Command::new("docker").args(["image", "rm", image]).output();
         }
     }

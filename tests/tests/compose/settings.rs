@@ -8,7 +8,10 @@ use serde_json::Value;
 use crate::project::Project;
 
 /// Set by the images, or by a file of its own (keys), and none of the user's concern in the compose file.
-const NOT_HANDED_ON: [&str; 9] = [
+const NOT_HANDED_ON: [&str; 11] = [
+    // A savefile would be published again at each restart.
+    "SEKIWAKE_CAPTURE_FILE",
+    "SEKIWAKE_CAPTURE_WAIT",
     "SEKIWAKE_ADMIN",
     "SEKIWAKE_PROXY_PUBLISH",
     "SEKIWAKE_PROXY_SUBSCRIBE",
@@ -31,6 +34,22 @@ pub(crate) fn check(project: &Project) {
     }
     for (name, service) in services {
         is_locked_up(name, service);
+    }
+    // Those of Sekiwake's own images are in the images.
+    for name in ["prometheus", "alertmanager", "grafana"] {
+        assert!(services[name]["healthcheck"]["test"].is_array(), "{name}");
+    }
+    // With the additional files it is still one that compose takes, and what is in host networks is locked up as well.
+    let files = ["docker-compose.yml", "deploy/compose.keys.yml", "deploy/compose.spoof.yml"];
+    let files = files.iter().flat_map(|file| ["-f", file]);
+    let page = project.compose(&files.chain(["config", "--format", "json"]).collect::<Vec<_>>());
+    let merged: Value = serde_json::from_str(&page).unwrap();
+    for name in ["syslog-forwarder", "xflow-forwarder", "trap-forwarder"] {
+        let service = &merged["services"][name];
+        is_locked_up(name, service);
+        assert_eq!((&service["user"], &service["network_mode"]), (&"0:0".into(), &"host".into()), "{name}");
+        assert_eq!(service["cap_add"], serde_json::json!(["NET_RAW"]), "{name}");
+        assert!(service["environment"]["SEKIWAKE_BUS_KEY_FILE"].is_string(), "{name}");
     }
     // The ones whose work takes NET_RAW, and no others.
     let privileged: BTreeSet<&str> =

@@ -125,8 +125,8 @@ fn example_environment() -> String {
     let mut text = String::from(
         "# Every setting of Sekiwake with its default. One file can serve all services: each reads what concerns it.\n\
          # Generated from the code; a setting that is commented out or empty has its default.\n\
-         # For docker compose: cp .env.example .env. It sets the addresses of the bus, of admin ports and of directories by itself; what concerns\n\
-         # compose alone is in docs/deploy-compose.md.\n",
+         # For docker compose: cp .env.example .env. It sets the addresses of the bus, of admin ports and of directories by itself: leave these as they\n\
+         # are. What concerns compose alone is in docs/deploy-compose.md.\n",
     );
     let mut group = None;
     let is_read = read_by_this_version();
