@@ -202,7 +202,7 @@ impl Project {
         self.environment.push(("COMPOSE_FILE".to_owned(), files.to_owned()));
         // The demonstration's forwarders are root: theirs are made as for forwarders that spoof.
         let demo = ["capture-demo", "demo-syslog-forwarder", "demo-xflow-forwarder", "demo-trap-forwarder"];
-        for (spoof, names) in [("", &[][..]), ("1", &demo)] {
+        for (spoof, names) in [("1", &demo[..]), ("", &[])] {
             let output = self.command("deploy/keys").env("SPOOF", spoof).args(names).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
