@@ -21,7 +21,7 @@ RUN --mount=type=cache,id=sekiwake-registry,target=/usr/local/cargo/registry,sha
       objcopy --strip-debug "target/release/sekiwake-$binary" "/binaries/sekiwake-$binary" || exit 1; \
     done
 
-# The files of each image, of the distribution's newest packages.
+# The files of each image, of the distribution's packages as they are when this layer is made.
 FROM ${RUNTIME_IMAGE} AS files
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends ca-certificates libpcap0.8 libzmq5 \
