@@ -15,8 +15,8 @@ use std::{
 
 use anyhow::Context;
 use clap::Parser;
-use sekiwake_sender::sequence_of;
-use sekiwake_testkit::sink::{Numbered, Options, Sink};
+use sekiwake_sender::{cli::duration, sequence_of};
+use sekiwake_testkit::sink::{Numbered, Options, Report, Sink};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// How soon a signal is seen.
@@ -35,7 +35,7 @@ struct Arguments {
     #[arg(long, short, value_name = "ADDRESS:PORT", value_delimiter = ',', required = true)]
     listen: Vec<SocketAddr>,
     /// How often to say what came: 500ms, 5s, 1m.
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = interval)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     every: Duration,
     /// Makes each line a JSON object.
     #[arg(long)]
@@ -43,15 +43,6 @@ struct Arguments {
     /// Lists the sources with how much came from each (JSON only).
     #[arg(long, requires = "json")]
     by_source: bool,
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration =
-        text.parse().map_err(|_| "expected a duration such as 500ms, 5s or 1m".to_owned())?;
-    Duration::try_from(span)
-        .ok()
-        .filter(|every| !every.is_zero())
-        .ok_or_else(|| "expected more than nothing".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -91,7 +82,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     show(arguments, &sink.finish())
 }
 
-fn show(arguments: &Arguments, report: &sekiwake_testkit::sink::Report) -> anyhow::Result<()> {
+fn show(arguments: &Arguments, report: &Report) -> anyhow::Result<()> {
     let line = if arguments.json { shown::json(report, arguments.by_source).to_string() } else { shown::text(report) };
     writeln!(stdout(), "{line}").context("cannot write to standard output")
 }

@@ -116,7 +116,11 @@ impl FromStr for To {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// A whole number of `ms`, `s`, `m` or `h`, and more than nothing.
+///
+/// # Errors
+/// Anything else, with what is expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let milliseconds = match unit {

@@ -60,14 +60,14 @@ impl Place {
     fn take_first(base: &Path) -> io::Result<Place> {
         for number in 1..=MAX_PLACES {
             let dir = if number == 1 { base.to_owned() } else { base.join(number.to_string()) };
-            if let Some(place) = Place::take(dir).map_err(|error| about("use", base, &error))? {
+            if let Some(place) = Place::take(dir).map_err(|error| cannot_use(base, &error))? {
                 if number > 1 {
                     info!(directory = %place.dir.display(), "another process has the directory of spools: a folder of it is used");
                 }
                 return Ok(place);
             }
         }
-        Err(about("use", base, &io::Error::other("other processes have all places in it")))
+        Err(cannot_use(base, &io::Error::other("other processes have all places in it")))
     }
 
     /// `None` where another process has it.
@@ -89,8 +89,8 @@ impl Drop for Place {
     }
 }
 
-fn about(verb: &str, dir: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot {verb} the directory of spools {}: {error}", dir.display()))
+fn cannot_use(dir: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot use the directory of spools {}: {error}", dir.display()))
 }
 
 #[cfg(test)]
