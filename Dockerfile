@@ -1,7 +1,7 @@
-# Every service as an image of its own: docker build --target proxy -t sekiwake-proxy . (docker-compose.yml does it for all.)
-# One build of the workspace is shared by all targets. An image has the binary, the libraries that it links and the certificates of
-# public authorities; no shell, no package manager. It takes BuildKit.
-# Where no registry can be reached, deploy/images/base makes both of these, under these names.
+# One image per service: docker build --target proxy -t sekiwake-proxy . (docker-compose.yml builds all.)
+# All targets share one build of the workspace. An image contains the binary, the libraries it links and
+# public CA certificates; no shell, no package manager. Requires BuildKit.
+# Without a registry, deploy/images/base builds both base images under these names.
 ARG RUST_IMAGE=rust:1.95-bookworm
 ARG RUNTIME_IMAGE=debian:bookworm-slim
 
@@ -11,17 +11,18 @@ RUN apt-get update -qq \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY . .
-# The target folder outlives the image, and cargo goes by the files' times: those of another checkout, or of an archive, would pass for built.
+# The target folder is a cache, and cargo compares file times: files of another checkout or an archive could be
+# older than a cached build of different sources.
 RUN --mount=type=cache,id=sekiwake-registry,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,id=sekiwake-target,target=/source/target,sharing=locked \
-    find services shared tests Cargo.toml -type f -exec touch {} + \
- && CARGO_INCREMENTAL=0 cargo build --release --locked --workspace --exclude sekiwake-tests --bins \
+    find services shared tests deploy Cargo.toml -type f -exec touch {} + \
+ && CARGO_INCREMENTAL=0 cargo build --release --locked --workspace --exclude sekiwake-tests --exclude sekiwake-manual --bins \
  && mkdir /binaries \
  && for binary in capture proxy syslog-forwarder xflow-forwarder trap-forwarder storer anomaly-detector tap sender receiver; do \
       objcopy --strip-debug "target/release/sekiwake-$binary" "/binaries/sekiwake-$binary" || exit 1; \
     done
 
-# The files of each image, of the distribution's packages as they are when this layer is made.
+# The files of each image, from the packages' versions at the time this layer is built.
 FROM ${RUNTIME_IMAGE} AS files
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends ca-certificates libpcap0.8 libzmq5 \
@@ -44,9 +45,10 @@ LABEL org.opencontainers.image.title="Sekiwake" \
 
 FROM common AS capture
 COPY --from=files /images/capture /
-# Capturing takes NET_RAW, and added capabilities are a user's only if that is root: started with --cap-drop ALL --cap-add NET_RAW.
+# Capturing needs NET_RAW, and added capabilities are effective for root only: run it with --cap-drop ALL
+# --cap-add NET_RAW.
 USER 0:0
-LABEL org.opencontainers.image.description="Takes syslog, flow records and SNMP traps off the wire"
+LABEL org.opencontainers.image.description="Captures syslog, flow records and SNMP traps from the wire"
 RUN ["/usr/bin/sekiwake-capture", "--version"]
 HEALTHCHECK --interval=5s --timeout=5s --start-period=20s CMD ["/usr/bin/sekiwake-capture", "healthcheck"]
 ENTRYPOINT ["/usr/bin/sekiwake-capture"]
@@ -54,7 +56,7 @@ ENTRYPOINT ["/usr/bin/sekiwake-capture"]
 FROM common AS proxy
 COPY --from=files /images/proxy /
 ENV SEKIWAKE_PROXY_PUBLISH=tcp://*:5559 SEKIWAKE_PROXY_SUBSCRIBE=tcp://*:5560 SEKIWAKE_PROXY_CONTROL=tcp://*:5561
-LABEL org.opencontainers.image.description="The bus: the one address that all others know"
+LABEL org.opencontainers.image.description="The bus: the address that all other services connect to"
 EXPOSE 5559 5560 5561 9600
 RUN ["/usr/bin/sekiwake-proxy", "--version"]
 HEALTHCHECK --interval=5s --timeout=5s --start-period=20s CMD ["/usr/bin/sekiwake-proxy", "healthcheck"]
@@ -88,7 +90,7 @@ ENTRYPOINT ["/usr/bin/sekiwake-trap-forwarder"]
 FROM common AS storer
 COPY --from=files /images/storer /
 ENV SEKIWAKE_STORE_DIR=/var/lib/sekiwake
-LABEL org.opencontainers.image.description="Keeps syslog on disk"
+LABEL org.opencontainers.image.description="Stores syslog on disk"
 EXPOSE 9600
 RUN ["/usr/bin/sekiwake-storer", "--version"]
 HEALTHCHECK --interval=5s --timeout=5s --start-period=20s CMD ["/usr/bin/sekiwake-storer", "healthcheck"]
@@ -96,7 +98,7 @@ ENTRYPOINT ["/usr/bin/sekiwake-storer"]
 
 FROM common AS anomaly-detector
 COPY --from=files /images/anomaly-detector /
-LABEL org.opencontainers.image.description="Notices too much or too little syslog"
+LABEL org.opencontainers.image.description="Detects unusual rates of syslog"
 EXPOSE 9600
 RUN ["/usr/bin/sekiwake-anomaly-detector", "--version"]
 HEALTHCHECK --interval=5s --timeout=5s --start-period=20s CMD ["/usr/bin/sekiwake-anomaly-detector", "healthcheck"]
@@ -104,19 +106,19 @@ ENTRYPOINT ["/usr/bin/sekiwake-anomaly-detector"]
 
 FROM common AS tap
 COPY --from=files /images/tap /
-LABEL org.opencontainers.image.description="Prints what is on the bus"
+LABEL org.opencontainers.image.description="Prints records on the bus"
 RUN ["/usr/bin/sekiwake-tap", "--version"]
 ENTRYPOINT ["/usr/bin/sekiwake-tap"]
 
 # For demonstrations and tests.
 FROM common AS sender
 COPY --from=files /images/sender /
-LABEL org.opencontainers.image.description="Test traffic"
+LABEL org.opencontainers.image.description="Sends test traffic"
 RUN ["/usr/bin/sekiwake-sender", "--version"]
 ENTRYPOINT ["/usr/bin/sekiwake-sender"]
 
 FROM common AS receiver
 COPY --from=files /images/receiver /
-LABEL org.opencontainers.image.description="Counts what arrives"
+LABEL org.opencontainers.image.description="Counts received datagrams"
 RUN ["/usr/bin/sekiwake-receiver", "--version"]
 ENTRYPOINT ["/usr/bin/sekiwake-receiver"]

@@ -6,29 +6,37 @@ FUZZ_SECONDS ?= 8
 SIMULATE_SEEDS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build demo up down test unit lint fuzz test-compose check-kubernetes test-kubernetes simulate bench bench-quick clean
+.PHONY: help setup setup-test build manual deb demo up down test unit lint deny advisories fuzz test-compose test-package check-kubernetes test-kubernetes simulate bench bench-quick chaos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install the libraries that the build needs (or say which)
+setup: ## install the libraries that the build needs, or list them
 	@deploy/packages build
 
-setup-test: ## install what the tests need besides
+setup-test: ## also install what the tests need
 	@deploy/packages build test
 
 build: setup ## build every binary
 	$(CARGO) build --release --locked --workspace
 
-demo: build ## the whole pipeline in network namespaces, with live counts and a verdict (root)
+manual: setup ## write manual pages and shell completions to target/manual and target/completions
+	$(CARGO) run --release --locked --quiet -p sekiwake-manual -- \
+	  --date "$$(git log -1 --format=%cs 2>/dev/null || date +%F)" target
+
+deb: build manual ## build the Debian package target/debian/sekiwake_VERSION_ARCHITECTURE.deb
+	@deploy/packages package
+	@deploy/deb
+
+demo: build ## run the whole pipeline in network namespaces, with live counts and a verdict (root)
 	@deploy/packages demo
 	@$(BUILD)/sekiwake-demo
 
-up: ## docker compose up --build, with a check of what it takes; COMPOSE_PROFILES=demo or monitoring adds these
+up: ## docker compose up --build after checking requirements; COMPOSE_PROFILES=demo or monitoring adds these
 	@deploy/compose prepare
 	REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) deploy/compose up --build --detach
 
-down: ## docker compose down; volumes stay
+down: ## docker compose down; keeps volumes
 	deploy/compose --profile demo --profile monitoring down
 
 test: setup-test lint unit fuzz demo check-kubernetes test-compose ## everything
@@ -45,30 +53,46 @@ lint: setup ## format, clippy, documentation
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
 
+# Apart from lint and test, because installing cargo-deny takes more than three minutes.
+deny: ## check licences, duplicates and sources of dependencies (needs cargo-deny, no network)
+	$(CARGO) deny --offline check licenses bans sources
+
+advisories: ## check dependencies for advisories (needs cargo-deny and the network)
+	$(CARGO) deny check advisories
+
 fuzz: setup ## run each fuzz target for FUZZ_SECONDS (8)
 	@tests/fuzz $(FUZZ_SECONDS)
 
-test-compose: setup-test ## build the images and drive the compose project (takes Docker; TEST_SEKIWAKE_SKIP_COMPOSE=1 skips it)
+test-compose: setup-test ## build the images and test the compose project (needs Docker; TEST_SEKIWAKE_SKIP_COMPOSE=1 skips it)
 	$(CARGO) test --release --locked --workspace --test compose -- --ignored --nocapture
 
-simulate: setup ## run SIMULATE_SEEDS (10000) seeds of every scenario of the control plane (some ten minutes)
+# Apart from test, because installing cargo-deb takes minutes.
+test-package: deb ## install, run, upgrade and remove the package in a Debian with systemd (needs Docker)
+	@deploy/packages test-package
+	@tests/package
+
+simulate: setup ## simulate SIMULATE_SEEDS (10000) seeds of every control plane scenario (about ten minutes)
 	TEST_SEKIWAKE_SEEDS=$(SIMULATE_SEEDS) $(CARGO) test --release --locked -p sekiwake-group simulation -- --nocapture
 
-check-kubernetes: build ## check the Kubernetes manifests, and the check itself
+check-kubernetes: build ## check the Kubernetes manifests
 	@deploy/packages kubernetes
 	@tests/kubernetes/check
 
-test-kubernetes: ## end to end in the cluster that KUBECONFIG names, and nothing left of it
+test-kubernetes: ## test end to end in the cluster that KUBECONFIG names, then clean up
 	tests/kubernetes/end-to-end
 
-bench: build ## measure loss, cost and latency beside rsyslog and tcpdump (root, some ten minutes)
+bench: build ## measure loss, cost and latency beside rsyslog and tcpdump (root, about ten minutes)
 	@deploy/packages demo bench
 	@$(BUILD)/sekiwake-bench
 
-bench-quick: build ## the same, one row of each table
+bench-quick: build ## the same, one row per table
 	@deploy/packages demo bench
 	@$(BUILD)/sekiwake-bench --quick
 
-clean: ## remove what was built
+chaos: build ## disconnect services from the proxy under load, and account for every datagram (root, about 50 minutes)
+	@deploy/packages demo chaos
+	@$(BUILD)/sekiwake-chaos
+
+clean: ## remove build output
 	$(CARGO) clean
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts

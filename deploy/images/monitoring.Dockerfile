@@ -1,6 +1,7 @@
-# Prometheus and Alertmanager from the distribution's packages, where their own images cannot be had:
+# Prometheus and Alertmanager from the distribution's packages, where their own images cannot be pulled:
 #   docker build -f deploy/images/monitoring.Dockerfile --target prometheus -t sekiwake-prometheus deploy/images
-# and then PROMETHEUS_IMAGE=sekiwake-prometheus, ALERTMANAGER_IMAGE=sekiwake-alertmanager. Grafana is in no Debian release.
+# Then set PROMETHEUS_IMAGE=sekiwake-prometheus, ALERTMANAGER_IMAGE=sekiwake-alertmanager. Debian has no
+# package of Grafana.
 ARG RUNTIME_IMAGE=debian:bookworm-slim
 
 FROM ${RUNTIME_IMAGE} AS prometheus

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints events: who noticed what. Needs pyzmq (Debian: python3-zmq)."""
+"""Prints events as they are published. Needs pyzmq (Debian: python3-zmq)."""
 import json, sys, zmq
 
 socket = zmq.Context().socket(zmq.SUB)

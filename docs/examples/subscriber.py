@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""A subscriber in ten lines: prints who sent what. Needs pyzmq and msgpack (Debian: python3-zmq, python3-msgpack)."""
+"""A subscriber in ten lines: prints source and payload of each record.
+
+Needs pyzmq and msgpack (Debian: python3-zmq, python3-msgpack)."""
 import ipaddress, sys, msgpack, zmq
 
 socket = zmq.Context().socket(zmq.SUB)

@@ -1,4 +1,5 @@
-//! Any control message: what is read is written the same, and no longer than what it was read from, but for what an older version did not write.
+//! Control messages: a decoded message is unchanged when encoded and decoded again, and its
+//! encoding is not longer, except for elements that an older version did not have.
 
 #![no_main]
 
@@ -10,8 +11,8 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let written = message.encode();
-    // Numbers are written as short as can be, and what a later version appended is left out; what an older one lacks has its default, in a
-    // byte or two.
+    // Numbers get their shortest form, and elements that a later version appended are dropped.
+    // Elements that an older version did not have get their default, in a byte or two each.
     assert!(written.len() <= input.len() + 16);
     if written.len() <= MAX_MESSAGE_BYTES {
         assert_eq!(Message::decode(&written), Ok(message));

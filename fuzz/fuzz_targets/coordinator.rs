@@ -1,4 +1,5 @@
-//! Any messages of a few peers to a coordinator, with time passing: what it sends can be read, and a shard has one holder.
+//! Messages of a few peers to a coordinator, with time passing: everything it sends can be decoded,
+//! and a shard has at most one owner.
 //!
 //! ```text
 //! input   [peer and pause 1 | length 2 | message] …

@@ -1,4 +1,4 @@
-//! Any file: reading ends, and gives no more bytes than the file has.
+//! Savefiles: reading ends, and gives no more bytes than the file has.
 
 #![no_main]
 

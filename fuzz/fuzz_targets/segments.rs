@@ -1,11 +1,14 @@
-//! Any bytes as a segment: what is found in it is what a log would have written, byte for byte, and a log opens with it.
+//! Segment files: the entries found in any bytes are those of a log that wrote the same bytes, and
+//! a log opens with them, and with what follows a damaged place.
 //!
 //! ```text
-//! input  first sequence number 1 | kind 1, odd  | the segment, as it is
-//!        ignored 1               | kind 1, even | place 1 | change 1 | entries, each as length 1 | payload
+//! input  first sequence number 1 | kind 1, odd  | the segment
+//!        ignored 1               | kind 1, even | place 1 | change 1 | entries
+//! entry  length 1 | payload
 //! ```
 //!
-//! Checksums cannot be guessed, so with an even kind a log writes the entries first, and one byte of its segment is changed.
+//! Random bytes never have valid checksums. With an even kind a log therefore writes the entries,
+//! and one byte of its segment is changed.
 
 #![no_main]
 
@@ -19,21 +22,21 @@ use sekiwake_segments::{Log, Reader, Settings, scan};
 
 fuzz_target!(|input: &[u8]| {
     let [first, kind, rest @ ..] = input else { return };
-    let first = u64::from(*first);
     let memory = Path::new("/dev/shm");
     let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
     let dir = parent.join(format!("sekiwake-fuzz-segments-{}", std::process::id()));
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).expect("a directory for the log");
-    let segment = if kind % 2 == 0 { written(&dir, rest) } else { Some((first, rest.to_vec())) };
-    if let Some((first, bytes)) = segment {
-        check(&dir, first, &bytes);
+    if kind % 2 == 1 {
+        check(&dir, u64::from(*first), rest);
+    } else if let Some(bytes) = written(&dir, rest) {
+        check(&dir, 0, &bytes);
     }
     let _ = fs::remove_dir_all(&dir);
 });
 
-/// A segment that a log wrote, with one byte of it changed.
-fn written(dir: &Path, input: &[u8]) -> Option<(u64, Vec<u8>)> {
+/// The bytes of a segment from a log, with one byte changed. Its first sequence number is 0.
+fn written(dir: &Path, input: &[u8]) -> Option<Vec<u8>> {
     let [at, change, entries @ ..] = input else { return None };
     let mut rest = entries;
     let (mut log, _) = Log::open(settings(dir)).expect("an empty directory opens");
@@ -46,7 +49,7 @@ fn written(dir: &Path, input: &[u8]) -> Option<(u64, Vec<u8>)> {
     let mut bytes = fs::read(path(dir, 0)).ok()?;
     let at = usize::from(*at) * bytes.len() / 256;
     bytes[at] ^= change;
-    Some((0, bytes))
+    Some(bytes)
 }
 
 fn check(dir: &Path, first: u64, bytes: &[u8]) {
@@ -59,7 +62,7 @@ fn check(dir: &Path, first: u64, bytes: &[u8]) {
 
     fs::write(path(dir, first), bytes).expect("the segment");
     let Ok((mut log, recovered)) = Log::open(settings(dir)) else {
-        // Refused: the file is left as it was.
+        // Rejected: the file is unchanged.
         assert_eq!(fs::read(path(dir, first)).expect("the segment"), bytes);
         return;
     };
@@ -70,7 +73,12 @@ fn check(dir: &Path, first: u64, bytes: &[u8]) {
         let entry = log.read(&mut reader).expect("a file that can be read").expect("an entry");
         assert_eq!((entry.sequence, entry.payload), (*sequence, &payload[..]));
     }
-    assert!(log.read(&mut reader).expect("a file that can be read").is_none());
+    // Behind a damaged place further entries may follow, in order.
+    let mut next = first + found.entries;
+    while let Some(entry) = log.read(&mut reader).expect("a file that can be read") {
+        assert!((next..log.next_sequence()).contains(&entry.sequence), "{} after {next}", entry.sequence);
+        next = entry.sequence + 1;
+    }
     let appended = log.append(b"more").expect("room");
     log.flush().expect("room");
     let entry = log.read(&mut reader).expect("a file that can be read").expect("the entry");

@@ -1,4 +1,4 @@
-"""The rendered environments, as the services themselves read them."""
+"""Starts the built binaries with the environments, users and volumes of their pods."""
 
 import os
 import pathlib
@@ -11,20 +11,21 @@ import time
 import urllib.error
 import urllib.request
 
-from rules import FORWARDERS, PRIVILEGED, SERVICES, quantity
+from rules import FORWARDERS, PRIVILEGED, SERVICES
 
 BINARIES = pathlib.Path("target/release")
-_checked = {}
 
 
 class Binaries:
-    """Copies that every user can run, and keys. As root each service runs as its pod's user and groups, without capabilities."""
+    """Copies of the binaries that every user can run, and generated keys.
+
+    Run as root, each service gets its pod's user and groups, and no capability that the pod does not have."""
 
     def __init__(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sekiwake-check-"))
         self.folder.chmod(0o755)
         self.is_root = os.geteuid() == 0
-        self.keys = {}
+        self.keys, self.checked = {}, {}
 
     def __enter__(self):
         return self
@@ -41,7 +42,7 @@ class Binaries:
         return str(self.folder / name)
 
     def key(self, name):
-        """A pair by the project's own keygen: (secret, public)."""
+        """A key pair by sekiwake-proxy keygen: (secret, public)."""
         if name not in self.keys:
             path = self.folder / f"{name}.key"
             subprocess.run([self.path("proxy"), "keygen", str(path)], check=True, capture_output=True)
@@ -49,14 +50,14 @@ class Binaries:
         return self.keys[name]
 
     def secret(self, name):
-        """The Secrets that docs/deploy-kubernetes.md has people make."""
+        """A Secret as docs/deploy-kubernetes.md describes it."""
         secret = self.key(name)[0]
         if name == "sekiwake-key-proxy":
             return {"secret": secret, "allowed": "".join(self.key(f"sekiwake-key-{one}")[1] for one in SERVICES if one != "proxy")}
         return {"secret": secret, "proxy": self.key("sekiwake-key-proxy")[1]}
 
     def mounted(self, cluster, pod, container, root):
-        """Makes the pod's volumes under `root`, with the owners and modes that the kubelet gives them."""
+        """Creates the pod's volumes under `root`, with the owners and modes that the kubelet sets."""
         group = pod.security(container, "fsGroup")
         for mount, volume in cluster.mounts(pod, container):
             if volume is None:
@@ -70,13 +71,13 @@ class Binaries:
             elif "secret" in volume:
                 files, mode = self.secret(volume["secret"]["secretName"]), volume["secret"].get("defaultMode", 0o644)
             elif group is not None:
-                # A volume that is written to belongs to its group (kubelet: SetVolumeOwnership).
+                # fsGroup owns a writable volume (kubelet: SetVolumeOwnership) ...
                 folder.chmod(0o2775)
                 if self.is_root:
                     os.chown(folder, 0, group)
             for name, text in files.items():
                 (folder / name).write_text(text)
-                # And of one that is only read the group may read every file.
+                # ... and may read every file of a read-only one.
                 (folder / name).chmod(mode | (0o440 if group is not None and self.is_root else 0))
                 if self.is_root:
                     os.chown(folder / name, 0, group or 0)
@@ -96,7 +97,7 @@ class Binaries:
         return {"user": pod.security(container, "runAsUser", 0), "group": pod.security(container, "runAsGroup", 0), "extra_groups": groups}
 
     def check(self, cluster, pod):
-        """`--check` with exactly the pod's environment: (status, what it resolved, what it said)."""
+        """Runs `--check` in the pod's environment: (status, resolved settings, standard error, environment)."""
         container = pod.container()
         with tempfile.TemporaryDirectory(dir=self.folder) as root:
             os.chmod(root, 0o755)
@@ -108,78 +109,81 @@ class Binaries:
             said = done.stderr.replace(root, "").strip()
         return done.returncode, resolved, said, environment
 
+    def settings(self, cluster):
+        """The rule that asks the binaries: settings are accepted, read, and agree with the pod."""
+        for pod in cluster.pods:
+            memo = repr([cluster.environment(pod, pod.container()), pod.workload["spec"], cluster.of("ConfigMap")])
+            if memo not in self.checked:
+                self.checked[memo] = list(check_pod(self, cluster, pod))
+            yield from self.checked[memo]
+
 
 def without_capabilities(command, is_root, pod):
-    """Root in a pod has no capabilities but those that are added; other users have none anyhow."""
+    """Root in a pod has only the capabilities that were added; other users have none."""
     if is_root and pod.namespace == PRIVILEGED:
         return ["setpriv", "--bounding-set", "-all,+net_raw", "--inh-caps", "-all", *command]
     return command
 
 
-def settings(binaries):
-    """The rule that asks the binaries."""
-    def rule(cluster):
-        for pod in cluster.pods:
-            memo = (pod.service, repr(sorted(cluster.environment(pod, pod.container())[0].items())), repr(pod.workload["spec"]),
-                    repr(cluster.of("ConfigMap")))
-            if memo not in _checked:
-                _checked[memo] = list(of_pod(binaries, cluster, pod))
-            yield from _checked[memo]
-    return rule
-
-
-def of_pod(binaries, cluster, pod):
+def check_pod(binaries, cluster, pod):
     status, resolved, said, environment = binaries.check(cluster, pod)
     if status != 0:
-        yield f"{pod.name}: its settings are refused: {said}"
+        yield f"{pod.name}: its settings are rejected: {said}"
         return
     for name in environment:
         if name.startswith("SEKIWAKE_") and name not in resolved:
-            yield f"{pod.name}: {name} is not read by it"
+            yield f"{pod.name}: {name} is unknown to it"
     port = int(resolved["SEKIWAKE_ADMIN"].rpartition(":")[2])
     host = resolved["SEKIWAKE_ADMIN"].rpartition(":")[0]
     if port != pod.port("metrics") or host.startswith("127."):
-        yield f"{pod.name}: the admin port is {resolved['SEKIWAKE_ADMIN']}, its pod says {pod.port('metrics')}"
+        yield f"{pod.name}: SEKIWAKE_ADMIN is {resolved['SEKIWAKE_ADMIN']}, the pod's port is {pod.port('metrics')}"
     if pod.on_host and host in ("0.0.0.0", "[::]"):
-        yield f"{pod.name}: the admin port is on every address of the host"
+        yield f"{pod.name}: the admin port is bound to every address of the host"
     drain, grace = int(resolved["SEKIWAKE_DRAIN"].removesuffix("s")), pod.spec.get("terminationGracePeriodSeconds", 30)
     if grace < drain + 5:
-        yield f"{pod.name}: is killed after {grace} s, and may drain for {drain} s"
+        yield f"{pod.name}: is killed after {grace} s, but may drain for {drain} s"
     if pod.service == "proxy":
         for name, end in (("PUBLISH", "bus-pub"), ("SUBSCRIBE", "bus-sub"), ("CONTROL", "bus-control")):
             if resolved[f"SEKIWAKE_PROXY_{name}"] != f"tcp://*:{pod.port(end)}":
-                yield f"{pod.name}: SEKIWAKE_PROXY_{name} is not its port {end} on every address"
+                yield f"{pod.name}: SEKIWAKE_PROXY_{name} is not port {end} on every address"
     if pod.service == "capture" and resolved["SEKIWAKE_PUBLISHER"] != cluster.FIELDS["spec.nodeName"]:
-        yield f"{pod.name}: streams are not named by their node"
+        yield f"{pod.name}: streams are not named after their node"
     if "SEKIWAKE_MEMBER" in resolved and not resolved["SEKIWAKE_MEMBER"].startswith(pod.workload["metadata"]["name"] + "-"):
-        yield f"{pod.name}: members are not named by their pods"
-    limit = quantity(pod.container()["resources"]["limits"]["memory"]) if "resources" in pod.container() else 0
-    if pod.service == "capture" and quantity(resolved["SEKIWAKE_CAPTURE_RING"]) + quantity(resolved["SEKIWAKE_RETAIN"]) > 0.75 * limit:
-        yield f"{pod.name}: ring and memory are over three quarters of the limit"
+        yield f"{pod.name}: members are not named after their pods"
+    # The ring does not count against the limit, but the request reserves it on the node.
+    request = quantity(pod.container()["resources"]["requests"]["memory"]) if "resources" in pod.container() else 0
+    if pod.service == "capture" and quantity(resolved["SEKIWAKE_CAPTURE_RING"]) + quantity(resolved["SEKIWAKE_RETAIN"]) > 0.75 * request:
+        yield f"{pod.name}: SEKIWAKE_CAPTURE_RING and SEKIWAKE_RETAIN exceed three quarters of the memory request"
     if pod.service == "storer":
         mounts = [mount["mountPath"] for mount, volume in cluster.mounts(pod, pod.container()) if volume and "claimTemplate" in volume]
         if cluster.environment(pod, pod.container())[0].get("SEKIWAKE_STORE_DIR") not in mounts:
-            yield f"{pod.name}: does not store on its volume"
+            yield f"{pod.name}: SEKIWAKE_STORE_DIR is not on its volume"
         size = quantity(pod.workload["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"])
         if not resolved["SEKIWAKE_STORE_MAX_BYTES"] or quantity(resolved["SEKIWAKE_STORE_MAX_BYTES"]) > 0.9 * size:
-            yield f"{pod.name}: fills its volume"
+            yield f"{pod.name}: SEKIWAKE_STORE_MAX_BYTES exceeds its volume"
     spools = [word for word in resolved.get("SEKIWAKE_SYSLOG_DESTINATIONS", "").split() if "spool=" in word]
     claims = [mount["mountPath"] for mount, volume in cluster.mounts(pod, pod.container()) if volume and "persistentVolumeClaim" in volume]
     if spools and cluster.environment(pod, pod.container())[0].get("SEKIWAKE_SPOOL_DIR") not in claims:
-        yield f"{pod.name}: its spool goes with the pod"
+        yield f"{pod.name}: its spool is not on a volume"
     sources = [word for words in (value for name, value in resolved.items() if name.endswith("_DESTINATIONS")) for word in words.split()]
     if any("spoof=true" in word for word in sources) and pod.namespace != PRIVILEGED:
-        yield f"{pod.name}: may not keep the source address (overlays/spoof)"
+        yield f"{pod.name}: spoof=true needs overlays/spoof"
     keys = {name for name in environment if name.startswith("SEKIWAKE_BUS_") and name.endswith("_FILE")}
     if keys and keys != ({"SEKIWAKE_BUS_KEY_FILE", "SEKIWAKE_BUS_ALLOWED_KEYS_FILE"} if pod.service == "proxy" else {"SEKIWAKE_BUS_KEY_FILE", "SEKIWAKE_BUS_SERVER_KEY_FILE"}):
-        yield f"{pod.name}: keys by halves"
+        yield f"{pod.name}: key settings are incomplete"
+
+
+def quantity(text):
+    units = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", text).groups()
+    return float(number) * units.get(unit, 1)
 
 
 def keyed_together(cluster):
-    """All have keys, or none has."""
+    """Either all pods have keys, or none has."""
     with_keys = {bool(cluster.environment(pod, pod.container())[0].get("SEKIWAKE_BUS_KEY_FILE")) for pod in cluster.pods}
     if len(with_keys) > 1:
-        yield "some have keys and others none: they will not find together"
+        yield "some pods have keys and others none"
 
 
 def free_port():
@@ -189,7 +193,7 @@ def free_port():
 
 
 def ask(port, path):
-    """The status of an admin page; None where nobody answers."""
+    """The HTTP status of an admin page, or None without an answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
             return answer.status
@@ -208,9 +212,10 @@ def wait_for(wanted, get, seconds=20):
     return False
 
 
-def lives(binaries, cluster, more=None):
-    """Starts the pods' processes with their environments, users and volumes, on loopback: what probes are told with a missing proxy, a
-    destination that is broken, and a proxy that is there. Captures would need an interface; the end-to-end tests have them."""
+def probes(binaries, cluster, more):
+    """Starts every service but the capture on loopback, with its pod's environment, user and volumes plus
+    `more[service]`, and asks the probes: without a proxy, then with one. Captures need an interface; the
+    end-to-end tests have them."""
     bus = {name: free_port() for name in ("PUBLISH", "SUBSCRIBE", "CONTROL")}
     running, roots = {}, []
 
@@ -221,7 +226,7 @@ def lives(binaries, cluster, more=None):
         os.chmod(root.name, 0o755)
         binaries.mounted(cluster, pod, container, pathlib.Path(root.name))
         environment = binaries.environment(cluster, pod, container, root.name)
-        environment.update((more or {}).get(pod.service, {}))
+        environment.update(more.get(pod.service, {}))
         port = free_port()
         environment["SEKIWAKE_ADMIN"] = f"127.0.0.1:{port}"
         for name, number in bus.items():
@@ -240,7 +245,7 @@ def lives(binaries, cluster, more=None):
         for service, (process, port) in running.items():
             if not wait_for(200, lambda: ask(port, "/healthz")):
                 yield f"{service}: not alive without a proxy: {(binaries.folder / (service + '.log')).read_text()[-400:]}"
-            idles = service in FORWARDERS and service not in (more or {})
+            idles = service in FORWARDERS and service not in more
             wanted = 200 if idles else 503
             if not wait_for(wanted, lambda: ask(port, "/readyz")):
                 yield f"{service}: /readyz is {ask(port, '/readyz')} without a proxy, expected {wanted}"
@@ -256,9 +261,9 @@ def lives(binaries, cluster, more=None):
         for service, (process, _) in running.items():
             try:
                 if process.wait(45) != 0:
-                    yield f"{service}: ended with status {process.returncode}"
+                    yield f"{service}: exited with status {process.returncode}"
             except subprocess.TimeoutExpired:
                 process.kill()
-                yield f"{service}: does not end"
+                yield f"{service}: does not stop"
         for root in roots:
             root.cleanup()

@@ -1,18 +1,23 @@
-"""Rendered objects, and what a cluster makes of them: pods, their environments, their files, and who may connect to whom."""
+"""Rendered objects, and their effect in a cluster: pods, environments, files, allowed connections.
+
+NetworkPolicy v1 is evaluated here because no Python package does, and a missing rule shows only as a timeout
+in a cluster.
+"""
 
 import copy
 import ipaddress
 import json
+import os
 import re
 import subprocess
-import os
+
+import yaml
 
 WORKLOADS = ("DaemonSet", "Deployment", "StatefulSet")
 
 
 def build(folder):
-    """The objects of a kustomization, or a RuntimeError that says why there are none."""
-    import yaml
+    """The objects of a kustomization. Raises RuntimeError with kubectl's message if it cannot be built."""
     done = subprocess.run([os.environ["KUBECTL"], "kustomize", str(folder)], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip())
@@ -29,7 +34,7 @@ def labels_of(one):
 
 
 def selects(selector, labels):
-    """A LabelSelector on labels; one that is empty selects everything, None nothing."""
+    """Whether a LabelSelector matches labels. An empty one matches everything, None nothing."""
     if selector is None:
         return False
     for key, value in (selector.get("matchLabels") or {}).items():
@@ -49,7 +54,7 @@ def selects(selector, labels):
 
 
 class Pod:
-    """What a workload makes."""
+    """The pod of a workload."""
 
     def __init__(self, workload):
         self.workload = workload
@@ -67,14 +72,14 @@ class Pod:
         return self.containers[0]
 
     def port(self, name):
-        """The number of a named port, or None. A number is itself."""
+        """The number of a named port, or None. A number is returned unchanged."""
         if isinstance(name, int):
             return name
         found = [port["containerPort"] for one in self.containers for port in one.get("ports") or [] if port.get("name") == name]
         return found[0] if found else None
 
     def security(self, container, field, default=None):
-        """What is in force for a container: its own word, or else the pod's."""
+        """A field of the security context: the container's, or else the pod's."""
         for context in (container.get("securityContext") or {}, self.spec.get("securityContext") or {}):
             if context.get(field) is not None:
                 return context[field]
@@ -84,7 +89,7 @@ class Pod:
 class Cluster:
     """The objects of an overlay."""
 
-    # What the kubelet would fill in.
+    # Values that the kubelet would fill in.
     FIELDS = {"status.hostIP": "198.18.0.11", "spec.nodeName": "node-1.example.net"}
 
     def __init__(self, objects):
@@ -105,17 +110,17 @@ class Cluster:
         return {**(labels_of(found) if found else {}), "kubernetes.io/metadata.name": name}
 
     def environment(self, pod, container):
-        """The variables of a container, and what is wrong with where they come from."""
+        """The variables of a container, and complaints about their sources."""
         variables, wrong = {}, []
         for source in container.get("envFrom") or []:
             reference = source.get("configMapRef") or source.get("secretRef")
             if "secretRef" in source:
                 if not reference.get("optional"):
-                    wrong.append(f"{pod.name}: Secret {reference['name']} with variables is not optional")
+                    wrong.append(f"{pod.name}: Secret {reference['name']} is not optional")
                 continue
             config = self.find("ConfigMap", pod.namespace, reference["name"])
             if config is None:
-                wrong.append(f"{pod.name}: there is no ConfigMap {reference['name']}")
+                wrong.append(f"{pod.name}: no ConfigMap {reference['name']}")
                 continue
             variables.update(config.get("data") or {})
         fields = {**self.FIELDS, "metadata.name": f"{pod.workload['metadata']['name']}-7d4b9c6f5d-x2x4z", "metadata.namespace": pod.namespace}
@@ -123,27 +128,42 @@ class Cluster:
             if "valueFrom" in variable:
                 path = (variable["valueFrom"].get("fieldRef") or {}).get("fieldPath")
                 if path not in fields:
-                    wrong.append(f"{pod.name}: {variable['name']} is not from a field that is known here")
+                    wrong.append(f"{pod.name}: {variable['name']} comes from an unknown field")
                     continue
                 variables[variable["name"]] = fields[path]
             else:
-                # Only variables that stand before it are put in (Kubernetes' dependent environment variables).
-                put_in = lambda found: variables.get(found[1], found[0])
-                variables[variable["name"]] = re.sub(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)", put_in, variable.get("value") or "")
+                # Kubernetes expands earlier variables only.
+                expand = lambda found: variables.get(found[1], found[0])
+                variables[variable["name"]] = re.sub(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)", expand, variable.get("value") or "")
         return variables, wrong
 
     def mounts(self, pod, container):
-        """Mount paths with their volumes, and mounts without one."""
+        """Pairs of a mount and its volume, or None where the volume is missing."""
         volumes = {volume["name"]: volume for volume in pod.spec.get("volumes") or []}
         for template in pod.workload["spec"].get("volumeClaimTemplates") or []:
             volumes[template["metadata"]["name"]] = {"name": template["metadata"]["name"], "claimTemplate": template}
         mounts = container.get("volumeMounts") or []
         return [(mount, volumes.get(mount["name"])) for mount in mounts]
 
-    # Network policies.
+    def file(self, pod, path):
+        """The text of a mounted ConfigMap's file, or an empty one."""
+        for mount, volume in self.mounts(pod, pod.container()):
+            folder, _, name = path.rpartition("/")
+            if volume and "configMap" in volume and mount["mountPath"] == folder:
+                config = self.find("ConfigMap", pod.namespace, volume["configMap"]["name"]) or {}
+                return (config.get("data") or {}).get(name, "")
+        return ""
+
+    def sends(self, pod, protocol, host, port):
+        """Whether policies let a pod send to a destination. The address of a name is unknown here, so its port decides."""
+        if re.fullmatch(r"[0-9.]+|[0-9a-fA-F:.]+:[0-9a-fA-F:.]*", host):
+            return self.allows(pod, Outside(host), protocol, port)
+        return any(self._is_port(one, None, protocol, port) for policy in self._policies(pod, "Egress")
+                   for rule in policy["spec"].get("egress") or [] for one in rule.get("ports") or [])
+
 
     def allows(self, source, target, protocol, port):
-        """Whether a connection is let out by its source and in by its target (NetworkPolicy v1)."""
+        """Whether the policies of both ends allow a connection (NetworkPolicy v1)."""
         if port is None:
             return False
         out = self._passes("egress", source, target, protocol, port)
@@ -153,8 +173,7 @@ class Cluster:
         if not isinstance(of, (Pod, Stranger)) or of.on_host:
             return True
         kind, key = ("Egress", "to") if direction == "egress" else ("Ingress", "from")
-        policies = [one for one in self.of("NetworkPolicy") if one["metadata"]["namespace"] == of.namespace
-                    and selects(one["spec"]["podSelector"], of.labels) and kind in one["spec"]["policyTypes"]]
+        policies = self._policies(of, kind)
         if not policies:
             return True
         target = of if direction == "ingress" else peer
@@ -167,6 +186,10 @@ class Cluster:
                 if not ports or any(self._is_port(one, target, protocol, port) for one in ports):
                     return True
         return False
+
+    def _policies(self, of, kind):
+        return [one for one in self.of("NetworkPolicy") if one["metadata"]["namespace"] == of.namespace
+                and selects(one["spec"]["podSelector"], of.labels) and kind in one["spec"]["policyTypes"]]
 
     def _is_peer(self, rule, namespace, peer):
         if "ipBlock" in rule:
@@ -198,7 +221,7 @@ class Cluster:
 
 
 class Stranger:
-    """A pod that is not ours."""
+    """A pod of another project."""
 
     def __init__(self, namespace, labels=None, address=None):
         self.namespace, self.labels, self.on_host = namespace, labels or {}, False

@@ -1,4 +1,4 @@
-//! The real binaries in network namespaces: what the end-to-end tests, the demo and the benches share.
+//! The real binaries in network namespaces: shared by end-to-end tests, demo and benchmarks.
 //!
 //! ```text
 //!  devices                    host                                   collectors
@@ -9,13 +9,14 @@
 pub mod collectors;
 mod ledger;
 mod metrics;
+pub mod outage;
 mod services;
 mod site;
 mod webhook;
 
 pub use ledger::{FORWARDERS, Flow, Ledger};
 pub use metrics::{Samples, get};
-pub use services::{Service, Services, binary};
+pub use services::{Service, Services, binary, command, sent_by};
 pub use site::{
     DEVICES_WIRE, FIRST_DEVICE, FIRST_DEVICE_V6, HOST, HOST_V6, Links, MIRRORED, MIRRORED_V6, Site, WIRE, collector,
     collector_v6,

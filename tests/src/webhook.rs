@@ -1,4 +1,5 @@
-//! A receiver of webhooks: keeps what is posted to it.
+//! A webhook server that keeps the posted bodies. A server of its own, because it must run in a
+//! network namespace and in a thread.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -14,50 +15,49 @@ use std::{
 use anyhow::Context;
 use serde_json::Value;
 
-/// How soon a receiver that is dropped ends.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Interval between checks for connections and for the end.
+const POLL: Duration = Duration::from_millis(20);
 
-/// The largest body that is taken, bytes.
-const MAX_BODY: usize = 1 << 20;
+/// The largest accepted body, in bytes.
+const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// A server in the network namespace that it was started in. It ends when it is dropped.
+/// A server in the network namespace in which it was started. It stops when dropped.
 #[derive(Debug)]
 pub struct Webhook {
     address: SocketAddr,
     bodies: Arc<Mutex<Vec<Value>>>,
-    is_over: Arc<AtomicBool>,
+    is_stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Webhook {
     /// Listens on a port that the kernel chooses.
-    ///
-    /// # Errors
-    /// There is none to have.
     pub fn start() -> anyhow::Result<Webhook> {
         let listener = TcpListener::bind("127.0.0.1:0").context("listen for webhooks")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let (bodies, is_over) = (Arc::default(), Arc::new(AtomicBool::new(false)));
-        let (kept, over) = (Arc::clone(&bodies), Arc::clone(&is_over));
+        let bodies = Arc::default();
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        let kept = Arc::clone(&bodies);
+        let stopped = Arc::clone(&is_stopped);
         let thread = thread::spawn(move || {
-            while !over.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) {
                 match listener.accept() {
-                    // Whoever posts nonsense is answered nothing.
-                    Ok((stream, _)) => drop(take(stream, &kept)),
-                    Err(_) => thread::sleep(LOOK_EVERY),
+                    // Malformed requests get no answer.
+                    Ok((stream, _)) => drop(receive(stream, &kept)),
+                    Err(_) => thread::sleep(POLL),
                 }
             }
         });
-        Ok(Webhook { address, bodies, is_over, thread: Some(thread) })
+        Ok(Webhook { address, bodies, is_stopped, thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What has been posted so far, in the order in which it came.
+    /// The bodies posted so far, in order.
     pub fn bodies(&self) -> Vec<Value> {
         self.bodies.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -65,15 +65,15 @@ impl Webhook {
 
 impl Drop for Webhook {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        // A thread that has panicked has nothing left to end.
+        self.is_stopped.store(true, Ordering::Relaxed);
+        // A thread that panicked has already stopped.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-fn take(stream: TcpStream, bodies: &Mutex<Vec<Value>>) -> anyhow::Result<()> {
+fn receive(stream: TcpStream, bodies: &Mutex<Vec<Value>>) -> anyhow::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut reader = BufReader::new(stream);
     let mut length = 0;
     loop {
@@ -86,7 +86,7 @@ fn take(stream: TcpStream, bodies: &Mutex<Vec<Value>>) -> anyhow::Result<()> {
         if let Some((name, value)) = line.split_once(':')
             && name.eq_ignore_ascii_case("content-length")
         {
-            length = value.trim().parse::<usize>()?.min(MAX_BODY);
+            length = value.trim().parse::<usize>()?.min(MAX_BODY_BYTES);
         }
     }
     let mut body = vec![0; length];

@@ -1,8 +1,8 @@
-//! Every role in one process, for a site without containers: the same services, the same settings.
+//! All roles in one process, for a site without containers: the same services and settings.
 //!
-//! The roles meet on the bus within the process, so that no datagram takes the way through TCP. Whoever sets
-//! `SEKIWAKE_BUS_PUBLISH`, `SEKIWAKE_BUS_SUBSCRIBE` or `SEKIWAKE_BUS_CONTROL` has them use that instead. The proxy's own addresses are bound as
-//! always: the tap and subscribers of one's own connect there.
+//! The roles use a bus within the process, so no datagram passes through TCP. With
+//! `SEKIWAKE_BUS_PUBLISH`, `SEKIWAKE_BUS_SUBSCRIBE` and `SEKIWAKE_BUS_CONTROL` set they use that
+//! bus instead. The proxy binds its own endpoints in any case, for the tap and other subscribers.
 
 use std::marker::PhantomData;
 
@@ -19,10 +19,10 @@ use sekiwake_trap_forwarder::TrapForwarder;
 use sekiwake_xflow_forwarder::XflowForwarder;
 
 const ABOUT: About =
-    About { service: "all-in-one", binary: "sekiwake", summary: "Every role in one process", admin_port: 9607 };
+    About { service: "all-in-one", binary: "sekiwake", summary: "Runs every role in one process", admin_port: 9607 };
 
-/// All roles, in the order in which they start and stop: who brings before who takes, and the proxy last, for all others say
-/// goodbye to it.
+/// All roles, in the order in which they start and stop: producers before consumers, and the proxy
+/// last, because all others deregister from it.
 pub fn process() -> Process {
     Process::new(ABOUT)
         .add::<Inside<CaptureService>>()
@@ -34,13 +34,13 @@ pub fn process() -> Process {
         .add::<Inside<ProxyService>>()
 }
 
-/// A role that finds the bus within the process.
+/// A role that uses the bus within the process.
 struct Inside<R>(PhantomData<R>);
 
-/// A role that can be told where the bus is. Within the process nothing is encrypted, whatever keys are set.
+/// A role whose bus can be replaced. Within the process nothing is encrypted, even if keys are set.
 trait OnBus: Role {
-    /// Turns the settings to the bus within the process, where nothing else is set.
-    fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader);
+    /// Selects the bus within the process, unless another one is set.
+    fn use_inprocess_bus(settings: &mut Self::Settings, reader: &mut Reader);
 }
 
 impl<R: OnBus> Role for Inside<R> {
@@ -50,7 +50,7 @@ impl<R: OnBus> Role for Inside<R> {
 
     fn read(reader: &mut Reader) -> R::Settings {
         let mut settings = R::read(reader);
-        R::turn_inside(&mut settings, reader);
+        R::use_inprocess_bus(&mut settings, reader);
         settings
     }
 
@@ -64,63 +64,64 @@ impl<R: OnBus> Role for Inside<R> {
 }
 
 impl OnBus for CaptureService {
-    fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader) {
+    fn use_inprocess_bus(settings: &mut Self::Settings, reader: &mut Reader) {
         if is_unset(reader, "SEKIWAKE_BUS_PUBLISH") {
             settings.bus = Publishing { endpoints: vec![INPROC_PUBLISH.to_owned()], keys: None };
         }
-        turn_control_inside(&mut settings.controlling, reader);
+        use_inprocess_control(&mut settings.controlling, reader);
     }
 }
 
 impl OnBus for ProxyService {
-    fn turn_inside(settings: &mut Self::Settings, _reader: &mut Reader) {
+    fn use_inprocess_bus(settings: &mut Self::Settings, _reader: &mut Reader) {
         settings.in_process = true;
     }
 }
 
 impl<P: Protocol> OnBus for Forwarder<P> {
-    fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader) {
-        turn_subscribing_inside(&mut settings.subscribing, reader);
-        turn_control_inside(&mut settings.controlling, reader);
+    fn use_inprocess_bus(settings: &mut Self::Settings, reader: &mut Reader) {
+        use_inprocess_subscribing(&mut settings.subscribing, reader);
+        use_inprocess_control(&mut settings.controlling, reader);
     }
 }
 
 impl OnBus for Storer {
-    fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader) {
-        // A process that forwards fills no disk unless somebody asks for it.
+    fn use_inprocess_bus(settings: &mut Self::Settings, reader: &mut Reader) {
+        // A process that only forwards must not fill a disk by default.
         settings.dir = reader.optional("SEKIWAKE_STORE_DIR");
-        turn_subscribing_inside(&mut settings.subscribing, reader);
-        turn_control_inside(&mut settings.controlling, reader);
+        use_inprocess_subscribing(&mut settings.subscribing, reader);
+        use_inprocess_control(&mut settings.controlling, reader);
     }
 }
 
 impl OnBus for AnomalyDetector {
-    fn turn_inside(settings: &mut Self::Settings, reader: &mut Reader) {
+    fn use_inprocess_bus(settings: &mut Self::Settings, reader: &mut Reader) {
         if is_unset(reader, "SEKIWAKE_BUS_PUBLISH") {
             settings.publishing = Publishing { endpoints: vec![INPROC_PUBLISH.to_owned()], keys: None };
         }
-        turn_subscribing_inside(&mut settings.subscribing, reader);
-        turn_control_inside(&mut settings.controlling, reader);
+        use_inprocess_subscribing(&mut settings.subscribing, reader);
+        use_inprocess_control(&mut settings.controlling, reader);
     }
 }
 
-fn turn_subscribing_inside(subscribing: &mut Subscribing, reader: &mut Reader) {
+fn use_inprocess_subscribing(subscribing: &mut Subscribing, reader: &mut Reader) {
     if is_unset(reader, "SEKIWAKE_BUS_SUBSCRIBE") {
         *subscribing = Subscribing { endpoints: vec![INPROC_SUBSCRIBE.to_owned()], keys: None };
     }
 }
 
-/// Where the bus may be turned to another one: all of it, or nothing. Half a bus would be two, and each would do all the work.
+/// The settings of another bus: all or none. With only some of them set there would be two buses,
+/// each doing all the work.
 const BUS: [&str; 3] = ["SEKIWAKE_BUS_PUBLISH", "SEKIWAKE_BUS_SUBSCRIBE", "SEKIWAKE_BUS_CONTROL"];
 
-fn turn_control_inside(controlling: &mut Controlling, reader: &mut Reader) {
+fn use_inprocess_control(controlling: &mut Controlling, reader: &mut Reader) {
     let unset: Vec<&'static str> = BUS.into_iter().filter(|name| is_unset(reader, name)).collect();
     if !unset.is_empty() && unset.len() < BUS.len() {
         for name in unset {
             reader.mistake(
                 name,
                 "",
-                "an endpoint: of SEKIWAKE_BUS_PUBLISH, _SUBSCRIBE and _CONTROL all are set, or none",
+                "an endpoint, because SEKIWAKE_BUS_PUBLISH, _SUBSCRIBE and _CONTROL must be set together",
             );
         }
         return;

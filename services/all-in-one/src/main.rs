@@ -1,4 +1,4 @@
-//! `sekiwake`: every role in one process.
+//! `sekiwake`: all roles in one process.
 
 use std::process::ExitCode;
 

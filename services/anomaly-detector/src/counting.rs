@@ -1,117 +1,116 @@
-//! The counting thread: batches from the bus to the detector, its notes to the proxy, its events to those who tell.
+//! The counting thread: passes batches from the bus to the detector, its state to the proxy, and
+//! its events to the notifiers.
 //!
 //! ```text
-//! standing by ── owns all shards ─▶ restoring ── all notes are there, or were waited for ─▶ counting
-//!      ▲                                │                                                    │
-//!      └──────────────────────── does not own all any more ◀─────────────────────────────────┘
+//! standby ── owns all shards ──▶ restoring ── all state received, or timeout ──▶ counting
+//!    ▲                               │                                              │
+//!    └──────────────────────── lost a shard ◀───────────────────────────────────────┘
 //! ```
-//! A ticket is dropped when the note that covers its records is with the proxy: whoever takes over counts each record once.
+//! An ack token is dropped once the proxy has the state entries that include its records, so that
+//! every record is counted once across a take-over.
 
 use std::{
     collections::{HashSet, VecDeque},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::Sender;
 use prometheus::IntCounter;
-use sekiwake_bus::{EventPublisher, GroupDelivery, GroupSubscriber, Leaving, Progress, Ticket, boot_now};
-use sekiwake_record::Shard;
-use sekiwake_runtime::{Metrics, StatusDesk, Worker};
+use sekiwake_bus::{AckToken, EventPublisher, GroupDelivery, GroupSubscriber, HandoffWait, Leaving, Progress};
+use sekiwake_record::{Shard, WallTime};
+use sekiwake_runtime::{Metrics, StatusResponder, Worker};
+use sekiwake_sys::clock::{boot_now_ns, wall_now_ns};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use crate::{
-    detect::{Closed, Detector, Event, EventKind, EventState, Key, MAX_NOTE_BYTES, Now, Settings, StateNote, Verdict},
+    detect::{
+        Bands, BatchInfo, Closed, Detector, Event, EventKind, EventName, EventState, Key, MAX_HANDOFF_ENTRY_BYTES, Now,
+        Settings, StateEntry,
+    },
     metrics::{AnomalyMetrics, names},
-    notify::{About, Telling, object},
+    notify::{About, Dispatcher, object},
 };
 
-/// The longest sleep.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// The longest wait for a batch.
+const RECEIVE_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// How often notes are put.
-const NOTE_EVERY: Duration = Duration::from_millis(500);
+/// How often changed state is sent to the proxy.
+const HANDOFF_EVERY: Duration = Duration::from_millis(500);
 
-/// How long notes are waited for, and how long while they still come.
-const WAIT_FOR_NOTES: Duration = Duration::from_secs(1);
-const WAIT_WHILE_THEY_COME: Duration = Duration::from_secs(5);
-const STILL_COMING: Duration = Duration::from_millis(300);
-
-/// So many notes under way are enough.
-const ENOUGH_NOTES: usize = 4096;
-
-/// What waits for notes, bytes.
-const ENOUGH_HELD_BYTES: usize = 16 << 20;
-
-/// How often it is looked whether an interval is over.
+/// How often the detector checks for intervals that are over.
 const ADVANCE_EVERY: Duration = Duration::from_millis(50);
 
 /// How many sources `/status` lists.
 const SHOWN_SOURCES: usize = 50;
 
-/// What the detector is doing.
+/// A state of the counting thread, as drawn above.
 enum Phase {
-    StandingBy,
-    /// Since then; the last note came then.
-    Restoring {
-        since: Instant,
-        noted_at: Option<Instant>,
-        notes: Vec<StateNote>,
-    },
+    Standby,
+    Restoring { since: Instant, wait: HandoffWait, entries: Vec<StateEntry> },
     Counting,
 }
 
-/// See the module.
-pub(crate) struct Counting {
+/// The state from an earlier period in which this detector counted.
+#[derive(Default)]
+struct Remembered {
+    /// The number of the newest entry.
+    number: u64,
+    entries: Vec<StateEntry>,
+}
+
+/// The counting thread.
+pub(crate) struct CountLoop {
     subscriber: GroupSubscriber,
     settings: Settings,
     detector: Detector,
     phase: Phase,
-    /// Batches that wait until everything has been restored.
-    held: VecDeque<GroupDelivery>,
-    held_bytes: usize,
-    /// What the file had at the start; used once, and only where nobody has notes.
-    from_file: Vec<StateNote>,
-    /// What was known when this detector counted last, and the number of the newest note of it: for a proxy that has come anew.
-    remembered: (u64, Vec<StateNote>),
-    /// Of what was counted since the last notes.
-    counted: Vec<Ticket>,
-    /// Of what the notes under way cover.
-    noted: Vec<Ticket>,
-    notes: VecDeque<StateNote>,
-    note_number: u64,
-    noted_at: Instant,
-    /// Notes are to be put at once.
+    /// Batches that wait until the state has been restored.
+    waiting: VecDeque<GroupDelivery>,
+    waiting_bytes: usize,
+    /// The contents of the state file; used once, and only if the group has no state.
+    from_file: Vec<StateEntry>,
+    /// For a proxy that has restarted and has no state.
+    remembered: Remembered,
+    /// Ack tokens of records counted since the last state was sent.
+    counted: Vec<AckToken>,
+    /// Ack tokens of records that the state in flight includes.
+    sent: Vec<AckToken>,
+    /// State entries to be sent.
+    entries: VecDeque<StateEntry>,
+    handoff_number: u64,
+    put_at: Instant,
+    /// Whether changed state has to be sent at once.
     is_urgent: bool,
     advanced_at: Instant,
-    /// When nothing more was to be had.
+    /// When the queue of batches was last empty.
     drained_at: Option<Instant>,
-    /// The newest capture time, nanoseconds since 1970-01-01T00:00:00Z.
-    newest_ns: u64,
-    /// Events that are being told.
-    offered: HashSet<(String, EventState)>,
-    telling: Telling,
+    /// The newest capture time.
+    newest: WallTime,
+    /// Events that are being delivered.
+    offered: HashSet<EventName>,
+    dispatcher: Dispatcher,
     publisher: EventPublisher,
     about: About,
-    files: Option<Sender<Vec<StateNote>>>,
+    state_file: Option<Sender<Vec<StateEntry>>>,
     leaving: Option<Leaving>,
-    desk: StatusDesk,
+    status: StatusResponder,
     metrics: AnomalyMetrics,
-    told: Told,
+    events: EventCounters,
 }
 
-/// Changes that were told, by kind and state.
-struct Told([[IntCounter; 2]; 3]);
+/// Events published, by kind and state.
+struct EventCounters([[IntCounter; 2]; 3]);
 
-impl Told {
-    fn new(metrics: &Metrics) -> Told {
-        let of = |kind: EventKind| {
+impl EventCounters {
+    fn new(metrics: &Metrics) -> EventCounters {
+        let counters = |kind: EventKind| {
             ["firing", "resolved"].map(|state| {
                 let labels = [("kind", kind.as_str()), ("state", state)];
-                metrics.counter(names::EVENTS, "Changes that were told, by kind and state.", &labels)
+                metrics.counter(names::EVENTS, "Events published, by kind and state.", &labels)
             })
         };
-        Told([EventKind::High, EventKind::Low, EventKind::SilentSource].map(of))
+        EventCounters([EventKind::High, EventKind::Low, EventKind::SilentSource].map(counters))
     }
 
     fn count(&self, event: &Event) {
@@ -119,53 +118,53 @@ impl Told {
     }
 }
 
-/// What counting needs of its surroundings.
-pub(crate) struct Surroundings {
-    pub(crate) telling: Telling,
+/// The resources of the counting thread.
+pub(crate) struct CountOptions {
+    pub(crate) subscriber: GroupSubscriber,
+    pub(crate) settings: Settings,
+    pub(crate) dispatcher: Dispatcher,
     pub(crate) publisher: EventPublisher,
     pub(crate) about: About,
-    pub(crate) from_file: Vec<StateNote>,
-    pub(crate) files: Option<Sender<Vec<StateNote>>>,
-    pub(crate) desk: StatusDesk,
+    /// The contents of the state file.
+    pub(crate) from_file: Vec<StateEntry>,
+    /// To the thread that writes the state file.
+    pub(crate) state_file: Option<Sender<Vec<StateEntry>>>,
+    pub(crate) status: StatusResponder,
 }
 
-impl Counting {
-    pub(crate) fn new(
-        subscriber: GroupSubscriber,
-        settings: Settings,
-        surroundings: Surroundings,
-        metrics: &Metrics,
-    ) -> Counting {
-        let Surroundings { telling, publisher, about, from_file, files, desk } = surroundings;
+impl CountLoop {
+    pub(crate) fn new(options: CountOptions, metrics: &Metrics) -> CountLoop {
+        let CountOptions { subscriber, settings, dispatcher, publisher, about, from_file, state_file, status } =
+            options;
         let now = Instant::now();
         let detector = Detector::new(settings.clone(), clock());
         let keys: Vec<Key> = detector.series().map(|(key, _)| key).collect();
-        Counting {
+        CountLoop {
             subscriber,
             detector,
-            phase: Phase::StandingBy,
-            held: VecDeque::new(),
-            held_bytes: 0,
+            phase: Phase::Standby,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
             from_file,
-            remembered: (0, Vec::new()),
+            remembered: Remembered::default(),
             counted: Vec::new(),
-            noted: Vec::new(),
-            notes: VecDeque::new(),
-            note_number: 0,
-            noted_at: now,
+            sent: Vec::new(),
+            entries: VecDeque::new(),
+            handoff_number: 0,
+            put_at: now,
             is_urgent: false,
             advanced_at: now,
             drained_at: None,
-            newest_ns: 0,
+            newest: WallTime::EPOCH,
             offered: HashSet::new(),
-            telling,
+            dispatcher,
             publisher,
-            metrics: AnomalyMetrics::new(metrics, about.interval_seconds, keys.into_iter()),
-            told: Told::new(metrics),
+            metrics: AnomalyMetrics::new(metrics, about.interval, keys.into_iter()),
+            events: EventCounters::new(metrics),
             about,
-            files,
+            state_file,
             leaving: None,
-            desk,
+            status,
             settings,
         }
     }
@@ -173,36 +172,37 @@ impl Counting {
     pub(crate) fn run(mut self, worker: &Worker) -> anyhow::Result<()> {
         loop {
             worker.beat();
-            self.publisher.tend();
-            self.follow();
-            let is_behind = self.held_bytes >= ENOUGH_HELD_BYTES;
-            self.subscriber.set_has_enough(is_behind);
+            self.publisher.poll();
+            self.update_phase();
+            let is_behind = self.waiting_bytes >= HandoffWait::MAX_HELD_BYTES;
+            self.subscriber.set_is_full(is_behind);
             let delivery = if is_behind {
-                self.subscriber.tend(PATIENCE)?;
+                self.subscriber.poll_control(RECEIVE_TIMEOUT)?;
                 None
             } else {
-                self.subscriber.receive(PATIENCE)?
+                self.subscriber.receive(RECEIVE_TIMEOUT)?
             };
             let received = delivery.is_some();
             match delivery {
-                Some(delivery) => self.take(delivery),
+                Some(delivery) => self.accept(delivery),
                 None if !is_behind => self.drained_at = Some(Instant::now()),
                 None => {}
             }
             if matches!(self.phase, Phase::Counting) {
-                // While the shards are being given back not everything comes here, and what does is not judged.
+                // While shards are being released this detector does not receive all records, so no
+                // interval is complete.
                 if self.subscriber.owns_all() {
                     self.advance();
                 }
-                self.put_notes(worker.stopping());
+                self.put_handoff(worker.stopping());
             }
-            self.answer();
+            self.update_status();
             if let Some(deadline) = worker.deadline() {
                 let now = Instant::now();
                 let leaving = self.leaving.get_or_insert_with(|| Leaving::until(now, deadline));
-                let is_noted = self.counted.is_empty() && self.noted.is_empty() && self.notes.is_empty();
-                let is_noted = is_noted || !matches!(self.phase, Phase::Counting);
-                if leaving.go_on(&mut self.subscriber, Progress { received, is_behind, is_noted }, now) {
+                let is_put = self.counted.is_empty() && self.sent.is_empty() && self.entries.is_empty();
+                let is_put = is_put || !matches!(self.phase, Phase::Counting);
+                if leaving.advance(&mut self.subscriber, Progress { received, is_behind, is_put }, now) {
                     self.save();
                     return Ok(());
                 }
@@ -210,131 +210,147 @@ impl Counting {
         }
     }
 
-    /// From one phase to the next.
-    fn follow(&mut self) {
+    /// Moves to the next phase if it is due.
+    fn update_phase(&mut self) {
         let now = Instant::now();
         let is_leaving = self.leaving.as_ref().is_some_and(Leaving::has_begun);
         if !matches!(self.phase, Phase::Counting) {
-            self.present();
+            self.send_remembered();
         }
         let owns_all = self.subscriber.owns_all();
         match &mut self.phase {
-            Phase::StandingBy if owns_all && !is_leaving => {
-                self.phase = Phase::Restoring { since: now, noted_at: None, notes: Vec::new() };
+            Phase::Standby if owns_all && !is_leaving => {
+                self.phase = Phase::Restoring { since: now, wait: HandoffWait::default(), entries: Vec::new() };
             }
-            Phase::StandingBy => {}
+            Phase::Standby => {}
             Phase::Restoring { .. } | Phase::Counting if !owns_all && !is_leaving => self.stand_by(),
-            Phase::Restoring { since, noted_at, notes } => {
-                while let Some(note) = self.subscriber.take_note() {
-                    *noted_at = Some(now);
-                    self.note_number = self.note_number.max(note.at_ns);
-                    let (key, value) = (note.key.as_bytes().to_vec(), note.value.as_bytes().to_vec());
-                    notes.push(StateNote { shard: note.shard, key, value });
+            Phase::Restoring { since, wait, entries } => {
+                while let Some(entry) = self.subscriber.take_handoff_entry() {
+                    wait.entry_arrived(now);
+                    self.handoff_number = self.handoff_number.max(entry.at_ns);
+                    let key = entry.key.as_bytes().to_vec();
+                    let value = entry.value.as_bytes().to_vec();
+                    entries.push(StateEntry { shard: entry.shard, key, value });
                 }
-                let waited = now.duration_since(*since);
-                let still_come = noted_at.is_some_and(|at| now.duration_since(at) < STILL_COMING);
-                let is_whole = Shard::all().all(|shard| self.subscriber.notes_complete(shard));
-                if is_whole && !still_come || waited >= WAIT_WHILE_THEY_COME || waited >= WAIT_FOR_NOTES && !still_come
-                {
-                    let notes = std::mem::take(notes);
-                    self.begin(&notes);
+                let is_complete = Shard::all().all(|shard| self.subscriber.handoff_complete(shard));
+                if is_complete && !wait.is_arriving(now) || wait.is_over(*since, now) {
+                    let entries = std::mem::take(entries);
+                    self.start_counting(&entries);
                 }
             }
             Phase::Counting => {
-                // Its own, or words that came too late.
-                while self.subscriber.take_note().is_some() {}
+                // This detector's own entries, or entries that are too late.
+                while self.subscriber.take_handoff_entry().is_some() {}
                 if let Some(shard) = self.subscriber.shard_to_present() {
-                    self.notes.extend(self.detector.notes_of(shard));
+                    self.entries.extend(self.detector.shard_entries(shard));
                 }
             }
         }
     }
 
-    /// The proxy has come anew, and has no notes: it gets those of when this detector counted. Newer ones of others win.
-    fn present(&mut self) {
+    /// Sends the remembered state to a proxy that has restarted without any. Newer entries of other
+    /// detectors win.
+    fn send_remembered(&mut self) {
         if let Some(shard) = self.subscriber.shard_to_present() {
-            let (number, notes) = &self.remembered;
-            for note in notes.iter().filter(|note| note.shard == shard) {
-                self.subscriber.put_note(shard, &note.key, &note.value, *number);
+            let Remembered { number, entries } = &self.remembered;
+            for entry in entries.iter().filter(|entry| entry.shard == shard) {
+                self.subscriber.put_handoff_entry(shard, &entry.key, &entry.value, *number);
             }
         }
     }
 
-    fn begin(&mut self, notes: &[StateNote]) {
+    fn start_counting(&mut self, entries: &[StateEntry]) {
         self.detector = Detector::new(self.settings.clone(), clock());
-        self.metrics.begin();
+        self.metrics.reset();
         let from_file = std::mem::take(&mut self.from_file);
-        let remembered = std::mem::take(&mut self.remembered.1);
-        let (notes, from) = match (notes.is_empty(), remembered.is_empty()) {
-            (false, _) => (notes, "group"),
-            (true, false) => (&remembered[..], "itself"),
+        let remembered = std::mem::take(&mut self.remembered.entries);
+        let (entries, from) = match (entries.is_empty(), remembered.is_empty()) {
+            (false, _) => (entries, "group"),
+            (true, false) => (&remembered[..], "memory"),
             (true, true) => (&from_file[..], "file"),
         };
-        for note in notes {
-            self.detector.restore(note, from != "file");
-        }
-        self.detector.restored();
-        // What was not counted for much longer than a take-over takes may be gone from the publishers' memory.
-        let gap_ns = self.settings.interval_ns.saturating_mul(2).max(60_000_000_000);
+        let discarded = self.detector.restore_all(entries, from != "file");
+        // After a gap much longer than a take-over, publishers may no longer retain the records
+        // that were not counted.
+        let gap = self.settings.interval.saturating_mul(2).max(Duration::from_secs(60));
         let now = clock();
         let mut closed = Vec::new();
-        if self.detector.next_ns().saturating_add(gap_ns) < now.wall_ns {
-            self.detector.skip_to(now.wall_ns.saturating_add(self.settings.interval_ns), &mut closed);
+        if self.detector.next_start() + gap < now.wall {
+            self.detector.skip_to(now.wall + self.settings.interval, &mut closed);
         }
         closed.iter().for_each(|closed| self.metrics.show(closed));
         self.offered.clear();
-        let firing: Vec<Event> = self.detector.firing().collect();
-        self.telling.set_firing(&firing);
+        let firing: Vec<Event> = self.detector.notified().collect();
+        self.dispatcher.set_firing(&firing);
         self.metrics.active.set(1);
         self.phase = Phase::Counting;
         self.drained_at = None;
-        match notes.is_empty() {
-            true => info!("counting, from the beginning"),
-            false => info!(notes = notes.len(), from, firing = firing.len(), "counting, with what was known before"),
+        let entries = entries.len();
+        match (discarded, entries) {
+            (Some(of), _) => {
+                let interval = self.settings.interval;
+                warn!(entries, from, ?of, ?interval, "counting started, state of another interval discarded");
+            }
+            (None, 0) => info!("counting started without earlier state"),
+            (None, _) => info!(entries, from, firing = firing.len(), "counting started, state restored"),
         }
-        self.held_bytes = 0;
-        for delivery in std::mem::take(&mut self.held) {
+        self.waiting_bytes = 0;
+        for delivery in std::mem::take(&mut self.waiting) {
             self.count(delivery);
         }
     }
 
-    /// Somebody else counts: what was counted and is not noted is counted again there.
+    /// Another detector counts from now on, including records that the state does not include yet.
     fn stand_by(&mut self) {
         if matches!(self.phase, Phase::Counting) {
-            info!("standing by: not all shards are this detector's any more");
-            self.remembered = (self.note_number, self.detector.all_notes());
+            info!("standby: this detector no longer owns all shards");
+            self.remembered = Remembered { number: self.handoff_number, entries: self.detector.all_entries() };
         }
-        let held = std::mem::take(&mut self.held);
-        let tickets =
-            self.counted.drain(..).chain(self.noted.drain(..)).chain(held.into_iter().map(|held| held.ticket));
-        tickets.for_each(|ticket| ticket.abandon());
-        self.held_bytes = 0;
-        self.notes.clear();
+        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|delivery| delivery.ack_token);
+        let ack_tokens = self.counted.drain(..).chain(self.sent.drain(..)).chain(waiting);
+        ack_tokens.for_each(|ack_token| ack_token.abandon());
+        self.waiting_bytes = 0;
+        self.entries.clear();
         self.offered.clear();
-        self.telling.stand_by();
+        self.dispatcher.stand_by();
         self.detector = Detector::new(self.settings.clone(), clock());
         self.metrics.stand_by();
-        self.phase = Phase::StandingBy;
+        self.phase = Phase::Standby;
     }
 
-    fn take(&mut self, delivery: GroupDelivery) {
+    fn accept(&mut self, delivery: GroupDelivery) {
         match self.phase {
             Phase::Counting => self.count(delivery),
-            Phase::StandingBy | Phase::Restoring { .. } => {
-                self.held_bytes += delivery.batch.body_len();
-                self.held.push_back(delivery);
+            Phase::Standby | Phase::Restoring { .. } => {
+                self.waiting_bytes += delivery.batch.body_len();
+                self.waiting.push_back(delivery);
             }
         }
     }
 
     fn count(&mut self, delivery: GroupDelivery) {
-        let GroupDelivery { topic, stream, first_sequence, first_captured_at_ns, last_captured_at_ns, batch, ticket } =
-            delivery;
-        let captured = (first_captured_at_ns, last_captured_at_ns);
-        self.newest_ns = self.newest_ns.max(last_captured_at_ns);
-        self.detector.take(topic.shard, (&stream.name, stream.epoch), first_sequence, captured, &batch);
+        let GroupDelivery {
+            topic,
+            stream,
+            first_sequence,
+            first_captured_at_ns,
+            last_captured_at_ns,
+            batch,
+            ack_token,
+        } = delivery;
+        let last_captured_at = WallTime::from_nanos(last_captured_at_ns);
+        self.newest = self.newest.max(last_captured_at);
+        let info = BatchInfo {
+            shard: topic.shard,
+            stream_name: &stream.name,
+            stream_epoch: stream.epoch,
+            first_sequence,
+            first_captured_at: WallTime::from_nanos(first_captured_at_ns),
+            last_captured_at,
+        };
+        self.detector.count(info, &batch);
         self.metrics.counted.inc_by(batch.len() as u64);
-        self.counted.push(ticket);
+        self.counted.push(ack_token);
     }
 
     fn advance(&mut self) {
@@ -348,126 +364,127 @@ impl Counting {
         self.detector.advance(now, is_complete, &mut closed);
         for closed in &closed {
             self.metrics.show(closed);
-            tell_log(closed);
+            log_closed(closed);
         }
         self.metrics.count_losses(self.detector.losses());
-        self.tell();
+        self.deliver_events();
         if !closed.is_empty() {
             self.save();
         }
     }
 
-    /// Whether everything that was captured until a moment ago has been counted: nothing is being repaired, and either there was nothing
-    /// more to be had, or what comes is new.
+    /// Whether everything that was captured until a moment ago has been counted: no gap is being
+    /// repaired, and either the queue was empty or the received records are recent.
     fn is_complete(&self, now: Now) -> bool {
         let is_drained = self.drained_at.is_some_and(|at| at.elapsed() < Duration::from_secs(1));
-        let is_new = self.newest_ns.saturating_add(self.settings.grace_ns.max(1_000_000_000)) >= now.wall_ns;
+        let is_new = self.newest + self.settings.grace.max(Duration::from_secs(1)) >= now.wall;
         self.subscriber.has_lease() && (is_drained || is_new) && self.subscriber.has_received_all()
     }
 
-    /// Has what is new told, and forgets what has been.
-    fn tell(&mut self) {
-        for (id, state) in self.telling.take_told() {
-            self.detector.acknowledge(&id, state);
-            self.offered.remove(&(id, state));
-            // Whoever takes over now should not tell it again.
+    /// Delivers new events, and acknowledges delivered ones.
+    fn deliver_events(&mut self) {
+        for name in self.dispatcher.take_finished() {
+            self.detector.acknowledge(&name);
+            self.offered.remove(&name);
+            // So that a successor does not deliver it again.
             self.is_urgent = true;
         }
-        let new: Vec<Event> = self
-            .detector
-            .events()
-            .filter(|event| !self.offered.contains(&(event.id.clone(), event.state)))
-            .cloned()
-            .collect();
-        for event in new {
-            self.is_urgent = true;
-            self.offered.insert((event.id.clone(), event.state));
-            self.told.count(&event);
-            let said = object(&event, &self.about);
-            let (series, kind, count) = (&*event.series, event.kind.as_str(), event.count);
-            let summary = said["summary"].as_str().unwrap_or_default().to_owned();
+        for event in self.detector.take_announcements() {
+            self.events.count(&event);
+            let object = object(&event, &self.about);
+            let series = &*event.series;
+            let kind = event.kind.as_str();
+            let count = event.count;
+            let summary = object["summary"].as_str().unwrap_or_default().to_owned();
             match event.state {
                 EventState::Firing => warn!(series, kind, count, "{summary}"),
                 EventState::Resolved => info!(series, kind, count, "{summary}"),
             }
-            self.publisher.publish(said.to_string().as_bytes());
-            self.telling.offer(&event);
+            self.publisher.publish(object.to_string().as_bytes());
+        }
+        let new: Vec<Event> =
+            self.detector.events().filter(|event| !self.offered.contains(&event.name())).cloned().collect();
+        for event in new {
+            self.is_urgent = true;
+            self.offered.insert(event.name());
+            self.dispatcher.offer(&event);
         }
     }
 
-    /// Puts what has changed, and drops the tickets that it covers when the proxy has it.
-    fn put_notes(&mut self, at_once: bool) {
-        while self.subscriber.waiting_notes() < ENOUGH_NOTES
-            && let Some(note) = self.notes.pop_front()
+    /// Sends changed state to the proxy, and drops the ack tokens of its records once the proxy has
+    /// it.
+    fn put_handoff(&mut self, at_once: bool) {
+        while self.subscriber.pending_handoff() < HandoffWait::MAX_PENDING_ENTRIES
+            && let Some(entry) = self.entries.pop_front()
         {
-            if note.value.len() > MAX_NOTE_BYTES {
-                // A window of a thousand intervals of billions: it does not move.
-                self.metrics.lost_note();
+            if entry.value.len() > MAX_HANDOFF_ENTRY_BYTES {
+                // A window of a thousand intervals with billions of messages: it is not handed off.
+                self.metrics.reject_entry();
                 continue;
             }
-            self.note_number = self.note_number.max(clock().wall_ns) + 1;
-            if !self.subscriber.put_note(note.shard, &note.key, &note.value, self.note_number) {
-                // No room: until there is some, what it covers is not done with.
-                self.notes.push_front(note);
+            self.handoff_number = self.handoff_number.max(clock().wall.as_nanos()) + 1;
+            if !self.subscriber.put_handoff_entry(entry.shard, &entry.key, &entry.value, self.handoff_number) {
+                // The queue is full: retry later, and keep the ack tokens until then.
+                self.entries.push_front(entry);
                 break;
             }
         }
-        if !self.notes.is_empty() || self.subscriber.waiting_notes() > 0 {
+        if !self.entries.is_empty() || self.subscriber.pending_handoff() > 0 {
             return;
         }
-        self.noted.clear();
-        let is_due = self.noted_at.elapsed() >= NOTE_EVERY || at_once || std::mem::take(&mut self.is_urgent);
+        self.sent.clear();
+        let is_due = self.put_at.elapsed() >= HANDOFF_EVERY || at_once || std::mem::take(&mut self.is_urgent);
         if !is_due {
             return;
         }
-        self.noted_at = Instant::now();
-        self.notes.extend(self.detector.take_changed());
-        self.noted = std::mem::take(&mut self.counted);
-        if self.notes.is_empty() {
-            self.noted.clear();
+        self.put_at = Instant::now();
+        self.entries.extend(self.detector.take_changed());
+        self.sent = std::mem::take(&mut self.counted);
+        if self.entries.is_empty() {
+            self.sent.clear();
         }
     }
 
     fn save(&mut self) {
-        if let Some(files) = &self.files
+        if let Some(state_file) = &self.state_file
             && matches!(self.phase, Phase::Counting)
         {
-            // A writer that has not written the one before gets the next one.
-            let _ = files.try_send(self.detector.all_notes());
+            // If the writer is busy, the next interval's state will do.
+            let _ = state_file.try_send(self.detector.all_entries());
         }
     }
 
-    fn answer(&self) {
-        self.desk.answer(|| {
+    fn update_status(&self) {
+        self.status.answer(|| {
             let phase = match self.phase {
-                Phase::StandingBy => "standing_by",
+                Phase::Standby => "standby",
                 Phase::Restoring { .. } => "restoring",
                 Phase::Counting => "counting",
             };
             let mut sources: Vec<_> =
                 self.detector.series().filter(|(key, _)| matches!(key, Key::Source(_))).collect();
-            let known = sources.len();
-            sources.sort_by_key(|(_, series)| std::cmp::Reverse(series.last().map_or(0, |last| last.0)));
+            let tracked = sources.len();
+            sources.sort_by_key(|(_, series)| std::cmp::Reverse(series.last().map_or(0, |last| last.count)));
             sources.truncate(SHOWN_SOURCES);
             let others = self.detector.series().filter(|(key, _)| !matches!(key, Key::Source(_)));
             let series = others.chain(sources).map(|(key, series)| {
                 let last = series.last();
-                let bands = last.and_then(|(_, bands, _)| bands);
+                let bands = last.and_then(|last| last.bands);
                 let value = json!({
                     "window": series.window().counts().collect::<Vec<_>>(),
-                    "count": last.map(|(count, ..)| count),
+                    "count": last.map(|last| last.count),
                     "average": bands.map(|bands| bands.average),
                     "lower": bands.map(|bands| bands.lower_shown()),
                     "upper": bands.map(|bands| bands.upper),
-                    "verdict": last.map(|(_, _, verdict)| verdict),
+                    "verdict": last.map(|last| last.verdict),
                 });
                 (key.to_string(), value)
             });
             json!({
                 "phase": phase,
-                "interval_seconds": self.about.interval_seconds,
-                "next_interval": self.detector.next_ns() / 1_000_000_000,
-                "known_sources": known,
+                "interval_seconds": self.about.interval.as_secs_f64(),
+                "next_interval": self.detector.next_start().as_nanos() / 1_000_000_000,
+                "tracked_sources": tracked,
                 "firing": self.detector.firing().take(SHOWN_SOURCES).map(|event| object(&event, &self.about)).collect::<Vec<_>>(),
                 "series": series.collect::<serde_json::Map<String, Value>>(),
             })
@@ -475,17 +492,15 @@ impl Counting {
     }
 }
 
-fn tell_log(closed: &Closed) {
-    for judged in &closed.series {
-        let (series, count, verdict) = (&*judged.series, judged.count, judged.verdict);
-        if let (Some(bands), Verdict::Normal | Verdict::High | Verdict::Low) = (judged.bands, verdict) {
-            let (average, upper) = (bands.average, bands.upper);
-            tracing::debug!(series, count, average, upper, ?verdict, "an interval is over");
+fn log_closed(closed: &Closed) {
+    for result in &closed.series {
+        if let Some(Bands { average, upper, .. }) = result.bands {
+            let series = &*result.series;
+            tracing::debug!(series, count = result.count, average, upper, verdict = ?result.verdict, "interval evaluated");
         }
     }
 }
 
 fn clock() -> Now {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { wall_ns: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), boot_ns: boot_now() }
+    Now { wall: WallTime::from_nanos(wall_now_ns()), boot: Duration::from_nanos(boot_now_ns()) }
 }

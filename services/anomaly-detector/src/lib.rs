@@ -1,10 +1,11 @@
-//! Notices that the rate of syslog is not what it was.
+//! Detects sudden rises and drops in the rate of syslog.
 //!
 //! ```text
 //! bus ─▶ count: Detector ─ events ─▶ log, bus (anomaly/), notifiers ═▶ Alertmanager, webhooks, syslog
-//!            └─ notes ─▶ proxy ─▶ the next detector that counts
+//!            └─ state ─▶ proxy ─▶ the next active detector
 //! ```
 
+mod command;
 mod counting;
 pub mod detect;
 pub mod explain;
@@ -13,6 +14,7 @@ pub mod notify;
 mod service;
 mod settings;
 
+pub use command::process;
 pub use metrics::names;
 pub use service::AnomalyDetector;
 pub use settings::AnomalySettings;

@@ -1,6 +1,6 @@
-//! The names of the detector's metrics. None is labelled by a source.
+//! The detector's metrics. None has a source as a label, because sources are unbounded.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use prometheus::{Gauge, IntCounter, IntGauge};
 use sekiwake_runtime::Metrics;
@@ -9,59 +9,69 @@ use crate::detect::{Closed, Key, Losses, Verdict};
 
 /// Metric names.
 pub mod names {
-    /// Messages in the interval that was judged last, by series.
+    /// Messages in the last evaluated interval, by series.
     pub const COUNT: &str = "sekiwake_anomaly_messages";
-    /// The average of the window that it was judged against. NaN while that is not full.
+    /// Average of the window before that interval, messages. NaN while the window is not full.
     pub const AVERAGE: &str = "sekiwake_anomaly_average";
-    /// The upper band.
+    /// Upper band, messages.
     pub const UPPER: &str = "sekiwake_anomaly_upper";
-    /// The lower band, 0 at least.
+    /// Lower band, messages, at least 0.
     pub const LOWER: &str = "sekiwake_anomaly_lower";
-    /// 1 over the upper band, -1 under the lower one, 0 between; NaN while nothing can be said.
+    /// 1 above the upper band, -1 below the lower one, 0 between them, NaN without a verdict.
     pub const STATE: &str = "sekiwake_anomaly_state";
-    /// Seconds of an interval.
+    /// Length of an interval, seconds.
     pub const INTERVAL: &str = "sekiwake_anomaly_interval_seconds";
-    /// The end of the interval that was closed last, seconds since 1970; 0 before the first.
+    /// End of the last closed interval, seconds since 1970; 0 before the first.
     pub const CLOSED: &str = "sekiwake_anomaly_closed_timestamp_seconds";
-    /// 1 where this detector counts, 0 where it stands by.
+    /// 1 while this detector is active, 0 while it is on standby.
     pub const ACTIVE: &str = "sekiwake_anomaly_active";
-    /// Intervals that were judged.
-    pub const JUDGED: &str = "sekiwake_anomaly_judged_intervals_total";
-    /// Spans of intervals of which nothing is known.
+    /// Intervals evaluated.
+    pub const EVALUATED: &str = "sekiwake_anomaly_evaluated_intervals_total";
+    /// Spans of consecutive unknown intervals.
     pub const UNKNOWN: &str = "sekiwake_anomaly_unknown_intervals_total";
-    /// Messages that were counted, each once.
+    /// Records counted.
     pub const COUNTED: &str = "sekiwake_anomaly_counted_records_total";
-    /// Messages that are in no judged interval, by reason: `late`, `ahead`, `unknown`.
+    /// Records that are in no evaluated interval, by reason: `late`, `ahead`, `unknown`.
     pub const UNCOUNTED: &str = "sekiwake_anomaly_uncounted_records_total";
-    /// Changes that were told, by kind and state.
+    /// Events published, by kind and state.
     pub const EVENTS: &str = "sekiwake_anomaly_events_total";
-    /// Changes that nobody was there to take.
-    pub const LOST_EVENTS: &str = "sekiwake_anomaly_lost_events_total";
-    /// Notes of other detectors that are none, and own ones that are too large.
-    pub const REFUSED_NOTES: &str = "sekiwake_anomaly_refused_notes_total";
-    /// Sources that are known.
+    /// Events dropped because too many waited for delivery.
+    pub const DROPPED_EVENTS: &str = "sekiwake_anomaly_dropped_events_total";
+    /// Invalid hand-off entries received, and own entries too large to publish.
+    pub const REJECTED_HANDOFF_ENTRIES: &str = "sekiwake_anomaly_rejected_handoff_entries_total";
+    /// Sources tracked.
     pub const SOURCES: &str = "sekiwake_anomaly_sources";
-    /// Sources of which an alarm is on.
+    /// Sources with a firing alarm.
     pub const FIRING_SOURCES: &str = "sekiwake_anomaly_firing_sources";
-    /// Sources that had to make room.
+    /// Sources evicted.
     pub const EVICTED: &str = "sekiwake_anomaly_evicted_sources_total";
-    /// Failures to write the file with the state.
+    /// Failures to write the state file.
     pub const STATE_FAILURES: &str = "sekiwake_anomaly_state_failures_total";
+    /// Notifications accepted, by notifier. Does not include repetitions for Alertmanager.
+    pub const NOTIFY_SENT: &str = "sekiwake_notify_sent_total";
+    /// Notifications dropped, by notifier and reason.
+    pub const NOTIFY_DROPPED: &str = "sekiwake_notify_dropped_total";
+    /// Delivery attempts failed and retried.
+    pub const NOTIFY_RETRIES: &str = "sekiwake_notify_retries_total";
+    /// Notifications queued.
+    pub const NOTIFY_QUEUE: &str = "sekiwake_notify_queue";
+    /// 1 if the last attempt succeeded, 0 if it failed; 1 before the first.
+    pub const NOTIFY_UP: &str = "sekiwake_notify_up";
 }
 
 /// The detector's metrics, resolved once.
 pub(crate) struct AnomalyMetrics {
-    series: BTreeMap<String, OfSeries>,
+    series: BTreeMap<String, SeriesGauges>,
     closed: Gauge,
     pub(crate) active: IntGauge,
-    judged: IntCounter,
+    evaluated: IntCounter,
     unknown: IntCounter,
     pub(crate) counted: IntCounter,
     late: IntCounter,
     ahead: IntCounter,
     in_unknown: IntCounter,
-    lost_events: IntCounter,
-    refused_notes: IntCounter,
+    dropped_events: IntCounter,
+    rejected_entries: IntCounter,
     sources: IntGauge,
     firing_sources: IntGauge,
     evicted: IntCounter,
@@ -69,7 +79,7 @@ pub(crate) struct AnomalyMetrics {
     losses: Losses,
 }
 
-struct OfSeries {
+struct SeriesGauges {
     count: Gauge,
     average: Gauge,
     upper: Gauge,
@@ -78,46 +88,49 @@ struct OfSeries {
 }
 
 impl AnomalyMetrics {
-    /// `series` are those that are going to be judged, but for sources: they are there from the start, and nothing is known of them.
-    pub(crate) fn new(metrics: &Metrics, interval_seconds: f64, series: impl Iterator<Item = Key>) -> AnomalyMetrics {
+    /// `series` are the evaluated series except sources. Their gauges exist from the start, as NaN.
+    pub(crate) fn new(metrics: &Metrics, interval: Duration, series: impl Iterator<Item = Key>) -> AnomalyMetrics {
         let by_series = |name, help| metrics.float_gauge_vec(name, help, &["series"]);
         let uncounted = |reason| {
-            let help = "Messages that are in no judged interval, by reason.";
+            let help = "Records that are in no evaluated interval, by reason.";
             metrics.counter(names::UNCOUNTED, help, &[("reason", reason)])
         };
         let counter = |name, help| metrics.counter(name, help, &[]);
-        metrics.float_gauge(names::INTERVAL, "Seconds of an interval.", &[]).set(interval_seconds);
+        metrics.float_gauge(names::INTERVAL, "Length of an interval, seconds.", &[]).set(interval.as_secs_f64());
         let families = [
-            by_series(names::COUNT, "Messages in the interval that was judged last."),
-            by_series(names::AVERAGE, "The average that it was judged against."),
-            by_series(names::LOWER, "The lower band."),
-            by_series(names::UPPER, "The upper band."),
-            by_series(names::STATE, "1 over the upper band, -1 under the lower one, 0 between, NaN unknown."),
+            by_series(names::COUNT, "Messages in the last evaluated interval."),
+            by_series(names::AVERAGE, "Average of the window, messages per interval."),
+            by_series(names::LOWER, "Lower band, messages per interval."),
+            by_series(names::UPPER, "Upper band, messages per interval."),
+            by_series(
+                names::STATE,
+                "1 above the upper band, -1 below the lower one, 0 between them, NaN without a verdict.",
+            ),
         ];
-        let of_series = series.map(|key| {
+        let gauges = series.map(|key| {
             let name = key.to_string();
             let [count, average, lower, upper, state] =
                 families.each_ref().map(|family| family.with_label_values(&[name.as_str()]));
-            (name, OfSeries { count, average, lower, upper, state })
+            (name, SeriesGauges { count, average, lower, upper, state })
         });
         let mut shown = AnomalyMetrics {
-            series: of_series.collect(),
-            closed: metrics.float_gauge(names::CLOSED, "The end of the interval that was closed last.", &[]),
-            active: metrics.gauge(names::ACTIVE, "1 where this detector counts, 0 where it stands by.", &[]),
-            judged: counter(names::JUDGED, "Intervals that were judged."),
-            unknown: counter(names::UNKNOWN, "Spans of intervals of which nothing is known."),
-            counted: counter(names::COUNTED, "Messages that were counted, each once."),
+            series: gauges.collect(),
+            closed: metrics.float_gauge(names::CLOSED, "End of the last closed interval, seconds since 1970.", &[]),
+            active: metrics.gauge(names::ACTIVE, "1 while this detector is active, 0 while it is on standby.", &[]),
+            evaluated: counter(names::EVALUATED, "Intervals evaluated."),
+            unknown: counter(names::UNKNOWN, "Spans of consecutive unknown intervals."),
+            counted: counter(names::COUNTED, "Records counted."),
             late: uncounted("late"),
             ahead: uncounted("ahead"),
             in_unknown: uncounted("unknown"),
-            lost_events: counter(names::LOST_EVENTS, "Changes that nobody was there to take."),
-            refused_notes: counter(
-                names::REFUSED_NOTES,
-                "Notes of other detectors that are none, and own ones that are too large.",
+            dropped_events: counter(names::DROPPED_EVENTS, "Events dropped because too many waited for delivery."),
+            rejected_entries: counter(
+                names::REJECTED_HANDOFF_ENTRIES,
+                "Invalid hand-off entries received, or own entries too large to publish.",
             ),
-            sources: metrics.gauge(names::SOURCES, "Sources that are known.", &[]),
-            firing_sources: metrics.gauge(names::FIRING_SOURCES, "Sources of which an alarm is on.", &[]),
-            evicted: counter(names::EVICTED, "Sources that had to make room."),
+            sources: metrics.gauge(names::SOURCES, "Sources tracked.", &[]),
+            firing_sources: metrics.gauge(names::FIRING_SOURCES, "Sources with a firing alarm.", &[]),
+            evicted: counter(names::EVICTED, "Sources evicted."),
             evicted_before: 0,
             losses: Losses::default(),
         };
@@ -125,57 +138,58 @@ impl AnomalyMetrics {
         shown
     }
 
-    /// An interval was closed.
+    /// Shows a closed interval.
     pub(crate) fn show(&mut self, closed: &Closed) {
-        self.closed.set(closed.end_ns as f64 / 1e9);
+        self.closed.set(closed.end.as_secs_f64());
         match closed.series.is_empty() {
             true => self.unknown.inc(),
-            false => self.judged.inc(),
+            false => self.evaluated.inc(),
         }
-        for judged in &closed.series {
-            let Some(shown) = self.series.get(&judged.series) else { continue };
-            shown.count.set(judged.count as f64);
-            shown.average.set(judged.bands.map_or(f64::NAN, |bands| bands.average));
-            shown.upper.set(judged.bands.map_or(f64::NAN, |bands| bands.upper));
-            shown.lower.set(judged.bands.map_or(f64::NAN, |bands| bands.lower_shown()));
-            shown.state.set(match judged.verdict {
+        for result in &closed.series {
+            let Some(shown) = self.series.get(&result.series) else { continue };
+            shown.count.set(result.count as f64);
+            shown.average.set(result.bands.map_or(f64::NAN, |bands| bands.average));
+            shown.upper.set(result.bands.map_or(f64::NAN, |bands| bands.upper));
+            shown.lower.set(result.bands.map_or(f64::NAN, |bands| bands.lower_shown()));
+            shown.state.set(match result.verdict {
                 Verdict::High => 1.0,
                 Verdict::Low => -1.0,
                 Verdict::Normal => 0.0,
                 Verdict::WarmUp { .. } | Verdict::Unknown => f64::NAN,
             });
         }
-        self.sources.set(closed.sources.known as i64);
+        self.sources.set(closed.sources.tracked as i64);
         self.firing_sources.set(closed.sources.firing as i64);
         self.evicted.inc_by(closed.sources.evicted.saturating_sub(self.evicted_before));
         self.evicted_before = closed.sources.evicted;
     }
 
-    /// Another detector begins: its sums begin at 0.
-    pub(crate) fn begin(&mut self) {
-        (self.losses, self.evicted_before) = (Losses::default(), 0);
+    /// Starts over for a new detector, whose sums start at 0.
+    pub(crate) fn reset(&mut self) {
+        self.losses = Losses::default();
+        self.evicted_before = 0;
     }
 
-    /// What was lost since the last call.
+    /// Adds the losses since the last call.
     pub(crate) fn count_losses(&mut self, now: Losses) {
         let before = std::mem::replace(&mut self.losses, now);
         for (counter, now, before) in [
             (&self.late, now.late, before.late),
             (&self.ahead, now.ahead, before.ahead),
             (&self.in_unknown, now.unknown, before.unknown),
-            (&self.lost_events, now.events, before.events),
-            (&self.refused_notes, now.notes, before.notes),
+            (&self.dropped_events, now.events, before.events),
+            (&self.rejected_entries, now.handoff_entries, before.handoff_entries),
         ] {
             counter.inc_by(now.saturating_sub(before));
         }
     }
 
-    /// A note is too large for the proxy.
-    pub(crate) fn lost_note(&self) {
-        self.refused_notes.inc();
+    /// A state entry is too large for the proxy.
+    pub(crate) fn reject_entry(&self) {
+        self.rejected_entries.inc();
     }
 
-    /// This detector stands by: what it knew is somebody else's to show.
+    /// Clears the gauges on standby, because the active detector shows them.
     pub(crate) fn stand_by(&mut self) {
         for shown in self.series.values() {
             for gauge in [&shown.count, &shown.average, &shown.upper, &shown.lower, &shown.state] {

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -10,17 +10,17 @@ use std::{
 use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use prometheus::IntCounter;
-use sekiwake_bus::{Bus, EventPublisher, GroupSubscriber, GroupSubscriberSettings};
+use sekiwake_bus::{Bus, EventPublisher, GroupSubscriber, GroupSubscriberSettings, Reporting};
 use sekiwake_record::Kind;
-use sekiwake_runtime::{About as Service, RateLimited, Role, Scope, Worker, host_name};
+use sekiwake_runtime::{About as Service, FileContents, RateLimited, Role, Scope, Worker, host_name};
 use sekiwake_settings::Reader;
 use tracing::{info, warn};
 
 use crate::{
-    counting::{Counting, Surroundings},
-    detect::{StateNote, read_file, write_file},
+    counting::{CountLoop, CountOptions},
+    detect::{StateEntry, read_file, write_file},
     metrics::names,
-    notify::{About, Patience, Telling},
+    notify::{About, Dispatcher, Timing},
     settings::AnomalySettings,
 };
 
@@ -28,14 +28,14 @@ use crate::{
 #[derive(Debug)]
 pub enum AnomalyDetector {}
 
-/// The largest file with a state, bytes.
+/// The largest state file, bytes.
 const MAX_STATE_BYTES: u64 = 64 << 20;
 
 impl Role for AnomalyDetector {
     const ABOUT: Service = Service {
         service: "anomaly-detector",
         binary: "sekiwake-anomaly-detector",
-        summary: "notices that there is suddenly more, or less, syslog than there was",
+        summary: "Detects sudden rises and drops in the rate of syslog",
         admin_port: 9606,
     };
 
@@ -56,92 +56,103 @@ impl Role for AnomalyDetector {
     fn start(settings: AnomalySettings, scope: &Scope) -> anyhow::Result<()> {
         let group = settings.grouping.group(Self::ABOUT.service)?;
         let bus = Bus::shared();
-        let of_group = GroupSubscriberSettings {
+        let group_settings = GroupSubscriberSettings {
             subscribing: settings.subscribing.clone(),
             controlling: settings.controlling.clone(),
             group: group.clone(),
             label: settings.grouping.label.clone(),
             kind: Kind::Syslog,
             start_age: settings.grouping.start_age,
-            one_works: true,
-            notes: true,
+            single_active: true,
+            handoff: true,
         };
-        let told = (scope.readiness("lease"), scope.status("group"));
-        let subscriber = GroupSubscriber::connect(&bus, of_group, scope.metrics(), told)?;
+        let reporting = Reporting::new(scope, &settings.controlling.readiness("lease"), "group");
+        let subscriber = GroupSubscriber::connect(&bus, group_settings, reporting)?;
         let publisher = EventPublisher::connect(&bus, &settings.publishing, &settings.publisher, scope.metrics())?;
         let about = About {
             detector: format!("{group}/{}", settings.grouping.label),
             host: host_name().to_string(),
-            interval_seconds: settings.detecting.interval_ns as f64 / 1e9,
+            interval: settings.detection.interval,
         };
-        let telling = Telling::start(&settings.notifiers, &about, Patience::default(), scope)?;
-        let (mut from_file, mut files) = (Vec::new(), None);
+        let dispatcher = Dispatcher::start(&settings.notifiers, &about, Timing::default(), scope)?;
+        let mut from_file = Vec::new();
+        let mut state_file = None;
         if let Some(path) = settings.state.clone() {
             from_file = load(&path)?;
             let (sender, receiver) = bounded(1);
-            let failures = "Failures to write the file with the state.";
-            let keeper = StateFile {
+            let failures = "Failures to write the state file.";
+            let writer = StateFileWriter {
                 path,
-                notes: receiver,
+                states: receiver,
                 failures: scope.metrics().counter(names::STATE_FAILURES, failures, &[]),
                 log: RateLimited::default(),
             };
             scope.spawn("state", move |worker| {
-                keeper.run(worker);
+                writer.run(worker);
                 Ok(())
             })?;
-            files = Some(sender);
+            state_file = Some(sender);
         }
-        let desk = scope.status("detector");
-        let surroundings = Surroundings { telling, publisher, about, from_file, files, desk };
-        let counting = Counting::new(subscriber, settings.detecting, surroundings, scope.metrics());
-        scope.spawn("count", move |worker| counting.run(worker))?;
-        info!(notify = %settings.notifiers, "watching syslog");
+        let options = CountOptions {
+            subscriber,
+            settings: settings.detection,
+            dispatcher,
+            publisher,
+            about,
+            from_file,
+            state_file,
+            status: scope.status("detector"),
+        };
+        let count_loop = CountLoop::new(options, scope.metrics());
+        scope.spawn("count", move |worker| count_loop.run(worker))?;
+        info!(notify = %settings.notifiers, "anomaly detection started");
         Ok(())
     }
 }
 
-/// What a file has; nothing where there is none yet. One that is broken is put aside: to begin anew is better than not to begin.
-fn load(path: &Path) -> anyhow::Result<Vec<StateNote>> {
+/// Reads the state file; empty if it does not exist yet. An invalid file is moved aside, because
+/// starting without state is better than not starting.
+fn load(path: &Path) -> anyhow::Result<Vec<StateEntry>> {
     let shown = path.display().to_string();
-    let read = fs::metadata(path).and_then(|found| match found.len() {
-        0..=MAX_STATE_BYTES => fs::read(path),
-        _ => Err(std::io::Error::other("it is larger than any state")),
-    });
-    let bytes = match read {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+    let bytes = match FileContents::read(path, MAX_STATE_BYTES).map(|contents| contents.bytes) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         read => read.with_context(|| format!("cannot read {shown} (SEKIWAKE_ANOMALY_STATE)"))?,
     };
     match read_file(&bytes) {
-        Ok(notes) => Ok(notes),
-        Err(why) => {
+        Ok(file) => {
+            if file.damaged > 0 {
+                warn!(path = shown, damaged = file.damaged, "state file damaged, damaged entries skipped");
+            }
+            Ok(file.entries)
+        }
+        Err(reason) => {
             let aside = path.with_extension("broken");
-            warn!(path = shown, why, aside = %aside.display(), "the state cannot be used, and is put aside: beginning anew");
+            warn!(path = shown, reason, moved_to = %aside.display(), "state file unusable, moved aside, starting empty");
             let _ = fs::rename(path, aside);
             Ok(Vec::new())
         }
     }
 }
 
-/// The thread that writes the state: a slow disk is not to hold up the counting.
-struct StateFile {
+/// The thread that writes the state file, so that a slow disk does not delay the counting.
+struct StateFileWriter {
     path: PathBuf,
-    notes: Receiver<Vec<StateNote>>,
+    states: Receiver<Vec<StateEntry>>,
     failures: IntCounter,
     log: RateLimited,
 }
 
-impl StateFile {
+impl StateFileWriter {
     fn run(self, worker: &Worker) {
         loop {
             worker.beat();
-            match self.notes.recv_timeout(Duration::from_millis(500)) {
-                Ok(notes) => {
-                    if let Err(error) = self.write(&write_file(&notes)) {
+            match self.states.recv_timeout(Duration::from_millis(500)) {
+                Ok(entries) => {
+                    if let Err(error) = self.write(&write_file(&entries)) {
                         self.failures.inc();
                         if let Some(suppressed) = self.log.allow(Instant::now()) {
                             let path = self.path.display().to_string();
-                            warn!(path, %error, suppressed, "cannot write the state");
+                            warn!(path, %error, suppressed, "cannot write the state file");
                         }
                     }
                 }
@@ -151,14 +162,21 @@ impl StateFile {
         }
     }
 
-    /// The whole file or the one before.
+    /// Replaces the file atomically. Leaves nothing if that fails.
     fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
         let temporary = self.path.with_extension("tmp");
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
+        let replace = || -> std::io::Result<()> {
+            let mut file = File::create(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &self.path)
+        };
+        replace().inspect_err(|_| drop(fs::remove_file(&temporary)))?;
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()
+        match File::open(folder)?.sync_all() {
+            // Some file systems sync no directories.
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+            synced => synced,
+        }
     }
 }

@@ -1,51 +1,52 @@
-//! `sekiwake-capture explain FILE`: what would be published of a savefile, as one JSON object a line.
+//! `sekiwake-capture explain FILE`: prints the records that would be published from a savefile, or
+//! from standard input, as one JSON object per line.
 
 use std::{
     fs::File,
-    io::{self, BufReader, Write},
+    io::{self, BufReader, Read, Write},
     path::{Path, PathBuf},
 };
 
 use sekiwake_json::{Payload, write_line};
 
 use crate::{
-    decode::{Decoder, DecoderSettings, LinkType, Packet},
+    decode::{Decoder, DecoderSettings, LinkType, Outcome, Packet, UndecodedCounts},
     packet_file::{FilePacket, PacketFile, PacketFileError},
     pipeline::record_of,
     ports::Ports,
 };
 
-/// What to explain, and how.
+/// Settings of `explain`.
 #[derive(Clone, Debug)]
 pub struct Explain {
-    /// Which ports are of which kind.
+    /// The ports and their kinds.
     pub ports: Ports,
-    /// Print every UDP datagram, also those that no port setting claims.
+    /// Also print datagrams to ports that no setting claims.
     pub all: bool,
-    /// How packets are decoded.
+    /// The settings of the decoder.
     pub decoder: DecoderSettings,
 }
 
-/// Why nothing of a savefile could be explained, or its output not be written.
+/// Why `explain` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
-    /// It does not exist, or may not be read.
+    /// The savefile does not exist, or the process may not read it.
     #[error("cannot open {}", path.display())]
     Open {
         /// The savefile.
         path: PathBuf,
-        /// The system's word.
+        /// The system's error.
         source: io::Error,
     },
-    /// It is no savefile, or damaged before its first packet.
+    /// The file is not a savefile, or damaged before its first packet.
     #[error("cannot read {}", path.display())]
     Unreadable {
         /// The savefile.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reader's error.
         source: PacketFileError,
     },
-    /// Its packets begin with headers that are not decoded.
+    /// The decoder supports none of its link types.
     #[error("link type {} of {} is not supported", list(numbers), path.display())]
     LinkType {
         /// The savefile.
@@ -59,14 +60,15 @@ pub enum ExplainError {
 }
 
 impl Explain {
-    /// Prints the datagrams of the savefile at `path` to `out`, and to `log` a summary: a line per reason for what would not
-    /// be published, with the number of packets or datagrams.
+    /// Prints the datagrams of the savefile at `path`, or of standard input if that is `-`, to
+    /// `out`, and a summary to `log`: one line per reason, with the number of packets or datagrams
+    /// that would not be published.
     ///
-    /// A savefile that is damaged or cut (its writer was killed) is explained up to there, with a warning. An `out` that nobody
-    /// reads any more (a closed pipe) ends it early and well.
+    /// A savefile that is damaged or truncated (its writer was killed) is read up to that point,
+    /// with a warning. If `out` is a closed pipe, this returns early without an error.
     ///
     /// # Errors
-    /// When no packet of the file can be read or is of a link type that is decoded, or when the output cannot be written.
+    /// When no packet can be read or has a supported link type, or the output cannot be written.
     pub fn run(&self, path: &Path, out: &mut impl Write, log: &mut impl Write) -> Result<(), ExplainError> {
         match self.explain(path, out, log) {
             Err(ExplainError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -76,7 +78,10 @@ impl Explain {
 
     fn explain(&self, path: &Path, out: &mut impl Write, log: &mut impl Write) -> Result<(), ExplainError> {
         let unreadable = |source| ExplainError::Unreadable { path: path.to_owned(), source };
-        let file = File::open(path).map_err(|source| ExplainError::Open { path: path.to_owned(), source })?;
+        let file: Box<dyn Read> = match path.to_str() {
+            Some("-") => Box::new(io::stdin().lock()),
+            _ => Box::new(File::open(path).map_err(|source| ExplainError::Open { path: path.to_owned(), source })?),
+        };
         let mut savefile = PacketFile::new(BufReader::with_capacity(1 << 16, file)).map_err(unreadable)?;
         let mut decoder = Decoder::new(self.decoder);
         let mut skipped = Skipped::default();
@@ -92,7 +97,8 @@ impl Explain {
             };
             let FilePacket { captured_at_ns, data, original_length, .. } = packet;
             let mut written = Ok(());
-            decoder.decode(&Packet { captured_at_ns, link, data, original_length }, &mut |datagram| {
+            let packet = Packet { captured_at_ns, link, data, original_length };
+            let outcome = decoder.decode(&packet, &mut |datagram| {
                 let kind = self.ports.kind_of(datagram.destination_port);
                 if kind.is_some() || self.all {
                     written = write_line(out, kind, &record_of(kind, datagram), Payload::Omitted);
@@ -101,6 +107,11 @@ impl Explain {
                 }
             });
             written?;
+            if let Outcome::Dropped(reason) = outcome
+                && let Some(at) = decoder.undecoded(reason)
+            {
+                skipped.undecoded.add(at);
+            }
         };
         out.flush()?;
         decoder.finish();
@@ -119,21 +130,27 @@ impl Explain {
     }
 }
 
-/// What was not printed though it was whole, or not even decoded.
+/// Complete datagrams that were not printed, and packets that were not decoded.
 #[derive(Default)]
 struct Skipped {
     unclaimed_port: u64,
     unsupported_link_type: u64,
+    undecoded: UndecodedCounts,
 }
 
 fn summarize(decoder: &Decoder, skipped: &Skipped, log: &mut impl Write) -> io::Result<()> {
     let counters = decoder.counters();
     let packets = counters.packets + skipped.unsupported_link_type;
     writeln!(log, "{packets} packets, {} datagrams", counters.datagrams)?;
-    let beside = [("unclaimed_port", skipped.unclaimed_port), ("unsupported_link_type", skipped.unsupported_link_type)];
+    let undecoded = skipped.undecoded.ranked();
+    let skipped =
+        [("unclaimed_port", skipped.unclaimed_port), ("unsupported_link_type", skipped.unsupported_link_type)];
     let dropped = counters.dropped.iter().map(|(reason, packets)| (reason.as_str(), packets));
-    for (reason, count) in beside.into_iter().chain(dropped).filter(|&(_, count)| count > 0) {
+    for (reason, count) in skipped.into_iter().chain(dropped).filter(|&(_, count)| count > 0) {
         writeln!(log, "{reason}: {count}")?;
+    }
+    for (at, packets) in undecoded {
+        writeln!(log, "not decoded, {at}: {packets}")?;
     }
     Ok(())
 }

@@ -1,10 +1,11 @@
-//! Takes datagrams off the wire and publishes them on the bus.
+//! Captures UDP datagrams from network interfaces or a savefile, and publishes them on the bus.
 //!
 //! ```text
-//! libpcap ring ─▶ decode ─▶ claim by port ─▶ identify ─▶ Batcher ─▶ Producer ═▶ Publisher thread ─▶ bus
-//! └──────────── one thread an interface (or more, by fan-out) ────────────┘
+//! libpcap ring ─▶ decode ─▶ claim by port ─▶ identify ─▶ Batcher ─▶ Producer ═▶ Publisher ─▶ bus
+//! └──────── one thread per interface (or several, by fan-out) ──────────────┘   one thread
 //! ```
 
+mod command;
 pub mod decode;
 pub mod discover;
 pub mod explain;
@@ -19,20 +20,26 @@ mod savefile;
 pub mod settings;
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
 use anyhow::ensure;
-use interface::InterfaceSettings;
-use sekiwake_bus::{Bus, Overflow, OwnDestinations, Producer, Publisher, PublisherSettings, retain_shares};
+use sekiwake_bus::{Bus, Overflow, Producer, Publisher, PublisherSettings, Reporting, retain_shares};
+use sekiwake_group::OwnDestinations;
 use sekiwake_runtime::{About, RateLimited, Role, Scope};
 use sekiwake_settings::Reader;
 
-pub use metrics::names;
-use settings::{CaptureSettings, Source};
+use crate::{
+    interface::InterfaceSettings,
+    metrics::Meter,
+    settings::{CaptureSettings, Source},
+};
 
-/// How often a capture says that an interface is not there.
+pub use command::process;
+pub use metrics::names;
+
+/// The least time between two log lines of an interface that cannot be opened.
 const OPEN_LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// The capture service.
@@ -42,7 +49,7 @@ impl Role for CaptureService {
     const ABOUT: About = About {
         service: "capture",
         binary: "sekiwake-capture",
-        summary: "Takes datagrams off the wire and publishes them on the bus",
+        summary: "Captures UDP datagrams and publishes them on the bus",
         admin_port: 9600,
     };
 
@@ -54,16 +61,14 @@ impl Role for CaptureService {
 
     fn describe(settings: &CaptureSettings) -> Vec<(String, String)> {
         let InterfaceSettings { ring_bytes, retire, .. } = settings.interface;
-        // A block of 256 KiB closes when its time is up, however empty it is: so many of them make the ring.
+        // The ring consists of blocks of 256 KiB, and the kernel closes a block when its time is
+        // up, full or not. So this is the time that the ring covers at low rates.
         let ring_time = (ring_bytes >> 18) as f64 * retire.as_secs_f64();
         let mut lines = vec![("SEKIWAKE_PUBLISHER".to_owned(), settings.publisher.to_string())];
         match &settings.source {
             Source::Interfaces(names) => {
                 lines.push(("SEKIWAKE_CAPTURE_INTERFACES".to_owned(), names.join(",")));
-                lines.push((
-                    "ring".to_owned(),
-                    format!("holds {ring_time:.1} s of an interface's packets at the least"),
-                ));
+                lines.push(("ring".to_owned(), format!("buffers at least {ring_time:.1} s of packets per interface")));
             }
             Source::File(path) => lines.push(("SEKIWAKE_CAPTURE_FILE".to_owned(), path.display().to_string())),
         }
@@ -76,6 +81,10 @@ impl Role for CaptureService {
 }
 
 fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
+    if let Source::Interfaces(names) = &settings.source {
+        // Before anything else is started, which would have to be drained.
+        names.iter().try_for_each(|name| interface::check_permission(name, &settings.interface))?;
+    }
     let is_file = matches!(settings.source, Source::File(_));
     let publisher = PublisherSettings {
         name: settings.publisher.clone(),
@@ -84,9 +93,10 @@ fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
         retain_bytes: retain_shares(usize::try_from(settings.retain.0)?),
         overflow: if is_file { Overflow::Wait } else { Overflow::Drop },
     };
-    let (mut publisher, producer) = Publisher::new(&Bus::shared(), publisher, scope.metrics(), scope.readiness("bus"))?;
-    let told = (scope.readiness("control"), scope.status("stream"));
-    let control = publisher.control(&settings.controlling, scope.metrics(), told)?;
+    let connected = scope.readiness(settings.bus.readiness("bus"));
+    let (mut publisher, producer) = Publisher::new(&Bus::shared(), publisher, scope.metrics(), connected)?;
+    let reporting = Reporting::new(scope, &settings.controlling.readiness("control"), "stream");
+    let control = publisher.control(&settings.controlling, reporting)?;
     let own = control.own_destinations();
     scope.status_with("sources", control.sources());
     match &settings.source {
@@ -105,24 +115,29 @@ fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
             scope.spawn("savefile", move |worker| reader.run(worker))?;
         }
         Source::Interfaces(names) => {
+            let mut interfaces = Vec::new();
             for (index, name) in names.iter().enumerate() {
-                start_interface(index, name, &settings, (&producer, &own), scope)?;
+                let shared = start_interface(index, name, &settings, &producer, &own, scope)?;
+                interfaces.push((shared, Meter::new(scope.metrics(), name).counters()));
             }
+            scope.status_with("interfaces", move || {
+                interfaces.iter().map(|(shared, counters)| shared.status(counters)).collect()
+            });
         }
     }
     scope.spawn("control", move |worker| Ok(control.run(worker)?))?;
     scope.spawn("publisher", move |worker| {
         let outcome = publisher.run(worker)?;
-        // A wire goes on without us; a file was to be published completely.
+        // Live capture cannot block, so it may lose datagrams; a file must be published completely.
         ensure!(
             !is_file || outcome.unpublished == 0,
-            "{} of {} datagrams did not get onto the bus",
+            "{} of {} datagrams of the savefile were not published",
             outcome.unpublished,
             outcome.offered
         );
         ensure!(
             !is_file || outcome.uncommitted == 0,
-            "{} of {} datagrams were not handled by every group",
+            "{} of {} datagrams of the savefile were not acknowledged by every group",
             outcome.uncommitted,
             outcome.offered
         );
@@ -135,30 +150,33 @@ fn start_interface(
     index: usize,
     name: &str,
     settings: &CaptureSettings,
-    (producer, own): (&Producer, &OwnDestinations),
+    producer: &Producer,
+    own: &OwnDestinations,
     scope: &Scope,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Arc<live::Shared>> {
     let shared = Arc::new(live::Shared {
         interface: name.to_owned(),
         settings: settings.interface.clone(),
         ports: Arc::clone(&settings.ports),
         tick: settings.tick,
-        // Groups are numbered for the whole network namespace: the process and the interface make it unlikely to meet another.
+        // Fan-out groups share one number space per network namespace. Process id and interface
+        // make a collision with another capture unlikely.
         group: (std::process::id() as u16).wrapping_mul(31).wrapping_add(index as u16),
         has_claimed: AtomicBool::new(false),
         drop_log: RateLimited::default(),
         open_log: RateLimited::new(OPEN_LOG_EVERY),
+        history: Mutex::new(live::History::new()),
     });
     for thread in 0..settings.interface.threads {
-        let reader = live::Reader {
+        let reader = live::InterfaceReader {
             shared: Arc::clone(&shared),
             producer: producer.clone(),
             own: own.watch(),
             ready: scope.readiness("interfaces"),
             metrics: scope.metrics().clone(),
-            speaks: thread == 0,
+            is_first: thread == 0,
         };
         scope.spawn(format!("{name}-{thread}"), move |worker| reader.run(worker))?;
     }
-    Ok(())
+    Ok(shared)
 }

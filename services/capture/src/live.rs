@@ -1,40 +1,54 @@
-//! Capturing an interface: open it, read it until it fails or the service stops, open it again.
+//! Capturing an interface: open it, read it until it fails or the service stops, reopen it.
+//!
+//! ```text
+//! open ─▶ read: dispatch a burst ─▶ hand over batches (tick) ─▶ maintain (1 s) ─▶ poll when idle
+//!  ▲       └──────────────── until the interface fails, is removed, or the service stops
+//!  └─ pause, doubled up to 5 s
+//! ```
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use pcap::{Active, Capture};
 use prometheus::IntGauge;
-use sekiwake_bus::{OwnWatch, Producer};
+use sekiwake_bus::Producer;
+use sekiwake_group::OwnWatch;
 use sekiwake_runtime::{Latch, Metrics, RateLimited, Worker};
+use sekiwake_sys::clock::wall_now_ns;
+use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use crate::{
-    decode::{DecoderSettings, DropReason, LinkType, Packet},
+    decode::{DecoderSettings, Packet},
     discover,
+    filter::Attached,
     interface::{self, InterfaceSettings, OpenError, Opened, Presence},
-    metrics::{Meter, names},
+    metrics::{InterfaceCounters, Meter, names},
     pipeline::Pipeline,
     ports::Ports,
 };
 
-/// Packets that are read before time is looked at again.
+/// Packets read before the clock is read again.
 const BURST: usize = 1024;
-/// How often kernel statistics are read and what waits too long is given up.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// The longest wait for packets, so that a stop is noticed.
-const PATIENCE: Duration = Duration::from_millis(50);
-/// The first pause before an interface is opened again, and the longest.
-const REOPEN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// A capture that claims nothing for so long says what it sees instead.
+/// How often kernel statistics are read and timed-out fragments discarded.
+const MAINTENANCE_EVERY: Duration = Duration::from_secs(1);
+/// The longest wait for packets, so that a stop is noticed in time.
+const MAX_POLL: Duration = Duration::from_millis(50);
+/// The shortest wait for packets, so that a tick that is almost due does not spin.
+const MIN_POLL: Duration = Duration::from_micros(100);
+/// The first pause before an interface is reopened.
+const MIN_REOPEN_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause before an interface is reopened.
+const MAX_REOPEN_PAUSE: Duration = Duration::from_secs(5);
+/// After this time without a claimed datagram, a capture logs which ports have traffic.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How long it looks for that.
-const LOOK: Duration = Duration::from_secs(5);
+/// How long it listens to find out.
+const DISCOVERY: Duration = Duration::from_secs(5);
 
 /// What the threads of one interface share.
 pub(crate) struct Shared {
@@ -44,114 +58,155 @@ pub(crate) struct Shared {
     pub(crate) tick: Duration,
     /// The fan-out group that all threads of this interface join.
     pub(crate) group: u16,
-    /// Something was claimed, so nobody need be told what else there is.
+    /// A datagram has been claimed, so port discovery is not needed.
     pub(crate) has_claimed: AtomicBool,
     pub(crate) drop_log: RateLimited,
     pub(crate) open_log: RateLimited,
+    pub(crate) history: Mutex<History>,
+}
+
+/// The recent past of an interface, for `/status`.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    is_up: bool,
+    changed_at: Instant,
+    last_error: Option<LastError>,
+}
+
+/// An error, and when it occurred.
+#[derive(Clone, Debug)]
+struct LastError {
+    text: String,
+    at: Instant,
+}
+
+impl History {
+    pub(crate) fn new() -> History {
+        History { is_up: false, changed_at: Instant::now(), last_error: None }
+    }
 }
 
 /// One capture thread.
-pub(crate) struct Reader {
+pub(crate) struct InterfaceReader {
     pub(crate) shared: Arc<Shared>,
     pub(crate) producer: Producer,
     pub(crate) own: OwnWatch,
     pub(crate) ready: Latch,
     pub(crate) metrics: Metrics,
-    /// The first thread of an interface speaks for all of them.
-    pub(crate) speaks: bool,
+    /// Whether this is the first thread of the interface, which logs for all of them.
+    pub(crate) is_first: bool,
 }
 
 /// How reading an interface ended.
 enum End {
     Stopped,
     Failed(pcap::Error),
-    Gone,
+    Removed,
 }
 
-/// Whether the interface is there, as others are told.
-struct Watch<'a> {
-    interface: &'a str,
+/// A stop that was requested while the interface is still read.
+struct Stop {
+    /// When it was noticed, nanoseconds since 1970-01-01T00:00:00Z. A later packet proves that
+    /// everything before it has been read.
+    requested_ns: u64,
+    /// When the kernel has handed over even a ring block that was not full.
+    ring_flushed_at: Instant,
+}
+
+/// Whether the interface is up, as the metric, readiness and the log show it.
+struct InterfaceState<'a> {
+    shared: &'a Shared,
     index: Option<u32>,
     up: IntGauge,
     ready: &'a Latch,
     is_up: bool,
 }
 
-impl Watch<'_> {
-    /// A handle has been opened, or is gone.
+impl InterfaceState<'_> {
     fn set(&mut self, is_up: bool) {
         self.is_up = is_up;
         self.up.set(i64::from(is_up));
         self.ready.set(is_up);
+        self.shared.set_up(is_up);
     }
 
-    /// Looks whether the interface is still there, and says whether it is another one.
-    fn look(&mut self) -> bool {
-        let presence = interface::presence(self.interface, self.index);
+    /// Follows the interface going down and up, and returns whether it still exists.
+    fn refresh(&mut self) -> bool {
+        let interface = &*self.shared.interface;
+        let presence = interface::presence(interface, self.index);
         let is_up = presence == Presence::Up;
         match (self.is_up, presence) {
-            (true, Presence::Down) => warn!(interface = self.interface, "the interface is down, waiting for it"),
-            (false, Presence::Up) => info!(interface = self.interface, "the interface is up again"),
+            (true, Presence::Down) => {
+                self.shared.set_error("interface down");
+                warn!(interface, "interface down");
+            }
+            (false, Presence::Up) => info!(interface, "interface up"),
             _ => {}
         }
         if is_up != self.is_up {
             self.set(is_up);
         }
-        presence == Presence::Gone
+        presence != Presence::Removed
     }
 }
 
-impl Reader {
-    /// Captures until the worker is told to stop; then reads what the ring still holds.
+impl InterfaceReader {
+    /// Captures until the worker is stopped, then reads the rest of the ring.
     ///
     /// # Errors
-    /// No permission, a refused filter, a link type that is not decoded: what waiting does not mend.
+    /// Errors that retrying cannot fix: no permission, a rejected filter, an unsupported link type.
     pub(crate) fn run(self, worker: &Worker) -> Result<(), anyhow::Error> {
         let Shared { interface, settings, ports, group, .. } = &*self.shared;
         let label = [("interface", interface.as_str())];
         let up = self.metrics.gauge(names::UP, "Whether the interface is being captured.", &label);
-        let mut watch = Watch { interface, index: None, up, ready: &self.ready, is_up: false };
-        let reopened = self.metrics.counter(names::REOPENED, "Times the interface was opened again.", &label);
+        let mut state = InterfaceState { shared: &self.shared, index: None, up, ready: &self.ready, is_up: false };
+        let kernel_filter = self.metrics.gauge(
+            names::KERNEL_FILTER,
+            "Whether the kernel filters the packets of the interface.",
+            &label,
+        );
+        let reopened = self.metrics.counter(names::REOPENED, "Attempts to reopen the interface.", &label);
         let mut meter = Meter::new(&self.metrics, interface);
-        let mut pause = REOPEN.0;
+        let mut pause = MIN_REOPEN_PAUSE;
         let mut pipeline: Option<Pipeline> = None;
         while !worker.stopping() {
             worker.beat();
             match interface::open(interface, settings, ports, *group) {
-                Ok(Opened { mut capture, link, mtu, index, joined_ns }) => {
-                    info!(interface, %link, mtu, "capturing");
-                    if self.speaks && interface::is_virtual(interface) {
-                        info!(
-                            interface,
-                            "a virtual interface: datagrams that a local sender joins (UDP_SEGMENT) cannot be told apart"
-                        );
-                    }
+                Ok(mut opened) => {
+                    self.log_opened(&opened);
+                    kernel_filter.set(i64::from(opened.filter.is_some_and(|filter| filter.in_kernel)));
                     let pipeline = pipeline.get_or_insert_with(|| self.pipeline());
-                    pipeline.set_mtu(mtu);
-                    self.heed_own_destinations(pipeline);
+                    pipeline.set_mtu(opened.mtu);
+                    self.update_own_destinations(pipeline);
                     meter.reopened();
-                    watch.index = index;
-                    watch.set(true);
-                    pause = REOPEN.0;
-                    let end = self.read(&mut capture, (link, joined_ns), pipeline, &mut meter, &mut watch, worker);
+                    state.index = opened.index;
+                    state.set(true);
+                    pause = MIN_REOPEN_PAUSE;
+                    let end = self.read(&mut opened, pipeline, &mut meter, &mut state, worker);
                     self.hand_over(pipeline, true);
                     meter.follow(pipeline);
                     self.own.rest();
-                    watch.set(false);
+                    state.set(false);
                     match end {
                         End::Stopped => break,
-                        End::Gone => warn!(interface, "the interface is gone, waiting for it"),
-                        End::Failed(error) => warn!(interface, %error, "the interface is gone, waiting for it"),
+                        End::Removed => {
+                            self.shared.set_error("interface removed");
+                            warn!(interface, "interface removed, waiting for it to return");
+                        }
+                        End::Failed(error) => {
+                            self.shared.set_error(&error.to_string());
+                            warn!(interface, %error, "capture failed, reopening the interface");
+                        }
                     }
                 }
-                Err(error) if error.may_pass() => self.shared.report(&error),
+                Err(error) if error.is_transient() => self.shared.log_open_error(&error),
                 Err(error) => return Err(error.into()),
             }
             if worker.stop().wait(pause) {
                 break;
             }
             reopened.inc();
-            pause = (pause * 2).min(REOPEN.1);
+            pause = (pause * 2).min(MAX_REOPEN_PAUSE);
         }
         if let Some(mut pipeline) = pipeline {
             pipeline.finish();
@@ -161,6 +216,25 @@ impl Reader {
         Ok(())
     }
 
+    fn log_opened(&self, opened: &Opened) {
+        let interface = &self.shared.interface;
+        info!(interface, link = %opened.link, mtu = opened.mtu, "capture started");
+        if self.is_first {
+            match opened.filter {
+                Some(Attached { in_kernel: false, .. }) => {
+                    warn!(interface, "kernel filter rejected, every frame is copied and filtered in user space");
+                }
+                Some(Attached { lists_ports: false, .. }) => {
+                    info!(interface, "too many port ranges for a kernel filter, which passes all UDP instead");
+                }
+                _ => {}
+            }
+        }
+        if self.is_first && interface::is_virtual(interface) {
+            info!(interface, "virtual interface: datagrams that a local sender coalesces (UDP_SEGMENT) arrive as one");
+        }
+    }
+
     fn pipeline(&self) -> Pipeline {
         let decoder = DecoderSettings { tunnels: self.shared.settings.tunnels, ..DecoderSettings::default() };
         Pipeline::new(decoder, Arc::clone(&self.shared.ports))
@@ -168,24 +242,26 @@ impl Reader {
 
     fn read(
         &self,
-        capture: &mut Capture<Active>,
-        (link, joined_ns): (LinkType, u64),
+        opened: &mut Opened,
         pipeline: &mut Pipeline,
         meter: &mut Meter,
-        watch: &mut Watch<'_>,
+        state: &mut InterfaceState<'_>,
         worker: &Worker,
     ) -> End {
+        let Opened { capture, link, joined_ns, .. } = opened;
         let started = Instant::now();
-        let (mut tick_at, mut housekeeping_at) = (started, started);
-        let mut silence_ends = self.speaks.then_some(started + SILENCE);
-        let mut stop_at: Option<(Instant, u64)> = None;
+        let mut tick_at = started;
+        let mut maintenance_at = started;
+        let mut silence_ends = self.is_first.then_some(started + SILENCE);
+        let mut stop: Option<Stop> = None;
         loop {
             worker.beat();
-            self.heed_own_destinations(pipeline);
+            self.update_own_destinations(pipeline);
             let read = capture.dispatch(Some(BURST), |packet| {
-                let (captured_at_ns, original_length) = (nanoseconds(packet.header), packet.header.len);
-                if captured_at_ns >= joined_ns {
-                    pipeline.packet(&Packet { captured_at_ns, link, data: packet.data, original_length });
+                let captured_at_ns = interface::captured_at_ns(packet.header);
+                let original_length = packet.header.len;
+                if captured_at_ns >= *joined_ns {
+                    pipeline.packet(&Packet { captured_at_ns, link: *link, data: packet.data, original_length });
                 }
             });
             let read = match read {
@@ -193,42 +269,46 @@ impl Reader {
                 Err(error) => return End::Failed(error),
             };
             let now = Instant::now();
-            let ticks = now >= tick_at;
-            self.hand_over(pipeline, ticks);
-            if ticks {
+            let is_tick = now >= tick_at;
+            self.hand_over(pipeline, is_tick);
+            if is_tick {
                 tick_at = now + self.shared.tick;
                 meter.follow(pipeline);
             }
-            if now >= housekeeping_at {
-                housekeeping_at = now + HOUSEKEEPING;
-                self.keep_house(capture, pipeline, meter);
-                if watch.look() {
-                    return End::Gone;
+            if now >= maintenance_at {
+                maintenance_at = now + MAINTENANCE_EVERY;
+                self.maintain(capture, pipeline, meter);
+                if !state.refresh() {
+                    return End::Removed;
                 }
-                silence_ends = silence_ends.filter(|&end| !self.look_around(end, now));
+                silence_ends = silence_ends.filter(|&end| !self.end_silence(end, now));
             }
             if worker.stopping() {
-                let (patience_ends, stopped_ns) =
-                    *stop_at.get_or_insert((now + self.shared.settings.retire * 4 + PATIENCE, now_ns()));
-                let caught_up = pipeline.tally().newest_ns > stopped_ns || (read == 0 && now >= patience_ends);
-                if caught_up || worker.deadline().is_some_and(|end| now >= end) {
-                    self.keep_house(capture, pipeline, meter);
+                let stop = stop.get_or_insert_with(|| Stop {
+                    requested_ns: wall_now_ns(),
+                    ring_flushed_at: now + self.shared.settings.retire * 4 + MAX_POLL,
+                });
+                let is_drained =
+                    pipeline.tally().newest_ns > stop.requested_ns || (read == 0 && now >= stop.ring_flushed_at);
+                if is_drained || worker.deadline().is_some_and(|end| now >= end) {
+                    self.maintain(capture, pipeline, meter);
                     return End::Stopped;
                 }
             }
             if read == 0 {
-                let pause = if pipeline.is_empty() { PATIENCE } else { tick_at.saturating_duration_since(now) };
-                let pause = pause.min(PATIENCE).max(Duration::from_micros(100));
-                // An error shows at the next read, with libpcap's word for it.
-                let _ = sekiwake_sys::poll_readable(capture, pause);
+                let until_tick = tick_at.saturating_duration_since(now);
+                let wait = if pipeline.is_empty() { MAX_POLL } else { until_tick.clamp(MIN_POLL, MAX_POLL) };
+                // An error is ignored here: the next read returns it, in libpcap's words.
+                let _ = sekiwake_sys::poll_readable(capture, wait);
             }
         }
     }
 
-    /// Goes by the newest list of what this installation itself sends to.
-    fn heed_own_destinations(&self, pipeline: &mut Pipeline) {
+    /// Applies a changed list of the destinations that this installation sends to.
+    fn update_own_destinations(&self, pipeline: &mut Pipeline) {
         if self.own.has_changed() {
-            // What is in open batches was captured before: it is sifted where it waits for the list.
+            // The open batches were filled under the old list. They are handed over first, because
+            // the publisher filters the batches it receives until every thread uses the new list.
             self.hand_over(pipeline, true);
             if let Some(own) = self.own.changed() {
                 pipeline.set_own_destinations(own);
@@ -236,7 +316,7 @@ impl Reader {
         }
     }
 
-    /// Hands batches to the publisher: the full ones, or on the tick all of them.
+    /// Hands batches to the publisher: the full ones, or on a tick all of them.
     fn hand_over(&self, pipeline: &mut Pipeline, all: bool) {
         let batches = pipeline.take(all);
         if batches.is_empty() {
@@ -251,31 +331,26 @@ impl Reader {
         self.producer.offer(batches);
     }
 
-    fn keep_house(&self, capture: &mut Capture<Active>, pipeline: &mut Pipeline, meter: &mut Meter) {
-        pipeline.expire(now_ns());
-        pipeline.set_mtu(interface::mtu_of(&self.shared.interface));
+    fn maintain(&self, capture: &mut Capture<Active>, pipeline: &mut Pipeline, meter: &mut Meter) {
+        let interface = &self.shared.interface;
+        pipeline.expire(wall_now_ns());
+        pipeline.set_mtu(interface::mtu_of(interface));
         meter.follow(pipeline);
         if let Ok(statistics) = capture.stats() {
             let dropped = meter.follow_kernel(statistics);
             if dropped > 0
                 && let Some(suppressed) = self.shared.drop_log.allow(Instant::now())
             {
-                let interface = &self.shared.interface;
-                warn!(
-                    interface,
-                    packets = dropped,
-                    suppressed,
-                    "the kernel dropped packets: this process did not read fast enough"
-                );
+                warn!(interface, packets = dropped, suppressed, "kernel dropped packets: capture is too slow");
             }
         }
-        let oversize = pipeline.counters().dropped.get(DropReason::Offload);
-        if oversize > 0 && self.shared.warn_of_offload() {
+        let oversize = pipeline.lost_to_offload();
+        if oversize > 0 && self.shared.is_first_offload_warning() {
             warn!(
-                interface = %self.shared.interface,
+                interface,
                 packets = oversize,
-                "frames larger than the link's MTU: this host's segmentation offload joins datagrams, and they cannot be told \
-                 apart; switch it off with ethtool -K INTERFACE tx-udp-segmentation off gro off"
+                "frames larger than the link's MTU dropped: segmentation offload on this host coalesces datagrams, and \
+                 they cannot be split again; switch it off with ethtool -K INTERFACE tx-udp-segmentation off gro off"
             );
         }
         if pipeline.tally().claimed_total() > 0 {
@@ -283,54 +358,76 @@ impl Reader {
         }
     }
 
-    /// After a minute without a claimed datagram, says once what is there instead. Says whether that is settled.
-    fn look_around(&self, silence_ends: Instant, now: Instant) -> bool {
+    /// After a minute without a claimed datagram, starts a port discovery that logs what the
+    /// interface carries instead. Returns whether the silence is over, either way.
+    fn end_silence(&self, silence_ends: Instant, now: Instant) -> bool {
         if self.shared.has_claimed.load(Ordering::Relaxed) {
             return true;
         }
         if now < silence_ends {
             return false;
         }
-        let (interface, ports) = (self.shared.interface.clone(), Arc::clone(&self.shared.ports));
-        let looker = std::thread::Builder::new().name("look-around".into()).spawn(move || {
-            match discover::observe(&interface, LOOK, &ports, || false) {
-                Ok(seen) => seen.log(&interface),
-                Err(error) => {
-                    warn!(interface, error = %format!("{error:#}"), "nothing claimed, and cannot look around")
-                }
+        let interface = self.shared.interface.clone();
+        let ports = Arc::clone(&self.shared.ports);
+        let discover = move || match discover::observe(&interface, DISCOVERY, &ports, || false) {
+            Ok(traffic) => traffic.log(&interface),
+            Err(error) => {
+                warn!(interface, error = %format!("{error:#}"), "no matching traffic, and port discovery failed");
             }
-        });
-        if let Err(error) = looker {
-            warn!(%error, "cannot start a thread to look around");
+        };
+        if let Err(error) = std::thread::Builder::new().name("discover-ports".into()).spawn(discover) {
+            warn!(%error, "cannot start the thread for port discovery");
         }
         true
     }
 }
 
 impl Shared {
-    /// Says why the interface does not open, now and then.
-    fn report(&self, error: &OpenError) {
-        if let Some(suppressed) = self.open_log.allow(Instant::now()) {
-            let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-            warn!(%error, %source, suppressed, "an interface cannot be captured yet, trying again");
+    /// The interface's part of `/status`.
+    pub(crate) fn status(&self, counters: &InterfaceCounters) -> Value {
+        let History { is_up, changed_at, last_error } = self.history().clone();
+        let mut status = json!({
+            "interface": self.interface,
+            "state": if is_up { "up" } else { "down" },
+            "seconds_in_state": changed_at.elapsed().as_secs_f64(),
+            "last_error": last_error.map(|LastError { text, at }| {
+                json!({ "error": text, "seconds_ago": at.elapsed().as_secs_f64() })
+            }),
+        });
+        if let (Some(status), Value::Object(mut counts)) = (status.as_object_mut(), counters.to_json()) {
+            status.append(&mut counts);
+        }
+        status
+    }
+
+    fn set_up(&self, is_up: bool) {
+        let mut history = self.history();
+        if history.is_up != is_up {
+            history.is_up = is_up;
+            history.changed_at = Instant::now();
         }
     }
 
-    /// Whether it is time to warn of segmentation offload: once.
-    fn warn_of_offload(&self) -> bool {
+    fn set_error(&self, error: &str) {
+        self.history().last_error = Some(LastError { text: error.to_owned(), at: Instant::now() });
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs why the interface does not open, at a limited rate.
+    fn log_open_error(&self, error: &OpenError) {
+        let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        self.set_error(&format!("{error}: {source}"));
+        if let Some(suppressed) = self.open_log.allow(Instant::now()) {
+            warn!(%error, %source, suppressed, "interface not open, retrying");
+        }
+    }
+
+    /// Whether segmentation offload has not been warned of before, in the whole process.
+    fn is_first_offload_warning(&self) -> bool {
         static WARNED: AtomicBool = AtomicBool::new(false);
         !WARNED.swap(true, Ordering::Relaxed)
     }
-}
-
-/// libpcap's time stamp: with nanosecond precision the microseconds field holds nanoseconds.
-pub(crate) fn nanoseconds(header: &pcap::PacketHeader) -> u64 {
-    let seconds = u64::try_from(header.ts.tv_sec).unwrap_or(0);
-    let nanoseconds = u64::try_from(header.ts.tv_usec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
-}
-
-pub(crate) fn now_ns() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }

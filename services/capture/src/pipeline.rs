@@ -1,22 +1,22 @@
-//! From packets to batches: decode, claim, identify, batch. No clock, no libpcap, no socket.
+//! Turns packets into batches: decode, claim, identify, batch. No clock, no libpcap, no socket.
 
 use std::{net::SocketAddr, sync::Arc};
 
-use sekiwake_bus::{Batcher, Outbound, is_own};
-use sekiwake_record::{Flags, Format, Kind, Record, Topic, dscp_ttl};
+use sekiwake_group::is_own;
+use sekiwake_record::{Batcher, Flags, Format, Kind, Outbound, Record, Topic, dscp_ttl};
 
 use crate::{
-    decode::{Counters, Datagram, Decoder, DecoderSettings, Packet},
+    decode::{Counters, Datagram, Decoder, DecoderSettings, DropReason, Outcome, Packet},
     ports::Ports,
 };
 
-/// What one capture thread does with the packets that it gets.
+/// The packet processing of one capture thread.
 pub struct Pipeline {
     decoder: Decoder,
     claims: Claims,
 }
 
-/// Which datagrams are wanted, and the batches that they go to.
+/// Decides which datagrams are published, and adds them to batches.
 struct Claims {
     ports: Arc<Ports>,
     own: Arc<[SocketAddr]>,
@@ -24,89 +24,110 @@ struct Claims {
     tally: Tally,
 }
 
-/// What became of datagrams: running totals. `datagrams == claimed + other_port + own_destination`, where `datagrams` is
-/// the decoder's.
+/// Running totals of datagrams: the decoder's
+/// [`datagrams`](Counters::datagrams)` == claimed + other_port + own_destination`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Datagrams that were put into batches, by kind and format.
+    /// Datagrams added to batches, by kind and format.
     pub claimed: [[u64; Format::ALL.len()]; Kind::ALL.len()],
     /// Datagrams to ports that no setting claims.
     pub other_port: u64,
     /// Datagrams to destinations of this installation.
     pub own_destination: u64,
+    /// Packets that the decoder dropped as [`DropReason::Offload`] whose datagrams would not have
+    /// been published anyway: to another port, or to a destination of this installation.
+    pub unclaimed_offload: u64,
     /// Capture time of the newest packet, nanoseconds since 1970-01-01T00:00:00Z.
     pub newest_ns: u64,
 }
 
 impl Tally {
-    /// All datagrams that were put into batches.
+    /// All datagrams added to batches.
     pub fn claimed_total(&self) -> u64 {
         self.claimed.iter().flatten().sum()
     }
 }
 
 impl Pipeline {
-    /// A pipeline that has seen nothing.
+    /// A pipeline without packets.
     pub fn new(decoder: DecoderSettings, ports: Arc<Ports>) -> Pipeline {
         let claims = Claims { ports, own: Arc::new([]), batcher: Batcher::default(), tally: Tally::default() };
         Pipeline { decoder: Decoder::new(decoder), claims }
     }
 
-    /// Takes one packet.
+    /// Processes one packet.
     #[inline]
     pub fn packet(&mut self, packet: &Packet<'_>) {
         let claims = &mut self.claims;
         claims.tally.newest_ns = claims.tally.newest_ns.max(packet.captured_at_ns);
-        self.decoder.decode(packet, &mut |datagram| claims.claim(datagram));
+        let outcome = self.decoder.decode(packet, &mut |datagram| claims.claim(datagram));
+        if outcome == Outcome::Dropped(DropReason::Offload)
+            && let Some(destination) = self.decoder.coalesced_to()
+        {
+            claims.tally.unclaimed_offload += u64::from(!claims.would_claim(destination));
+        }
     }
 
-    /// What is ready to be published: full batches, or with `all` the open ones too.
+    /// Takes the full batches, or with `all` the open ones too.
     pub fn take(&mut self, all: bool) -> Vec<Outbound> {
         if all { self.claims.batcher.take_all() } else { self.claims.batcher.take_full() }
     }
 
-    /// Whether no datagram waits in a batch.
+    /// Whether the batches are empty.
     pub fn is_empty(&self) -> bool {
         self.claims.batcher.is_empty()
     }
 
-    /// Gives a buffer back for another batch.
+    /// Takes back a buffer for another batch.
     pub fn recycle(&mut self, buffer: Vec<u8>) {
         self.claims.batcher.recycle(buffer);
     }
 
-    /// Gives up fragments that have waited too long by the time of day.
+    /// Discards the fragments that have timed out at `now_ns`, nanoseconds since
+    /// 1970-01-01T00:00:00Z.
     pub fn expire(&mut self, now_ns: u64) {
         self.decoder.expire(now_ns);
     }
 
-    /// Gives up all fragments that wait: no more packets will come.
+    /// Discards all pending fragments at the end of a capture.
     pub fn finish(&mut self) {
         self.decoder.finish();
     }
 
-    /// Leaves alone, from now on, what goes to these addresses.
+    /// From now on, ignores datagrams to these addresses.
     pub fn set_own_destinations(&mut self, own: Arc<[SocketAddr]>) {
         self.claims.own = own;
     }
 
-    /// Changes the largest IP packet that the link carries, bytes; `None`: not known.
+    /// Sets the largest IP packet that the link carries, bytes; `None` if unknown.
     pub fn set_mtu(&mut self, mtu: Option<u32>) {
         self.decoder.set_mtu(mtu);
     }
 
-    /// What became of packets.
+    /// Packets of coalesced datagrams that would otherwise have been published.
+    pub fn lost_to_offload(&self) -> u64 {
+        self.counters().dropped.get(DropReason::Offload) - self.claims.tally.unclaimed_offload
+    }
+
+    /// Running totals of packets.
     pub fn counters(&self) -> &Counters {
         self.decoder.counters()
     }
 
-    /// What became of datagrams.
+    /// Running totals of datagrams.
     pub fn tally(&self) -> &Tally {
         &self.claims.tally
     }
 }
 
 impl Claims {
+    /// Whether a datagram to this destination would be published.
+    #[cold]
+    fn would_claim(&self, destination: SocketAddr) -> bool {
+        let is_own = is_own(&self.own, destination.ip(), destination.port());
+        self.ports.kind_of(destination.port()).is_some() && !is_own
+    }
+
     #[inline]
     fn claim(&mut self, datagram: &Datagram<'_>) {
         let Some(kind) = self.ports.kind_of(datagram.destination_port) else {
@@ -123,7 +144,7 @@ impl Claims {
     }
 }
 
-/// What is published of a datagram to a port of this kind, or to one that no setting claims.
+/// The record of a datagram to a port of this kind, or to a port that no setting claims.
 #[inline]
 pub(crate) fn record_of<'a>(kind: Option<Kind>, datagram: &Datagram<'a>) -> Record<'a> {
     Record {

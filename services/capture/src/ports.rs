@@ -1,4 +1,4 @@
-//! Which kind of traffic goes to which UDP port.
+//! The UDP ports and their kinds of traffic.
 
 use sekiwake_record::Kind;
 
@@ -8,27 +8,24 @@ pub struct Ports {
     syslog: Vec<u16>,
     xflow: Vec<u16>,
     trap: Vec<u16>,
-    /// The kind of every port there is: a look-up costs one load.
+    /// The kind of every port, so that a look-up costs one load.
     kinds: Box<[Option<Kind>]>,
 }
 
-/// One port cannot be of two kinds.
+/// A port was set for two kinds.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("port {port} is set for {first} and for {second}")]
+#[error("port {port} is set for both {first} and {second}")]
 pub struct PortConflict {
     /// The port.
     pub port: u16,
-    /// The kind that has it.
+    /// The kind that it was set for first.
     pub first: Kind,
-    /// The kind that wants it too.
+    /// The other kind.
     pub second: Kind,
 }
 
 impl Ports {
-    /// Ports of syslog, of flow records and of SNMP traps. A port that is named twice for one kind counts once.
-    ///
-    /// # Errors
-    /// When two kinds name the same port.
+    /// Ports of syslog, of flow records and of SNMP traps. A port may be listed twice for one kind.
     pub fn new(syslog: Vec<u16>, xflow: Vec<u16>, trap: Vec<u16>) -> Result<Ports, PortConflict> {
         let mut kinds = vec![None; usize::from(u16::MAX) + 1].into_boxed_slice();
         for (second, ports) in [(Kind::Syslog, &syslog), (Kind::Xflow, &xflow), (Kind::SnmpTrap, &trap)] {
@@ -42,7 +39,7 @@ impl Ports {
         Ok(Ports { syslog, xflow, trap, kinds })
     }
 
-    /// The kind of what is sent to `port`; `None` where no setting claims it.
+    /// The kind of datagrams to `port`; `None` if no setting claims it.
     #[inline]
     pub fn kind_of(&self, port: u16) -> Option<Kind> {
         self.kinds[usize::from(port)]
@@ -75,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_has_the_kind_of_its_setting_and_others_have_none() {
+    fn port_has_the_kind_of_its_setting_and_others_have_none() {
         let ports = Ports::default();
         assert_eq!(ports.kind_of(514), Some(Kind::Syslog));
         assert_eq!(ports.kind_of(6343), Some(Kind::Xflow));
@@ -85,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_of_two_kinds_is_refused_and_one_named_twice_is_not() {
+    fn port_of_two_kinds_is_rejected_and_one_listed_twice_is_not() {
         assert!(Ports::new(vec![514, 514], vec![], vec![65_535]).is_ok());
         let conflict = PortConflict { port: 514, first: Kind::Syslog, second: Kind::SnmpTrap };
         assert_eq!(Ports::new(vec![514], vec![], vec![514]), Err(conflict));

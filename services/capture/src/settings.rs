@@ -1,10 +1,10 @@
-//! The settings of a capture, resolved.
+//! The settings of a capture.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use sekiwake_bus::{Controlling, Publishing};
-use sekiwake_record::Name;
+use sekiwake_record::{Kind, Name};
 use sekiwake_runtime::host_name;
 use sekiwake_settings::{ByteSize, List, Ports as PortList, Reader};
 
@@ -13,43 +13,46 @@ use crate::{
     ports::Ports,
 };
 
-/// The longest name that an interface can have (`IFNAMSIZ` less the NUL).
+/// The longest interface name, bytes (`IFNAMSIZ` without the NUL).
 const MAX_INTERFACE_NAME: usize = 15;
 
-/// Where packets come from.
+/// The names that are accepted, for messages.
+const INTERFACE_NAMES: &str = "such as eth1 or bond0.20, without quotes, wildcards or white space";
+
+/// The source of the packets.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// These interfaces, until told to stop.
+    /// These interfaces, until the service stops.
     Interfaces(Vec<String>),
     /// This savefile, once.
     File(PathBuf),
 }
 
-/// Everything that a capture is told.
+/// The settings of a capture.
 #[derive(Clone, Debug)]
 pub struct CaptureSettings {
-    /// Where packets come from.
+    /// The source of the packets.
     pub source: Source,
-    /// How interfaces are opened.
+    /// The settings of interfaces; tunnels and filter apply to savefiles too.
     pub interface: InterfaceSettings,
-    /// How long a savefile waits for a subscriber.
+    /// How long to wait for a subscriber before a savefile is published.
     pub wait: Duration,
-    /// Which ports are of which kind.
+    /// The ports and their kinds.
     pub ports: Arc<Ports>,
-    /// The stream's name.
+    /// The stream's name: as set, or the host name.
     pub publisher: Name,
-    /// All open batches leave this often.
+    /// The interval at which all open batches are published.
     pub tick: Duration,
-    /// Memory for batches that the bus does not take at once.
+    /// Memory for retained batches and those waiting for the bus.
     pub retain: ByteSize,
-    /// Where to publish.
+    /// The connection to the bus.
     pub bus: Publishing,
-    /// The control plane.
+    /// The connection to the control plane.
     pub controlling: Controlling,
 }
 
 impl CaptureSettings {
-    /// Reads and checks them; mistakes are collected in the reader.
+    /// Reads and checks the settings; the reader collects mistakes.
     pub fn read(reader: &mut Reader) -> CaptureSettings {
         let file: Option<PathBuf> = reader.optional("SEKIWAKE_CAPTURE_FILE");
         let interfaces: Option<List<String>> = reader.optional("SEKIWAKE_CAPTURE_INTERFACES");
@@ -64,7 +67,7 @@ impl CaptureSettings {
             },
             wait: reader.within("SEKIWAKE_CAPTURE_WAIT", Duration::ZERO..=Duration::from_secs(24 * 3600)),
             ports: Arc::new(ports(reader)),
-            publisher: publisher(reader),
+            publisher: reader.optional("SEKIWAKE_PUBLISHER").unwrap_or_else(host_name),
             tick: reader.within("SEKIWAKE_TICK", Duration::from_micros(100)..=Duration::from_secs(1)),
             retain: reader.within("SEKIWAKE_RETAIN", ByteSize(4 << 20)..=ByteSize(1 << 40)),
             bus: Publishing::read(reader),
@@ -76,16 +79,14 @@ impl CaptureSettings {
 fn source(reader: &mut Reader, file: Option<PathBuf>, interfaces: Option<List<String>>) -> Source {
     match (file, interfaces) {
         (Some(file), Some(_)) => {
-            let takes = "to be unset when SEKIWAKE_CAPTURE_INTERFACES is set";
+            let takes = "it to be unset when SEKIWAKE_CAPTURE_INTERFACES is set";
             reader.mistake("SEKIWAKE_CAPTURE_FILE", &file.to_string_lossy(), takes);
             Source::File(file)
         }
         (Some(file), None) => Source::File(file),
         (None, Some(List(names))) => {
-            let fits =
-                |name: &String| name.len() <= MAX_INTERFACE_NAME && !name.contains('/') && !name.starts_with('.');
-            if let Some(wrong) = names.iter().find(|name| !fits(name)) {
-                reader.mistake("SEKIWAKE_CAPTURE_INTERFACES", wrong, "names of interfaces, such as eth1,eth2");
+            for wrong in names.iter().filter(|name| !is_interface_name(name)) {
+                reader.mistake("SEKIWAKE_CAPTURE_INTERFACES", wrong, &format!("interface names, {INTERFACE_NAMES}"));
             }
             let mut distinct = names.clone();
             distinct.sort();
@@ -97,7 +98,7 @@ fn source(reader: &mut Reader, file: Option<PathBuf>, interfaces: Option<List<St
         (None, None) => match default_route_interface() {
             Some(name) => Source::Interfaces(vec![name]),
             None => {
-                let takes = "names of interfaces, such as eth1,eth2 (there is no default route to take one from)";
+                let takes = "interface names, such as eth1,eth2 (no default route to take one from)";
                 reader.mistake("SEKIWAKE_CAPTURE_INTERFACES", "", takes);
                 Source::Interfaces(Vec::new())
             }
@@ -105,7 +106,21 @@ fn source(reader: &mut Reader, file: Option<PathBuf>, interfaces: Option<List<St
     }
 }
 
-/// The user's filter, tried on an Ethernet link: most mistakes show there.
+/// Whether this may be the name of an interface. Linux allows more characters, but in practice
+/// quotes, wildcards, white space and references to variables come from a file that no shell has
+/// interpreted.
+fn is_interface_name(name: &str) -> bool {
+    let fits = |character: char| character.is_alphanumeric() || "-_.+@#=%~".contains(character);
+    (1..=MAX_INTERFACE_NAME).contains(&name.len()) && !name.starts_with('.') && name.chars().all(fits)
+}
+
+/// Reads an interface's name on the command line.
+pub fn interface_name(text: &str) -> Result<String, String> {
+    let name = is_interface_name(text).then(|| text.to_owned());
+    name.ok_or_else(|| format!("expected an interface name, {INTERFACE_NAMES}"))
+}
+
+/// The user's filter, compiled for Ethernet: that finds most mistakes before an interface is open.
 fn filter(reader: &mut Reader) -> Option<String> {
     let filter: Option<String> = reader.optional("SEKIWAKE_CAPTURE_FILTER");
     if let Some(expression) = &filter
@@ -118,7 +133,7 @@ fn filter(reader: &mut Reader) -> Option<String> {
     filter
 }
 
-/// These interfaces, or where there are none the one of the default route.
+/// These interfaces, or if the list is empty the interface of the default route.
 ///
 /// # Errors
 /// There is no default route.
@@ -126,35 +141,28 @@ pub fn interfaces_or_default(interfaces: Vec<String>) -> anyhow::Result<Vec<Stri
     if !interfaces.is_empty() {
         return Ok(interfaces);
     }
-    let default = default_route_interface().context("there is no default route: name an interface")?;
+    let default = default_route_interface().context("no default route found, name an interface")?;
     Ok(vec![default])
 }
 
-/// The ports of the three kinds. Also for the subcommands, which read nothing else.
+/// Reads the ports of the three kinds, the only settings of the subcommands.
 pub fn ports(reader: &mut Reader) -> Ports {
     let mut list = |name| reader.value::<PortList>(name).iter().copied().collect::<Vec<u16>>();
-    let (syslog, xflow, trap) =
-        (list("SEKIWAKE_SYSLOG_PORTS"), list("SEKIWAKE_XFLOW_PORTS"), list("SEKIWAKE_TRAP_PORTS"));
+    let syslog = list(variable(Kind::Syslog));
+    let xflow = list(variable(Kind::Xflow));
+    let trap = list(variable(Kind::SnmpTrap));
     Ports::new(syslog, xflow, trap).unwrap_or_else(|conflict| {
-        let variable = match conflict.second {
-            sekiwake_record::Kind::Syslog => "SEKIWAKE_SYSLOG_PORTS",
-            sekiwake_record::Kind::Xflow => "SEKIWAKE_XFLOW_PORTS",
-            sekiwake_record::Kind::SnmpTrap => "SEKIWAKE_TRAP_PORTS",
-        };
-        let takes = format!("ports of this kind alone: {} is set for {} too", conflict.port, conflict.first);
-        reader.mistake(variable, &conflict.port.to_string(), &takes);
+        let takes = format!("ports that are not in {}", variable(conflict.first));
+        reader.mistake(variable(conflict.second), &conflict.port.to_string(), &takes);
         Ports::default()
     })
 }
 
-/// The stream's name: as set, or the host's, with what a name may not hold made into hyphens.
-fn publisher(reader: &mut Reader) -> Name {
-    if let Some(text) = reader.optional::<String>("SEKIWAKE_PUBLISHER") {
-        return Name::new(&text).unwrap_or_else(|_| {
-            let takes = "1 to 63 letters, digits, dots, hyphens or underscores";
-            reader.mistake("SEKIWAKE_PUBLISHER", &text, takes);
-            host_name()
-        });
+/// The variable with the ports of a kind.
+fn variable(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Syslog => "SEKIWAKE_SYSLOG_PORTS",
+        Kind::Xflow => "SEKIWAKE_XFLOW_PORTS",
+        Kind::SnmpTrap => "SEKIWAKE_TRAP_PORTS",
     }
-    host_name()
 }

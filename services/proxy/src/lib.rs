@@ -1,28 +1,33 @@
-//! The one well-known name on the bus: publishers and subscribers connect here, and find each other.
+//! The proxy: the one well-known address on the bus, to which publishers and subscribers connect.
+//!
+//! Its logic is elsewhere: the relay, the control plane's sockets and the gatekeeper are in
+//! `shared/bus`, the coordinator in `shared/group`. This crate reads the settings and starts them.
 
+mod command;
 mod keygen;
 
 use sekiwake_bus::{
-    Bus, ControlPlane, ControlPlaneSettings, Gatekeeper, GatekeeperSettings, INPROC_CONTROL, INPROC_PUBLISH,
-    INPROC_SUBSCRIBE, Relay, RelaySettings, ServerKeys,
+    Bus, BusError, ControlPlane, ControlPlaneSettings, Gatekeeper, GatekeeperSettings, INPROC_CONTROL, INPROC_PUBLISH,
+    INPROC_SUBSCRIBE, Relay, RelaySettings, Reporting, ServerKeys,
 };
 use sekiwake_runtime::{About, Role, Scope};
 use sekiwake_settings::{BindEndpoint, List, Reader};
 use tracing::warn;
 
+pub use command::process;
 pub use keygen::keygen;
 
 /// The proxy service.
 pub struct ProxyService;
 
-/// Where it binds.
+/// The endpoints to bind, and the keys.
 #[derive(Clone, Debug)]
 pub struct ProxySettings {
     publish: List<BindEndpoint>,
     subscribe: List<BindEndpoint>,
     control: List<BindEndpoint>,
     keys: Option<GatekeeperSettings>,
-    /// Whether to serve publishers and subscribers in the same process as well.
+    /// Whether to serve publishers and subscribers in the same process, too.
     pub in_process: bool,
 }
 
@@ -30,7 +35,7 @@ impl Role for ProxyService {
     const ABOUT: About = About {
         service: "proxy",
         binary: "sekiwake-proxy",
-        summary: "The one well-known name on the bus",
+        summary: "Relays records from publishers to subscribers and coordinates groups",
         admin_port: 9601,
     };
 
@@ -48,10 +53,10 @@ impl Role for ProxyService {
 
     fn describe(_settings: &ProxySettings) -> Vec<(String, String)> {
         // The relay's high-water marks count messages, which may be large.
-        let (ordinary, worst) =
-            (Relay::ordinary_bytes_per_subscriber() >> 20, Relay::worst_bytes_per_subscriber() >> 20);
+        let ordinary = Relay::ordinary_bytes_per_subscriber() >> 20;
+        let worst = Relay::worst_bytes_per_subscriber() >> 20;
         let memory = format!(
-            "for each subscriber that stalls about {ordinary} MiB of ordinary batches, at most {worst} MiB of the largest datagrams"
+            "per stalled subscriber about {ordinary} MiB of ordinary batches, at most {worst} MiB of the largest datagrams"
         );
         vec![("memory".to_owned(), memory)]
     }
@@ -66,24 +71,31 @@ impl Role for ProxyService {
                 None
             }
         };
-        let mut of_control = ControlPlaneSettings { endpoints: texts(&control), keys: keys.clone() };
+        let mut control_settings = ControlPlaneSettings { endpoints: texts(&control), keys: keys.clone() };
         let mut settings = RelaySettings { publish: texts(&publish), subscribe: texts(&subscribe), keys };
+        let variables = [
+            ("SEKIWAKE_PROXY_PUBLISH", settings.publish.clone()),
+            ("SEKIWAKE_PROXY_SUBSCRIBE", settings.subscribe.clone()),
+            ("SEKIWAKE_PROXY_CONTROL", control_settings.endpoints.clone()),
+        ];
+        let named = move |error| with_variable(error, &variables);
         if in_process {
-            of_control.endpoints.push(INPROC_CONTROL.to_owned());
+            control_settings.endpoints.push(INPROC_CONTROL.to_owned());
             settings.publish.push(INPROC_PUBLISH.to_owned());
             settings.subscribe.push(INPROC_SUBSCRIBE.to_owned());
         }
-        let mut relay = Relay::bind(&bus, &settings, scope.metrics())?;
-        relay.tell_when_ready(scope.readiness("bus"));
-        let told = (scope.readiness("control"), scope.status("control"));
-        let plane = ControlPlane::bind(&bus, &of_control, scope.metrics(), told)?;
-        scope.spawn("relay", move |worker| Ok(relay.run(worker)?))?;
+        let mut relay = Relay::bind(&bus, &settings, scope.metrics()).map_err(&named)?;
+        relay.set_readiness(scope.readiness("bus"));
+        let reporting = Reporting::new(scope, "control", "control");
+        let plane = ControlPlane::bind(&bus, &control_settings, reporting).map_err(&named)?;
+        // It binds the endpoints of publishers when the captures can be served.
+        scope.spawn("relay", move |worker| relay.run(worker).map_err(named))?;
         scope.spawn("control", move |worker| Ok(plane.run(worker)?))?;
         Ok(())
     }
 }
 
-/// Starts the one who says who may connect: before there is anything to connect to.
+/// Starts the gatekeeper, before any socket that it guards is bound.
 fn start_gatekeeper(bus: &Bus, settings: GatekeeperSettings, scope: &Scope) -> anyhow::Result<ServerKeys> {
     let gatekeeper = Gatekeeper::bind(bus, settings, scope.metrics())?;
     let keys = gatekeeper.keys();
@@ -91,9 +103,17 @@ fn start_gatekeeper(bus: &Bus, settings: GatekeeperSettings, scope: &Scope) -> a
     Ok(keys)
 }
 
+/// The error with the variable that names the endpoint which could not be bound.
+fn with_variable(error: BusError, variables: &[(&str, Vec<String>)]) -> anyhow::Error {
+    let BusError::Bind { endpoint, source } = error else { return error.into() };
+    let naming = variables.iter().filter(|(_, endpoints)| endpoints.contains(&endpoint)).map(|(name, _)| *name);
+    let names = naming.collect::<Vec<_>>().join(", ");
+    anyhow::Error::new(source).context(format!("cannot bind {endpoint} ({names})"))
+}
+
 fn warn_if_open<'a>(endpoints: impl Iterator<Item = &'a BindEndpoint>) {
     for endpoint in endpoints.filter(|endpoint| !endpoint.is_local()) {
-        warn!(%endpoint, "the bus is open beyond this host without encryption: whoever reaches it can read and write it");
+        warn!(%endpoint, "the bus is open to the network without encryption: anyone who can connect can read and write it");
     }
 }
 

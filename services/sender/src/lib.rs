@@ -1,19 +1,18 @@
-//! Test traffic: syslog, NetFlow v5 and v9, IPFIX, sFlow and SNMP traps, paced, numbered, from many sources.
+//! Sends test traffic: syslog, NetFlow v5 and v9, IPFIX, sFlow and SNMP traps, paced and numbered,
+//! from many sources.
 //!
-//! [`generate`] makes payloads and [`pacer`] says when; both know neither sockets nor clocks. [`send`] is the shell around
-//! them. [`sequence_of`] reads back what [`generate`] numbered, so that a receiver can prove that nothing is missing.
+//! `sekiwake_traffic` generates the payloads. [`pacer`] schedules datagrams, and [`plan`] assigns
+//! protocols and destinations to sources; both work without sockets and clocks. [`send`] drives
+//! them.
 
 pub mod cli;
-pub mod generate;
-pub mod mix;
 pub mod pacer;
 pub mod plan;
-pub mod protocol;
 pub mod send;
-pub mod sequence;
+pub mod share;
 pub mod sizes;
 pub mod sources;
 pub mod summary;
+mod tool;
 
-pub use protocol::Protocol;
-pub use sequence::{Sequenced, sequence_of};
+pub use tool::SenderTool;

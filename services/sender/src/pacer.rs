@@ -1,45 +1,45 @@
-//! When how many datagrams are due: a schedule by the clock, with bursts of a millisecond and a bound on catching up.
+//! Schedules datagrams by the clock, in bursts of a millisecond. After a delay it catches up at
+//! most `CATCH_UP`.
 
 use std::time::Duration;
 
-/// The longest burst is what this time holds, or one datagram.
+/// A burst is at most the datagrams of this time, or one datagram.
 const BURST: Duration = Duration::from_millis(1);
 
-/// What is later than this is not caught up: the schedule moves on instead.
+/// Datagrams that are later than this are skipped: the schedule moves on instead.
 const CATCH_UP: Duration = Duration::from_millis(20);
 
-/// What to do now.
+/// The next step of the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Send this many, at least one.
     Now(u64),
-    /// Nothing yet; ask again after this time.
+    /// Nothing is due; ask again after this time.
     After(Duration),
 }
 
 /// A schedule of evenly spread datagrams. Times count from its start.
 #[derive(Clone, Debug)]
 pub struct Pacer {
-    /// Per second; 0 is as fast as possible.
+    /// Datagrams per second; 0 is as fast as possible.
     rate: u64,
-    /// When the schedule began, later whenever something was not caught up.
+    /// Start of the schedule. It moves forward when datagrams are skipped.
     origin: Duration,
     sent: u64,
 }
 
 impl Pacer {
     /// A schedule of `rate` datagrams per second; 0 is as fast as possible.
-    #[must_use]
     pub fn new(rate: u64) -> Pacer {
         Pacer { rate, origin: Duration::ZERO, sent: 0 }
     }
 
-    /// What is due at `now`.
+    /// The datagrams due at `now`.
     pub fn due(&mut self, now: Duration) -> Due {
         if self.rate == 0 {
             return Due::Now(u64::MAX);
         }
-        // One datagram is due at once, so the n-th is due n-1 intervals after the origin.
+        // The first datagram is due at once, so the n-th is due n-1 intervals after the origin.
         let scheduled = self.within(now.saturating_sub(self.origin)) + 1;
         let late = scheduled.saturating_sub(self.sent);
         if late == 0 {
@@ -49,39 +49,43 @@ impl Pacer {
         self.origin += self.time_of(excess);
         let burst = self.within(BURST).max(1);
         if late < burst && burst > 1 {
-            // A whole burst at a time, so that a wake-up pays.
+            // Wait for a whole burst, because a wake-up costs more than a datagram.
             return Due::After(self.time_of(burst - late).min(BURST));
         }
         Due::Now((late - excess).min(burst))
     }
 
-    /// Notes that `count` datagrams went out.
+    /// Records that `count` datagrams were sent.
     pub fn sent(&mut self, count: u64) {
         self.sent += count;
     }
 
-    /// How many intervals `time` holds.
+    /// The number of intervals in `time`.
     fn within(&self, time: Duration) -> u64 {
         u64::try_from(time.as_nanos() * u128::from(self.rate) / 1_000_000_000).unwrap_or(u64::MAX)
     }
 
-    /// How long `count` intervals take, rounded up.
+    /// The length of `count` intervals, rounded up.
     fn time_of(&self, count: u64) -> Duration {
         let nanoseconds = (u128::from(count) * 1_000_000_000).div_ceil(u128::from(self.rate));
         Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 }
 
-/// The longest wait that is asked for, so that a stop is noticed.
+/// The longest wait, so that a stop is noticed.
 const BURST_WAIT: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Runs a schedule for `length` on a clock that overshoots each wait by `overshoot`, and gives what was sent and the largest burst.
+    /// Runs a schedule for `length` on a clock that overshoots each wait by `overshoot`. Returns
+    /// the number of datagrams and the largest burst.
     fn run(rate: u64, length: Duration, overshoot: Duration) -> (u64, u64) {
-        let (mut pacer, mut now, mut sent, mut largest) = (Pacer::new(rate), Duration::ZERO, 0, 0);
+        let mut pacer = Pacer::new(rate);
+        let mut now = Duration::ZERO;
+        let mut sent = 0;
+        let mut largest = 0;
         while now < length {
             match pacer.due(now) {
                 Due::Now(count) => {
@@ -99,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_kept_in_bursts_of_a_millisecond() {
+    fn rate_is_kept_in_bursts_of_a_millisecond() {
         for rate in [1, 7, 999, 1000, 1001, 50_000, 400_000] {
             let (sent, largest) = run(rate, Duration::from_secs(10), Duration::from_micros(60));
             let burst = (rate / 1000).max(1);
@@ -109,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_stall_is_not_caught_up() {
+    fn long_stall_is_not_caught_up() {
         let mut pacer = Pacer::new(100_000);
         assert_eq!(pacer.due(Duration::from_secs(1)), Due::Now(100));
         let mut late = 100;

@@ -1,65 +1,78 @@
-//! What the command line asks for, resolved: who sends what to where, and in which order.
+//! The command line, resolved: which source sends what to which destination, and in which order.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
-use crate::{Protocol, cli::Arguments, cli::Shares, generate::Source, protocol::Share, sources::TooFew};
+use sekiwake_traffic::{Protocol, generate::Source};
 
-/// A run in a row from one of several sources, unless something else is asked for: enough to spare system calls, and still a mixture.
+use crate::{
+    cli::{Arguments, Shares},
+    share::Share,
+    sources::TooFew,
+};
+
+/// Default number of consecutive datagrams from one of several sources: enough to save system
+/// calls, few enough to mix sources.
 const DEFAULT_RUN: u64 = 8;
-/// And from a single source: what one system call takes.
+/// Default from a single source: the limit of one system call.
 const MAX_RUN: u64 = 64;
 
-/// A mistake that shows only when all options are seen together.
+/// An error in a combination of options.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// Too few addresses.
+    /// --from has fewer addresses than --sources.
     #[error(transparent)]
     Sources(#[from] TooFew),
-    /// One IPv4, the other IPv6.
-    #[error("--from {from} and --to {to} are of different families")]
+    /// One address is IPv4, the other IPv6.
+    #[error("--from {from} and --to {to} have different address families")]
     Families {
         /// A source.
         from: IpAddr,
         /// The destination.
         to: IpAddr,
     },
-    /// Beyond 65535.
-    #[error("--first-source-port {first} and --source-ports {count} go beyond port 65535")]
+    /// Ports above 65535.
+    #[error("--first-source-port {first} with --source-ports {count} exceeds port 65535")]
     Ports {
-        /// The first.
+        /// The first port.
         first: u16,
-        /// How many.
+        /// Number of ports.
         count: u32,
     },
 }
 
-/// What is sent.
+/// A source and the port that it binds.
+#[derive(Clone, Copy, Debug)]
+pub struct BoundSource {
+    /// The source.
+    pub source: Source,
+    /// Its port; 0 is any.
+    pub port: u16,
+}
+
+/// The contents of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The sources with the port that each one binds (0: any), by index.
-    pub sources: Vec<(Source, u16)>,
-    /// Different protocols, in the order given.
+    /// The sources, by index.
+    pub sources: Vec<BoundSource>,
+    /// The protocols without repetition, in the order given.
     pub protocols: Vec<Protocol>,
-    /// Indices of `protocols`, each as often as its weight says, evenly mixed.
+    /// Indices of `protocols`, each as often as its weight, evenly mixed.
     pub turns: Vec<usize>,
-    /// Where each of `protocols` goes.
+    /// The destination of each of `protocols`.
     pub destinations: Vec<SocketAddr>,
-    /// Datagrams of one source in a row, at most.
+    /// Maximum number of consecutive datagrams from one source.
     pub run: u64,
-    /// How many datagrams.
+    /// Number of datagrams, if limited.
     pub count: Option<u64>,
-    /// How long.
+    /// Duration, if limited.
     pub duration: Option<Duration>,
 }
 
 impl Plan {
     /// Resolves the command line.
-    ///
-    /// # Errors
-    /// What does not fit together.
     pub fn new(arguments: &Arguments) -> Result<Plan, PlanError> {
         let to = arguments.to;
         let shares = arguments.protocol.iter().flat_map(|Shares(shares)| shares.iter().copied());
@@ -84,7 +97,7 @@ impl Plan {
         let endpoints = addresses.iter().flat_map(|&address| ports.iter().map(move |&port| (address, port)));
         let sources: Vec<_> = (arguments.first_source..)
             .zip(endpoints)
-            .map(|(index, (address, port))| (Source { index, address }, port))
+            .map(|(index, (address, port))| BoundSource { source: Source { index, address }, port })
             .collect();
         let turns = interleave(&weights);
         let run = run_length(arguments, sources.len() as u64 * protocols.len() as u64);
@@ -93,7 +106,8 @@ impl Plan {
     }
 }
 
-/// A few runs in each millisecond, and when a number is given, the same share for everybody.
+/// A few runs per millisecond and, when a number of datagrams is given, equal shares for all
+/// sources.
 fn run_length(arguments: &Arguments, streams: u64) -> u64 {
     if let Some(run) = arguments.run {
         return run;
@@ -105,7 +119,8 @@ fn run_length(arguments: &Arguments, streams: u64) -> u64 {
 }
 
 fn merge(shares: impl Iterator<Item = Share>) -> (Vec<Protocol>, Vec<u32>) {
-    let (mut protocols, mut weights) = (Vec::new(), Vec::new());
+    let mut protocols = Vec::new();
+    let mut weights = Vec::new();
     for Share { protocol, weight } in shares {
         match protocols.iter().position(|&known| known == protocol) {
             Some(index) => weights[index] += weight,
@@ -118,7 +133,7 @@ fn merge(shares: impl Iterator<Item = Share>) -> (Vec<Protocol>, Vec<u32>) {
     (protocols, weights)
 }
 
-/// Each index as often as its weight, spread evenly: the one that is furthest behind its share comes next.
+/// Each index as often as its weight, spread evenly: the index furthest behind its share is next.
 fn interleave(weights: &[u32]) -> Vec<usize> {
     let total: i64 = weights.iter().copied().map(i64::from).sum();
     let mut credits = vec![0_i64; weights.len()];
@@ -140,8 +155,14 @@ mod tests {
 
     use super::*;
 
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
     fn plan(arguments: &str) -> Result<Plan, PlanError> {
-        Plan::new(&Arguments::try_parse_from(format!("x {arguments}").split(' ')).unwrap())
+        Plan::new(&Line::try_parse_from(format!("x {arguments}").split(' ')).unwrap().arguments)
     }
 
     #[test]
@@ -151,10 +172,13 @@ mod tests {
     }
 
     #[test]
-    fn each_address_and_port_is_a_source_and_each_protocol_has_its_port() {
+    fn each_address_and_port_is_a_source() {
         let plan = plan("--to 198.51.100.7 --from 198.18.0.0/24 --sources 2 --source-ports 2 --first-source-port 5000 -p rfc3164,ipfix").unwrap();
-        let sources: Vec<_> =
-            plan.sources.iter().map(|(source, port)| format!("{} {}:{port}", source.index, source.address)).collect();
+        let sources: Vec<_> = plan
+            .sources
+            .iter()
+            .map(|one| format!("{} {}:{}", one.source.index, one.source.address, one.port))
+            .collect();
         assert_eq!(sources, ["0 198.18.0.1:5000", "1 198.18.0.1:5001", "2 198.18.0.2:5000", "3 198.18.0.2:5001"]);
         assert_eq!(plan.destinations.iter().map(SocketAddr::port).collect::<Vec<_>>(), [514, 4739]);
     }
@@ -162,11 +186,11 @@ mod tests {
     #[test]
     fn sources_are_numbered_from_the_first() {
         let plan = plan("--to 198.51.100.7 --from 198.18.0.0/24 --sources 2 --first-source 64").unwrap();
-        assert_eq!(plan.sources.iter().map(|(source, _)| source.index).collect::<Vec<_>>(), [64, 65]);
+        assert_eq!(plan.sources.iter().map(|one| one.source.index).collect::<Vec<_>>(), [64, 65]);
     }
 
     #[test]
-    fn what_does_not_fit_together_is_refused() {
+    fn contradicting_options_are_rejected() {
         assert!(plan("--to 198.51.100.7 --from 2001:db8::1").is_err());
         assert!(plan("--to 198.51.100.7 --from 198.18.0.1 --sources 2").is_err());
         assert!(plan("--to 198.51.100.7 --first-source-port 65535 --source-ports 2").is_err());

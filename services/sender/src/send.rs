@@ -1,13 +1,12 @@
-//! The shell: sockets, the clock, and batches of system calls.
+//! Sockets, the clock, and batches of system calls.
 
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
     ops::Range,
     os::fd::AsFd,
-    sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use arrayvec::ArrayVec;
@@ -15,13 +14,14 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
-use sekiwake_sys::{MAX_MESSAGES, MAX_SEGMENTED_BYTES, MAX_SEGMENTS, Outgoing, send_batch};
+use sekiwake_runtime::Stop;
+use sekiwake_sys::{MAX_MESSAGES, MAX_SEGMENTED_BYTES, MAX_SEGMENTS, Outgoing, clock::wall_now_ns, send_batch};
+use sekiwake_traffic::generate::{Cursor, Generator, Moment, Request};
 use socket2::Socket;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
     cli::Arguments,
-    generate::{Cursor, Generator, Moment, Request},
     pacer::{Due, Pacer},
     plan::Plan,
     sizes::Sizes,
@@ -29,17 +29,17 @@ use crate::{
     summary::{Errors, Sent, Summary},
 };
 
-/// How often progress is told.
+/// Interval of progress reports.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// How long a full queue is waited for before the stop flag is looked at.
+/// Longest wait for a full queue before the stop is checked.
 const FULL: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
-/// How long is waited when the interface's queue is full, which poll(2) does not see.
+/// Wait after the interface's queue was full, which poll(2) does not report.
 const NO_BUFFERS: Duration = Duration::from_micros(100);
-/// The most datagrams between two looks at the clock and the stop flag.
+/// Maximum number of datagrams between two checks of the clock and the stop.
 const MAX_BURST: u64 = 512;
 
-/// A datagram that cannot be sent.
+/// A datagram could not be sent.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot send {bytes} bytes to {to}")]
 pub struct SendError {
@@ -49,7 +49,7 @@ pub struct SendError {
     error: io::Error,
 }
 
-/// Everything that a run needs: sockets open, contents prepared.
+/// A run, ready to start: sockets are open and contents prepared.
 #[derive(Debug)]
 pub struct Sender {
     plan: Plan,
@@ -60,33 +60,41 @@ pub struct Sender {
     template_interval: Duration,
     pacer: Pacer,
     turn: Turn,
-    /// The place in the plan's turns.
+    /// Index in the plan's turns.
     next_turn: usize,
     batch: Batch,
     elapsed: Duration,
 }
 
-/// One protocol.
+/// The state of one protocol.
 #[derive(Debug)]
 struct Lane {
     generator: Generator,
     to: SocketAddr,
-    /// By source.
+    /// One stream per source.
     streams: Vec<Stream>,
     next_source: usize,
     sent: Sent,
 }
 
-/// One source in one protocol.
+/// The state of one source in one protocol.
 #[derive(Debug)]
 struct Stream {
     /// Index of its socket.
     socket: usize,
     cursor: Cursor,
-    template_sent: Option<(u64, Duration)>,
+    last_template: Option<SentTemplate>,
 }
 
-/// Whose datagrams come now, and how many more in a row.
+/// When a template was last sent.
+#[derive(Clone, Copy, Debug)]
+struct SentTemplate {
+    /// Datagrams of the stream before it.
+    datagrams: u64,
+    at: Duration,
+}
+
+/// The source that sends now, and its number of further consecutive datagrams.
 #[derive(Clone, Copy, Debug, Default)]
 struct Turn {
     lane: usize,
@@ -96,23 +104,20 @@ struct Turn {
 
 impl Sender {
     /// Binds and connects a socket for each source and destination.
-    ///
-    /// # Errors
-    /// When a socket cannot be had.
     pub fn open(arguments: &Arguments, plan: Plan) -> Result<Sender, OpenError> {
-        let mut different = plan.destinations.clone();
-        different.sort_unstable();
-        different.dedup();
-        allow_descriptors((different.len() * plan.sources.len()) as u64)?;
+        let mut destinations = plan.destinations.clone();
+        destinations.sort_unstable();
+        destinations.dedup();
+        allow_descriptors((destinations.len() * plan.sources.len()) as u64)?;
         let mut sockets = Vec::new();
-        for &to in &different {
-            for &(source, port) in &plan.sources {
-                sockets.push(open(SocketAddr::new(source.address, port), to)?);
+        for &to in &destinations {
+            for bound in &plan.sources {
+                sockets.push(open(SocketAddr::new(bound.source.address, bound.port), to)?);
             }
         }
         let lanes = plan.protocols.iter().zip(&plan.destinations).map(|(&protocol, &to)| {
-            let block = different.iter().position(|&other| other == to).unwrap_or(0) * plan.sources.len();
-            let stream = |source| Stream { socket: block + source, cursor: Cursor::default(), template_sent: None };
+            let block = destinations.iter().position(|&other| other == to).unwrap_or(0) * plan.sources.len();
+            let stream = |source| Stream { socket: block + source, cursor: Cursor::default(), last_template: None };
             let streams = (0..plan.sources.len()).map(stream).collect();
             let generator = Generator::new(protocol, arguments.seed, plan.count.unwrap_or(0));
             Lane { generator, to, streams, next_source: 0, sent: Sent::default() }
@@ -133,15 +138,15 @@ impl Sender {
         })
     }
 
-    /// Sends until the plan is done or `stop` is set, and tells `progress` once a second.
+    /// Sends until the plan is done or the stop is given, and calls `progress` once per second.
     ///
     /// # Errors
-    /// When the kernel refuses a datagram for a reason that will not pass.
-    pub fn run(&mut self, stop: &AtomicBool, progress: &mut dyn FnMut(&Summary)) -> Result<(), SendError> {
+    /// When the kernel rejects a datagram with a permanent error.
+    pub fn run(&mut self, stop: &Stop, progress: &mut dyn FnMut(&Summary)) -> Result<(), SendError> {
         let started = Instant::now();
         let mut left = self.plan.count.unwrap_or(u64::MAX);
         let mut next_progress = PROGRESS;
-        while left > 0 && !stop.load(Ordering::Relaxed) {
+        while left > 0 && !stop.stopping() {
             let now = started.elapsed();
             let until_end = self.plan.duration.map_or(Duration::MAX, |duration| duration.saturating_sub(now));
             if until_end.is_zero() {
@@ -159,7 +164,7 @@ impl Sender {
                     continue;
                 }
             };
-            let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let unix = Duration::from_nanos(wall_now_ns());
             let outcome = self.burst(due, &Moment::new(unix, now), now, stop);
             self.elapsed = started.elapsed();
             outcome?;
@@ -169,16 +174,15 @@ impl Sender {
         Ok(())
     }
 
-    /// What has been sent so far.
-    #[must_use]
+    /// Counts of the datagrams sent so far.
     pub fn summary(&self) -> Summary {
         let by_protocol = self.lanes.iter().map(|lane| (lane.generator.protocol(), lane.sent)).collect();
         Summary { by_protocol, errors: self.batch.errors, elapsed: self.elapsed, with_digest: self.batch.with_digest }
     }
 
     /// Sends `count` datagrams, run after run.
-    fn burst(&mut self, mut count: u64, moment: &Moment, now: Duration, stop: &AtomicBool) -> Result<(), SendError> {
-        while count > 0 && !stop.load(Ordering::Relaxed) {
+    fn burst(&mut self, mut count: u64, moment: &Moment, now: Duration, stop: &Stop) -> Result<(), SendError> {
+        while count > 0 && !stop.stopping() {
             if self.turn.left == 0 {
                 self.take_turn();
             }
@@ -201,20 +205,20 @@ impl Sender {
         lane.next_source = (lane.next_source + 1) % lane.streams.len();
     }
 
-    /// Makes the next `run` datagrams of this turn's stream.
+    /// Generates the next `run` datagrams of this turn's stream.
     fn fill(&mut self, run: u64, moment: &Moment, now: Duration) {
         let lane = &mut self.lanes[self.turn.lane];
         let stream = &mut lane.streams[self.turn.source];
-        let (source, _) = self.plan.sources[self.turn.source];
+        let source = self.plan.sources[self.turn.source].source;
         self.batch.clear();
         for _ in 0..run {
             let cursor = stream.cursor;
             let template = lane.generator.has_template()
-                && stream.template_sent.is_none_or(|(datagrams, at)| {
-                    cursor.datagrams - datagrams >= self.template_every || now - at >= self.template_interval
+                && stream.last_template.is_none_or(|last| {
+                    cursor.datagrams - last.datagrams >= self.template_every || now - last.at >= self.template_interval
                 });
             if template {
-                stream.template_sent = Some((cursor.datagrams, now));
+                stream.last_template = Some(SentTemplate { datagrams: cursor.datagrams, at: now });
             }
             let size = self.sizes.pick(lane.generator.variety(source.index, cursor));
             let units = self.batch.push(&lane.generator, &Request { source, cursor, size, template, moment });
@@ -223,19 +227,26 @@ impl Sender {
     }
 }
 
-/// Payloads of one run, one behind the other in memory.
+/// Payloads of one run, contiguous in memory.
 #[derive(Debug)]
 struct Batch {
     bytes: Vec<u8>,
-    /// Where each payload ends, and the units that it counts.
-    ends: Vec<(usize, u64)>,
-    /// The largest payload that segmentation offload is used for, in bytes.
+    /// The payloads, in order.
+    payloads: Vec<Payload>,
+    /// The largest payload for which GSO is used, in bytes.
     gso_limit: usize,
     with_digest: bool,
     errors: Errors,
 }
 
-/// One message of a batch: datagrams of equal size, where the kernel cuts them.
+/// A payload in the memory of its batch.
+#[derive(Clone, Copy, Debug)]
+struct Payload {
+    end: usize,
+    units: u64,
+}
+
+/// One message of a batch: one datagram, or several of equal size that the kernel segments.
 #[derive(Clone, Copy)]
 struct Message {
     datagrams: usize,
@@ -248,7 +259,7 @@ impl Batch {
         let gso_limit = if gso { MAX_SEGMENTED_BYTES } else { 0 };
         Batch {
             bytes: Vec::new(),
-            ends: Vec::with_capacity(MAX_MESSAGES),
+            payloads: Vec::with_capacity(MAX_MESSAGES),
             gso_limit,
             with_digest,
             errors: Errors::default(),
@@ -257,24 +268,24 @@ impl Batch {
 
     fn clear(&mut self) {
         self.bytes.clear();
-        self.ends.clear();
+        self.payloads.clear();
     }
 
     fn push(&mut self, generator: &Generator, request: &Request<'_>) -> u64 {
         let units = generator.write(request, &mut self.bytes);
-        self.ends.push((self.bytes.len(), units));
+        self.payloads.push(Payload { end: self.bytes.len(), units });
         units
     }
 
-    /// Where the payload with this index begins.
+    /// The offset of the payload with this index.
     fn start(&self, index: usize) -> usize {
-        index.checked_sub(1).map_or(0, |before| self.ends[before].0)
+        index.checked_sub(1).map_or(0, |before| self.payloads[before].end)
     }
 
-    /// Sends all, waiting where a queue is full; gives up the rest when `stop` is set meanwhile.
-    fn send(&mut self, socket: &Socket, to: SocketAddr, sent: &mut Sent, stop: &AtomicBool) -> Result<(), SendError> {
+    /// Sends all payloads and waits while a queue is full. Drops the rest once the stop is given.
+    fn send(&mut self, socket: &Socket, to: SocketAddr, sent: &mut Sent, stop: &Stop) -> Result<(), SendError> {
         let mut first = 0;
-        while first < self.ends.len() {
+        while first < self.payloads.len() {
             let messages = self.messages(first);
             match self.send_messages(socket, first, &messages) {
                 Ok(accepted) => {
@@ -284,14 +295,14 @@ impl Batch {
                 }
                 Err(error) => self.handle(error, socket, to, first, messages[0])?,
             }
-            if stop.load(Ordering::Relaxed) {
+            if stop.stopping() {
                 break;
             }
         }
         Ok(())
     }
 
-    /// What can pass, passes: the caller tries again.
+    /// Handles temporary errors, after which the caller tries again.
     fn handle(
         &mut self,
         error: io::Error,
@@ -304,7 +315,7 @@ impl Batch {
             (Some(Errno::INTR), _) => {}
             (Some(Errno::AGAIN), _) => {
                 self.errors.full += 1;
-                // Interrupted or not: the next send tells.
+                // After an interruption or an error the next send decides.
                 let _ = poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&FULL));
             }
             (Some(Errno::NOBUFS), _) => {
@@ -313,7 +324,7 @@ impl Batch {
             }
             (Some(Errno::CONNREFUSED), _) => self.errors.refused += 1,
             (Some(Errno::INVAL | Errno::IO | Errno::MSGSIZE), Some(segment_bytes)) => {
-                self.errors.gso_refused += 1;
+                self.errors.gso_rejected += 1;
                 self.gso_limit = usize::from(segment_bytes) - 1;
             }
             _ => return Err(SendError { to, bytes: message.end - self.start(first), error }),
@@ -321,12 +332,12 @@ impl Batch {
         Ok(())
     }
 
-    /// The payloads from `first` on as messages.
+    /// The payloads from `first` on, as messages.
     fn messages(&self, first: usize) -> ArrayVec<Message, MAX_MESSAGES> {
         let mut messages = ArrayVec::<Message, MAX_MESSAGES>::new();
         let mut start = self.start(first);
         let mut message_start = start;
-        for &(end, _) in &self.ends[first..] {
+        for &Payload { end, .. } in &self.payloads[first..] {
             let bytes = end - start;
             start = end;
             if let Some(last) = messages.last_mut()
@@ -364,7 +375,7 @@ impl Batch {
 
     fn count(&self, datagrams: Range<usize>, sent: &mut Sent) {
         let mut start = self.start(datagrams.start);
-        for &(end, units) in &self.ends[datagrams] {
+        for &Payload { end, units } in &self.payloads[datagrams] {
             sent.datagrams += 1;
             sent.bytes += (end - start) as u64;
             sent.units += units;

@@ -2,12 +2,9 @@
 
 use std::{ops::RangeInclusive, str::FromStr};
 
-use crate::mix::below;
+use sekiwake_traffic::{MAX_PAYLOAD_BYTES, mix::below};
 
-/// What an IPv4 datagram carries.
-pub const MAX_PAYLOAD_BYTES: usize = 65_507;
-
-/// How large payloads are to be.
+/// The sizes of payloads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sizes {
     /// Evenly spread over a range, in bytes. A fixed size is a range of one.
@@ -16,14 +13,13 @@ pub enum Sizes {
     List(Vec<usize>),
 }
 
-/// A mistake in [`Sizes`].
+/// An error in [`Sizes`].
 #[derive(Debug, thiserror::Error)]
 #[error("expected a size (200), a range (200-1400) or a list (200,500,1400) of at most {MAX_PAYLOAD_BYTES} bytes")]
 pub struct SizesError;
 
 impl Sizes {
-    /// The size that belongs to a mixed value, in bytes.
-    #[must_use]
+    /// The size for a pseudo-random value, in bytes.
     pub fn pick(&self, mixed: u64) -> usize {
         match self {
             Sizes::Range(range) => {
@@ -50,18 +46,20 @@ impl FromStr for Sizes {
             return text.split(',').map(one).collect::<Result<_, _>>().map(Sizes::List);
         }
         let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let (first, last) = (one(first)?, one(last)?);
+        let first = one(first)?;
+        let last = one(last)?;
         if first > last { Err(SizesError) } else { Ok(Sizes::Range(first..=last)) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use sekiwake_traffic::mix::mix;
+
     use super::*;
-    use crate::mix::mix;
 
     #[test]
-    fn sizes_are_read_and_picked_within_their_bounds() {
+    fn sizes_are_selected_within_their_bounds() {
         let range: Sizes = "200-1400".parse().unwrap();
         let list: Sizes = "200,500,65507".parse().unwrap();
         let picked: Vec<usize> = (0..10_000).map(|value| range.pick(mix(value))).collect();
@@ -73,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn invalid_sizes_are_rejected() {
         for text in ["", "x", "1400-200", "65508", "1,,2", "-1", "1-2-3", "1,70000"] {
             assert!(text.parse::<Sizes>().is_err(), "{text}");
         }

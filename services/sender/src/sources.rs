@@ -1,4 +1,4 @@
-//! Source addresses, and a socket for each.
+//! Source addresses and their sockets.
 
 use std::{
     io,
@@ -9,18 +9,18 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol as Transport, SockAddr, Socket, Type};
 
-/// Send buffer of each socket in bytes, as far as the system's limit lets it grow: a few milliseconds of traffic.
+/// Send buffer of each socket in bytes, within the system's limit: a few milliseconds of traffic.
 const SEND_BUFFER_BYTES: usize = 4 << 20;
 
-/// Descriptors besides the sources' sockets.
+/// File descriptors besides the sources' sockets.
 const OTHER_DESCRIPTORS: u64 = 64;
 
-/// Where source addresses come from.
+/// The configured source addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum From {
-    /// These.
+    /// Single addresses.
     List(Vec<IpAddr>),
-    /// The hosts of a network.
+    /// Addresses of a network.
     Prefix {
         /// Its first address.
         network: IpAddr,
@@ -29,12 +29,12 @@ pub enum From {
     },
 }
 
-/// A mistake in [`From`].
+/// An error in [`From`].
 #[derive(Debug, thiserror::Error)]
 #[error("expected addresses separated by commas, or a prefix such as 198.18.0.0/16 or 2001:db8::/64")]
 pub struct FromError;
 
-/// More addresses asked for than there are.
+/// More addresses were requested than configured.
 #[derive(Debug, thiserror::Error)]
 #[error("--sources {wanted}: --from has only {available} addresses")]
 pub struct TooFew {
@@ -71,11 +71,9 @@ impl FromStr for From {
 }
 
 impl From {
-    /// The first `wanted` addresses: by default all of a list, one of a prefix. A prefix leaves out its network address (also the
-    /// subnet-router anycast address of IPv6) and, in IPv4, its broadcast address.
-    ///
-    /// # Errors
-    /// When there are not so many.
+    /// The first `wanted` addresses: by default all of a list, one of a prefix. A prefix leaves out
+    /// its network address (also the subnet-router anycast address of IPv6) and, in IPv4, its
+    /// broadcast address.
     pub fn addresses(&self, wanted: Option<u32>) -> Result<Vec<IpAddr>, TooFew> {
         match self {
             From::List(addresses) => {
@@ -107,42 +105,40 @@ impl From {
     }
 }
 
-/// A socket that could not be had.
+/// A socket could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// A foreign address, and no right to use it.
-    #[error(
-        "cannot send from {address}: it is on no interface of this host, and using it all the same (IP_TRANSPARENT) takes CAP_NET_RAW"
-    )]
+    /// The address is not local, and IP_TRANSPARENT is not permitted.
+    #[error("cannot send from {address}: no interface has this address, and IP_TRANSPARENT requires CAP_NET_RAW")]
     Foreign {
         /// The address.
         address: IpAddr,
-        /// What the kernel answered.
+        /// The kernel's error.
         #[source]
         error: io::Error,
     },
-    /// Anything else.
+    /// Any other error.
     #[error("cannot send from {from} to {to}")]
     Socket {
-        /// Whence.
+        /// Source.
         from: SocketAddr,
-        /// Whither.
+        /// Destination.
         to: SocketAddr,
-        /// What the kernel answered.
+        /// The kernel's error.
         #[source]
         error: io::Error,
     },
-    /// More sockets than this process may have.
-    #[error("{wanted} sockets are more than the limit of open files allows ({limit})")]
+    /// The limit of open files is too low.
+    #[error("cannot open {wanted} sockets: the limit of open files is {limit}")]
     Descriptors {
-        /// How many.
+        /// Required number.
         wanted: u64,
         /// The hard limit.
         limit: u64,
     },
 }
 
-/// Makes room for `sockets` descriptors.
+/// Raises the limit of open files for `sockets` sockets.
 ///
 /// # Errors
 /// When the hard limit is lower and cannot be raised.
@@ -168,7 +164,7 @@ pub fn open(from: SocketAddr, to: SocketAddr) -> Result<Socket, OpenError> {
     socket.set_nonblocking(true).map_err(failed)?;
     socket.set_send_buffer_size(SEND_BUFFER_BYTES).map_err(failed)?;
     if from.port() != 0 {
-        // One source sends to several ports from the same port of its own.
+        // One source sends to several destination ports from one source port.
         socket.set_reuse_address(true).map_err(failed)?;
     }
     let address = SockAddr::from(from);
@@ -206,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn more_addresses_than_there_are_is_an_error() {
+    fn too_few_addresses_are_an_error() {
         for (from, wanted) in [("198.18.0.0/30", 3), ("198.18.0.1", 2), ("198.18.0.1/32", 2), ("2001:db8::/127", 3)] {
             assert!(from.parse::<From>().unwrap().addresses(Some(wanted)).is_err(), "{from}");
         }

@@ -1,4 +1,4 @@
-//! What the storer does to a file system, so that tests can put one under it that tears writes.
+//! The storer's file system operations as a trait, so that tests can simulate torn writes.
 
 use std::{
     collections::BTreeSet,
@@ -6,186 +6,201 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::OnceLock,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use rustix::fs::{Advice, fadvise, statvfs, syncfs};
-use sekiwake_record::Name;
-use sekiwake_store::{PartName, walk};
+use rustix::{
+    fs::{Advice, fadvise, fstatfs, statvfs, syncfs},
+    io::Errno,
+};
+use sekiwake_archive::{PartName, Unread, walk};
+use sekiwake_record::{Name, WallTime};
 use tracing::warn;
 
-/// The mode of a file that is written to, and of one that is closed for good.
+/// Modes of files that are open for writing and of closed ones. Older releases judge by them
+/// whether a file is open, where this one goes by the name: some file systems have no modes.
 const OPEN: u32 = 0o640;
 const CLOSED: u32 = 0o440;
 
-/// A stored file, as a listing has it.
+/// statfs's type of FUSE file systems.
+const FUSE_MAGIC: i64 = 0x6573_5546;
+
+/// A stored file in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// What it is.
+    /// Its name.
     pub name: PartName,
     /// Its length, bytes.
     pub bytes: u64,
-    /// When something last came into it, nanoseconds since 1970-01-01T00:00:00Z.
-    pub modified_ns: u64,
-    /// Whether it has been closed for good.
-    pub is_closed: bool,
+    /// When it was last written to.
+    pub modified: WallTime,
+    /// Whether its mode allows writing.
+    pub is_writable: bool,
 }
 
-/// A directory of stored files. Paths are relative to it, with slashes. Every function may fail at any time, and what it was to do may be
-/// done in part.
+/// The outcome of taking a lock.
+#[derive(Debug)]
+pub enum Locked<L> {
+    /// It was taken.
+    Taken(L),
+    /// Another process holds it.
+    InUse,
+    /// The file system has no locks, so that it is unknown whether another process uses this name.
+    Unsupported(L),
+}
+
+/// The files below the store's directory, in no order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Stored files.
+    pub files: Vec<Found>,
+    /// Paths of temporary files that an interrupted compression left.
+    pub leftovers: Vec<String>,
+}
+
+/// A file that was created.
+#[derive(Debug)]
+pub struct Created<F> {
+    /// The file, open for writing.
+    pub file: F,
+    /// All directories above it. An entry in each may be new, even in those that existed before.
+    pub directories: BTreeSet<String>,
+}
+
+/// A directory of stored files. Paths are relative to it, with slashes. Every function that returns
+/// a result may fail with an I/O error at any time, and may then have done part of its work.
 pub trait Disk {
     /// A file that is open for writing.
     type File;
-    /// What is held while a member lives.
+    /// The lock that a running member holds.
     type Lock;
 
-    /// All stored files, in no order, and leftovers of packing.
-    ///
-    /// # Errors
-    /// The directory cannot be read, or has too many files.
-    fn list(&self) -> io::Result<(Vec<Found>, Vec<String>)>;
+    /// Lists all stored files and leftovers.
+    fn list(&self) -> io::Result<Listing>;
 
-    /// Whether the directory that was opened is still the one that has its path: not deleted, moved or mounted over.
-    ///
-    /// # Errors
-    /// Nobody knows.
+    /// Whether the directory that was opened is still at its path: not deleted, moved or mounted
+    /// over.
     fn is_in_place(&self) -> io::Result<bool>;
 
-    /// Makes a file that is not there yet, and the directories that it takes. Gives all directories above it: an entry in each may be new,
-    /// whoever made it.
+    /// Creates a file that must not exist yet, and the directories above it.
     ///
     /// # Errors
-    /// It is there, or the disk refuses.
-    fn create(&self, path: &str) -> io::Result<(Self::File, BTreeSet<String>)>;
+    /// It exists, or an I/O error.
+    fn create(&self, path: &str) -> io::Result<Created<Self::File>>;
 
-    /// Opens a file that is there.
-    ///
-    /// # Errors
-    /// It is not, or the disk refuses.
+    /// Opens an existing file.
     fn open(&self, path: &str) -> io::Result<Self::File>;
 
     /// Writes all of these bytes at an offset.
     ///
     /// # Errors
-    /// A part may have been written.
+    /// Part of them may have been written.
     fn write_at(&self, file: &Self::File, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Cuts a file, or lets it grow with zeros.
-    ///
-    /// # Errors
-    /// The disk refuses.
+    /// Truncates a file, or extends it with zeros.
     fn set_len(&self, file: &Self::File, bytes: u64) -> io::Result<()>;
 
-    /// Waits until the disk has the file's bytes.
+    /// Fsyncs a file.
     ///
     /// # Errors
-    /// It has them not, and nobody knows which of those that were written since the last success. Also when the file has no name any more.
+    /// It is unknown which writes since the last success are durable.
     fn sync(&self, file: &Self::File) -> io::Result<()>;
 
-    /// Waits until the disk has everything that was written anywhere on this file system. Says nothing of files without a name.
+    /// Fsyncs everything that was written anywhere on this file system.
     ///
     /// # Errors
-    /// As [`Disk::sync`], of any file.
+    /// As [`Disk::sync`], for any file.
     fn sync_all(&self) -> io::Result<()>;
 
-    /// Sees to it that a file still has a name.
-    ///
-    /// # Errors
-    /// It has none, or nobody knows.
-    fn check_named(&self, file: &Self::File) -> io::Result<()>;
+    /// Whether [`Disk::sync_all`] makes files durable. Where it does not, each has to be synced.
+    fn can_sync_all(&self) -> bool;
 
-    /// Waits until the disk has the entries of a directory.
+    /// The length of a file, bytes; `None` if it has been deleted.
+    fn named_bytes(&self, file: &Self::File, path: &str) -> io::Result<Option<u64>>;
+
+    /// Fsyncs the entries of a directory.
     ///
     /// # Errors
-    /// It may have them or not.
+    /// It is unknown whether they are durable.
     fn sync_directory(&self, path: &str) -> io::Result<()>;
 
-    /// Marks a file as closed for good.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    fn close(&self, file: &Self::File) -> io::Result<()>;
+    /// Gives a file the mode of a closed one, if the file system has modes.
+    fn protect(&self, file: &Self::File);
 
-    /// Reads a file from its beginning.
-    ///
-    /// # Errors
-    /// It is not there, or the disk refuses.
+    /// Whether the file system keeps modes.
+    fn has_modes(&self) -> bool;
+
+    /// Reads a file from the start.
     fn read(&self, path: &str) -> io::Result<Box<dyn Read + '_>>;
 
-    /// Writes a file from its beginning that [`Disk::create`] has made.
+    /// Writes a file that [`Disk::create`] has created, from the start.
     fn writer<'a>(&'a self, file: &'a Self::File) -> Box<dyn Write + 'a>;
 
-    /// Says when something last came into a file.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    fn set_modified(&self, file: &Self::File, modified_ns: u64) -> io::Result<()>;
+    /// Sets a file's modification time, if the file system allows that.
+    fn set_modified(&self, file: &Self::File, modified: WallTime) -> io::Result<()>;
 
-    /// Gives a file another name; one that has that name goes.
-    ///
-    /// # Errors
-    /// The disk refuses.
+    /// Renames a file, replacing any other file of the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Removes a file, and directories that are empty then.
-    ///
-    /// # Errors
-    /// The disk refuses.
+    /// Removes a file, and the directories above it that become empty.
     fn remove(&self, path: &str) -> io::Result<()>;
 
-    /// The lock of a member: `None` while somebody else holds it.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    fn lock(&self, member: &Name) -> io::Result<Option<Self::Lock>>;
+    /// Takes the lock of a member.
+    fn lock(&self, member: &Name) -> io::Result<Locked<Self::Lock>>;
 
-    /// Counts the runs of the member that holds this lock: gives a number that is higher than the last one and than `seen`, and that the disk
-    /// has then.
+    /// Counts a run of the member that holds this lock: returns a number greater than the last one
+    /// and than `seen`, once it is durable.
     ///
     /// # Errors
-    /// The disk refuses, or there are no more numbers.
+    /// An I/O error, or the numbers are exhausted.
     fn next_run(&self, lock: &Self::Lock, seen: u32) -> io::Result<u32>;
 
-    /// Members that have a lock here, held or not.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
+    /// Members that have a lock file here, locked or not.
     fn members(&self) -> io::Result<Vec<Name>>;
 
-    /// What is left on the file system for us, bytes.
-    ///
-    /// # Errors
-    /// Nobody knows.
+    /// Bytes available on the file system.
     fn free_bytes(&self) -> io::Result<u64>;
 }
 
-/// A real one.
+/// A directory of a real file system.
 #[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
-    /// Open from the start, so that an error of writing is told to [`Disk::sync_all`].
+    /// Open from the start, because `syncfs` reports only write-back errors since the open.
     directory: File,
+    has_modes: OnceLock<bool>,
 }
 
-/// What the lock of a member is called.
-const LOCK: (&str, &str) = (".sekiwake-storer.", ".lock");
+/// The name of a member's lock file, before and after the member's name.
+const LOCK_PREFIX: &str = ".sekiwake-storer.";
+const LOCK_SUFFIX: &str = ".lock";
 
-/// How the name of a file ends that is being packed.
+/// The name of a file whose mode is changed on trial, before the process's id.
+const PROBE_PREFIX: &str = ".sekiwake-storer.modes.";
+
+/// The suffix of a compressed file until it is complete.
 pub(crate) const TEMPORARY: &str = ".tmp";
 
 impl RealDisk {
-    /// The store in this directory, which is made if it is not there.
-    ///
-    /// # Errors
-    /// It cannot be made or opened.
+    /// Opens this directory, and creates it if it does not exist.
     pub fn open(root: &Path) -> io::Result<RealDisk> {
         let absolute = std::path::absolute(root)?;
         let missing = absolute.ancestors().take_while(|folder| !folder.is_dir()).count();
         fs::DirBuilder::new().recursive(true).mode(0o750).create(root)?;
         for above in absolute.ancestors().skip(1).take(missing) {
-            File::open(above)?.sync_all()?;
+            sync_folder(above)?;
         }
-        Ok(RealDisk { root: root.to_owned(), directory: File::open(root)? })
+        Ok(RealDisk { root: root.to_owned(), directory: File::open(root)?, has_modes: OnceLock::new() })
+    }
+
+    /// Whether a mode that is set can be read back.
+    fn probe_modes(&self) -> io::Result<bool> {
+        let path = self.root.join(format!("{PROBE_PREFIX}{}", std::process::id()));
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(OPEN).open(&path)?;
+        let mode = file.set_permissions(Permissions::from_mode(CLOSED)).and_then(|()| file.metadata());
+        fs::remove_file(&path)?;
+        Ok(mode.is_ok_and(|metadata| metadata.mode() & 0o777 == CLOSED))
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -197,23 +212,23 @@ impl Disk for RealDisk {
     type File = File;
     type Lock = File;
 
-    fn list(&self) -> io::Result<(Vec<Found>, Vec<String>)> {
-        let (mut found, mut leftovers) = (Vec::new(), Vec::new());
+    fn list(&self) -> io::Result<Listing> {
+        let mut listing = Listing::default();
         let unread = walk(&self.root, &mut |path, entry| {
             if is_temporary(path) {
-                leftovers.push(path.to_owned());
+                listing.leftovers.push(path.to_owned());
                 return;
             }
-            // What has gone meanwhile is not there.
+            // Files that have been deleted in the meantime are skipped.
             let (Some(name), Ok(metadata)) = (PartName::parse(path), entry.metadata()) else { return };
-            let modified_ns = metadata.modified().ok().and_then(since_1970).unwrap_or_default();
-            let is_closed = metadata.mode() & 0o200 == 0;
-            found.push(Found { name, bytes: metadata.len(), modified_ns, is_closed });
+            let modified = metadata.modified().ok().and_then(wall_time).unwrap_or_default();
+            let is_writable = metadata.mode() & 0o200 != 0;
+            listing.files.push(Found { name, bytes: metadata.len(), modified, is_writable });
         })?;
-        for (folder, error) in unread {
-            warn!(folder, %error, "a folder of the store cannot be read: what is in it is not kept");
+        for Unread { folder, error } in unread {
+            warn!(folder, %error, "cannot read a directory of the store, its files are not maintained");
         }
-        Ok((found, leftovers))
+        Ok(listing)
     }
 
     fn is_in_place(&self) -> io::Result<bool> {
@@ -225,7 +240,7 @@ impl Disk for RealDisk {
         }
     }
 
-    fn create(&self, path: &str) -> io::Result<(File, BTreeSet<String>)> {
+    fn create(&self, path: &str) -> io::Result<Created<File>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(OPEN);
         let file = match options.open(self.path(path)) {
@@ -237,10 +252,13 @@ impl Disk for RealDisk {
             }
             file => file?,
         };
-        // The umask has no say: the mode is how we know what is open.
-        file.set_permissions(Permissions::from_mode(OPEN))?;
-        // All of them: one that is there may have been made a moment ago by another member, or by a try of ours that failed then.
-        Ok((file, path.match_indices('/').map(|(index, _)| path[..index].to_owned()).chain([String::new()]).collect()))
+        // Regardless of the umask. The file system may refuse it.
+        let _ = file.set_permissions(Permissions::from_mode(OPEN));
+        // All of them, because an existing one may just have been created by another member, or by
+        // an attempt of ours that failed before it was synced.
+        let directories =
+            path.match_indices('/').map(|(index, _)| path[..index].to_owned()).chain([String::new()]).collect();
+        Ok(Created { file, directories })
     }
 
     fn open(&self, path: &str) -> io::Result<File> {
@@ -257,28 +275,46 @@ impl Disk for RealDisk {
 
     fn sync(&self, file: &File) -> io::Result<()> {
         file.sync_data()?;
-        // What is on the disk needs no memory: it would fill that of everybody else, and fresh pages cost more than used ones.
+        // Drop the pages from the page cache, because nobody is likely to read them soon and they
+        // would evict those of other processes.
         let _ = fadvise(file, 0, None, Advice::DontNeed);
-        self.check_named(file)
+        Ok(())
     }
 
     fn sync_all(&self) -> io::Result<()> {
         Ok(syncfs(&self.directory)?)
     }
 
-    fn check_named(&self, file: &File) -> io::Result<()> {
-        match file.metadata()?.nlink() {
-            0 => Err(io::Error::new(ErrorKind::NotFound, "the file was deleted")),
-            _ => Ok(()),
+    fn can_sync_all(&self) -> bool {
+        // The kernel passes it on to few FUSE servers, and reports success for the others.
+        fstatfs(&self.directory).is_ok_and(|found| found.f_type != FUSE_MAGIC)
+    }
+
+    fn named_bytes(&self, file: &File, path: &str) -> io::Result<Option<u64>> {
+        let opened = file.metadata()?;
+        if opened.nlink() > 0 {
+            return Ok(Some(opened.len()));
+        }
+        // Some file systems do not count links.
+        match fs::metadata(self.path(path)) {
+            Ok(found) if (found.dev(), found.ino()) == (opened.dev(), opened.ino()) => Ok(Some(found.len())),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
     fn sync_directory(&self, path: &str) -> io::Result<()> {
-        File::open(self.path(path))?.sync_all()
+        sync_folder(&self.path(path))
     }
 
-    fn close(&self, file: &File) -> io::Result<()> {
-        file.set_permissions(Permissions::from_mode(CLOSED))
+    fn protect(&self, file: &File) {
+        let _ = file.set_permissions(Permissions::from_mode(CLOSED));
+    }
+
+    fn has_modes(&self) -> bool {
+        // Without a probe, a file that an older release has left open would not be recovered.
+        *self.has_modes.get_or_init(|| self.probe_modes().unwrap_or(true))
     }
 
     fn read(&self, path: &str) -> io::Result<Box<dyn Read + '_>> {
@@ -289,12 +325,23 @@ impl Disk for RealDisk {
         Box::new(file)
     }
 
-    fn set_modified(&self, file: &File, modified_ns: u64) -> io::Result<()> {
-        file.set_modified(UNIX_EPOCH + Duration::from_nanos(modified_ns))
+    fn set_modified(&self, file: &File, modified: WallTime) -> io::Result<()> {
+        match file.set_modified(UNIX_EPOCH + (modified - WallTime::EPOCH)) {
+            // The file is kept for longer, which is better than not being compressed at all.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied || is_unsupported(&error) => Ok(()),
+            set => set,
+        }
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path(from), self.path(to))
+        match fs::rename(self.path(from), self.path(to)) {
+            // Some file systems replace no file.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                fs::remove_file(self.path(to))?;
+                fs::rename(self.path(from), self.path(to))
+            }
+            renamed => renamed,
+        }
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
@@ -306,25 +353,29 @@ impl Disk for RealDisk {
         Ok(())
     }
 
-    fn lock(&self, member: &Name) -> io::Result<Option<File>> {
-        let path = self.root.join(format!("{}{member}{}", LOCK.0, LOCK.1));
+    fn lock(&self, member: &Name) -> io::Result<Locked<File>> {
+        let path = self.root.join(format!("{LOCK_PREFIX}{member}{LOCK_SUFFIX}"));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
-            Err(TryLockError::WouldBlock) => Ok(None),
+            Ok(()) => Ok(Locked::Taken(file)),
+            Err(TryLockError::WouldBlock) => Ok(Locked::InUse),
+            Err(TryLockError::Error(error)) if is_unsupported(&error) => Ok(Locked::Unsupported(file)),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
 
     fn next_run(&self, lock: &File, seen: u32) -> io::Result<u32> {
-        // Digits in a place of one width: it is written over, which takes no room on a full disk.
+        // Of fixed width, because overwriting in place needs no space on a full disk.
         let mut text = [b' '; 11];
         let count = lock.read_at(&mut text, 0)?;
         let last: u32 = std::str::from_utf8(&text[..count]).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-        let run = last.max(seen).checked_add(1).ok_or_else(|| io::Error::other("the numbers of runs are used up"))?;
-        lock.write_all_at(format!("{run:010}\n").as_bytes(), 0)?;
-        lock.sync_all()?;
-        self.sync_directory("")?;
+        let run = last.max(seen).checked_add(1).ok_or_else(|| io::Error::other("run numbers exhausted"))?;
+        let counted = lock
+            .write_all_at(format!("{run:010}\n").as_bytes(), 0)
+            .and_then(|()| lock.sync_all())
+            .and_then(|()| self.sync_directory(""));
+        // So that attempts use up no numbers.
+        counted.inspect_err(|_| drop(lock.write_all_at(format!("{last:010}\n").as_bytes(), 0)))?;
         Ok(run)
     }
 
@@ -332,7 +383,7 @@ impl Disk for RealDisk {
         let mut members = Vec::new();
         for entry in fs::read_dir(&self.root)? {
             let Ok(name) = entry?.file_name().into_string() else { continue };
-            let member = name.strip_prefix(LOCK.0).and_then(|rest| rest.strip_suffix(LOCK.1));
+            let member = name.strip_prefix(LOCK_PREFIX).and_then(|rest| rest.strip_suffix(LOCK_SUFFIX));
             members.extend(member.and_then(|member| Name::new(member).ok()));
         }
         Ok(members)
@@ -344,12 +395,31 @@ impl Disk for RealDisk {
     }
 }
 
-/// The directory of a path; empty for the store's own.
+/// Fsyncs the entries of a folder, if the file system can do that.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match File::open(path)?.sync_all() {
+        Err(error) if is_unsupported(&error) => Ok(()),
+        synced => synced,
+    }
+}
+
+/// Whether this is how a file system says that it does not have an operation.
+fn is_unsupported(error: &io::Error) -> bool {
+    const UNSUPPORTED: [Errno; 5] = [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::NOLCK, Errno::BADF];
+    Errno::from_io_error(error).is_some_and(|errno| UNSUPPORTED.contains(&errno))
+}
+
+/// Whether the process or the system has no more file descriptors.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    Errno::from_io_error(error).is_some_and(|errno| matches!(errno, Errno::MFILE | Errno::NFILE))
+}
+
+/// The directory of a path; empty for the store's directory itself.
 pub(crate) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
-/// The name under which a file is packed: hidden, beside where it will be.
+/// The hidden name of a file while it is being compressed, in the same directory.
 pub(crate) fn temporary(path: &str) -> String {
     match path.rsplit_once('/') {
         Some((folder, name)) => format!("{folder}/.{name}{TEMPORARY}"),
@@ -357,18 +427,18 @@ pub(crate) fn temporary(path: &str) -> String {
     }
 }
 
-/// Whether a path is one that [`temporary`] makes.
+/// Whether a path is one that [`temporary`] produces.
 pub(crate) fn is_temporary(path: &str) -> bool {
     named_by_temporary(path).is_some()
 }
 
-/// The file that a temporary one is to become.
+/// The file that a temporary file becomes once complete.
 pub(crate) fn named_by_temporary(path: &str) -> Option<PartName> {
     let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (folder, name));
     let name = name.strip_prefix('.')?.strip_suffix(TEMPORARY)?;
     PartName::parse(&if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") })
 }
 
-fn since_1970(time: SystemTime) -> Option<u64> {
-    time.duration_since(UNIX_EPOCH).ok().and_then(|since| u64::try_from(since.as_nanos()).ok())
+fn wall_time(time: SystemTime) -> Option<WallTime> {
+    time.duration_since(UNIX_EPOCH).ok().map(|since| WallTime::EPOCH + since)
 }

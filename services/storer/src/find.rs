@@ -1,78 +1,108 @@
-//! `sekiwake-storer search`: the same as `/search`, without any service.
+//! `sekiwake-storer search`: the same as `/search`, without a running service.
 
 use std::{
+    ffi::OsString,
     io::{self, BufWriter, Write},
     ops::ControlFlow,
+    os::unix::ffi::OsStrExt,
     path::PathBuf,
     process::ExitCode,
 };
 
 use anyhow::Context;
+use sekiwake_archive::{Query, Unreadable, search};
+use sekiwake_record::WallTime;
+use sekiwake_runtime::print_message;
 use sekiwake_settings::{Environment, Reader};
-use sekiwake_store::{Query, search};
+use sekiwake_sys::clock::wall_now_ns;
 
-use crate::commit::now_ns;
-
-/// What is searched for.
+/// Where to search, and the filters.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// Captured then or later: 2026-01-02T03:04:05Z, now, -15m, or seconds since 1970
+    /// Directory to search [default: that of SEKIWAKE_STORE_DIR]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Captured at or after this time: 2026-01-02T03:04:05Z, 2026-01-02, now, -15m, or seconds
+    /// since 1970
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     from: Option<String>,
-    /// Captured before
+    /// Captured before this time, in the same forms
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     to: Option<String>,
-    /// From these addresses or prefixes, separated by commas
+    /// Sent by these addresses or prefixes, separated by commas
     #[arg(long, value_name = "PREFIX")]
     source: Vec<String>,
-    /// Of this severity and worse, by keyword or 0 to 7
+    /// Of these facilities: keywords such as local7, or 0 to 23, separated by commas
+    #[arg(long, value_name = "FACILITIES")]
+    facility: Vec<String>,
+    /// Of this severity or more severe: a keyword such as err, or 0 to 7
     #[arg(long)]
     severity: Option<String>,
-    /// With this text in the message, ASCII letters in either case
+    /// Of these formats: rfc5424, rfc3164 or unknown, separated by commas
     #[arg(long)]
-    text: Option<String>,
-    /// At most so many messages
+    format: Vec<String>,
+    /// Containing these bytes, ignoring the case of ASCII letters; if given several times, all of
+    /// them
+    #[arg(long)]
+    text: Vec<OsString>,
+    /// Which message to print first: oldest or newest [default: oldest]
+    #[arg(long)]
+    order: Option<String>,
+    /// Stop after this number of messages
     #[arg(long, value_name = "NUMBER")]
     limit: Option<String>,
 }
 
-/// Prints what is found as JSON lines, oldest first.
+impl Arguments {
+    /// As names and values of a URL query.
+    fn pairs(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let single = [
+            ("from", &self.from),
+            ("to", &self.to),
+            ("severity", &self.severity),
+            ("order", &self.order),
+            ("limit", &self.limit),
+        ];
+        let single = single.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?.as_bytes())));
+        let lists = [("source", &self.source), ("facility", &self.facility), ("format", &self.format)];
+        let lists =
+            lists.into_iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value.as_bytes())));
+        single.chain(lists).chain(self.text.iter().map(|text| ("text", text.as_bytes())))
+    }
+}
+
+/// Prints matching messages as JSON lines.
 ///
 /// # Errors
-/// A search that makes no sense, or a directory that cannot be read.
+/// An invalid filter, or the directory cannot be read.
 pub fn run(arguments: &Arguments, environment: &Environment) -> anyhow::Result<ExitCode> {
     let read = |reader: &mut Reader| reader.value::<PathBuf>("SEKIWAKE_STORE_DIR");
-    let dir = sekiwake_settings::read(environment, read)?;
-    let named = [
-        ("from", &arguments.from),
-        ("to", &arguments.to),
-        ("severity", &arguments.severity),
-        ("text", &arguments.text),
-        ("limit", &arguments.limit),
-    ];
-    let single = named.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
-    let sources = arguments.source.iter().map(|source| ("source", source.as_str()));
-    let query = Query::parse(now_ns(), single.chain(sources))?;
+    let configured = sekiwake_settings::read(environment, read)?;
+    let (dir, named_by) = match &arguments.dir {
+        Some(dir) => (dir, "--dir"),
+        None => (&configured, "SEKIWAKE_STORE_DIR; --dir names another directory"),
+    };
+    let query = Query::parse(WallTime::from_nanos(wall_now_ns()), arguments.pairs())?;
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let mut failed = Ok(());
-    let summary = search(&dir, &query, &|| true, &mut |line| match out.write_all(line) {
+    let summary = search(dir, &query, &|| true, &mut |line| match out.write_all(line) {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => {
             failed = Err(error);
             ControlFlow::Break(())
         }
     })
-    .with_context(|| format!("cannot search {}", dir.display()))?;
+    .with_context(|| format!("cannot search {} ({named_by})", dir.display()))?;
     match failed.and_then(|()| out.flush()) {
-        // Whoever read the lines has seen enough.
+        // The reader, such as `head`, has closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
         result => result?,
     }
-    for (path, error) in &summary.failed {
-        eprintln!("sekiwake-storer: cannot read {path}: {error}");
+    for Unreadable { path, error } in &summary.failed {
+        print_message(format_args!("sekiwake-storer: cannot read {path}: {error}"));
     }
     if summary.corrupt > 0 {
-        eprintln!("sekiwake-storer: passed over {} lines or frames that are none", summary.corrupt);
+        print_message(format_args!("sekiwake-storer: skipped {} damaged lines or frames", summary.corrupt));
     }
     Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,7 +1,7 @@
-//! The names of the storer's metrics. When nothing is under way:
+//! The storer's metrics. When no record is in flight:
 //!
 //! ```text
-//! bus_received_records_total == store_written_records_total + store_handed_over_records_total + store_held_records
+//! bus_received_records_total == store_written_records_total + store_handed_over_records_total + store_unsynced_records
 //! ```
 
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
@@ -9,45 +9,47 @@ use sekiwake_runtime::Metrics;
 
 /// Metric names.
 pub mod names {
-    /// Messages that are on the disk.
+    /// Records written and fsynced.
     pub const WRITTEN_RECORDS: &str = "sekiwake_store_written_records_total";
     /// Bytes of their lines.
     pub const WRITTEN_BYTES: &str = "sekiwake_store_written_bytes_total";
-    /// Messages that were received and are not on the disk yet.
-    pub const HELD_RECORDS: &str = "sekiwake_store_held_records";
-    /// Messages that could not be written before the storer had to end, and are left to the group.
+    /// Records received and not fsynced yet.
+    pub const UNSYNCED_RECORDS: &str = "sekiwake_store_unsynced_records";
+    /// Records not written at a stop, and left to the group.
     pub const HANDED_OVER_RECORDS: &str = "sekiwake_store_handed_over_records_total";
-    /// From the begin of writing until the disk has it, once a commit.
+    /// Time from first write to completed fsync, per commit.
     pub const COMMIT_SECONDS: &str = "sekiwake_store_commit_seconds";
-    /// Commits that the disk refused. They are tried again; nothing is lost by it.
+    /// Commits failed. They are retried, so nothing is lost.
     pub const FAILED_COMMITS: &str = "sekiwake_store_failed_commits_total";
-    /// 1 while the disk takes what is written, 0 while it refuses.
+    /// 1 while writes succeed, 0 while they fail.
     pub const UP: &str = "sekiwake_store_up";
-    /// When the last commit succeeded, seconds since 1970; 0 before the first one.
+    /// Time of the last successful commit, seconds since 1970; 0 before the first one.
     pub const LAST_COMMIT: &str = "sekiwake_store_last_commit_timestamp_seconds";
-    /// Files that are written to.
+    /// Files open for writing.
     pub const OPEN_PARTS: &str = "sekiwake_store_open_parts";
-    /// Descriptors of files that are open for it.
+    /// File descriptors open for writing.
     pub const OPEN_FILES: &str = "sekiwake_store_open_files";
-    /// Stored files that this storer answers for.
+    /// Stored files maintained by this storer.
     pub const FILES: &str = "sekiwake_store_files";
-    /// What they take, bytes.
+    /// Bytes of these files.
     pub const BYTES: &str = "sekiwake_store_bytes";
-    /// What the file system has left, bytes.
+    /// Bytes available on the file system.
     pub const FREE_BYTES: &str = "sekiwake_store_free_bytes";
-    /// Files that a crash had left open and that were made whole at a start.
+    /// Files recovered after a crash.
     pub const RECOVERED_FILES: &str = "sekiwake_store_recovered_files_total";
-    /// Bytes behind the last whole line that were cut off there.
-    pub const CUT_BYTES: &str = "sekiwake_store_cut_bytes_total";
-    /// Files that were compressed.
-    pub const PACKED_FILES: &str = "sekiwake_store_packed_files_total";
-    /// Files that could not be compressed, or deleted, each time it was tried.
-    pub const FAILED_KEEPING: &str = "sekiwake_store_failed_keeping_total";
-    /// Files that were deleted, by reason: `age`, `size`.
+    /// Bytes after the last complete line, truncated during recovery.
+    pub const TRUNCATED_BYTES: &str = "sekiwake_store_truncated_bytes_total";
+    /// Damaged lines before the last complete one of recovered files, left in place.
+    pub const DAMAGED_LINES: &str = "sekiwake_store_damaged_lines_total";
+    /// Files compressed.
+    pub const COMPRESSED_FILES: &str = "sekiwake_store_compressed_files_total";
+    /// Failures to compress or delete files, per attempt.
+    pub const FAILED_MAINTENANCE: &str = "sekiwake_store_failed_maintenance_total";
+    /// Files deleted by retention, by reason: `age`, `size`.
     pub const DELETED_FILES: &str = "sekiwake_store_deleted_files_total";
-    /// Bytes of them.
+    /// Bytes of these files.
     pub const DELETED_BYTES: &str = "sekiwake_store_deleted_bytes_total";
-    /// Searches on the admin port.
+    /// Searches started on the admin port.
     pub const SEARCHES: &str = "sekiwake_store_searches_total";
 }
 
@@ -58,7 +60,7 @@ const COMMIT_BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1
 pub(crate) struct StoreMetrics {
     pub(crate) written_records: IntCounter,
     pub(crate) written_bytes: IntCounter,
-    pub(crate) held_records: IntGauge,
+    pub(crate) unsynced_records: IntGauge,
     pub(crate) handed_over_records: IntCounter,
     pub(crate) commit_seconds: Histogram,
     pub(crate) failed_commits: IntCounter,
@@ -70,15 +72,16 @@ pub(crate) struct StoreMetrics {
     pub(crate) bytes: IntGauge,
     pub(crate) free_bytes: IntGauge,
     pub(crate) recovered_files: IntCounter,
-    pub(crate) cut_bytes: IntCounter,
-    pub(crate) packed_files: IntCounter,
-    pub(crate) failed_keeping: IntCounter,
+    pub(crate) truncated_bytes: IntCounter,
+    pub(crate) damaged_lines: IntCounter,
+    pub(crate) compressed_files: IntCounter,
+    pub(crate) failed_maintenance: IntCounter,
     pub(crate) deleted_by_age: Deleted,
     pub(crate) deleted_by_size: Deleted,
     pub(crate) searches: IntCounter,
 }
 
-/// What was deleted for one reason.
+/// Counters of files deleted for one reason.
 #[derive(Clone, Debug)]
 pub(crate) struct Deleted {
     pub(crate) files: IntCounter,
@@ -90,49 +93,53 @@ impl StoreMetrics {
         let counter = |name, help| metrics.counter(name, help, &[]);
         let gauge = |name, help| metrics.gauge(name, help, &[]);
         let deleted = |reason| {
-            let files = "Stored files that were deleted, by reason.";
-            let bytes = "Bytes of stored files that were deleted, by reason.";
+            let files = "Stored files deleted by retention, by reason.";
+            let bytes = "Bytes of stored files deleted by retention, by reason.";
             Deleted {
                 files: metrics.counter(names::DELETED_FILES, files, &[("reason", reason)]),
                 bytes: metrics.counter(names::DELETED_BYTES, bytes, &[("reason", reason)]),
             }
         };
         StoreMetrics {
-            written_records: counter(names::WRITTEN_RECORDS, "Messages that are on the disk."),
-            written_bytes: counter(names::WRITTEN_BYTES, "Bytes of the lines of messages that are on the disk."),
-            held_records: gauge(names::HELD_RECORDS, "Messages that were received and are not on the disk yet."),
+            written_records: counter(names::WRITTEN_RECORDS, "Records written and fsynced."),
+            written_bytes: counter(names::WRITTEN_BYTES, "Bytes of lines written and fsynced, before compression."),
+            unsynced_records: gauge(names::UNSYNCED_RECORDS, "Records received and not fsynced yet."),
             handed_over_records: counter(
                 names::HANDED_OVER_RECORDS,
-                "Messages that could not be written before the end, and are left to the group.",
+                "Records not written at a stop, and left to the group.",
             ),
             commit_seconds: metrics.histogram(
                 names::COMMIT_SECONDS,
-                "From the begin of writing until the disk has it.",
+                "Time from first write to completed fsync, seconds.",
                 &COMMIT_BUCKETS,
                 &[],
             ),
-            failed_commits: counter(names::FAILED_COMMITS, "Commits that the disk refused, and that are tried again."),
-            up: gauge(names::UP, "1 while the disk takes what is written, 0 while it refuses."),
+            failed_commits: counter(names::FAILED_COMMITS, "Commits failed and retried."),
+            up: gauge(names::UP, "1 while writes succeed, 0 while they fail."),
             last_commit: metrics.float_gauge(
                 names::LAST_COMMIT,
-                "When the last commit succeeded, seconds since 1970.",
+                "Time of the last successful commit, seconds since 1970.",
                 &[],
             ),
-            open_parts: gauge(names::OPEN_PARTS, "Files that are written to."),
-            open_files: gauge(names::OPEN_FILES, "Descriptors of files that are open for writing."),
-            files: gauge(names::FILES, "Stored files that this storer answers for."),
-            bytes: gauge(names::BYTES, "Bytes of stored files that this storer answers for."),
-            free_bytes: gauge(names::FREE_BYTES, "Bytes that the file system has left."),
-            recovered_files: counter(
-                names::RECOVERED_FILES,
-                "Files that a crash had left open and that were made whole.",
+            open_parts: gauge(names::OPEN_PARTS, "Stored files not yet closed, with or without a file descriptor."),
+            open_files: gauge(names::OPEN_FILES, "File descriptors open for writing."),
+            files: gauge(names::FILES, "Stored files maintained by this storer."),
+            bytes: gauge(names::BYTES, "Bytes of stored files maintained by this storer."),
+            free_bytes: gauge(names::FREE_BYTES, "Bytes available on the file system."),
+            recovered_files: counter(names::RECOVERED_FILES, "Files recovered after a crash."),
+            truncated_bytes: counter(
+                names::TRUNCATED_BYTES,
+                "Bytes after the last complete line, truncated during recovery.",
             ),
-            cut_bytes: counter(names::CUT_BYTES, "Bytes behind the last whole line that were cut off after a crash."),
-            packed_files: counter(names::PACKED_FILES, "Files that were compressed."),
-            failed_keeping: counter(names::FAILED_KEEPING, "Failures to compress or delete closed files."),
+            damaged_lines: counter(
+                names::DAMAGED_LINES,
+                "Damaged lines before the last complete one of recovered files, left in place.",
+            ),
+            compressed_files: counter(names::COMPRESSED_FILES, "Files compressed."),
+            failed_maintenance: counter(names::FAILED_MAINTENANCE, "Failures to compress or delete files."),
             deleted_by_age: deleted("age"),
             deleted_by_size: deleted("size"),
-            searches: counter(names::SEARCHES, "Searches on the admin port."),
+            searches: counter(names::SEARCHES, "Searches started on the admin port."),
         }
     }
 }

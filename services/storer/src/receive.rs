@@ -1,77 +1,98 @@
-//! The receiving thread: batches from the bus become lines in a load, and loads go to the writing thread.
+//! The receiving thread encodes batches from the bus as lines in a load, and passes full loads to
+//! the writing thread.
 //!
 //! ```text
-//! GroupSubscriber ─▶ LineEncoder ─▶ open load ═▶ one waits ═▶ one is written and synced ─▶ its tickets are dropped
+//! GroupSubscriber ─▶ LineEncoder ─▶ open load ═▶ one queued ═▶ one written and fsynced ─▶ its ack tokens are dropped
 //!                                       ▲                              │
-//!                                       └───────── spent loads ◀═══════┘
+//!                                       └────────── empty loads ◀══════┘
 //! ```
-//! There are three loads at most, each of [`LOAD_BYTES`] and a batch: when all are full, the member takes no more data, for it can
-//! have it repeated later.
+//! There are at most three loads, each of [`LOAD_BYTES`] and one batch. When all are full, the
+//! member stops receiving: publishers retain the data and can retransmit it later.
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
-use sekiwake_bus::{GroupDelivery, GroupSubscriber, Leaving, Progress, Ticket};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use sekiwake_archive::LineEncoder;
+use sekiwake_bus::{AckToken, GroupDelivery, GroupSubscriber, Leaving, Progress};
+use sekiwake_record::WallTime;
 use sekiwake_runtime::Worker;
-use sekiwake_store::LineEncoder;
 
 use crate::{Load, metrics::StoreMetrics};
 
-/// A load of this size is handed over at once, bytes.
+/// A load of this size is passed to the writing thread at once, bytes.
 const LOAD_BYTES: usize = 16 << 20;
 
-/// The longest sleep: what is done with has to get to the group soon when a shard changes hands.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// The longest wait for a batch. Short, because acknowledgements have to reach the group quickly
+/// when a shard changes its owner.
+const RECEIVE_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// How soon it is looked again whether the writing thread takes more.
-const CATCH_UP: Duration = Duration::from_millis(2);
+/// How often a full queue to the writing thread is checked.
+const FULL_POLL: Duration = Duration::from_millis(2);
 
-/// A load with what belongs to it.
+/// A load with its acknowledgement tokens.
 pub(crate) struct Filled {
     pub(crate) load: Load,
-    pub(crate) tickets: Vec<Ticket>,
+    pub(crate) ack_tokens: Vec<AckToken>,
     pub(crate) records: u64,
 }
 
 impl Filled {
     pub(crate) fn new(load: Load) -> Filled {
-        Filled { load, tickets: Vec::new(), records: 0 }
+        Filled { load, ack_tokens: Vec::new(), records: 0 }
     }
 }
 
-/// Carries batches from the bus to the writing thread.
-pub(crate) struct Receiving {
+/// The receiving end of loads: filled ones arrive, empty ones are sent back for reuse.
+pub(crate) struct LoadReceiver {
+    pub(crate) filled: Receiver<Filled>,
+    pub(crate) empty: Sender<Filled>,
+}
+
+/// The sending end of loads.
+pub(crate) struct LoadSender {
+    filled: Sender<Filled>,
+    empty: Receiver<Filled>,
+}
+
+/// Connects the receiving and the writing thread. One load is filled, one is queued, one is
+/// written.
+pub(crate) fn load_channel() -> (LoadSender, LoadReceiver) {
+    let (filled_sender, filled) = bounded(1);
+    let (empty_sender, empty) = bounded(2);
+    (LoadSender { filled: filled_sender, empty }, LoadReceiver { filled, empty: empty_sender })
+}
+
+/// Encodes batches from the bus for the writing thread.
+pub(crate) struct ReceiveLoop {
     subscriber: GroupSubscriber,
     encoder: LineEncoder,
     commit: Duration,
     open: Filled,
-    /// When its first record came.
+    /// When its first record was received.
     since: Instant,
-    filled: Sender<Filled>,
-    spent: Receiver<Filled>,
-    fresh: Box<dyn Fn() -> Load + Send>,
+    loads: LoadSender,
+    new_load: Box<dyn Fn() -> Load + Send>,
     leaving: Option<Leaving>,
     metrics: StoreMetrics,
 }
 
-impl Receiving {
+impl ReceiveLoop {
     pub(crate) fn new(
         subscriber: GroupSubscriber,
         encoder: LineEncoder,
         commit: Duration,
-        (filled, spent): (Sender<Filled>, Receiver<Filled>),
-        fresh: impl Fn() -> Load + Send + 'static,
+        loads: LoadSender,
+        new_load: impl Fn() -> Load + Send + 'static,
         metrics: StoreMetrics,
-    ) -> Receiving {
-        Receiving {
+    ) -> ReceiveLoop {
+        ReceiveLoop {
             subscriber,
             encoder,
             commit,
-            open: Filled::new(fresh()),
+            open: Filled::new(new_load()),
             since: Instant::now(),
-            filled,
-            spent,
-            fresh: Box::new(fresh),
+            loads,
+            new_load: Box::new(new_load),
             leaving: None,
             metrics,
         }
@@ -82,50 +103,50 @@ impl Receiving {
             worker.beat();
             let is_stopping = worker.deadline().is_some();
             let is_behind = self.hand_over(is_stopping);
-            self.subscriber.set_has_enough(is_behind);
+            self.subscriber.set_is_full(is_behind);
             let delivery = if is_behind {
-                self.subscriber.tend(CATCH_UP)?;
+                self.subscriber.poll_control(FULL_POLL)?;
                 None
             } else {
-                self.subscriber.receive(self.patience())?
+                self.subscriber.receive(self.timeout())?
             };
             let received = delivery.is_some();
             if let Some(delivery) = delivery {
-                self.take(delivery);
+                self.encode(delivery);
             }
             if let Some(deadline) = worker.deadline() {
                 let now = Instant::now();
                 let leaving = self.leaving.get_or_insert_with(|| Leaving::until(now, deadline));
-                if leaving.go_on(&mut self.subscriber, Progress { received, is_behind, is_noted: true }, now) {
+                if leaving.advance(&mut self.subscriber, Progress { received, is_behind, is_put: true }, now) {
                     return Ok(());
                 }
             }
         }
     }
 
-    fn take(&mut self, delivery: GroupDelivery) {
+    fn encode(&mut self, delivery: GroupDelivery) {
         if self.open.records == 0 {
             self.since = Instant::now();
         }
         for record in delivery.batch.records() {
-            let buffer = self.open.load.buffer(record.captured_at_ns, record.source);
+            let buffer = self.open.load.buffer(WallTime::from_nanos(record.captured_at_ns), record.source);
             self.encoder.encode(&record, buffer);
         }
         let records = delivery.batch.len();
         self.open.records += records as u64;
-        self.metrics.held_records.add(records as i64);
-        self.open.tickets.push(delivery.ticket);
+        self.metrics.unsynced_records.add(records as i64);
+        self.open.ack_tokens.push(delivery.ack_token);
     }
 
-    /// How long may be waited for the next batch.
-    fn patience(&self) -> Duration {
+    /// How long to wait for the next batch.
+    fn timeout(&self) -> Duration {
         if self.open.records == 0 {
-            return PATIENCE;
+            return RECEIVE_TIMEOUT;
         }
-        self.commit.saturating_sub(self.since.elapsed()).min(PATIENCE)
+        self.commit.saturating_sub(self.since.elapsed()).min(RECEIVE_TIMEOUT)
     }
 
-    /// Hands the open load over when it is time. Says whether nothing more can be taken.
+    /// Passes the open load on when it is due. Returns whether no more records can be received.
     fn hand_over(&mut self, is_stopping: bool) -> bool {
         if self.open.records == 0 {
             return false;
@@ -134,16 +155,17 @@ impl Receiving {
         if !is_full && !is_stopping && self.since.elapsed() < self.commit {
             return false;
         }
-        // There is one sender, so what has room now has it below.
-        if self.filled.is_full() {
+        // This is the only sender, so the channel cannot fill up before `try_send`.
+        if self.loads.filled.is_full() {
             return is_full;
         }
-        let next = self.spent.try_recv().unwrap_or_else(|_| Filled::new((self.fresh)()));
-        match self.filled.try_send(std::mem::replace(&mut self.open, next)) {
+        let next = self.loads.empty.try_recv().unwrap_or_else(|_| Filled::new((self.new_load)()));
+        match self.loads.filled.try_send(std::mem::replace(&mut self.open, next)) {
             Ok(()) => false,
-            // The writing thread has ended, and the process will: what is not written is the group's.
+            // The writing thread has ended, and so will the process: leave the records to the
+            // group.
             Err(TrySendError::Full(open) | TrySendError::Disconnected(open)) => {
-                open.tickets.iter().for_each(Ticket::abandon);
+                open.ack_tokens.iter().for_each(AckToken::abandon);
                 self.open = open;
                 true
             }

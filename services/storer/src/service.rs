@@ -1,4 +1,4 @@
-//! The service: threads around the writer and the keeping, and the search.
+//! The service: threads around the writer and the maintenance, and the search page.
 
 use std::{
     io::Write,
@@ -8,17 +8,21 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use sekiwake_bus::{Bus, GroupSubscriber, GroupSubscriberSettings};
-use sekiwake_runtime::{About, PageBody, PageRefusal, PageRequest, PageWriter, RateLimited, Role, Scope, Worker};
-use sekiwake_settings::Reader;
-use sekiwake_store::{LineEncoder, Query, SearchSummary, search};
+use sekiwake_archive::{LineEncoder, Query, SearchSummary, Unreadable, search};
+use sekiwake_bus::{Bus, GroupSubscriber, GroupSubscriberSettings, Reporting};
+use sekiwake_record::WallTime;
+use sekiwake_runtime::{About, Latch, PageBody, PageError, PageRequest, PageWriter, RateLimited, Role, Scope, Worker};
+use sekiwake_settings::{ByteSize, Reader, show_duration};
+use sekiwake_sys::clock::{boot_now_ns, wall_now_ns};
 use tracing::{info, warn};
 
 use crate::{
-    Keeping, KeepingSettings, Load, RealDisk, Round, StorerSettings, WriterSettings,
-    commit::{Committing, now_ns},
-    metrics::StoreMetrics,
-    receive::Receiving,
+    DeletedFiles, FileTotals, Load, Maintenance, MaintenanceSettings, RealDisk, Round, StorerSettings, WriterSettings,
+    commit::{CommitLoop, CommitOptions, report_damage},
+    error::cannot,
+    metrics::{Deleted, StoreMetrics},
+    receive::{ReceiveLoop, load_channel},
+    retention_clock::RetentionClock,
     settings::KIND,
 };
 
@@ -29,20 +33,20 @@ pub enum Storer {}
 /// How many searches run at a time.
 const SEARCHES: usize = 2;
 
-/// How often closed files are looked after, when nothing was closed.
-const KEEP_EVERY: Duration = Duration::from_secs(60);
+/// How often maintenance runs when no file was closed.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 
-/// The least time between two rounds: a listing of everything is no small thing.
-const KEEP_PAUSE: Duration = Duration::from_secs(2);
+/// The least time between two rounds, because listing all files is expensive.
+const MAINTAIN_PAUSE: Duration = Duration::from_secs(2);
 
-/// How soon the keeping thread notices that it is time to stop.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often the maintenance thread checks for a stop.
+const STOP_POLL: Duration = Duration::from_millis(200);
 
 impl Role for Storer {
     const ABOUT: About = About {
         service: "storer",
         binary: "sekiwake-storer",
-        summary: "keeps syslog on disk, and finds it again",
+        summary: "Stores syslog on disk and searches it",
         admin_port: 9605,
     };
 
@@ -52,68 +56,104 @@ impl Role for Storer {
         StorerSettings::read(reader)
     }
 
+    fn describe(settings: &StorerSettings) -> Vec<(String, String)> {
+        // The all-in-one stores nothing unless the directory is set, so the default is not shown.
+        match settings.dir {
+            Some(_) => Vec::new(),
+            None => vec![("SEKIWAKE_STORE_DIR".to_owned(), String::new())],
+        }
+    }
+
     fn start(settings: StorerSettings, scope: &Scope) -> anyhow::Result<()> {
         let Some(dir) = settings.dir.clone() else {
-            info!(variable = "SEKIWAKE_STORE_DIR", "no directory is set, nothing is stored");
+            info!("SEKIWAKE_STORE_DIR is not set, nothing is stored");
             return Ok(scope.idle()?);
         };
         let metrics = StoreMetrics::new(scope.metrics());
-        let of_group = GroupSubscriberSettings {
+        let group_settings = GroupSubscriberSettings {
             subscribing: settings.subscribing.clone(),
             controlling: settings.controlling.clone(),
             group: settings.grouping.group(Self::ABOUT.service)?,
             label: settings.grouping.label.clone(),
             kind: KIND,
             start_age: settings.grouping.start_age,
-            one_works: false,
-            notes: false,
+            single_active: false,
+            handoff: false,
         };
-        let told = (scope.readiness("lease"), scope.status("group"));
-        let subscriber = GroupSubscriber::connect(&Bus::shared(), of_group, scope.metrics(), told)?;
-        // One load is filled, one waits, one is written.
-        let (to_writer, filled) = bounded(1);
-        let (to_receiver, spent) = bounded(2);
-        let (to_keeper, closed) = bounded(1);
+        let reporting = Reporting::new(scope, &settings.controlling.readiness("lease"), "group");
+        let subscriber = GroupSubscriber::connect(&Bus::shared(), group_settings, reporting)?;
+        let (load_sender, load_receiver) = load_channel();
+        let (closed_sender, closed) = bounded(1);
         let member = settings.grouping.label.clone();
-        let of_writer = WriterSettings {
-            rotate_bytes: settings.rotate_bytes,
-            ..WriterSettings::new(member.clone(), settings.format)
-        };
-        let told = (scope.readiness("disk"), scope.status("store"));
-        let committing =
-            Committing::new(dir.clone(), of_writer, (filled, to_receiver), to_keeper, told, metrics.clone());
-        scope.spawn("write", move |worker| committing.run(worker))?;
+        // Both fail only once something has been tried.
+        let closing = scope.readiness("closing");
+        closing.set(true);
+        let retention = scope.readiness("retention");
+        retention.set(true);
+        let commit_loop = CommitLoop::new(CommitOptions {
+            dir: dir.clone(),
+            settings: WriterSettings {
+                rotate_bytes: settings.rotate_bytes,
+                max_open: max_open(),
+                ..WriterSettings::new(member.clone(), settings.format)
+            },
+            loads: load_receiver,
+            closed: closed_sender,
+            ready: scope.readiness("disk"),
+            closing,
+            status: scope.status("store"),
+            metrics: metrics.clone(),
+        });
+        scope.spawn("write", move |worker| commit_loop.run(worker))?;
 
-        let keeper = Keeper::new(dir.clone(), &settings, closed, metrics.clone());
-        scope.spawn("keep", move |worker| {
-            keeper.run(worker);
+        let maintenance_loop = MaintenanceLoop::new(dir.clone(), &settings, closed, retention, metrics.clone());
+        scope.spawn("maintain", move |worker| {
+            maintenance_loop.run(worker);
             Ok(())
         })?;
 
-        let (template, label, rotate) = (settings.template.clone(), member, settings.rotate);
-        let fresh = move || Load::new(template.clone(), label.clone(), rotate);
+        let template = settings.template.clone();
+        let rotate = settings.rotate;
+        let new_load = move || Load::new(template.clone(), member.clone(), rotate);
         let encoder = LineEncoder::new(settings.format);
-        let receiving =
-            Receiving::new(subscriber, encoder, settings.commit, (to_writer, spent), fresh, metrics.clone());
-        scope.spawn("receive", move |worker| receiving.run(worker))?;
+        let receive_loop =
+            ReceiveLoop::new(subscriber, encoder, settings.commit, load_sender, new_load, metrics.clone());
+        scope.spawn("receive", move |worker| receive_loop.run(worker))?;
 
-        let searched = dir.clone();
-        scope.page("/search", SEARCHES, move |request| search_page(&searched, request, &metrics));
-        if settings.keep.is_none() && settings.max_bytes.is_none() {
-            info!("nothing is ever deleted: SEKIWAKE_STORE_KEEP and SEKIWAKE_STORE_MAX_BYTES are not set");
+        let search_dir = dir.clone();
+        scope.page("/search", SEARCHES, move |request| search_page(&search_dir, request, &metrics));
+        let keep = settings.keep.map(show_duration);
+        let max_bytes = settings.max_bytes.map(|bytes| ByteSize(bytes).to_string());
+        match (&keep, &max_bytes) {
+            (None, None) => {
+                info!(
+                    "retention is off, nothing is deleted: SEKIWAKE_STORE_KEEP and SEKIWAKE_STORE_MAX_BYTES are not set"
+                );
+            }
+            _ => info!(keep, max_bytes, "retention is on"),
         }
-        info!(directory = %dir.display(), "storing");
+        info!(directory = %dir.display(), "storing started");
         Ok(())
     }
 }
 
-fn search_page(dir: &Path, request: &PageRequest, metrics: &StoreMetrics) -> Result<PageBody, PageRefusal> {
-    let query = Query::parse(now_ns(), request.parameters())
-        .map_err(|wrong| PageRefusal { status: 400, message: wrong.to_string() })?;
+/// The most descriptors for files that are written to: with a low limit, at most half of what the
+/// process has left, because the admin port, searches and other roles need some.
+fn max_open() -> usize {
+    const WANTED: usize = 256;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let used = std::fs::read_dir("/proc/self/fd").map_or(32, Iterator::count);
+    let left = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)).saturating_sub(used);
+    (left / 2).clamp(1, WANTED)
+}
+
+fn search_page(dir: &Path, request: &PageRequest, metrics: &StoreMetrics) -> Result<PageBody, PageError> {
+    let query = Query::parse(WallTime::from_nanos(wall_now_ns()), request.parameters())
+        .map_err(|wrong| PageError { status: 400, message: wrong.to_string() })?;
     metrics.searches.inc();
     let dir = dir.to_owned();
     let write = move |writer: &mut PageWriter| {
-        // Both want it: one to write, one to ask whether that is still wanted.
+        // Two closures need it: one writes, one asks whether the client is still connected.
         let writer = std::cell::RefCell::new(writer);
         let mut failed = Ok(());
         let summary = search(&dir, &query, &|| writer.borrow().is_wanted(), &mut |line| match writer
@@ -127,10 +167,10 @@ fn search_page(dir: &Path, request: &PageRequest, metrics: &StoreMetrics) -> Res
             }
         })?;
         failed?;
-        tell(&summary);
+        log_failures(&summary);
         if !summary.failed.is_empty() {
-            // An answer with holes must not look like one without.
-            return Err(std::io::Error::other("some files cannot be read"));
+            // An incomplete answer must not look complete.
+            return Err(std::io::Error::other("some files could not be read"));
         }
         if !writer.borrow().is_wanted() {
             return Err(std::io::ErrorKind::BrokenPipe.into());
@@ -140,97 +180,119 @@ fn search_page(dir: &Path, request: &PageRequest, metrics: &StoreMetrics) -> Res
     Ok(PageBody { content_type: "application/x-ndjson", write: Box::new(write) })
 }
 
-fn tell(summary: &SearchSummary) {
-    for (path, error) in &summary.failed {
-        warn!(path, error, "a search cannot read a file");
+fn log_failures(summary: &SearchSummary) {
+    for Unreadable { path, error } in &summary.failed {
+        warn!(path, error, "search cannot read a file");
     }
     if summary.corrupt > 0 {
-        warn!(corrupt = summary.corrupt, "a search has passed over lines or frames that are none");
+        warn!(damaged = summary.corrupt, "search skipped damaged lines or frames");
     }
 }
 
 /// The thread that compresses and deletes closed files.
-struct Keeper {
+struct MaintenanceLoop {
     dir: PathBuf,
-    settings: KeepingSettings,
+    settings: MaintenanceSettings,
     closed: Receiver<()>,
+    /// Set unless files that are to be deleted cannot be.
+    retention: Latch,
     metrics: StoreMetrics,
     log: RateLimited,
 }
 
-impl Keeper {
-    fn new(dir: PathBuf, settings: &StorerSettings, closed: Receiver<()>, metrics: StoreMetrics) -> Keeper {
-        let settings = KeepingSettings {
+impl MaintenanceLoop {
+    fn new(
+        dir: PathBuf,
+        settings: &StorerSettings,
+        closed: Receiver<()>,
+        retention: Latch,
+        metrics: StoreMetrics,
+    ) -> MaintenanceLoop {
+        let settings = MaintenanceSettings {
             member: settings.grouping.label.clone(),
             compress: settings.compress,
             keep: settings.keep,
             max_bytes: settings.max_bytes,
         };
-        Keeper { dir, settings, closed, metrics, log: RateLimited::default() }
+        MaintenanceLoop { dir, settings, closed, retention, metrics, log: RateLimited::default() }
     }
 
     fn run(self, worker: &Worker) {
-        let mut kept_at: Option<Instant> = None;
+        let mut clock = RetentionClock::default();
+        let mut now = || {
+            let since_boot = Duration::from_nanos(boot_now_ns());
+            clock.now(WallTime::from_nanos(wall_now_ns()), since_boot)
+        };
+        now();
+        let mut finished_at: Option<Instant> = None;
         let mut is_due = false;
         while !worker.stopping() {
             worker.beat();
-            match self.closed.recv_timeout(LOOK_EVERY) {
+            match self.closed.recv_timeout(STOP_POLL) {
                 Ok(()) => is_due = true,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            let rested = kept_at.is_none_or(|at| at.elapsed() >= KEEP_PAUSE);
-            is_due |= kept_at.is_some_and(|at| at.elapsed() >= KEEP_EVERY);
+            let rested = finished_at.is_none_or(|at| at.elapsed() >= MAINTAIN_PAUSE);
+            is_due |= finished_at.is_some_and(|at| at.elapsed() >= MAINTAIN_EVERY);
             if is_due && rested {
                 is_due = false;
-                self.round(worker);
-                kept_at = Some(Instant::now());
+                self.round(now(), worker);
+                finished_at = Some(Instant::now());
             }
         }
     }
 
-    fn round(&self, worker: &Worker) {
-        // Opened anew each time: the directory may be another one.
+    fn round(&self, now: WallTime, worker: &Worker) {
+        // Opened for each round, because the directory may have been replaced.
         let (round, error) = match RealDisk::open(&self.dir) {
-            Ok(disk) => Keeping::new(disk, self.settings.clone()).round(now_ns(), &|| {
+            Ok(disk) => Maintenance::new(disk, self.settings.clone()).round(now, &|| {
                 worker.beat();
                 worker.stopping()
             }),
-            Err(error) => (Round::default(), Some(crate::writer::cannot("open", "")(error))),
+            Err(error) => (Round { retention_failed: true, ..Round::default() }, Some(cannot("open", "")(error))),
         };
-        let Round { recovered, packed, deleted_by_age, deleted_by_size, files } = round;
+        let Round { recovered, compressed, deleted_by_age, deleted_by_size, remaining, retention_failed } = round;
+        if !worker.stopping() {
+            self.retention.set(!retention_failed);
+        }
+        report_damage(&recovered, &self.metrics);
         if let Some(error) = recovered.error
             && let Some(suppressed) = self.log.allow(Instant::now())
         {
             let files = recovered.failed;
-            warn!(
-                files,
-                error, suppressed, "files of members that are no more cannot be made whole, and are left as they are"
-            );
+            warn!(files, error, suppressed, "recovery of files of stopped members failed, leaving them unchanged");
         }
         self.metrics.recovered_files.inc_by(recovered.files);
-        self.metrics.cut_bytes.inc_by(recovered.cut_bytes);
-        self.metrics.packed_files.inc_by(packed);
-        for ((files, bytes), deleted) in
-            [(deleted_by_age, &self.metrics.deleted_by_age), (deleted_by_size, &self.metrics.deleted_by_size)]
-        {
-            deleted.files.inc_by(files);
-            deleted.bytes.inc_by(bytes);
-        }
-        if deleted_by_age.0 + deleted_by_size.0 > 0 {
-            let (files, bytes) = (deleted_by_age.0 + deleted_by_size.0, deleted_by_age.1 + deleted_by_size.1);
-            info!(files, bytes, "deleted what is older than is to be kept, or more than there is room for");
-        }
-        self.metrics.files.set(i64::try_from(files.0).unwrap_or(i64::MAX));
-        self.metrics.bytes.set(i64::try_from(files.1).unwrap_or(i64::MAX));
+        self.metrics.truncated_bytes.inc_by(recovered.truncated_bytes);
+        self.metrics.compressed_files.inc_by(compressed);
+        let MaintenanceSettings { keep, max_bytes, .. } = &self.settings;
+        let keep = keep.map(|keep| format!("SEKIWAKE_STORE_KEEP={}", show_duration(keep)));
+        let max_bytes = max_bytes.map(|bytes| format!("SEKIWAKE_STORE_MAX_BYTES={}", ByteSize(bytes)));
+        count_deleted(keep.as_deref(), &deleted_by_age, &self.metrics.deleted_by_age);
+        count_deleted(max_bytes.as_deref(), &deleted_by_size, &self.metrics.deleted_by_size);
+        self.metrics.files.set(i64::try_from(remaining.files).unwrap_or(i64::MAX));
+        self.metrics.bytes.set(i64::try_from(remaining.bytes).unwrap_or(i64::MAX));
         if let Some(error) = error.filter(|_| !worker.stopping()) {
-            self.metrics.failed_keeping.inc();
+            self.metrics.failed_maintenance.inc();
             if let Some(suppressed) = self.log.allow(Instant::now()) {
-                warn!(
-                    error = error.told(),
-                    suppressed, "closed files cannot be kept as they should; it is tried again"
-                );
+                warn!(error = error.with_cause(), suppressed, "maintenance of closed files failed, retrying");
             }
         }
+    }
+}
+
+/// `rule` is the setting by which they were deleted.
+fn count_deleted(rule: Option<&str>, deleted: &DeletedFiles, metrics: &Deleted) {
+    let FileTotals { files, bytes } = deleted.totals;
+    metrics.files.inc_by(files);
+    metrics.bytes.inc_by(bytes);
+    if files > 0 {
+        let mut paths = deleted.paths.join(" ");
+        let unnamed = files - deleted.paths.len() as u64;
+        if unnamed > 0 {
+            paths += &format!(" and {unnamed} more");
+        }
+        info!(rule, files, bytes, paths, "retention: deleted files");
     }
 }

@@ -1,40 +1,40 @@
-//! What the storer is told.
+//! The storer's settings.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
+use sekiwake_archive::{LineFormat, MAX_PERIOD, Period, is_marked_open};
 use sekiwake_bus::{Controlling, Grouping, Subscribing};
-use sekiwake_record::Kind;
+use sekiwake_record::{Kind, Name, WallTime};
 use sekiwake_settings::{ByteSize, Reader, Setting};
-use sekiwake_store::LineFormat;
 
 use crate::template::Template;
 
-/// Where the storer takes its records from, and how it keeps them.
+/// Where the storer gets its records, and how it stores them.
 #[derive(Clone, Debug)]
 pub struct StorerSettings {
     /// The bus.
     pub subscribing: Subscribing,
     /// The control plane.
     pub controlling: Controlling,
-    /// Which group it is a member of, and as whom.
+    /// The group, and the name of this member.
     pub grouping: Grouping,
-    /// The directory; `None` where nothing is to be stored.
+    /// The store's directory; `None` to store nothing.
     pub dir: Option<PathBuf>,
-    /// The path of a file in it.
+    /// The path of a file below it.
     pub template: Template,
-    /// How messages stand in a file.
+    /// The format of the lines.
     pub format: LineFormat,
-    /// What came is on the disk after this time.
+    /// The commit interval: records are written and fsynced this often.
     pub commit: Duration,
-    /// The capture time that a file is for, seconds.
+    /// The period of capture time per file, seconds.
     pub rotate: u32,
-    /// The size at which a file is followed by another, bytes.
+    /// The size at which a file is rotated, bytes.
     pub rotate_bytes: u64,
-    /// The level of compression of closed files; `None` for none.
+    /// The compression level of closed files; `None` for no compression.
     pub compress: Option<i32>,
-    /// How long a closed file is kept after the last message that came into it; `None` for ever.
+    /// How long a file is kept after it was last written to; `None`: no limit.
     pub keep: Option<Duration>,
-    /// The most that all files together may take, bytes.
+    /// The most bytes of all files together; `None`: no limit.
     pub max_bytes: Option<u64>,
 }
 
@@ -43,10 +43,11 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 impl StorerSettings {
     /// Reads `SEKIWAKE_STORE_*` and the settings of a member of a group.
     pub fn read(reader: &mut Reader) -> StorerSettings {
-        let (subscribing, controlling) = (Subscribing::read(reader), Controlling::read(reader));
+        let subscribing = Subscribing::read(reader);
+        let controlling = Controlling::read(reader);
         let grouping = Grouping::read(reader);
         let rotate: Duration = reader.within("SEKIWAKE_STORE_ROTATE", Duration::from_secs(60)..=DAY);
-        // Files begin with the day, too, so that a day's files are a day's messages.
+        // Periods must not cross midnight, so that a day's files hold exactly that day's messages.
         if rotate.subsec_nanos() != 0 || !DAY.as_secs().is_multiple_of(rotate.as_secs()) {
             let shown = sekiwake_settings::show_duration(rotate);
             reader.mistake("SEKIWAKE_STORE_ROTATE", &shown, "a duration that divides a day, such as 10m, 1h or 1d");
@@ -57,14 +58,14 @@ impl StorerSettings {
             reader.mistake("SEKIWAKE_STORE_KEEP", &sekiwake_settings::show_duration(keep), "a duration of at least 1m");
         }
         StorerSettings {
+            dir: Some(reader.value("SEKIWAKE_STORE_DIR")),
+            template: read_template(reader, &grouping.label),
             subscribing,
             controlling,
             grouping,
-            dir: Some(reader.value("SEKIWAKE_STORE_DIR")),
-            template: read_template(reader),
             format: reader.value::<Format>("SEKIWAKE_STORE_FORMAT").0,
             commit: reader.within("SEKIWAKE_STORE_COMMIT", Duration::from_millis(10)..=Duration::from_secs(60)),
-            rotate: u32::try_from(rotate.as_secs()).unwrap_or(sekiwake_store::MAX_PERIOD),
+            rotate: u32::try_from(rotate.as_secs()).unwrap_or(MAX_PERIOD),
             rotate_bytes: reader.within("SEKIWAKE_STORE_ROTATE_BYTES", ByteSize(64 << 10)..=ByteSize(1 << 40)).0,
             compress: i32::try_from(compress).ok().filter(|&level| level > 0),
             keep,
@@ -73,15 +74,20 @@ impl StorerSettings {
     }
 }
 
-fn read_template(reader: &mut Reader) -> Template {
+fn read_template(reader: &mut Reader, member: &Name) -> Template {
     let text: String = reader.value("SEKIWAKE_STORE_PATH");
-    Template::parse(&text).unwrap_or_else(|wrong| {
+    let template = Template::parse(&text).unwrap_or_else(|wrong| {
         reader.mistake("SEKIWAKE_STORE_PATH", &text, &wrong.to_string());
         Template::default()
-    })
+    });
+    let example = template.path(Period::of(WallTime::EPOCH, MAX_PERIOD), IpAddr::from([0; 4]), KIND, member.as_str());
+    if is_marked_open(&example) {
+        reader.mistake("SEKIWAKE_STORE_PATH", &text, "a path that does not end in .open, which marks open files");
+    }
+    template
 }
 
-/// How messages stand in a file, by the word of the setting.
+/// The format of the lines, as the setting names it.
 struct Format(LineFormat);
 
 impl Setting for Format {
@@ -98,5 +104,5 @@ impl Setting for Format {
     }
 }
 
-/// The kind that is stored.
+/// The kind of records stored.
 pub(crate) const KIND: Kind = Kind::Syslog;

@@ -1,12 +1,13 @@
-//! The path of a file, as a template of what is in it.
+//! Templates for the paths of stored files.
 
 use std::{fmt::Write, net::IpAddr};
 
 use jiff::Timestamp;
+use sekiwake_archive::{Period, is_path};
 use sekiwake_record::Kind;
-use sekiwake_store::{Period, is_path};
 
-/// The longest template, bytes: with an IPv6 address and a member's name in it a path stays well within what systems take.
+/// The longest template, bytes: with an IPv6 address and a member's name filled in, a path stays
+/// well within the limits of file systems.
 const MAX_BYTES: usize = 200;
 
 /// A path such as `{date}/{kind}`, below the store's directory.
@@ -15,7 +16,7 @@ pub struct Template {
     pieces: Vec<Piece>,
 }
 
-/// A template that is none.
+/// An invalid template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a path below the directory, of letters, digits, dots, hyphens, underscores, slashes and \
@@ -26,7 +27,7 @@ pub struct TemplateError(String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
     Text(String),
-    /// A part of the time at which the period begins, as strftime has it.
+    /// A part of the period's start, as a strftime format.
     Time(&'static str),
     Source,
     Kind,
@@ -40,18 +41,20 @@ impl Default for Template {
 }
 
 impl Template {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// # Errors
-    /// A placeholder that there is none of, or a path that would leave the directory, be hidden, or be no name on some system.
+    /// An unknown placeholder, or a path that would leave the directory, be hidden, or not be a
+    /// valid name on every system.
     pub fn parse(text: &str) -> Result<Template, TemplateError> {
-        let wrong = |what: String| Err(TemplateError(what));
+        let invalid = |what: String| Err(TemplateError(what));
         if text.len() > MAX_BYTES {
-            return wrong(format!("over {MAX_BYTES} bytes"));
+            return invalid(format!("over {MAX_BYTES} bytes"));
         }
-        let (mut pieces, mut rest) = (Vec::new(), text);
+        let mut pieces = Vec::new();
+        let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
-            let Some((name, after)) = after.split_once('}') else { return wrong("a { without its }".to_owned()) };
+            let Some((name, after)) = after.split_once('}') else { return invalid("a { without a }".to_owned()) };
             if !before.is_empty() {
                 pieces.push(Piece::Text(before.to_owned()));
             }
@@ -64,7 +67,7 @@ impl Template {
                 "source" => Piece::Source,
                 "kind" => Piece::Kind,
                 "member" => Piece::Member,
-                _ => return wrong(format!("no such placeholder: {{{name}}}")),
+                _ => return invalid(format!("unknown placeholder {{{name}}}")),
             });
             rest = after;
         }
@@ -72,13 +75,14 @@ impl Template {
             pieces.push(Piece::Text(rest.to_owned()));
         }
         let template = Template { pieces };
-        // The worst that placeholders can bring: a member's name may begin with a dot, but is a name of its own then.
+        // Check the template with placeholders filled in. The member is checked below, because only
+        // its name may start with a dot.
         let example = template.path(Period { start: 0, length: 1 }, IpAddr::from([0; 16]), Kind::Syslog, "x");
         if !is_path(&example) {
-            return wrong(format!("{example:?} is no such path"));
+            return invalid(format!("{example:?} is not such a path"));
         }
-        if template.begins_a_name_with_the_member() {
-            return wrong("a name may not begin with {member}, which may begin with a dot".to_owned());
+        if template.has_name_starting_with_member() {
+            return invalid("a name must not start with {member}, which may start with a dot".to_owned());
         }
         Ok(template)
     }
@@ -89,7 +93,7 @@ impl Template {
         let start = Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX);
         let mut path = String::new();
         for piece in &self.pieces {
-            // A String takes whatever is written to it.
+            // Writing to a String cannot fail.
             let _ = match piece {
                 Piece::Text(text) => path.write_str(text),
                 Piece::Time(format) => write!(path, "{}", start.strftime(format)),
@@ -98,7 +102,7 @@ impl Template {
                 Piece::Member => path.write_str(member),
             };
         }
-        // An IPv6 address may begin with a colon, which is a name like any other, and never with a dot.
+        // An IPv6 address may start with a colon, which is allowed in names, but never with a dot.
         path
     }
 
@@ -107,13 +111,13 @@ impl Template {
         self.pieces.contains(&Piece::Source)
     }
 
-    fn begins_a_name_with_the_member(&self) -> bool {
-        let mut is_begin = true;
+    fn has_name_starting_with_member(&self) -> bool {
+        let mut is_start = true;
         for piece in &self.pieces {
-            if is_begin && *piece == Piece::Member {
+            if is_start && *piece == Piece::Member {
                 return true;
             }
-            is_begin = matches!(piece, Piece::Text(text) if text.ends_with('/'));
+            is_start = matches!(piece, Piece::Text(text) if text.ends_with('/'));
         }
         false
     }
@@ -122,11 +126,12 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use sekiwake_record::WallTime;
 
     use super::*;
 
     fn path(template: &str) -> String {
-        let period = Period::of(1_795_615_200_000_000_000, 3600);
+        let period = Period::of(WallTime::from_nanos(1_795_615_200_000_000_000), 3600);
         let template = Template::parse(template).unwrap();
         template.path(period, "2001:db8::7".parse().unwrap(), Kind::Syslog, "host1.example.net")
     }
@@ -140,8 +145,8 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_leaves_the_directory_is_refused() {
-        for wrong in [
+    fn template_that_leaves_the_directory_is_rejected() {
+        for invalid in [
             "",
             "/",
             "/etc/{kind}",
@@ -166,13 +171,13 @@ mod tests {
             "{{date}}",
             &"x".repeat(300),
         ] {
-            assert!(Template::parse(wrong).is_err(), "{wrong}");
+            assert!(Template::parse(invalid).is_err(), "{invalid}");
         }
     }
 
     proptest! {
         #[test]
-        fn whatever_is_accepted_stays_in_the_directory(
+        fn accepted_template_stays_in_the_directory(
             text in "([a-z./_-]|\\{(date|hour|source|kind|member)\\}){1,12}", source: IpAddr, start: u64, member in "[A-Za-z0-9._-]{1,63}",
         ) {
             if let Ok(template) = Template::parse(&text) {

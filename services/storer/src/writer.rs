@@ -1,13 +1,15 @@
-//! The writer: which file a message goes to, and when it is on the disk.
+//! The writer decides which file a message goes to, and makes it durable.
 //!
 //! ```text
-//! of a file:    (none) ── create ──▶ open, 0640 ── too large, its period is over, the end ──▶ closed, 0440
-//!                                       │ ▲
-//!                          a load: write, sync; directories where files were made: sync
-//!                                       │
-//!                                       └── vanished, or its sync failed ──▶ given up: what is not known to be on the disk goes into a new file
+//! a file:    (none) ── create ──▶ x.open@... ── too large, its period is over, or stop ── rename ──▶ x@...
+//!                                    │ ▲
+//!                       a load: write, fsync; fsync the directories of new files
+//!                                    │
+//!                                    └── deleted or truncated, or its fsync failed ──▶ abandoned: data not known
+//!                                                                                      to be durable goes into a new file
 //! ```
-//! A load is done when the disk has all of it. Until then it stays with the caller, who tries again: what is done is not written twice.
+//! A load is stored when all of it is durable. Until then it stays with the caller, which retries;
+//! entries that are durable are not written twice.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,32 +17,34 @@ use std::{
     time::Duration,
 };
 
-use sekiwake_record::Name;
-use sekiwake_store::{LineFormat, Part, PartName, Period};
+use sekiwake_archive::{FileState, LineFormat, Part, PartName, Period};
+use sekiwake_record::{Name, WallTime};
 
 use crate::{
-    disk::Disk,
+    disk::{Created, Disk, Locked, is_out_of_descriptors},
+    error::{StoreError, cannot},
     load::{Entry, Load, State},
     recovery::{Recovered, recover_all},
 };
 
-/// With more files than this to sync, or more than half of those that may be open, the whole file system is synced at once.
+/// With more files than this to fsync, or more than half of those that may be open, one `syncfs`
+/// replaces the individual calls.
 const SINGLE_SYNCS: usize = 64;
 
-/// How the writer goes about it.
+/// Settings of the writer.
 #[derive(Clone, Debug)]
 pub struct WriterSettings {
-    /// Who writes.
+    /// The name of this storer.
     pub member: Name,
-    /// How messages stand in a file.
+    /// The format of the lines.
     pub format: LineFormat,
-    /// The size at which a file is followed by another, bytes. What comes in one load is not divided.
+    /// The size at which a file is rotated, bytes. The lines of one load are not split.
     pub rotate_bytes: u64,
-    /// A file is closed when its period has been over, and nothing has come, for so long.
+    /// A file is closed when its period has been over, and nothing has been written, for this long.
     pub late: Duration,
-    /// The most descriptors that are open.
+    /// The most file descriptors.
     pub max_open: usize,
-    /// The most files that are kept open for more.
+    /// The most files that are open for writing, with or without a descriptor.
     pub max_parts: usize,
 }
 
@@ -52,54 +56,31 @@ impl WriterSettings {
     }
 }
 
-/// What the disk refused.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A file or directory.
-    #[error("cannot {what} {path}")]
-    Disk {
-        /// What was attempted.
-        what: &'static str,
-        /// The path below the store's directory.
-        path: String,
-        /// What came of it.
-        source: io::Error,
-    },
-    /// The directory has been moved or deleted, or something is mounted over it. The writer can only be opened anew.
-    #[error("another directory stands in the place of the one that was written to")]
-    Replaced,
-    /// Another storer of this name lives.
-    #[error("another storer named {0} writes here: each needs a name of its own (SEKIWAKE_MEMBER)")]
-    Twin(Name),
-}
-
-impl StoreError {
-    /// The error with what is behind it, in one line.
-    pub fn told(&self) -> String {
-        match self {
-            StoreError::Disk { source, .. } => format!("{self}: {source}"),
-            StoreError::Replaced | StoreError::Twin(_) => self.to_string(),
-        }
-    }
-}
-
-pub(crate) fn cannot(what: &'static str, path: &str) -> impl FnOnce(io::Error) -> StoreError {
-    let path = if path.is_empty() { "the directory".to_owned() } else { path.to_owned() };
-    move |source| StoreError::Disk { what, path, source }
-}
-
-/// A file that is written to.
+/// A file that is open for writing.
 #[derive(Debug)]
-struct Open<F> {
-    path: String,
-    /// `None` while its descriptor is needed elsewhere.
+struct OpenPart<F> {
+    name: PartName,
+    /// `None` while its descriptor is used for another file.
     file: Option<F>,
-    /// What the disk has of it, bytes.
+    /// Bytes that are durable.
     synced: u64,
-    /// There is something behind that, which the disk need not have.
+    /// Whether there are bytes after those, which may not be durable.
     is_dirty: bool,
-    /// When something last came, nanoseconds since 1970-01-01T00:00:00Z.
-    written_ns: u64,
+    /// When it was last written to.
+    written: WallTime,
+}
+
+/// What an open file is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct PartKey {
+    period: Period,
+    path: String,
+}
+
+impl PartKey {
+    fn of(entry: &Entry) -> PartKey {
+        PartKey { period: entry.period, path: entry.path.clone() }
+    }
 }
 
 /// Writes loads. Belongs to one thread.
@@ -107,71 +88,91 @@ struct Open<F> {
 pub struct Writer<D: Disk> {
     disk: D,
     settings: WriterSettings,
-    /// Held while this lives.
+    /// Locked while the writer exists.
     _lock: D::Lock,
     run: u32,
-    numbered: u32,
-    parts: HashMap<(Period, String), Open<D::File>>,
+    /// Number of the last file of this run.
+    last_part: u32,
+    parts: HashMap<PartKey, OpenPart<D::File>>,
     open_files: usize,
-    /// Directories with entries that the disk need not have.
-    unsynced: BTreeSet<String>,
+    /// Directories with entries that may not be durable.
+    unsynced_directories: BTreeSet<String>,
     closed: u64,
+    /// Complete files that could not be marked as closed yet.
+    unclosed: Vec<PartName>,
+    /// Why the last of them could not be.
+    close_error: Option<StoreError>,
+    /// Whether the lock excludes another storer of this name.
+    is_locked: bool,
 }
 
+/// The most names that are tried for a new file, if others of these names exist.
+const MAX_NAMES: u32 = 1000;
+
 impl<D: Disk> Writer<D> {
-    /// Takes the member's place in the directory, and makes whole what a crash of it left.
+    /// Takes the member's lock, and recovers the files that a crash of this member left open.
     ///
     /// # Errors
-    /// Another one lives, or the disk refuses. Not: single files that cannot be made whole, which are told of in [`Recovered`].
+    /// Another storer of this name is running, or an I/O error. Single files that cannot be
+    /// recovered are no error, but counted in [`Recovered`].
     pub fn open(disk: D, settings: WriterSettings) -> Result<(Writer<D>, Recovered), StoreError> {
         let member = &settings.member;
-        let lock = disk.lock(member).map_err(cannot("lock", ""))?.ok_or_else(|| StoreError::Twin(member.clone()))?;
+        let (lock, is_locked) = match disk.lock(member).map_err(cannot("lock", ""))? {
+            Locked::Taken(lock) => (lock, true),
+            Locked::Unsupported(lock) => (lock, false),
+            Locked::InUse => return Err(StoreError::NameInUse(member.clone())),
+        };
         let listing = disk.list().map_err(cannot("list", ""))?;
-        // The count may be lost, where files were moved without what is hidden. A name that is used again would cost one of the two files.
-        let own = listing.0.iter().filter(|found| found.name.member == *member);
+        // Also above every run seen in file names, because the lock file, which has the count, is
+        // lost when files are moved without hidden ones. A reused name would overwrite a file.
+        let own = listing.files.iter().filter(|found| found.name.member == *member);
         let seen = own.map(|found| found.name.part.run).max().unwrap_or(0);
-        let run = disk.next_run(&lock, seen).map_err(cannot("count the runs in", ""))?;
+        let run = disk.next_run(&lock, seen).map_err(cannot("write the run number to", ""))?;
         let recovered = recover_all(&disk, member, &listing);
         let writer = Writer {
             disk,
             settings,
             _lock: lock,
             run,
-            numbered: 0,
+            last_part: 0,
             parts: HashMap::new(),
             open_files: 0,
-            unsynced: BTreeSet::new(),
+            unsynced_directories: BTreeSet::new(),
             closed: 0,
+            unclosed: Vec::new(),
+            close_error: None,
+            is_locked,
         };
         Ok((writer, recovered))
     }
 
-    /// Writes what is not done of a load, and waits until the disk has it.
+    /// Writes the entries of a load that are not durable yet, and waits until they are.
     ///
     /// # Errors
-    /// The disk refuses. What is done stays done; to be called again with the same load, and with no other one before. After
-    /// [`StoreError::Replaced`] a new writer is to be opened, and the load to [begin again](Load::begin_again).
-    pub fn store(&mut self, now_ns: u64, load: &mut Load) -> Result<(), StoreError> {
+    /// An I/O error. Durable entries stay durable; call this again with the same load before any
+    /// other one. After [`StoreError::Replaced`] open a new writer and
+    /// [mark the load unwritten](Load::mark_unwritten).
+    pub fn store(&mut self, now: WallTime, load: &mut Load) -> Result<(), StoreError> {
         if !self.disk.is_in_place().map_err(cannot("find", ""))? {
             return Err(StoreError::Replaced);
         }
-        let undone = load.entries().iter().filter(|entry| entry.state != State::Done).count();
-        let is_many = undone > SINGLE_SYNCS.min(self.settings.max_open / 2);
-        for entry in load.entries().iter_mut().filter(|entry| entry.state == State::Fresh) {
-            self.write(now_ns, entry, is_many)?;
+        let pending = load.entries().iter().filter(|entry| entry.state != State::Durable).count();
+        let is_many = pending > SINGLE_SYNCS.min(self.settings.max_open / 2);
+        for entry in load.entries().iter_mut().filter(|entry| entry.state == State::Unwritten) {
+            self.write(now, entry, is_many)?;
         }
         let written = load.entries().iter_mut().filter(|entry| entry.state == State::Written);
-        match is_many {
+        match is_many && self.disk.can_sync_all() {
             true => self.sync_all(written)?,
             false => self.sync_each(written)?,
         }
-        while let Some(directory) = self.unsynced.first().cloned() {
-            self.disk.sync_directory(&directory).map_err(cannot("sync", &directory))?;
-            self.unsynced.remove(&directory);
+        while let Some(directory) = self.unsynced_directories.first().cloned() {
+            self.with_descriptor(|disk| disk.sync_directory(&directory)).map_err(cannot("sync", &directory))?;
+            self.unsynced_directories.remove(&directory);
         }
         for entry in load.entries().iter_mut().filter(|entry| entry.state == State::Written) {
-            entry.state = State::Done;
-            if let Some(part) = self.parts.get_mut(&key(entry)) {
+            entry.state = State::Durable;
+            if let Some(part) = self.parts.get_mut(&PartKey::of(entry)) {
                 part.synced += entry.lines.len() as u64;
                 part.is_dirty = false;
             }
@@ -179,23 +180,29 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Closes files whose period is over, or far from having begun: a clock was wrong. To be called now and then, between two loads.
-    pub fn tend(&mut self, now_ns: u64) {
-        let late = u64::try_from(self.settings.late.as_nanos()).unwrap_or(u64::MAX);
-        // What came in the future came at the latest now.
-        self.parts.values_mut().for_each(|part| part.written_ns = part.written_ns.min(now_ns));
-        let is_over = |(period, _): &(Period, String), part: &Open<D::File>| {
-            let is_now = (period.start_ns()..period.end_ns().saturating_add(late)).contains(&now_ns);
-            !part.is_dirty && !is_now && part.written_ns.saturating_add(late) <= now_ns
+    /// Closes files whose period is over or, because a clock was wrong, far in the future. Call it
+    /// periodically, between two loads.
+    pub fn close_due(&mut self, now: WallTime) {
+        let late = self.settings.late;
+        // After a clock was set back: no file was written to later than now.
+        self.parts.values_mut().for_each(|part| part.written = part.written.min(now));
+        let is_over = |key: &PartKey, part: &OpenPart<D::File>| {
+            let period = key.period;
+            let is_now = (period.start_time()..period.end_time() + late).contains(&now);
+            !part.is_dirty && !is_now && part.written + late <= now
         };
         let over: Vec<_> =
             self.parts.iter().filter(|(key, part)| is_over(key, part)).map(|(key, _)| key.clone()).collect();
         for key in over {
             self.close(&key);
         }
+        self.close_error = None;
+        for name in std::mem::take(&mut self.unclosed) {
+            self.mark_closed(name, None);
+        }
     }
 
-    /// Closes all files, at the end. What the disk has not goes.
+    /// Closes all files, at the stop. Bytes that are not durable are not acknowledged.
     pub fn close_all(&mut self) {
         let all: Vec<_> = self.parts.keys().cloned().collect();
         for key in all {
@@ -203,17 +210,28 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    /// Files that are open for more.
+    /// Files that are open for writing.
     pub fn open_parts(&self) -> usize {
         self.parts.len()
     }
 
-    /// Descriptors that are open.
+    /// Open file descriptors.
     pub fn open_files(&self) -> usize {
         self.open_files
     }
 
-    /// Files that were closed for good since the start: when this has grown there may be something to compress.
+    /// Why complete files could not be closed, so that they are neither compressed nor deleted.
+    /// They are tried again with every [`Writer::close_due`].
+    pub fn close_error(&self) -> Option<&StoreError> {
+        self.close_error.as_ref()
+    }
+
+    /// Whether the file system has locks, so that no other storer of this name can start.
+    pub fn is_locked(&self) -> bool {
+        self.is_locked
+    }
+
+    /// Files closed since the start. When this grows there may be something to compress.
     pub fn closed(&self) -> u64 {
         self.closed
     }
@@ -223,160 +241,273 @@ impl<D: Disk> Writer<D> {
         &self.disk
     }
 
-    fn write(&mut self, now_ns: u64, entry: &mut Entry, is_many: bool) -> Result<(), StoreError> {
-        let key = key(entry);
+    fn write(&mut self, now: WallTime, entry: &mut Entry, is_many: bool) -> Result<(), StoreError> {
+        let key = PartKey::of(entry);
         let bytes = entry.lines.len() as u64;
-        let is_full = |part: &Open<D::File>| part.synced > 0 && part.synced + bytes > self.settings.rotate_bytes;
+        let is_full = |part: &OpenPart<D::File>| part.synced > 0 && part.synced + bytes > self.settings.rotate_bytes;
         if self.parts.get(&key).is_some_and(is_full) {
             self.close(&key);
         }
         self.make_room(is_many);
-        let has_file = match self.parts.get_mut(&key) {
-            Some(part) if part.file.is_some() => true,
-            Some(part) => match self.disk.open(&part.path) {
-                Ok(file) => {
-                    part.file = Some(file);
-                    self.open_files += 1;
-                    true
-                }
-                // Somebody has deleted it.
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    self.give_up(&key);
-                    false
-                }
-                Err(error) => return Err(cannot("open", &part.path)(error)),
-            },
-            None => false,
-        };
-        if !has_file {
-            self.begin(now_ns, entry)?;
+        self.reopen(&key)?;
+        if !self.parts.contains_key(&key) {
+            self.create_part(now, entry)?;
         }
         let Some(part) = self.parts.get_mut(&key) else { return Ok(()) };
         let Some(file) = &part.file else { return Ok(()) };
         if let Err(error) = self.disk.write_at(file, &entry.lines, part.synced) {
-            let path = part.path.clone();
-            // What was written of it takes room that is missed, and would be in the way of a reader.
+            let path = part.name.to_string();
+            // Truncate the incomplete write, because it takes up space on a disk that may be full
+            // and readers would see a torn line.
             if self.disk.set_len(file, part.synced).is_err() {
-                self.give_up(&key);
+                self.abandon(&key);
             }
             return Err(cannot("write to", &path)(error));
         }
-        part.written_ns = now_ns;
+        part.written = now;
         part.is_dirty = true;
         entry.state = State::Written;
         Ok(())
     }
 
-    fn begin(&mut self, now_ns: u64, entry: &Entry) -> Result<(), StoreError> {
-        self.numbered += 1;
-        let name = PartName {
-            period: entry.period,
-            path: entry.path.clone(),
-            member: self.settings.member.clone(),
-            part: Part { run: self.run, number: self.numbered },
-            format: self.settings.format,
-            packed: false,
-        };
-        let path = name.to_string();
-        let (file, changed) = self.disk.create(&path).map_err(cannot("create", &path))?;
-        self.unsynced.extend(changed);
-        self.open_files += 1;
-        self.parts.insert(key(entry), Open { path, file: Some(file), synced: 0, is_dirty: false, written_ns: now_ns });
+    /// Makes sure that a file that exists has a descriptor. Abandons it if it is no longer as it
+    /// was written: a write behind its end would leave a hole.
+    fn reopen(&mut self, key: &PartKey) -> Result<(), StoreError> {
+        let Some(part) = self.parts.get(key) else { return Ok(()) };
+        let synced = part.synced;
+        let path = part.name.to_string();
+        if part.file.is_none() {
+            match self.with_descriptor(|disk| disk.open(&path)) {
+                Ok(file) => {
+                    let Some(part) = self.parts.get_mut(key) else { return Ok(()) };
+                    part.file = Some(file);
+                    self.open_files += 1;
+                }
+                // It has been deleted.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    self.abandon(key);
+                    return Ok(());
+                }
+                Err(error) => return Err(cannot("open", &path)(error)),
+            }
+        }
+        let Some(OpenPart { file: Some(file), .. }) = self.parts.get(key) else { return Ok(()) };
+        if self.disk.named_bytes(file, &path).map_err(cannot("open", &path))? != Some(synced) {
+            self.abandon(key);
+        }
         Ok(())
+    }
+
+    fn create_part(&mut self, now: WallTime, entry: &Entry) -> Result<(), StoreError> {
+        for number in self.last_part + 1..=self.last_part.saturating_add(MAX_NAMES) {
+            let name = PartName {
+                period: entry.period,
+                path: entry.path.clone(),
+                member: self.settings.member.clone(),
+                part: Part { run: self.run, number },
+                format: self.settings.format,
+                state: FileState::Open,
+            };
+            let path = name.to_string();
+            let Created { file, directories } = match self.with_descriptor(|disk| disk.create(&path)) {
+                // Of another storer of this name, where the file system has no locks.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                created => created.map_err(cannot("create", &path))?,
+            };
+            self.last_part = number;
+            self.unsynced_directories.extend(directories);
+            self.open_files += 1;
+            let part = OpenPart { name, file: Some(file), synced: 0, is_dirty: false, written: now };
+            self.parts.insert(PartKey::of(entry), part);
+            return Ok(());
+        }
+        Err(cannot("create", &entry.path)(ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Opens something. If there are no more descriptors, uses fewer for the files, and tries
+    /// again.
+    fn with_descriptor<T>(&mut self, open: impl Fn(&D) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match open(&self.disk) {
+                Err(error) if is_out_of_descriptors(&error) && self.open_files > 0 => {
+                    self.settings.max_open = (self.open_files / 2).max(1);
+                    self.release_all();
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Closes the descriptors of all files. Files that cannot be synced first are abandoned.
+    fn release_all(&mut self) {
+        let keys: Vec<PartKey> =
+            self.parts.iter().filter(|(_, part)| part.file.is_some()).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            let Some(part) = self.parts.get_mut(&key) else { continue };
+            let Some(file) = part.file.take() else { continue };
+            self.open_files -= 1;
+            // While it is open, because a failure of writing back is reported to its descriptors.
+            if part.is_dirty && self.disk.sync(&file).is_err() {
+                drop(file);
+                self.abandon(&key);
+            }
+        }
     }
 
     fn sync_each<'a>(&mut self, written: impl Iterator<Item = &'a mut Entry>) -> Result<(), StoreError> {
         let mut failed = None;
         for entry in written {
-            let key = key(entry);
-            let Some(part) = self.parts.get(&key) else {
-                entry.state = State::Fresh;
-                let gone = io::Error::new(ErrorKind::NotFound, "its file has been given up");
-                failed = Some(cannot("sync", &entry.path)(gone));
-                continue;
-            };
-            let synced = match &part.file {
-                Some(file) => self.disk.sync(file),
-                None => self.disk.open(&part.path).and_then(|file| self.disk.sync(&file)),
-            };
-            if let Err(error) = synced {
-                failed = Some(cannot("sync", &part.path)(error));
-                // The kernel forgets what it could not write, and a second call would claim success.
-                self.give_up(&key);
-                entry.state = State::Fresh;
+            if let Err(error) = self.sync_one(entry) {
+                failed = Some(error);
             }
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    fn sync_one(&mut self, entry: &mut Entry) -> Result<(), StoreError> {
+        let key = PartKey::of(entry);
+        let Some(part) = self.parts.get(&key) else {
+            entry.state = State::Unwritten;
+            return Err(abandoned(entry));
+        };
+        let path = part.name.to_string();
+        if part.file.is_none() {
+            match self.with_descriptor(|disk| disk.open(&path)) {
+                Ok(file) => {
+                    let Some(part) = self.parts.get_mut(&key) else { return Err(abandoned(entry)) };
+                    part.file = Some(file);
+                    self.open_files += 1;
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    self.abandon(&key);
+                    entry.state = State::Unwritten;
+                    return Err(cannot("sync", &path)(error));
+                }
+                // Its data may be written: the next attempt syncs it.
+                Err(error) => return Err(cannot("open", &path)(error)),
+            }
+        }
+        let Some(OpenPart { file: Some(file), synced, .. }) = self.parts.get(&key) else {
+            return Err(abandoned(entry));
+        };
+        let synced = self.disk.sync(file).and_then(|()| self.check(file, &path, synced + entry.lines.len() as u64));
+        if let Err(error) = synced {
+            // Not tried again, because the kernel drops pages it could not write and a second
+            // fsync would report success.
+            self.abandon(&key);
+            entry.state = State::Unwritten;
+            return Err(cannot("sync", &path)(error));
+        }
+        // A descriptor that was opened only for this.
+        if self.open_files > self.settings.max_open
+            && let Some(part) = self.parts.get_mut(&key)
+        {
+            self.open_files -= usize::from(part.file.take().is_some());
+        }
+        Ok(())
+    }
+
+    /// Checks that a file is as it was written: not deleted, and not truncated.
+    fn check(&self, file: &D::File, path: &str, expected: u64) -> io::Result<()> {
+        match self.disk.named_bytes(file, path)? {
+            Some(bytes) if bytes == expected => Ok(()),
+            Some(_) => Err(io::Error::other("the file was changed by another program")),
+            None => Err(io::Error::new(ErrorKind::NotFound, "the file was deleted")),
+        }
     }
 
     fn sync_all<'a>(&mut self, written: impl Iterator<Item = &'a mut Entry>) -> Result<(), StoreError> {
         let synced = self.disk.sync_all();
         let mut failed = None;
         for entry in written {
-            let key = key(entry);
-            let has_name = || match self.parts.get(&key) {
-                Some(Open { file: Some(file), .. }) => self.disk.check_named(file),
-                Some(part) => self.disk.open(&part.path).map(drop),
-                None => Err(io::Error::new(ErrorKind::NotFound, "its file has been given up")),
+            let key = PartKey::of(entry);
+            let Some(part) = self.parts.get(&key) else {
+                entry.state = State::Unwritten;
+                failed = failed.or_else(|| Some(abandoned(entry)));
+                continue;
             };
-            let Err(error) = (if synced.is_ok() { has_name() } else { Err(ErrorKind::Other.into()) }) else { continue };
-            failed = failed
-                .or_else(|| Some(cannot("sync", self.parts.get(&key).map_or(&entry.path, |part| &part.path))(error)));
-            self.give_up(&key);
-            entry.state = State::Fresh;
+            let path = part.name.to_string();
+            let expected = part.synced + entry.lines.len() as u64;
+            let checked = match (&synced, &part.file) {
+                (Err(_), _) => Err(ErrorKind::Other.into()),
+                (Ok(()), Some(file)) => self.check(file, &path, expected),
+                (Ok(()), None) => match self.with_descriptor(|disk| disk.open(&path)) {
+                    Ok(file) => self.check(&file, &path, expected),
+                    Err(error) => Err(error),
+                },
+            };
+            if let Err(error) = checked {
+                failed = failed.or_else(|| Some(cannot("sync", &path)(error)));
+                self.abandon(&key);
+                entry.state = State::Unwritten;
+            }
         }
         synced.map_err(cannot("sync", ""))?;
         failed.map_or(Ok(()), Err)
     }
 
-    /// What is not known to be on the disk is cut off, and the file is closed for good.
-    fn give_up(&mut self, key: &(Period, String)) {
+    /// Truncates a file to its durable bytes and closes it.
+    fn abandon(&mut self, key: &PartKey) {
         let Some(part) = self.parts.remove(key) else { return };
         self.open_files -= usize::from(part.file.is_some());
-        let file = part.file.map_or_else(|| self.disk.open(&part.path), Ok);
-        // Where this fails the next start does it: the file is still marked as open.
-        if let Ok(file) = file
-            && self.disk.set_len(&file, part.synced).is_ok()
-            && self.disk.sync(&file).is_ok()
-        {
-            match part.synced {
-                0 => drop(self.disk.remove(&part.path)),
-                _ => self.mark_closed(&file),
+        let path = part.name.to_string();
+        let file = part.file.map_or_else(|| self.disk.open(&path), Ok);
+        // If this fails the next start recovers the file, which is still marked as open.
+        let Ok(file) = file else { return };
+        let Ok(bytes) = self.disk.named_bytes(&file, &path) else { return };
+        // Another program may have deleted or truncated it.
+        let Some(bytes) = bytes else { return };
+        if bytes > part.synced && self.disk.set_len(&file, part.synced).is_err() || self.disk.sync(&file).is_err() {
+            return;
+        }
+        match bytes.min(part.synced) {
+            0 => drop(self.disk.remove(&path)),
+            _ => self.mark_closed(part.name, Some(file)),
+        }
+    }
+
+    fn close(&mut self, key: &PartKey) {
+        let Some(part) = self.parts.remove(key) else { return };
+        self.open_files -= usize::from(part.file.is_some());
+        if part.synced == 0 {
+            let _ = self.disk.remove(&part.name.to_string());
+            return;
+        }
+        self.mark_closed(part.name, part.file);
+    }
+
+    /// Renames a complete file. If that fails it is tried again later, and at the next start.
+    fn mark_closed(&mut self, name: PartName, file: Option<D::File>) {
+        let path = name.to_string();
+        if let Ok(file) = file.map_or_else(|| self.disk.open(&path), Ok) {
+            self.disk.protect(&file);
+        }
+        match self.disk.rename(&path, &name.in_state(FileState::Closed).to_string()) {
+            Ok(()) => self.closed += 1,
+            // It has been deleted.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                self.close_error = Some(cannot("rename", &path)(error));
+                if self.unclosed.len() < self.settings.max_parts {
+                    self.unclosed.push(name);
+                }
             }
         }
     }
 
-    fn close(&mut self, key: &(Period, String)) {
-        let Some(part) = self.parts.remove(key) else { return };
-        self.open_files -= usize::from(part.file.is_some());
-        if part.synced == 0 {
-            let _ = self.disk.remove(&part.path);
-            return;
-        }
-        if let Ok(file) = part.file.map_or_else(|| self.disk.open(&part.path), Ok) {
-            self.mark_closed(&file);
-        }
-    }
-
-    /// Where this fails the file is looked at once more at the next start.
-    fn mark_closed(&mut self, file: &D::File) {
-        if self.disk.close(file).is_ok() {
-            self.closed += 1;
-        }
-    }
-
-    /// Sees to it that one more file can be opened, and kept.
+    /// Makes sure that one more file can be opened.
     fn make_room(&mut self, is_many: bool) {
         if self.open_files >= self.settings.max_open {
-            // All at once, not the one that was used least: to find that would cost more than to open some again. What is synced by
-            // itself stays open until it is.
+            // All at once rather than the least recently used one, because finding that would cost
+            // more than reopening some. Without `syncfs`, dirty files stay open until they are
+            // synced.
             for part in self.parts.values_mut().filter(|part| is_many || !part.is_dirty) {
                 self.open_files -= usize::from(part.file.take().is_some());
             }
         }
         if self.parts.len() >= self.settings.max_parts {
             let clean = self.parts.iter().filter(|(_, part)| !part.is_dirty);
-            let mut by_age: Vec<_> = clean.map(|(key, part)| (part.written_ns, key.clone())).collect();
+            let mut by_age: Vec<_> = clean.map(|(key, part)| (part.written, key.clone())).collect();
             by_age.sort();
             for (_, key) in by_age.into_iter().take(self.settings.max_parts / 16 + 1) {
                 self.close(&key);
@@ -385,6 +516,7 @@ impl<D: Disk> Writer<D> {
     }
 }
 
-fn key(entry: &Entry) -> (Period, String) {
-    (entry.period, entry.path.clone())
+fn abandoned(entry: &Entry) -> StoreError {
+    let gone = io::Error::new(ErrorKind::NotFound, "the file was abandoned after an error");
+    cannot("sync", &entry.path)(gone)
 }

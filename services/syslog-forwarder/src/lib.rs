@@ -1,16 +1,22 @@
-//! Re-sends syslog to one or many destinations.
+//! Forwards syslog to one or more destinations.
 //!
-//! A syslog datagram stands for itself, so what this service knows of its protocol is little: which records are syslog, and where
-//! they go. Lines without a priority, with NULs or invalid UTF-8 leave as they came.
+//! Syslog datagrams are independent of each other, so this service only defines which records
+//! are syslog and which settings name their destinations. Everything else is in `sekiwake-forward`.
+//! Messages without a priority, with NULs or invalid UTF-8 are sent unmodified.
 
 use sekiwake_forward::{Forwarder, Protocol};
 use sekiwake_record::Kind;
-use sekiwake_runtime::About;
+use sekiwake_runtime::{About, Process};
 
 /// The service.
 pub type SyslogForwarder = Forwarder<Syslog>;
 
-/// What the service knows of its protocol.
+/// The process and its subcommands.
+pub fn process() -> Process {
+    SyslogForwarder::process()
+}
+
+/// The protocol of the service.
 #[derive(Debug)]
 pub enum Syslog {}
 
@@ -18,7 +24,7 @@ impl Protocol for Syslog {
     const ABOUT: About = About {
         service: "syslog-forwarder",
         binary: "sekiwake-syslog-forwarder",
-        summary: "re-sends syslog to one or many destinations",
+        summary: "Forwards syslog to one or more destinations",
         admin_port: 9602,
     };
     const KIND: Kind = Kind::Syslog;

@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use sekiwake_syslog_forwarder::SyslogForwarder;
-
 fn main() -> ExitCode {
-    sekiwake_runtime::run::<SyslogForwarder>()
+    sekiwake_syslog_forwarder::process().run()
 }

@@ -1,5 +1,5 @@
-//! Prints live records, and events, as JSON lines. The model for subscribers of one's own: it takes part in no group, and whatever it
-//! does or fails to do, nobody else notices.
+//! Prints live records and events as JSON lines. An example for other subscribers: it is not a
+//! member of a group, and a slow or failing tap affects no other subscriber.
 
 use std::{
     io::{self, BufWriter, ErrorKind, Write},
@@ -13,20 +13,25 @@ use sekiwake_record::{Name, Topic};
 use sekiwake_runtime::{About, Metrics, Stop, Tool};
 use sekiwake_settings::Reader;
 
-/// How long a line may wait in the buffer when nothing follows it.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// How long to wait for records before buffered lines are flushed.
+const FLUSH_AFTER: Duration = Duration::from_millis(50);
 
 /// The tap.
 pub struct Tap;
 
-/// What to print.
+/// Prints live records and events as JSON lines.
+///
+/// One line per record or event, until it is stopped or has printed --count lines. It is in no
+/// group: it receives everything that is published from now on, and a slow or failing tap affects
+/// no other subscriber.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Topics to listen to, as prefixes: syslog/ xflow/ snmptrap/, one shard as in xflow/0a, or anomaly/ for events
+    /// Prefixes of topics to print: syslog/, xflow/ or snmptrap/, with a shard as in xflow/0a, or
+    /// anomaly/ for events
     #[arg(value_parser = topic_prefix, default_values = ["syslog/", "xflow/", "snmptrap/"])]
     topics: Vec<String>,
 
-    /// End after so many records and events
+    /// Exit after printing this many records and events
     #[arg(long, value_name = "RECORDS")]
     count: Option<u64>,
 }
@@ -35,7 +40,7 @@ impl Tool for Tap {
     const ABOUT: About = About {
         service: "tap",
         binary: "sekiwake-tap",
-        summary: "Prints live records, or events, as JSON lines",
+        summary: "Prints live records and events as JSON lines",
         admin_port: 0,
     };
 
@@ -47,50 +52,53 @@ impl Tool for Tap {
     }
 
     fn run(arguments: Arguments, settings: Subscribing, stop: &Stop) -> anyhow::Result<ExitCode> {
-        let (bus, metrics) = (Bus::default(), Metrics::new("tap"));
-        let mut of_events = filtered(&arguments.topics, selects_events);
-        // Whoever asks for everything is not sent the records on this connection too.
-        for prefix in of_events.iter_mut().filter(|prefix| EVENT_PREFIX.starts_with(&***prefix)) {
+        let bus = Bus::default();
+        let metrics = Metrics::new("tap");
+        let mut event_prefixes = filtered(&arguments.topics, selects_events);
+        // A prefix that also selects records, such as the empty one, is narrowed to events, because
+        // records have a connection of their own.
+        for prefix in event_prefixes.iter_mut().filter(|prefix| EVENT_PREFIX.starts_with(&***prefix)) {
             EVENT_PREFIX.clone_into(prefix);
         }
-        let of_records = filtered(&arguments.topics, selects_records);
+        let record_prefixes = filtered(&arguments.topics, selects_records);
         let mut sources = Sources { records: None, events: None };
-        if !of_records.is_empty() {
-            sources.records = Some(Subscriber::connect(&bus, &settings, &of_records, &metrics, None)?);
+        if !record_prefixes.is_empty() {
+            sources.records = Some(Subscriber::connect(&bus, &settings, &record_prefixes, &metrics, None)?);
         }
-        if !of_events.is_empty() {
-            sources.events = Some(EventSubscriber::connect(&bus, &settings, &of_events, &metrics)?);
+        if !event_prefixes.is_empty() {
+            sources.events = Some(EventSubscriber::connect(&bus, &settings, &event_prefixes, &metrics)?);
         }
         let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
         match print(&mut sources, &mut out, arguments.count.unwrap_or(u64::MAX), stop) {
-            // Whoever read the lines has seen enough.
+            // The reader of the lines has closed the pipe.
             Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
             result => result.map(|()| ExitCode::SUCCESS),
         }
     }
 }
 
-/// Where lines come from.
+/// The subscriptions.
 struct Sources {
     records: Option<Subscriber>,
     events: Option<EventSubscriber>,
 }
 
 impl Sources {
-    /// Prints what has come, of records a batch at most. Says how many lines that were; waits a moment when there is nothing.
+    /// Prints received records, at most one batch, and events. Waits briefly if there are none.
+    /// Returns the number of printed lines.
     fn print(&mut self, out: &mut impl Write, most: u64) -> anyhow::Result<u64> {
         let mut printed = 0;
         if let Some(records) = &mut self.records
-            && let Some(delivery) = records.receive(PATIENCE)?
+            && let Some(delivery) = records.receive(FLUSH_AFTER)?
         {
             for record in delivery.batch.records().take(usize::try_from(most).unwrap_or(usize::MAX)) {
                 write_line(out, Some(delivery.topic.kind), &record, Payload::Included)?;
                 printed += 1;
             }
         }
-        let patience = if self.records.is_some() { Duration::ZERO } else { PATIENCE };
+        let wait = if self.records.is_some() { Duration::ZERO } else { FLUSH_AFTER };
         while printed < most
-            && let Some(event) = self.next_event(patience)?
+            && let Some(event) = self.next_event(wait)?
         {
             writeln!(out, "{event}")?;
             printed += 1;
@@ -98,9 +106,9 @@ impl Sources {
         Ok(printed)
     }
 
-    fn next_event(&mut self, patience: Duration) -> Result<Option<String>, BusError> {
+    fn next_event(&mut self, wait: Duration) -> Result<Option<String>, BusError> {
         let Some(events) = &mut self.events else { return Ok(None) };
-        Ok(events.receive(patience)?.map(|event| event.json))
+        Ok(events.receive(wait)?.map(|event| event.json))
     }
 }
 
@@ -120,7 +128,7 @@ fn filtered(prefixes: &[String], selects: fn(&str) -> bool) -> Vec<String> {
     prefixes.iter().filter(|prefix| selects(prefix)).cloned().collect()
 }
 
-/// Whether a prefix selects events, of all publishers or of those whose names may begin like this.
+/// Whether a prefix selects events of all publishers, or of those whose names begin with it.
 fn selects_events(prefix: &str) -> bool {
     match prefix.strip_prefix(EVENT_PREFIX) {
         Some("") => true,
@@ -133,12 +141,12 @@ fn selects_records(prefix: &str) -> bool {
     Topic::all().any(|topic| topic.as_str().starts_with(prefix))
 }
 
-/// A prefix that selects topics: with another one the tap would wait for ever.
+/// A prefix that selects topics. With any other prefix the tap would wait endlessly.
 fn topic_prefix(text: &str) -> Result<String, String> {
     match selects_events(text) || selects_records(text) {
         true => Ok(text.to_owned()),
         false => {
-            Err("topics are syslog/, xflow/ and snmptrap/ with a shard from 00 to 3f, anomaly/ with a publisher's name, or any \
+            Err("expected syslog/, xflow/ and snmptrap/ with a shard from 00 to 3f, anomaly/ with a publisher's name, or any \
                  prefix of these"
                 .to_owned())
         }

@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use sekiwake_trap_forwarder::TrapForwarder;
-
 fn main() -> ExitCode {
-    sekiwake_runtime::run::<TrapForwarder>()
+    sekiwake_trap_forwarder::process().run()
 }

@@ -1,15 +1,22 @@
-//! Re-sends NetFlow v5 and v9, IPFIX and sFlow to one or many destinations.
+//! Forwards NetFlow v5 and v9, IPFIX and sFlow to one or more destinations.
 //!
-//! NetFlow v9 and IPFIX data can be read only after the templates of the same exporter: the engine keeps the order of each source.
+//! NetFlow v9 and IPFIX data can be decoded only after the templates of the same exporter. So the
+//! engine (`sekiwake-forward`) keeps the order of each source, and sends templates ahead to
+//! destinations that lack them.
 
 use sekiwake_forward::{Forwarder, Protocol};
 use sekiwake_record::Kind;
-use sekiwake_runtime::About;
+use sekiwake_runtime::{About, Process};
 
 /// The service.
 pub type XflowForwarder = Forwarder<Xflow>;
 
-/// What the service knows of its protocol.
+/// The process and its subcommands.
+pub fn process() -> Process {
+    XflowForwarder::process()
+}
+
+/// The protocol of the service.
 #[derive(Debug)]
 pub enum Xflow {}
 
@@ -17,7 +24,7 @@ impl Protocol for Xflow {
     const ABOUT: About = About {
         service: "xflow-forwarder",
         binary: "sekiwake-xflow-forwarder",
-        summary: "re-sends NetFlow, IPFIX and sFlow to one or many destinations",
+        summary: "Forwards NetFlow, IPFIX and sFlow to one or more destinations",
         admin_port: 9603,
     };
     const KIND: Kind = Kind::Xflow;

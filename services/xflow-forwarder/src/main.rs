@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use sekiwake_xflow_forwarder::XflowForwarder;
-
 fn main() -> ExitCode {
-    sekiwake_runtime::run::<XflowForwarder>()
+    sekiwake_xflow_forwarder::process().run()
 }

@@ -1,14 +1,14 @@
-//! What can go wrong on the bus.
+//! Errors of the bus.
 
-/// An error of the bus, saying what was attempted and with which value.
+/// An error of the bus: what was attempted, and with which value.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
-    /// A socket could not be made or an option not be set.
+    /// A socket could not be created, or one of its options could not be set.
     #[error("cannot set up a {role} socket")]
     Socket {
         /// `publisher`, `relay`, `subscriber`.
         role: &'static str,
-        /// libzmq's answer.
+        /// The error of libzmq.
         source: zmq::Error,
     },
     /// An address could not be bound.
@@ -16,26 +16,29 @@ pub enum BusError {
     Bind {
         /// The address.
         endpoint: String,
-        /// libzmq's answer.
+        /// The error of libzmq.
         source: zmq::Error,
     },
-    /// An address could not be connected to. A peer that is not there is no error: libzmq goes on trying.
+    /// An address is invalid. An absent peer is not an error, because libzmq keeps trying.
     #[error("cannot connect to {endpoint}")]
     Connect {
         /// The address.
         endpoint: String,
-        /// libzmq's answer.
+        /// The error of libzmq.
         source: zmq::Error,
     },
-    /// A socket that worked stopped working.
-    #[error("the {role} socket failed")]
+    /// A working socket failed.
+    #[error("{role} socket failed")]
     Io {
         /// `publisher`, `relay`, `subscriber`.
         role: &'static str,
-        /// libzmq's answer.
+        /// The error of libzmq.
         source: zmq::Error,
     },
-    /// The operating system gave no random numbers for a stream's epoch.
-    #[error("cannot draw a random stream epoch: {0}")]
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// The operating system provided no random numbers for an epoch or routing id.
+    #[error("cannot get random numbers: {0}")]
     Random(getrandom::Error),
 }

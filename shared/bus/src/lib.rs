@@ -1,54 +1,63 @@
 //! The bus: publishers, the relay in the middle, and subscribers, on ZeroMQ.
 //!
 //! ```text
-//! capture thread ─▶ Batcher ─▶ Producer ─▶ Publisher thread ─XPUB─▶ Relay (XSUB ⇄ XPUB) ─▶ SUB Subscriber
-//!      sans-I/O ──────┘          bounded      numbers records          counts, never blocks      Tracker: gaps, repeats
+//! capture thread ─▶ Batcher ─▶ Producer ═▶ Publisher ─XPUB─▶ Relay ─XPUB─▶ Subscriber
+//!                              (bounded)   numbers          counts,       Tracker: gaps,
+//!                                          records          never blocks  duplicates
 //! ```
 //!
-//! Beside it the control plane ([`ControlPlane`], [`StreamControl`], [`GroupSubscriber`]): who owns which shard, and what is
-//! repeated. Its logic is in `sekiwake-group`.
+//! Beside this data plane there is a control plane, which decides which member owns which shard and
+//! what is retransmitted. Each part of the bus consists of several types:
 //!
-//! This crate alone opens ZeroMQ sockets. A socket belongs to one thread; threads talk through bounded channels.
+//! | part | data plane | control plane: shell | and logic in `sekiwake-group` |
+//! |---|---|---|---|
+//! | proxy | [`Relay`] | [`ControlPlane`] | `Coordinator`, `HandoffStore` |
+//! | publisher | [`Publisher`], [`Producer`] | [`StreamControl`] | `PublisherControl` |
+//! | between its threads | `StreamShared` | `StreamPhase` | `Retention`, `OwnDestinations` |
+//! | member of a group | [`GroupSubscriber`] | [`GroupSubscriber`] | `Member`, `HandoffKeeper` |
+//! | subscriber without a group | [`Subscriber`] | none | `Tracker` |
+//! | events | [`EventPublisher`], [`EventSubscriber`] | none | none |
+//! | encryption | [`Gatekeeper`], [`ServerKeys`], [`ClientKeys`] | the same | none |
+//!
+//! This crate alone opens ZeroMQ sockets. A socket belongs to one thread; threads communicate
+//! through bounded channels.
 
-mod batcher;
+mod auth;
+mod clock;
+mod connections;
 mod control;
-mod early;
+mod data;
 mod error;
 mod events;
-mod gatekeeper;
 mod group_subscriber;
-mod key_files;
-mod keys;
-mod leaving;
+mod listeners;
 mod metrics;
-mod own;
-mod publisher;
-mod refusals;
-mod relay;
+mod port_guard;
+mod reminder;
+mod reporting;
 mod settings;
 mod socket;
-mod subscriber;
-mod subscriptions;
-mod tracker;
 
-pub use batcher::{Batcher, Outbound};
-pub use control::{ControlPlane, ControlPlaneSettings, StreamControl, boot_now};
+pub use auth::{
+    AllowedKeys, ClientKeys, Gatekeeper, GatekeeperSettings, KeyChanges, KeyError, KeyFileError, KeyPair, PublicKey,
+    ServerKeys, parse_allowed_keys, read_key_pair, read_public_key, write_key_pair,
+};
+pub use clock::boot_now;
+pub use control::{ControlPlane, ControlPlaneSettings, StreamControl};
+pub use data::{
+    Delivery, Frame, Outcome, Overflow, Producer, Publisher, PublisherSettings, Relay, RelaySettings, Subscriber,
+    SubscriptionWatch, retain_shares,
+};
 pub use error::BusError;
 pub use events::{EVENT_PREFIX, Event, EventPublisher, EventSubscriber, MAX_EVENT_BYTES};
-pub use gatekeeper::{Gatekeeper, GatekeeperSettings, ServerKeys};
-pub use group_subscriber::{GroupDelivery, GroupSubscriber, GroupSubscriberSettings, Ticket};
-pub use key_files::{AllowedKeys, KeyFileError, read_key_pair, read_public_key, write_key_pair};
-pub use keys::{ClientKeys, KeyError, KeyPair, PublicKey, parse_allowed_keys};
-pub use leaving::{Leaving, Progress};
+pub use group_subscriber::{
+    AckToken, GroupDelivery, GroupSubscriber, GroupSubscriberSettings, HandoffWait, Leaving, Progress,
+};
 pub use metrics::names;
-pub use own::{OwnDestinations, OwnWatch, is_own};
-pub use publisher::{Outcome, Overflow, Producer, Publisher, PublisherSettings, SubscriptionWatch, retain_shares};
-pub use relay::{Relay, RelaySettings};
+pub use reporting::Reporting;
 pub use sekiwake_group::{
-    Permission, Stream,
-    wire::{Destination as RegisteredDestination, Note, NoteKey, NoteValue, Transport},
+    BootTime, Permission, Stream,
+    wire::{Destination as RegisteredDestination, HandoffEntry, HandoffKey, HandoffValue, Transport},
 };
 pub use settings::{Controlling, Grouping, Publishing, Subscribing};
 pub use socket::{Bus, INPROC_CONTROL, INPROC_PUBLISH, INPROC_SUBSCRIBE, MAX_MESSAGE_BYTES};
-pub use subscriber::{Delivery, Frame, Subscriber};
-pub use tracker::{Observation, Tracker};

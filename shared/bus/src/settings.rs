@@ -1,19 +1,20 @@
-//! Where the bus is, and the keys to it: the settings that its parties share.
+//! The settings shared by all clients of the bus: its endpoints and keys.
 
-use std::path::{Path, PathBuf};
-
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use sekiwake_record::{Name, NameError};
 use sekiwake_runtime::host_name;
 use sekiwake_settings::{Endpoint, List, Reader};
 
 use crate::{
-    AllowedKeys, ClientKeys, GatekeeperSettings, KeyFileError, KeyPair, PublicKey, key_files::read_key_pair,
-    key_files::read_public_key, keys::is_key,
+    AllowedKeys, ClientKeys, GatekeeperSettings, KeyFileError, KeyPair, PublicKey, auth::is_key, read_key_pair,
+    read_public_key,
 };
 
-/// The longest name of a group, bytes: a service's name stands before it.
+/// The longest name of a group, bytes, without the service's name before it.
 const MAX_GROUP_NAME: usize = 40;
 
 const KEY_FILE: &str = "SEKIWAKE_BUS_KEY_FILE";
@@ -22,9 +23,9 @@ const ALLOWED_KEYS_FILE: &str = "SEKIWAKE_BUS_ALLOWED_KEYS_FILE";
 
 const SECRET_KEY: &str = "a file with a secret key, as sekiwake-proxy keygen writes it";
 const SERVER_KEY: &str = "a file with the proxy's public key";
-const ALLOWED_KEYS: &str = "a file with the public keys of clients, one a line";
+const ALLOWED_KEYS: &str = "a file with the public keys of clients, one per line";
 
-/// Where to publish.
+/// The relay for publishers.
 #[derive(Clone, Debug)]
 pub struct Publishing {
     /// The proxy's endpoints for publishers.
@@ -33,7 +34,7 @@ pub struct Publishing {
     pub keys: Option<ClientKeys>,
 }
 
-/// Where to subscribe.
+/// The relay for subscribers.
 #[derive(Clone, Debug)]
 pub struct Subscribing {
     /// The proxy's endpoints for subscribers.
@@ -42,47 +43,58 @@ pub struct Subscribing {
     pub keys: Option<ClientKeys>,
 }
 
-/// Where control connections go.
+/// The coordinator.
 #[derive(Clone, Debug)]
 pub struct Controlling {
     /// The proxy's endpoints for control.
     pub endpoints: Vec<String>,
-    /// This party's keys, where the bus is encrypted.
+    /// The keys, if connections are encrypted.
     pub keys: Option<ClientKeys>,
 }
 
-/// Which group a subscriber is a member of, and as whom.
+/// A subscriber's group, and its name in it.
 #[derive(Clone, Debug)]
 pub struct Grouping {
-    /// Replicas of a service with one name share the work.
+    /// The group: replicas of a service with the same group share the work.
     pub name: Name,
-    /// What people call this member.
+    /// The member's name, for logs and `/status`.
     pub label: Name,
-    /// How far back a group begins that is seen for the first time.
+    /// How far back a new group starts.
     pub start_age: Duration,
 }
 
 impl Publishing {
-    /// Reads `SEKIWAKE_BUS_PUBLISH` and the keys of a client.
+    /// Reads `SEKIWAKE_BUS_PUBLISH` and the client's keys.
     pub fn read(reader: &mut Reader) -> Publishing {
         Publishing { endpoints: endpoints(reader, "SEKIWAKE_BUS_PUBLISH"), keys: ClientKeys::read(reader) }
+    }
+
+    /// The name of a readiness condition that waits for the relay, with its endpoints.
+    pub fn readiness(&self, condition: &str) -> String {
+        format!("{condition} ({})", self.endpoints.join(","))
     }
 }
 
 impl Subscribing {
-    /// Reads `SEKIWAKE_BUS_SUBSCRIBE` and the keys of a client.
+    /// Reads `SEKIWAKE_BUS_SUBSCRIBE` and the client's keys.
     pub fn read(reader: &mut Reader) -> Subscribing {
         Subscribing { endpoints: endpoints(reader, "SEKIWAKE_BUS_SUBSCRIBE"), keys: ClientKeys::read(reader) }
     }
 }
 
 impl Controlling {
-    /// Reads `SEKIWAKE_BUS_CONTROL` and the keys of a client.
+    /// Reads `SEKIWAKE_BUS_CONTROL` and the client's keys.
     pub fn read(reader: &mut Reader) -> Controlling {
         Controlling { endpoints: endpoints(reader, "SEKIWAKE_BUS_CONTROL"), keys: ClientKeys::read(reader) }
     }
 
-    /// Whether the coordinator is in this process: such connections are not seen by a watch, and stand as long as the process does.
+    /// The name of a readiness condition that waits for the coordinator, with its endpoints.
+    pub fn readiness(&self, condition: &str) -> String {
+        format!("{condition} ({})", self.endpoints.join(","))
+    }
+
+    /// Whether the coordinator is in this process: `Connections` does not see such connections,
+    /// which last as long as the process.
     pub(crate) fn is_in_process(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.starts_with("inproc:"))
     }
@@ -110,21 +122,22 @@ impl Grouping {
         }
     }
 
-    /// The group of this service: `<service>.<name>`, so that one environment can serve all services.
+    /// The group of this service: `<service>.<name>`, so that all services can share one
+    /// environment.
     ///
     /// # Errors
-    /// A service whose name is too long.
+    /// A service name that is too long.
     pub fn group(&self, service: &str) -> Result<Name, NameError> {
         Name::new(&format!("{service}.{}", self.name))
     }
 }
 
 impl ClientKeys {
-    /// Reads `SEKIWAKE_BUS_KEY_FILE` and `SEKIWAKE_BUS_SERVER_KEY_FILE`: both or none.
+    /// Reads `SEKIWAKE_BUS_KEY_FILE` and `SEKIWAKE_BUS_SERVER_KEY_FILE`: both or neither.
     pub fn read(reader: &mut Reader) -> Option<ClientKeys> {
         let [own, server] = [KEY_FILE, SERVER_KEY_FILE].map(|name| reader.optional::<PathBuf>(name));
         all_or_none(reader, &[(KEY_FILE, &own, SECRET_KEY), (SERVER_KEY_FILE, &server, SERVER_KEY)]);
-        // Both are read before either counts, so that all mistakes are told.
+        // Both are read before either is used, so that all mistakes are reported.
         let own = own.and_then(|path| key_pair(reader, &path));
         let server = server.and_then(|path| server_key(reader, &path));
         Some(ClientKeys { own: own?, server: server? })
@@ -132,8 +145,9 @@ impl ClientKeys {
 }
 
 impl GatekeeperSettings {
-    /// Reads `SEKIWAKE_BUS_KEY_FILE` and `SEKIWAKE_BUS_ALLOWED_KEYS_FILE`: both or none. `SEKIWAKE_BUS_SERVER_KEY_FILE`, which
-    /// the clients need and may share an environment file, has to fit if it is set.
+    /// Reads `SEKIWAKE_BUS_KEY_FILE` and `SEKIWAKE_BUS_ALLOWED_KEYS_FILE`: both or neither.
+    /// `SEKIWAKE_BUS_SERVER_KEY_FILE`, which clients need and which may be in a shared environment
+    /// file, must match if it is set.
     pub fn read(reader: &mut Reader) -> Option<GatekeeperSettings> {
         let [own, allowed, server] =
             [KEY_FILE, ALLOWED_KEYS_FILE, SERVER_KEY_FILE].map(|name| reader.optional::<PathBuf>(name));
@@ -143,60 +157,61 @@ impl GatekeeperSettings {
         }
         all_or_none(reader, &wanted);
         let own = own.and_then(|path| key_pair(reader, &path));
-        let allowed = allowed
-            .and_then(|path| AllowedKeys::read(&path).or_mistake(reader, ALLOWED_KEYS_FILE, &path, ALLOWED_KEYS));
+        let allowed = allowed.and_then(|path| file(reader, ALLOWED_KEYS_FILE, &path, ALLOWED_KEYS, AllowedKeys::read));
         if let Some(path) = server
             && let (Some(server), Some(own)) = (server_key(reader, &path), &own)
             && server != own.public()
         {
-            let expected = format!("the public key that belongs to the proxy's own, which is {}", own.public());
+            let expected = format!("the proxy's public key, {}", own.public());
             reader.mistake(SERVER_KEY_FILE, &path.to_string_lossy(), &expected);
         }
         Some(GatekeeperSettings { own: own?, allowed: allowed? })
     }
 }
 
-/// What is set of these has to be set completely: whoever sets one counts on encryption.
+/// Requires all of these variables if one of them is set, because then encryption is expected.
 fn all_or_none(reader: &mut Reader, wanted: &[(&'static str, &Option<PathBuf>, &str)]) {
     let Some((present, ..)) = wanted.iter().find(|(_, path, _)| path.is_some()) else { return };
     for (name, ..) in wanted.iter().filter(|(_, path, _)| path.is_none()) {
         let takes = wanted.iter().find(|(other, ..)| other == name).map_or("", |(.., takes)| takes);
-        reader.mistake(name, "", &format!("{takes}, as {present} is set"));
+        reader.mistake(name, "", &format!("{takes}, because {present} is set"));
     }
 }
 
 fn key_pair(reader: &mut Reader, path: &Path) -> Option<KeyPair> {
-    read_key_pair(path).or_mistake(reader, KEY_FILE, path, SECRET_KEY)
+    file(reader, KEY_FILE, path, SECRET_KEY, read_key_pair)
 }
 
 fn server_key(reader: &mut Reader, path: &Path) -> Option<PublicKey> {
-    read_public_key(path).or_mistake(reader, SERVER_KEY_FILE, path, SERVER_KEY)
+    file(reader, SERVER_KEY_FILE, path, SERVER_KEY, read_public_key)
 }
 
-/// Notes what is wrong with a file as a mistake in the variable that names it.
-trait OrMistake<T> {
-    fn or_mistake(self, reader: &mut Reader, name: &str, path: &Path, takes: &str) -> Option<T>;
-}
-
-impl<T> OrMistake<T> for Result<T, KeyFileError> {
-    fn or_mistake(self, reader: &mut Reader, name: &str, path: &Path, takes: &str) -> Option<T> {
-        let path = path.to_string_lossy();
-        match self {
-            Ok(value) => Some(value),
-            // It may be the secret itself, put where its file's name belongs.
-            Err(_) if is_key(&path) => {
-                reader.mistake(name, "(hidden)", &format!("{takes}, not the key itself"));
-                None
-            }
-            Err(error) => {
-                reader.mistake(name, &path, &format!("{takes} ({})", error.told()));
-                None
-            }
+/// Reads the file that a variable names, if files are to be read. A problem with it is a mistake in
+/// the variable.
+fn file<T>(
+    reader: &mut Reader,
+    name: &str,
+    path: &Path,
+    takes: &str,
+    read: impl FnOnce(&Path) -> Result<T, KeyFileError>,
+) -> Option<T> {
+    let shown = path.to_string_lossy();
+    match reader.reads_files().then(|| read(path)) {
+        Some(Ok(value)) => Some(value),
+        // The value may be the secret itself instead of a file name.
+        Some(Err(_)) | None if is_key(&shown) => {
+            reader.mistake(name, "(hidden)", &format!("{takes}, not the key itself"));
+            None
         }
+        Some(Err(error)) => {
+            reader.mistake(name, &shown, &format!("{takes} ({})", error.with_source()));
+            None
+        }
+        None => None,
     }
 }
 
-/// A list from the start, of one entry for now: with two, nothing would merge what comes twice.
+/// Reads a list of exactly one endpoint: with two, duplicates would not be merged.
 fn endpoints(reader: &mut Reader, name: &'static str) -> Vec<String> {
     let list: List<Endpoint> = reader.value(name);
     if list.0.len() > 1 {

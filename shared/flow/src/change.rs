@@ -1,68 +1,123 @@
 //! Templates as replicas share them.
 //!
 //! ```text
+//! key    version u8 (9 or 10) │ source 16 │ domain u32 │ template id u16 │ port u16
+//! value  options template u8 (0 or 1) │ length u16 │ template record as in its set │ records of data
+//!
+//! Of the address, whatever the port; replicas of earlier builds know this form only, so it is
+//! written and read as well:
 //! key    version u8 (9 or 10) │ source 16 │ domain u32 │ template id u16
-//! value  options template u8 (0 or 1) │ template record as it stood in its set; nothing at all: withdrawn
+//! value  options template u8 (0 or 1) │ template record as in its set
 //! ```
+//! An empty value: withdrawn, or in the second form: ports disagree about it.
 
 use std::net::IpAddr;
 
+use sekiwake_record::bytes::u16_at;
+
 use crate::{
-    bytes::u16_at,
-    header::{Key, TEMPLATE_KEY},
+    exporter::Template,
+    header::{ADDRESS_KEY, Key},
+    options_data::MAX_BYTES,
     template::{MIN_TEMPLATE_ID, SetKind, is_template},
 };
 
-/// The bytes that stand for a template of an exporter.
-pub type ChangeKey = [u8; TEMPLATE_KEY + 2];
+/// The length of a key of the second form, bytes.
+const OF_ADDRESS: usize = ADDRESS_KEY + 2;
 
-/// A template that was learned, replaced, withdrawn, or seen again after a while.
+/// A template that was learned, replaced, withdrawn, or seen again after ten minutes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Which template of which exporter.
-    pub key: ChangeKey,
-    /// Its contents, at most 4 KiB and a byte. Empty: withdrawn.
+    /// The template and its exporter, at most 25 bytes.
+    pub key: Vec<u8>,
+    /// Its contents, at most 8 KiB. Empty: withdrawn.
     pub value: Vec<u8>,
-    /// When it was captured, nanoseconds since 1970. The newest of two holds.
+    /// The capture time, nanoseconds since 1970. The newer of two changes wins.
     pub at_ns: u64,
 }
 
 impl Change {
-    /// The exporter, as [`canonical_octets`](sekiwake_record::canonical_octets) has it: an IPv4 address is mapped.
+    /// The exporter, as [`canonical_octets`](sekiwake_record::canonical_octets) encodes it: an IPv4
+    /// address is mapped.
     pub fn source(&self) -> IpAddr {
-        let octets = self.key[1..].first_chunk::<16>().copied().unwrap_or_default();
-        IpAddr::from(octets)
+        let octets = self.key.get(1..).and_then(|bytes| bytes.first_chunk::<16>());
+        IpAddr::from(octets.copied().unwrap_or_default())
+    }
+
+    /// A template of the exporter with this key.
+    pub(crate) fn of_exporter(key: &Key, template: &Template) -> Change {
+        let mut value = Vec::new();
+        if template.is_live() {
+            let record = &template.record;
+            value.push(u8::from(template.options));
+            value.extend_from_slice(&u16::try_from(record.len()).unwrap_or(0).to_be_bytes());
+            value.extend_from_slice(record);
+            template.data.records().for_each(|record| value.extend_from_slice(record));
+        }
+        Change { key: key_bytes(key, template.id, Some(key.port())), value, at_ns: template.at_ns }
+    }
+
+    /// A template of an address. `None`: withdrawn, or disputed.
+    pub(crate) fn of_address(key: &Key, id: u16, template: Option<&Template>, at_ns: u64) -> Change {
+        let mut value = Vec::new();
+        if let Some(template) = template {
+            value.push(u8::from(template.options));
+            value.extend_from_slice(&template.record);
+        }
+        Change { key: key_bytes(key, id, None), value, at_ns }
     }
 }
 
-pub(crate) fn change_key(key: &Key, template_id: u16) -> ChangeKey {
-    let mut bytes = [0; TEMPLATE_KEY + 2];
-    bytes[..TEMPLATE_KEY].copy_from_slice(key.template_key());
-    bytes[TEMPLATE_KEY..].copy_from_slice(&template_id.to_be_bytes());
+fn key_bytes(key: &Key, id: u16, port: Option<u16>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(OF_ADDRESS + 2);
+    bytes.extend_from_slice(key.address_key());
+    bytes.extend_from_slice(&id.to_be_bytes());
+    bytes.extend(port.into_iter().flat_map(u16::to_be_bytes));
     bytes
 }
 
-/// Reads a change's key. `None`: it is none.
-pub(crate) fn read_key(bytes: &[u8]) -> Option<(Key, u16)> {
-    let id = u16_at(bytes, TEMPLATE_KEY)?;
-    let key = Key::from_template_key(bytes.first_chunk()?)?;
-    (bytes.len() == TEMPLATE_KEY + 2 && id >= MIN_TEMPLATE_ID).then_some((key, id))
+/// The template that a key stands for.
+pub(crate) struct Place {
+    pub(crate) key: Key,
+    pub(crate) id: u16,
+    /// The form of the value.
+    is_of_address: bool,
 }
 
-/// A value: whether it is an options template, and its record. An empty record is a withdrawal.
-pub(crate) fn write_value(options: bool, record: &[u8]) -> Vec<u8> {
-    if record.is_empty() {
-        return Vec::new();
+impl Place {
+    /// Reads the key of a change. `None` if it is invalid.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Place> {
+        let id = u16_at(bytes, ADDRESS_KEY)?;
+        let is_of_address = bytes.len() == OF_ADDRESS;
+        let port = if is_of_address { 0 } else { u16_at(bytes, OF_ADDRESS)? };
+        let key = Key::from_address_key(bytes.first_chunk()?, port)?;
+        (bytes.len() <= OF_ADDRESS + 2 && id >= MIN_TEMPLATE_ID).then_some(Place { key, id, is_of_address })
     }
-    let mut value = Vec::with_capacity(1 + record.len());
-    value.push(u8::from(options));
-    value.extend_from_slice(record);
-    value
 }
 
-/// Reads a value that is no withdrawal. `None`: it is not exactly one template record of this identifier.
-pub(crate) fn read_value<'a>(key: &Key, id: u16, value: &'a [u8]) -> Option<(bool, &'a [u8])> {
-    let (options, record) = value.split_first()?;
-    let kind = SetKind { version: key.version()?, options: *options == 1 };
-    (*options <= 1 && is_template(kind, id, record)).then_some((kind.options, record))
+/// A template as a change contains it.
+pub(crate) struct Content<'a> {
+    pub(crate) kind: SetKind,
+    pub(crate) record: &'a [u8],
+    /// Records of an options template's data.
+    pub(crate) data: &'a [u8],
+}
+
+impl<'a> Content<'a> {
+    /// Reads a value other than a withdrawal. `None` if it is not exactly one template record with
+    /// this identifier, and data.
+    pub(crate) fn read(place: &Place, value: &'a [u8]) -> Option<Content<'a>> {
+        let (options, rest) = value.split_first()?;
+        let kind = SetKind { version: place.key.version()?, options: *options == 1 };
+        let (record, data) = match place.is_of_address {
+            true => (rest, &[][..]),
+            false => rest.get(2..)?.split_at_checked(u16_at(rest, 0)?.into())?,
+        };
+        let is_valid = *options <= 1 && is_template(kind, place.id, record);
+        (is_valid && data.len() <= MAX_BYTES && (kind.options || data.is_empty())).then_some(Content {
+            kind,
+            record,
+            data,
+        })
+    }
 }

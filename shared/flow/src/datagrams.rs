@@ -1,7 +1,8 @@
-//! Datagrams that carry templates, as the exporter would send them right before a datagram of data.
+//! Datagrams with templates, as the exporter would send them right before a datagram of data.
+
+use sekiwake_record::bytes::u32_at;
 
 use crate::{
-    bytes::u32_at,
     header::{IPFIX_HEADER, NETFLOW9_HEADER, Version},
     template::{SET_HEADER, SetKind},
 };
@@ -9,61 +10,88 @@ use crate::{
 /// The longest payload of a UDP datagram over IPv4, bytes.
 const MAX_PAYLOAD: usize = 65_507;
 
-/// Puts template records into as many datagrams as they need, each at most `max_bytes` unless one record is longer.
+/// Packs records into datagrams of at most `max_bytes`, unless one record is longer.
 pub(crate) struct Packer<'a> {
     version: Version,
-    /// The datagram that will follow.
+    /// The datagram that follows them.
     follower: &'a [u8],
     max_bytes: usize,
     out: &'a mut Vec<Vec<u8>>,
     first: usize,
-    /// The set that is open in the last datagram: where it begins and what it holds.
-    open: Option<(usize, SetKind)>,
+    open: Option<OpenSet>,
+    /// Records in the last datagram.
     records: u16,
+    /// Data records in each datagram.
+    data_records: Vec<u32>,
+}
+
+/// The unfinished set at the end of the last datagram.
+struct OpenSet {
+    start: usize,
+    id: u16,
 }
 
 impl<'a> Packer<'a> {
     pub(crate) fn new(version: Version, follower: &'a [u8], max_bytes: usize, out: &'a mut Vec<Vec<u8>>) -> Packer<'a> {
         let first = out.len();
-        Packer { version, follower, max_bytes: max_bytes.min(MAX_PAYLOAD), out, first, open: None, records: 0 }
+        let max_bytes = max_bytes.min(MAX_PAYLOAD);
+        Packer { version, follower, max_bytes, out, first, open: None, records: 0, data_records: Vec::new() }
     }
 
-    pub(crate) fn add(&mut self, options: bool, record: &[u8]) {
-        let kind = SetKind { version: self.version, options };
-        // A set that stays open grows; a new one begins where the one before it ends with its padding.
-        let begins = self.open.is_none_or(|(_, open)| open != kind);
+    pub(crate) fn add_template(&mut self, options: bool, record: &[u8]) {
+        self.add(SetKind { version: self.version, options }.set_id(), record);
+    }
+
+    /// Adds a data record of this template.
+    pub(crate) fn add_data(&mut self, template: u16, record: &[u8]) {
+        self.add(template, record);
+        if let Some(count) = self.data_records.last_mut() {
+            *count += 1;
+        }
+    }
+
+    fn add(&mut self, set_id: u16, record: &[u8]) {
+        // The record is appended to the open set, or starts a new set after the padding of the
+        // last.
+        let is_new_set = self.open.as_ref().is_none_or(|open| open.id != set_id);
         let used = self.out[self.first..].last().map_or(0, Vec::len);
-        let needed = if begins { self.padded(used) + SET_HEADER + record.len() } else { used + record.len() };
+        let needed = if is_new_set { self.padded(used) + SET_HEADER + record.len() } else { used + record.len() };
         if self.open.is_none() || self.padded(needed) > self.max_bytes {
             self.close_datagram();
             self.open_datagram();
-        } else if begins {
+        } else if is_new_set {
             self.close_set();
         }
         let Some(datagram) = self.out.last_mut() else { return };
         if self.open.is_none() {
-            self.open = Some((datagram.len(), kind));
-            datagram.extend_from_slice(&kind.set_id().to_be_bytes());
+            self.open = Some(OpenSet { start: datagram.len(), id: set_id });
+            datagram.extend_from_slice(&set_id.to_be_bytes());
             datagram.extend_from_slice(&[0; 2]);
         }
         datagram.extend_from_slice(record);
         self.records += 1;
     }
 
-    /// Ends the last datagram, and numbers them all so that the follower comes next.
+    /// Finishes the last datagram, and numbers all of them so that the datagram that follows is
+    /// next in sequence.
     pub(crate) fn finish(mut self) {
         self.close_datagram();
-        if self.version == Version::NetFlow9 {
-            // Datagrams are counted, so these are the ones before the follower. IPFIX counts data records, of which there are none.
-            let datagrams = &mut self.out[self.first..];
-            let before = u32_at(self.follower, 12).unwrap_or(0).wrapping_sub(datagrams.len() as u32);
-            for (number, datagram) in (0..).zip(datagrams) {
-                datagram[12..16].copy_from_slice(&before.wrapping_add(number).to_be_bytes());
-            }
+        // NetFlow v9 counts datagrams, in the header's fourth word. IPFIX counts data records, in
+        // the third.
+        let (at, mut next) = match self.version {
+            Version::NetFlow9 => (12, u32_at(self.follower, 12)),
+            Version::Ipfix => (8, u32_at(self.follower, 8)),
+        };
+        for (datagram, data_records) in self.out[self.first..].iter_mut().zip(&self.data_records).rev() {
+            let units = if self.version == Version::NetFlow9 { 1 } else { *data_records };
+            let number = next.unwrap_or(0).wrapping_sub(units);
+            datagram[at..at + 4].copy_from_slice(&number.to_be_bytes());
+            next = Some(number);
         }
     }
 
-    /// Flowsets end at a multiple of four bytes (RFC 3954 §5.2). IPFIX leaves that to the exporter (RFC 7011 §3.3.1).
+    /// Flowsets end at a multiple of four bytes (RFC 3954 §5.2). In IPFIX padding is optional (RFC
+    /// 7011 §3.3.1).
     fn padded(&self, length: usize) -> usize {
         if self.version == Version::NetFlow9 { length.next_multiple_of(4) } else { length }
     }
@@ -75,14 +103,16 @@ impl<'a> Packer<'a> {
         };
         self.out.push(self.follower[..header].to_vec());
         self.records = 0;
+        self.data_records.push(0);
     }
 
     fn close_set(&mut self) {
-        let (Some((begin, _)), Some(length)) = (self.open.take(), self.out.last().map(Vec::len)) else { return };
+        let Some(OpenSet { start, .. }) = self.open.take() else { return };
+        let Some(length) = self.out.last().map(Vec::len) else { return };
         let padded = self.padded(length);
         if let Some(datagram) = self.out.last_mut() {
             datagram.resize(padded, 0);
-            datagram[begin + 2..begin + 4].copy_from_slice(&((padded - begin) as u16).to_be_bytes());
+            datagram[start + 2..start + 4].copy_from_slice(&((padded - start) as u16).to_be_bytes());
         }
     }
 

@@ -1,20 +1,27 @@
-//! What a forwarder knows of flow exporters: their templates, and how far they have counted.
+//! The state that a forwarder keeps of flow exporters: their templates and sequence numbers.
 //!
-//! NetFlow v9 and IPFIX describe their data by templates that an exporter sends once in a while (RFC 3954, RFC 7011 §8). A collector
-//! that has not seen them drops the data. So the templates are kept as they came, and are sent ahead of the data to a destination that
-//! is new. The sequence numbers of the headers tell what was lost between the exporter and here.
+//! NetFlow v9 and IPFIX describe their data by templates, which an exporter sends at intervals (RFC
+//! 3954, RFC 7011 §8). A collector that has not received them drops the data. Therefore the
+//! templates are kept as they were received, and are sent ahead of the data to a new destination.
+//! Gaps in the sequence numbers show losses between the exporter and the capture.
+//!
+//! An exporter is a process: its address, its port (RFC 7011 §2) and its domain.
 //!
 //! No socket, no clock, no thread: datagrams and their capture times go in, values come out.
 
-mod bytes;
+mod addresses;
 mod change;
 mod datagrams;
+mod exporter;
 mod exporters;
 mod header;
-mod recency;
+mod lru;
+mod options_data;
+mod plausibility;
 mod sequence;
 mod template;
 
-pub use change::{Change, ChangeKey};
-pub use exporters::{Counters, Exporters, Limits, Observed};
+pub use change::Change;
+pub use exporters::{Counters, DestinationSlots, Exporters, Limits, Observed};
+pub use plausibility::{Countable, Losses};
 pub use sequence::Sequence;

@@ -1,4 +1,4 @@
-//! Template records, as they stand in their sets.
+//! Template records in their sets.
 //!
 //! ```text
 //! NetFlow v9, flowset 0 │ id u16 │ fields u16 │ fields × (type u16, length u16)                                        RFC 3954 §5.2
@@ -8,21 +8,21 @@
 //! IPFIX withdrawal      │ id u16, or the set's own id for all │ 0 u16                                                  RFC 7011 §8.1
 //! ```
 
-use crate::{
-    bytes::{u16_at, u32_at},
-    header::Version,
-};
+use sekiwake_record::bytes::{u16_at, u32_at};
 
-/// The header of a set or flowset, bytes: identifier and length, which counts the header (RFC 3954 §5.2, RFC 7011 §3.3.2).
+use crate::header::Version;
+
+/// The header of a set or flowset, bytes: identifier and length, which counts the header (RFC 3954
+/// §5.2, RFC 7011 §3.3.2).
 pub(crate) const SET_HEADER: usize = 4;
 
-/// The lowest identifier of a template, and of a set that holds data.
+/// The lowest identifier of a template, and of a set of data.
 pub(crate) const MIN_TEMPLATE_ID: u16 = 256;
 
-/// The length of a field that says its length in each record (RFC 7011 §7).
+/// The length of a field whose length is in each record (RFC 7011 §7).
 const VARIABLE: u16 = u16::MAX;
 
-/// Which templates a set holds.
+/// The kind of templates in a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SetKind {
     pub(crate) version: Version,
@@ -30,8 +30,8 @@ pub(crate) struct SetKind {
 }
 
 impl SetKind {
-    /// The kind of the set with this identifier, if it holds templates.
-    pub(crate) fn of_set(version: Version, set_id: u16) -> Option<SetKind> {
+    /// The kind of the set with this identifier, if it has templates.
+    pub(crate) fn from_set_id(version: Version, set_id: u16) -> Option<SetKind> {
         let options = match (version, set_id) {
             (Version::NetFlow9, 0) | (Version::Ipfix, 2) => false,
             (Version::NetFlow9, 1) | (Version::Ipfix, 3) => true,
@@ -54,7 +54,7 @@ impl SetKind {
     }
 }
 
-/// What a template set says.
+/// An entry of a template set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry<'a> {
     /// This template is defined by these bytes, which begin with its identifier.
@@ -65,11 +65,12 @@ pub(crate) enum Entry<'a> {
     AllWithdrawn,
 }
 
-/// The contents of a set are no template records.
+/// The contents of a set are not template records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// The entries of a template set, without its header. Less than a record, or zeros, at the end are padding.
+/// The entries of a template set, without its header. Zeros, or fewer bytes than a record, at the
+/// end are padding.
 #[derive(Clone)]
 pub(crate) struct Entries<'a> {
     kind: SetKind,
@@ -136,7 +137,8 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// The bytes of a field's specification, of its first 16 bits: with the enterprise bit four more (RFC 7011 §3.2).
+/// The length of a field specifier by its first 16 bits: the enterprise bit adds four bytes (RFC
+/// 7011 §3.2).
 fn field_bytes(version: Version, element: u16) -> usize {
     if version == Version::Ipfix && element & 0x8000 != 0 { 8 } else { 4 }
 }
@@ -144,19 +146,33 @@ fn field_bytes(version: Version, element: u16) -> usize {
 /// The lengths of a template's data records, bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// All are this long. 0: they cannot be counted.
+    /// The length of all records. 0: they cannot be counted.
     Fixed(u32),
-    /// So many bytes before each field of variable length, and after the last of them.
-    Variable(Box<[u32]>, u32),
+    /// The bytes before each field of variable length, and after the last of them.
+    Variable { before: Box<[u32]>, after: u32 },
 }
 
 impl Layout {
     /// The layout that a valid template record describes.
-    pub(crate) fn of(kind: SetKind, record: &[u8]) -> Layout {
+    pub(crate) fn new(kind: SetKind, record: &[u8]) -> Layout {
+        Layout::of_fields(kind, record, usize::MAX)
+    }
+
+    /// The layout of the scope fields, which begin each record of a valid options template.
+    pub(crate) fn of_scope(kind: SetKind, record: &[u8]) -> Layout {
+        let fields = match kind.version {
+            Version::NetFlow9 => u16_at(record, 2).unwrap_or(0) / 4,
+            Version::Ipfix => u16_at(record, 4).unwrap_or(0),
+        };
+        Layout::of_fields(kind, record, fields.into())
+    }
+
+    fn of_fields(kind: SetKind, record: &[u8], fields: usize) -> Layout {
         let mut before = Vec::new();
         let mut fixed = 0;
         let mut offset = kind.record_header();
-        while let (Some(element), Some(length)) = (u16_at(record, offset), u16_at(record, offset + 2)) {
+        for _ in 0..fields {
+            let (Some(element), Some(length)) = (u16_at(record, offset), u16_at(record, offset + 2)) else { break };
             if kind.version == Version::Ipfix && length == VARIABLE {
                 before.push(fixed);
                 fixed = 0;
@@ -165,40 +181,60 @@ impl Layout {
             }
             offset += field_bytes(kind.version, element);
         }
-        if before.is_empty() { Layout::Fixed(fixed) } else { Layout::Variable(before.into(), fixed) }
+        if before.is_empty() { Layout::Fixed(fixed) } else { Layout::Variable { before: before.into(), after: fixed } }
     }
 
-    /// The bytes that it takes on the heap.
+    /// Its size on the heap, bytes.
     pub(crate) fn heap_bytes(&self) -> usize {
         match self {
             Layout::Fixed(_) => 0,
-            Layout::Variable(before, _) => size_of_val(&**before),
+            Layout::Variable { before, .. } => size_of_val(&**before),
         }
     }
 
-    /// How many records the contents of a data set are. What is left at the end and too short for a record is padding.
-    /// Each step takes at least a byte, so the work is bounded by the length.
+    /// The number of records in the contents of a data set. A remainder that is too short for a
+    /// record is padding. Each step consumes at least one byte, so the length bounds the work.
     pub(crate) fn count_records(&self, mut contents: &[u8]) -> Option<u32> {
+        if let Layout::Fixed(length @ 1..) = self {
+            return u32::try_from(contents.len()).ok().map(|bytes| bytes / length);
+        }
+        let mut records = 0;
+        while contents.len() >= self.least() {
+            contents = contents.get(self.length_of_first(contents)?..)?;
+            records += 1;
+        }
+        Some(records)
+    }
+
+    /// The shortest record, bytes.
+    fn least(&self) -> usize {
         match self {
-            Layout::Fixed(0) => None,
-            Layout::Fixed(length) => u32::try_from(contents.len()).ok().map(|bytes| bytes / length),
-            Layout::Variable(before, after) => {
-                let least = before.iter().map(|fixed| fixed + 1).sum::<u32>() + after;
-                let mut records = 0;
-                while contents.len() >= least as usize {
-                    for fixed in before {
-                        contents = skip_variable(contents.get(*fixed as usize..)?)?;
-                    }
-                    contents = contents.get(*after as usize..)?;
-                    records += 1;
-                }
-                Some(records)
+            Layout::Fixed(length) => *length as usize,
+            Layout::Variable { before, after } => {
+                before.iter().map(|fixed| *fixed as usize + 1).sum::<usize>() + *after as usize
             }
         }
     }
+
+    /// The length of the fields at the start of `bytes`, bytes. `None` if they are incomplete, or
+    /// have no length.
+    pub(crate) fn length_of_first(&self, bytes: &[u8]) -> Option<usize> {
+        let length = match self {
+            Layout::Fixed(length) => *length as usize,
+            Layout::Variable { before, after } => {
+                let mut rest = bytes;
+                for fixed in before {
+                    rest = skip_variable(rest.get(*fixed as usize..)?)?;
+                }
+                bytes.len() - rest.len() + *after as usize
+            }
+        };
+        (1..=bytes.len()).contains(&length).then_some(length)
+    }
 }
 
-/// What follows a field of variable length: its length is one byte, or 255 and then two (RFC 7011 §7).
+/// The bytes after a field of variable length, whose length is one byte, or 255 and two bytes (RFC
+/// 7011 §7).
 fn skip_variable(bytes: &[u8]) -> Option<&[u8]> {
     match *bytes.first()? {
         255 => bytes.get(3 + usize::from(u16_at(bytes, 1)?)..),
@@ -206,13 +242,13 @@ fn skip_variable(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Whether bytes from elsewhere are exactly one template record of this identifier.
+/// Whether these bytes are exactly one template record of this identifier.
 pub(crate) fn is_template(kind: SetKind, id: u16, record: &[u8]) -> bool {
     let mut entries = Entries::new(kind, record);
     entries.next() == Some(Ok(Entry::Template(id, record)))
 }
 
-/// Whether the rest of a datagram is zeros, which are no sets.
+/// Whether the rest of a datagram is zeros, which is padding.
 pub(crate) fn is_padding(bytes: &[u8]) -> bool {
     u32_at(bytes, 0).is_none_or(|first| first == 0) && bytes.iter().all(|byte| *byte == 0)
 }

@@ -1,51 +1,93 @@
-//! One receiving thread, many destinations: each place has its own queue, its own thread and its own counters.
+//! One receiving thread, many destinations: each endpoint has its own queue, its own thread and its
+//! own counters.
 
-use std::{collections::BTreeMap, fmt::Display, fs, io, path::Path, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Instant,
+};
 
 use prometheus::IntCounter;
 use sekiwake_bus::Transport as Carrier;
+use sekiwake_flow::DestinationSlots;
 use sekiwake_record::Kind;
 use sekiwake_runtime::Scope;
 use tracing::warn;
 
 use crate::{
     Parcel, Registry,
-    destination::{Destination, Destinations, MAX_PLACES, Place, Transport},
-    egress::Sending,
-    flows::Flows,
-    flush::Manner,
-    metrics::{self, DestinationMetrics},
-    preflight::Preflight,
+    config::{
+        address::ApprovedAddress,
+        destination::{Destination, Destinations, Endpoint, MAX_ENDPOINTS, Transport},
+        preflight::Preflight,
+        resolve::Resolution,
+    },
+    metrics::{self, DestinationMetrics, SpoolMetrics},
     queue::{Outlet, queue},
-    resolve::Resolution,
-    route::{PlaceIntake, Route},
-    selection::{Chosen, Selection},
+    routing::{
+        route::{EndpointIntake, OwedTemplates, Route, TemplateRefresh},
+        selection::{RecordSet, Selection},
+    },
     spoof::SpoofSender,
-    spools::Spools,
-    stream::{SpoolSettings, StreamSettings, StreamWorker, TlsSettings, spool_name},
-    target::Target,
-    worker::DestinationWorker,
+    status_page::{ShownEndpoint, ShownEndpoints},
+    stream::{SpoolSettings, StreamSettings, StreamWorker, Tls, TlsError, TlsSettings, spool_name, spools::Spools},
+    templates::flows::{Flows, OwedToSlot},
+    totals::Totals,
+    udp::{egress::SocketOptions, flush::DatagramOptions, target::Target, worker::UdpWorker},
 };
 
-/// Where the spools of destinations are, if nobody says otherwise.
+/// The default directory of spools.
 pub(crate) const DEFAULT_SPOOL_DIR: &str = "./spool";
 
-/// Sends parcels to all destinations. It belongs to the thread that receives.
+/// Sends parcels to all destinations. It belongs to the receiving thread.
 ///
-/// Dropping it lets the workers send what is queued, until the role's deadline when it is stopping, and end.
+/// Dropping it lets the workers send the queued batches, until the role's deadline when it is
+/// stopping, and end.
 pub struct Engine<B> {
     kind: Kind,
     received: IntCounter,
     unmatched: IntCounter,
     routes: Vec<Route<B>>,
-    /// By label: a place that comes back, or whose options change, counts on.
+    /// By label: an endpoint that is removed and added again, or whose options change, keeps its
+    /// counts.
     metrics: BTreeMap<String, DestinationMetrics>,
+    /// Of the workers that [`Engine::apply`] has started, by label, until they are in use.
+    started: Vec<(String, DestinationMetrics)>,
+    shown: ShownEndpoints,
+    totals: Totals,
     flows: Option<Flows>,
-    surroundings: Surroundings,
+    context: WorkerContext,
 }
 
-/// What workers are started with.
-struct Surroundings {
+/// How an [`Engine`] is started. The default resolves names by the system, uses every address at
+/// once, and keeps spools in `./spool`.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// How names are looked up.
+    pub resolution: Resolution,
+    /// Approves addresses before anything is sent to them.
+    pub registry: Registry,
+    /// The directory of the spools, each in a folder of its own; where another process uses it, in
+    /// a folder of that directory.
+    pub spool_dir: PathBuf,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions {
+            resolution: Resolution::default(),
+            registry: Registry::open(),
+            spool_dir: PathBuf::from(DEFAULT_SPOOL_DIR),
+        }
+    }
+}
+
+/// The parameters that workers are started with.
+struct WorkerContext {
     scope: Scope,
     resolution: Resolution,
     registry: Registry,
@@ -53,111 +95,121 @@ struct Surroundings {
 }
 
 impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
-    /// Starts a worker for each place.
+    /// Starts one worker per endpoint.
     ///
     /// # Errors
-    /// When the system gives no threads. A destination that cannot be reached or resolved is none: that may change.
-    pub fn start(kind: Kind, destinations: &Destinations, scope: &Scope) -> io::Result<Engine<B>> {
-        Engine::start_with(kind, destinations, &Resolution::default(), &Registry::open(), scope)
-    }
-
-    /// As [`Engine::start`], with names looked up in another way, and addresses that are used once `registry` approves of them.
-    ///
-    /// # Errors
-    /// As [`Engine::start`].
-    pub fn start_with(
+    /// When a thread cannot be spawned, a spool cannot be opened, files for TLS cannot be used, or
+    /// the process may not spoof. An unreachable or unresolved destination is not an error, because
+    /// that may change.
+    pub fn start(
         kind: Kind,
         destinations: &Destinations,
-        resolution: &Resolution,
-        registry: &Registry,
+        options: EngineOptions,
         scope: &Scope,
     ) -> io::Result<Engine<B>> {
-        Engine::start_in(Path::new(DEFAULT_SPOOL_DIR), kind, destinations, (resolution, registry), scope)
-    }
-
-    /// As [`Engine::start_with`], with the spools of destinations in folders of `spool_dir`, or of a folder in it where another process has that.
-    ///
-    /// # Errors
-    /// As [`Engine::start`]; and when a spool cannot be opened, or files for TLS cannot be used.
-    pub fn start_in(
-        spool_dir: &Path,
-        kind: Kind,
-        destinations: &Destinations,
-        (resolution, registry): (&Resolution, &Registry),
-        scope: &Scope,
-    ) -> io::Result<Engine<B>> {
+        let EngineOptions { resolution, registry, spool_dir } = options;
+        let received = metrics::received(scope, kind);
+        let unmatched = metrics::unmatched(scope, kind);
         let mut engine = Engine {
             kind,
-            received: metrics::received(scope, kind),
-            unmatched: metrics::unmatched(scope, kind),
+            totals: Totals::new(kind, received.clone(), unmatched.clone()),
+            received,
+            unmatched,
             routes: Vec::new(),
             metrics: BTreeMap::new(),
+            started: Vec::new(),
+            shown: ShownEndpoints::default(),
             flows: (kind == Kind::Xflow).then(|| Flows::new(scope)),
-            surroundings: Surroundings {
-                scope: scope.clone(),
-                resolution: resolution.clone(),
-                registry: registry.clone(),
-                spools: Spools::new(spool_dir),
-            },
+            context: WorkerContext { scope: scope.clone(), resolution, registry, spools: Spools::new(&spool_dir) },
         };
         engine.apply(destinations)?;
+        let shown = engine.shown.clone();
+        scope.status_with("destinations", move || shown.to_json());
+        let totals = engine.totals.clone();
+        scope.at_end(move || totals.log());
         Ok(engine)
     }
 
-    /// Goes by these destinations from the next parcel on. Those that stay as they are notice nothing; what is queued for the others is
-    /// still sent.
+    /// Uses these destinations from the next parcel on. Unchanged ones are not interrupted; what is
+    /// queued for removed ones is still sent.
     ///
     /// # Errors
-    /// When something that a new destination needs is not there. Then everything is as before.
+    /// As [`Engine::start`]. Then nothing changes.
     pub fn apply(&mut self, destinations: &Destinations) -> io::Result<()> {
         let stays = |route: &Route<B>| destinations.iter().any(|wanted| wanted == route.destination());
-        let staying = self.routes.iter().filter(|route| stays(route)).flat_map(Route::places);
-        let mut taken: Vec<u32> = staying.map(PlaceIntake::slot).collect();
+        let staying = self.routes.iter().filter(|route| stays(route)).flat_map(Route::endpoints);
+        let mut taken: Vec<u32> = staying.map(EndpointIntake::slot).collect();
         let mut new = Vec::new();
+        self.started.clear();
         for destination in destinations {
             if !self.routes.iter().any(|route| route.destination() == destination) {
-                new.push(self.route(destination, &mut taken)?);
+                new.push(self.start_route(destination, &mut taken)?);
             }
         }
         self.routes.retain(stays);
         self.routes.append(&mut new);
-        self.tell_of_orphans(destinations);
+        self.show(destinations);
+        self.warn_of_orphaned_spools(destinations);
         Ok(())
     }
 
-    /// Says which spools are on disk that no destination has: what is in them is not sent.
-    fn tell_of_orphans(&self, destinations: &Destinations) {
-        let with_spool = destinations.iter().filter(|destination| destination.options.spool.is_some());
-        let labels = with_spool.flat_map(|destination| destination.places.iter().map(|place| destination.label(place)));
-        let known: Vec<String> = labels.map(|label| spool_name(&label)).collect();
-        let spools = &self.surroundings.spools;
-        let Some(folders) = (self.kind == Kind::Syslog)
-            .then(|| fs::read_dir(spools.dir_if_taken().unwrap_or(spools.base())).ok())
-            .flatten()
-        else {
-            return;
-        };
-        for folder in folders.flatten() {
-            let is_known = known.iter().any(|name| folder.file_name() == name.as_str());
-            let is_segment = |file: &fs::DirEntry| file.path().extension().is_some_and(|end| end == "segment");
-            let holds_any =
-                || fs::read_dir(folder.path()).is_ok_and(|files| files.flatten().any(|file| is_segment(&file)));
-            if !is_known && holds_any() {
-                let folder = folder.path();
-                warn!(folder = %folder.display(), "a spool that no destination has: what is in it is not sent");
+    /// Shows these destinations on `/status`.
+    fn show(&mut self, destinations: &Destinations) {
+        let mut known: BTreeMap<String, ShownEndpoint> = self.shown.by_label();
+        let started = std::mem::take(&mut self.started);
+        known.extend(started.into_iter().map(|(label, metrics)| (label, ShownEndpoint { metrics, spool: None })));
+        let mut shown = Vec::new();
+        for destination in destinations {
+            for label in destination.endpoints.iter().map(|endpoint| destination.label(endpoint)) {
+                let Some(ShownEndpoint { metrics, .. }) = known.remove(&label) else { continue };
+                let spool = destination.options.spool.map(|_| SpoolMetrics::new(&self.context.scope, &label));
+                shown.push((label, ShownEndpoint { metrics, spool }));
             }
         }
+        self.shown.set(shown);
     }
 
-    /// Whether every destination is behind, so that it is this process that does not keep up, or all that it sends to: whoever can
-    /// get its input again later may wait. One that is slow among others holds up nobody.
+    /// The state and the counts of each destination, as in `/status`.
+    pub fn status(&self) -> serde_json::Value {
+        self.shown.to_json()
+    }
+
+    /// Logs the spools on disk that belong to no destination, from a thread of its own, because a
+    /// disk may hang.
+    fn warn_of_orphaned_spools(&self, destinations: &Destinations) {
+        if self.kind != Kind::Syslog {
+            return;
+        }
+        let with_spool = destinations.iter().filter(|destination| destination.options.spool.is_some());
+        let labels =
+            with_spool.flat_map(|destination| destination.endpoints.iter().map(|endpoint| destination.label(endpoint)));
+        let known: Vec<String> = labels.map(|label| spool_name(&label)).collect();
+        let spools = &self.context.spools;
+        let dir = spools.dir_if_taken().unwrap_or(spools.base()).to_owned();
+        let warn = move || {
+            for folder in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let is_known = known.iter().any(|name| folder.file_name() == name.as_str());
+                let folder = folder.path();
+                if !is_known && has_segments(&folder) {
+                    warn!(folder = %folder.display(), "orphaned spool, its contents will not be sent");
+                }
+            }
+        };
+        // Without the thread there is no warning, and no other harm.
+        let _ = thread::Builder::new().name("orphans".to_owned()).spawn(warn);
+    }
+
+    /// Whether every destination is behind, so that the bottleneck is this process or all of its
+    /// destinations: input that can be retransmitted later should wait. One slow destination among
+    /// others does not delay them, nor does one whose name has not been resolved yet.
     pub fn is_behind(&self) -> bool {
-        let mut places = self.routes.iter().flat_map(Route::places).peekable();
-        places.peek().is_some() && places.all(PlaceIntake::is_behind)
+        let endpoints = self.routes.iter().flat_map(Route::endpoints);
+        let mut endpoints = endpoints.filter(|endpoint| !endpoint.is_unresolved()).peekable();
+        endpoints.peek().is_some() && endpoints.all(EndpointIntake::is_behind)
     }
 
-    /// Queues a parcel for each destination that wants it, and never waits: where the queue is full its records are dropped and
-    /// counted.
+    /// Queues a parcel for each destination that selects it, and never waits: where a queue is
+    /// full, its records are dropped and counted.
     pub fn forward(&mut self, parcel: &Arc<Parcel<B>>) {
         let records = parcel.batch.len();
         if records == 0 {
@@ -165,7 +217,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         }
         self.received.inc_by(records as u64);
         let now = Instant::now();
-        let mut matched = Chosen::none(records);
+        let mut matched = RecordSet::empty(records);
         let mut all_matched = false;
         let mut selections = Vec::new();
         for route in &mut self.routes {
@@ -175,91 +227,116 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         if !all_matched {
             self.unmatched.inc_by((records - matched.count()) as u64);
         }
-        self.send_owed_templates(parcel, &selections, now);
-        for (place, selection) in self.routes.iter().flat_map(Route::places).zip(selections) {
-            place.offer(parcel, selection, now);
+        self.queue_owed_templates(parcel, &selections, now);
+        for (endpoint, selection) in self.routes.iter().flat_map(Route::endpoints).zip(selections) {
+            endpoint.offer(parcel, selection, now);
         }
     }
 
-    /// What is known of exporters, if this engine's kind has any.
+    /// The templates and sequences of exporters, if this engine's kind has any.
     pub(crate) fn flows(&mut self) -> Option<&mut Flows> {
         self.flows.as_mut()
     }
 
-    /// Looks at the parcel's flows, and queues the templates that places have to have before it. `selections` are the places', in their
-    /// order.
-    fn send_owed_templates(&mut self, parcel: &Parcel<B>, selections: &[Selection], now: Instant) {
+    /// Reads the parcel's flows, and queues the templates that endpoints need before it.
+    /// `selections` are the endpoints', in their order.
+    fn queue_owed_templates(&mut self, parcel: &Parcel<B>, selections: &[Selection], now: Instant) {
         let Some(flows) = &mut self.flows else { return };
-        for place in self.routes.iter_mut().flat_map(Route::places_mut) {
-            if place.is_owed_templates(now) {
-                flows.forget_slot(place.slot());
+        for endpoint in self.routes.iter_mut().flat_map(Route::endpoints_mut) {
+            match endpoint.owed_templates(now) {
+                OwedTemplates::None => {}
+                OwedTemplates::All => flows.forget_slot(endpoint.slot()),
+                OwedTemplates::Due { after, counts_repeats } => {
+                    flows.refresh_slot(endpoint.slot(), after, counts_repeats, now);
+                }
             }
         }
-        let places = || self.routes.iter().flat_map(Route::places);
-        let takers: Vec<(u32, &Selection)> = places().map(PlaceIntake::slot).zip(selections).collect();
-        let slots_of = |route: &Route<B>| route.places().iter().fold(0u64, |slots, place| slots | 1 << place.slot());
-        let pools: Vec<u64> = self.routes.iter().filter(|route| route.places().len() > 1).map(slots_of).collect();
-        let wanted = |index| {
-            let wants = takers.iter().filter(|(_, selection)| selection.contains(index));
-            let wanted = wants.fold(0u64, |slots, (slot, _)| slots | 1 << slot);
-            let left = pools.iter().filter(|pool| **pool & wanted != 0).fold(0, |left, pool| left | pool & !wanted);
-            (wanted, left)
+        let endpoints = || self.routes.iter().flat_map(Route::endpoints);
+        // Sets of slots are bits of a word, because this runs once per record and endpoint: an
+        // exporter remembers in one such word which endpoints have its templates.
+        let mut pools: Vec<u64> = Vec::new();
+        for route in self.routes.iter().filter(|route| route.endpoints().len() > 1) {
+            pools.push(slot_set(route.endpoints().iter().map(EndpointIntake::slot)));
+        }
+        let takers: Vec<(u32, &Selection)> = endpoints().map(EndpointIntake::slot).zip(selections).collect();
+        let slots_of_record = |index| {
+            let chosen = takers.iter().filter(|(_, selection)| selection.contains(index));
+            let wanted = slot_set(chosen.map(|(slot, _)| *slot));
+            let mut left = 0;
+            for pool in &pools {
+                // A pool that gets the record through one member does not get it through the
+                // others. Those are owed the exporter's templates again, because these may
+                // change before it comes back to them. For a pool that filters the record out,
+                // nothing changes.
+                if pool & wanted != 0 {
+                    left |= pool & !wanted;
+                }
+            }
+            DestinationSlots { wanted, left }
         };
-        for owed in flows.observe(&parcel.batch, wanted, now) {
-            for (slot, selection) in owed.by_slot {
-                let place = places().find(|place| place.slot() == slot);
-                if place.is_some_and(|place| !place.offer_own(&owed.parcel, selection, now)) {
+        for owed in flows.observe(&parcel.batch, slots_of_record, now) {
+            for OwedToSlot { slot, selection } in owed.by_slot {
+                let endpoint = endpoints().find(|endpoint| endpoint.slot() == slot);
+                if endpoint.is_some_and(|endpoint| !endpoint.offer_synthetic(&owed.parcel, selection, now)) {
                     flows.forget_slot(slot);
                 }
             }
         }
     }
 
-    /// Starts the workers of one destination. Slots that are `taken` are other destinations'.
-    fn route(&mut self, destination: &Destination, taken: &mut Vec<u32>) -> io::Result<Route<B>> {
+    /// Starts the workers of one destination. Slots in `taken` belong to other endpoints.
+    fn start_route(&mut self, destination: &Destination, taken: &mut Vec<u32>) -> io::Result<Route<B>> {
         if destination.options.spoof {
             SpoofSender::check_privilege().map_err(io::Error::other)?;
         }
-        let mut places = Vec::new();
-        for place in &destination.places {
-            // There is always one: no more places than slots are configured.
-            let slot = (0..MAX_PLACES as u32).find(|slot| !taken.contains(slot)).unwrap_or_default();
+        let mut endpoints = Vec::new();
+        for endpoint in &destination.endpoints {
+            // One is always free, because a list has at most as many endpoints as there are slots.
+            let slot = (0..MAX_ENDPOINTS as u32).find(|slot| !taken.contains(slot)).unwrap_or_default();
             taken.push(slot);
             if let Some(flows) = &mut self.flows {
                 flows.forget_slot(slot);
+                if let Some(every) = destination.options.template_refresh {
+                    // From now on it is known when templates are sent to the slot.
+                    flows.refresh_slot(slot, every, true, Instant::now());
+                }
             }
-            places.push(self.place(destination, place, slot)?);
+            endpoints.push(self.start_endpoint(destination, endpoint, slot)?);
         }
-        Ok(Route::new(destination.clone(), places, Instant::now()))
+        Ok(Route::new(destination.clone(), endpoints, Instant::now()))
     }
 
-    /// Starts the worker of one place.
-    fn place(&mut self, destination: &Destination, place: &Place, slot: u32) -> io::Result<PlaceIntake<B>> {
-        let scope = self.surroundings.scope.clone();
-        let label = destination.label(place);
-        let metrics = match self.metrics.get(&label) {
-            Some(metrics) => metrics.clone(),
-            None => {
-                let metrics = DestinationMetrics::new(&scope, &label);
-                self.metrics.insert(label.clone(), metrics.clone());
-                metrics
-            }
-        };
-        let metrics = metrics.for_another_worker();
+    /// Starts the worker of one endpoint.
+    fn start_endpoint(
+        &mut self,
+        destination: &Destination,
+        endpoint: &Endpoint,
+        slot: u32,
+    ) -> io::Result<EndpointIntake<B>> {
+        let scope = self.context.scope.clone();
+        let label = destination.label(endpoint);
+        let known = self.metrics.entry(label).or_insert_with_key(|label| DestinationMetrics::new(&scope, label));
+        let metrics = known.clone().for_another_worker();
+        self.started.push((destination.label(endpoint), metrics.clone()));
+        self.totals.include(&destination.label(endpoint), &metrics);
         let (intake, outlet) = queue(metrics.queue_records.clone(), metrics.queue_bytes.clone());
-        let intake = PlaceIntake::new(intake, &metrics, slot, destination.options.template_refresh);
-        // The kernel shows 15 bytes of a thread's name: those that tell destinations apart.
-        let name = place.to_string();
+        let options = &destination.options;
+        // Above the rate, what exporters repeat may be dropped.
+        let refresh = |every| TemplateRefresh { every, counts_repeats: options.rate.is_none() };
+        let intake = EndpointIntake::new(intake, &metrics, slot, options.template_refresh.map(refresh));
+        // The kernel shows 15 bytes of a thread's name: without the scheme, they tell endpoints
+        // apart.
+        let name = endpoint.to_string();
         match destination.transport {
             Transport::Udp => {
-                let sender = self.datagram_worker(destination, place, outlet, metrics)?;
+                let sender = self.udp_worker(destination, endpoint, outlet, metrics)?;
                 scope.spawn(name, move |worker| {
                     sender.run(worker);
                     Ok(())
                 })?;
             }
             Transport::Tcp | Transport::Tls => {
-                let sender = self.stream_worker(destination, place, outlet, metrics)?;
+                let sender = self.stream_worker(destination, endpoint, outlet, metrics)?;
                 scope.spawn(name, move |worker| {
                     sender.run(worker);
                     Ok(())
@@ -269,44 +346,36 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         Ok(intake)
     }
 
-    fn datagram_worker(
+    fn udp_worker(
         &self,
         destination: &Destination,
-        place: &Place,
+        endpoint: &Endpoint,
         outlet: Outlet<B>,
         metrics: DestinationMetrics,
-    ) -> io::Result<DestinationWorker<B>> {
-        let Surroundings { scope, resolution, registry, .. } = &self.surroundings;
-        let (label, options) = (destination.label(place), &destination.options);
-        let sending = Sending { spoof: options.spoof, segmentation: options.segmentation };
-        let target = Target::new(
-            label.clone(),
-            (place, sending),
-            resolution.clone(),
-            metrics.resolve_failures.clone(),
-            (registry.register(), Preflight::new(&label, options.spoof, scope.metrics()), metrics.standing.clone()),
-        )?;
-        let manner = Manner::of(self.kind, options);
-        Ok(DestinationWorker::new(label, (options.segmentation, manner), outlet, target, metrics))
+    ) -> io::Result<UdpWorker<B>> {
+        let WorkerContext { scope, resolution, registry, .. } = &self.context;
+        let label = destination.label(endpoint);
+        let options = &destination.options;
+        let failures = metrics.resolve_failures.clone();
+        let address = ApprovedAddress::new(endpoint, resolution.clone(), failures, registry.register(Carrier::Udp))?;
+        let preflight = Preflight::new(&label, options.spoof, scope.metrics());
+        let sockets = SocketOptions { spoof: options.spoof, segmentation: options.segmentation };
+        let target = Target::new(label.clone(), address, sockets, preflight, metrics.status.clone());
+        Ok(UdpWorker::new(label, DatagramOptions::of(self.kind, options), outlet, target, metrics))
     }
 
     fn stream_worker(
         &self,
         destination: &Destination,
-        place: &Place,
+        endpoint: &Endpoint,
         outlet: Outlet<B>,
         metrics: DestinationMetrics,
     ) -> io::Result<StreamWorker<B>> {
-        let Surroundings { scope, resolution, registry, spools } = &self.surroundings;
-        let (label, options) = (destination.label(place), &destination.options);
+        let WorkerContext { scope, resolution, registry, spools } = &self.context;
+        let label = destination.label(endpoint);
+        let options = &destination.options;
         let failed = |error: &dyn Display| io::Error::other(format!("{label}: {error}"));
-        let tls = match destination.transport {
-            Transport::Tls => {
-                let settings = TlsSettings::from(&options.tls);
-                Some(settings.load(&place.host.to_string()).map_err(|error| failed(&error))?)
-            }
-            Transport::Tcp | Transport::Udp => None,
-        };
+        let tls = load_tls(destination, endpoint).map_err(|error| failed(&error))?;
         let spool = match options.spool {
             Some(max_bytes) => Some(SpoolSettings {
                 dir: spools.dir().map_err(|error| failed(&error))?.join(spool_name(&label)),
@@ -315,16 +384,35 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
             None => None,
         };
         let settings = StreamSettings {
-            host: place.host.clone(),
-            port: place.port,
+            host: endpoint.host.clone(),
+            port: endpoint.port,
             label: label.clone(),
             tls,
+            framing: options.framing,
             spool,
             replay_rate: options.replay,
             add_source: options.add_source,
         };
-        let registration = registry.register_over(Carrier::Tcp);
+        let registration = registry.register(Carrier::Tcp);
         let worker = StreamWorker::new(settings, outlet, resolution.clone(), registration, metrics, scope);
         worker.map_err(|error| failed(&error))
     }
+}
+
+/// The TLS settings of an endpoint, if it has any.
+pub(crate) fn load_tls(destination: &Destination, endpoint: &Endpoint) -> Result<Option<Tls>, TlsError> {
+    match destination.transport {
+        Transport::Tls => TlsSettings::from(&destination.options.tls).load(&endpoint.host.to_string()).map(Some),
+        Transport::Tcp | Transport::Udp => Ok(None),
+    }
+}
+
+/// The set of these slots, each 0 to 63, as bits.
+fn slot_set(slots: impl Iterator<Item = u32>) -> u64 {
+    slots.fold(0, |set, slot| set | 1 << slot)
+}
+
+fn has_segments(folder: &Path) -> bool {
+    let is_segment = |file: &fs::DirEntry| file.path().extension().is_some_and(|end| end == "segment");
+    fs::read_dir(folder).is_ok_and(|files| files.flatten().any(|file| is_segment(&file)))
 }

@@ -1,55 +1,58 @@
 //! The forwarding engine, and the service around it that all forwarders share.
 //!
 //! ```text
-//!                          ┌─ queue ─▶ worker ─ plan ─▶ sendmmsg, UDP_SEGMENT ─▶ destination
-//! bus ─▶ pump ─▶ Engine ───┤
-//!                          └─ queue ─▶ worker ─ plan ─▶ sendmmsg, UDP_SEGMENT ─▶ destination
+//!                                 ┌─ queue ═▶ UdpWorker ─▶ sendmmsg, UDP_SEGMENT ─▶ endpoint
+//! bus ─▶ Pump ─▶ Engine ─ Route ──┤
+//!                                 └─ queue ═▶ StreamWorker ─▶ TCP, TLS, spool ────▶ endpoint
 //! ```
 //!
-//! **Invariant:** the receiving thread waits for no destination, and no destination for another: each has a bounded queue, a
-//! thread and counters of its own. **Invariant:** payloads are sent as they came, from the memory they were received in.
-//! **Invariant:** datagrams of one source leave in the order in which they were captured; between sources there is no order.
+//! | folder | |
+//! |---|---|
+//! | `config` | destinations as they are configured, their files, names, addresses and checks |
+//! | `routing` | which records of a batch go to which endpoint: filter, rate, pool |
+//! | `udp`, `spoof` | the worker of a UDP endpoint; sending with the devices' addresses |
+//! | `stream` | the worker of a TCP or TLS endpoint, and its spool |
+//! | `templates` | flows only: templates, sequences, hand-off state |
+//! | `send_test` | the subcommand that sends one message through each destination |
+//!
+//! **Invariant:** the receiving thread never waits for a destination, nor one destination for
+//! another: each endpoint has a bounded queue, a thread and counters of its own. **Invariant:**
+//! payloads are sent unmodified, from the memory they were received in, unless `rewrite` says
+//! otherwise. **Invariant:** datagrams of one source leave in the order of their capture; there is
+//! no order between sources.
 
-mod destination;
-mod egress;
+mod ber;
+mod config;
 mod engine;
-mod filter;
-mod flows;
-mod flush;
-mod health;
 mod metrics;
-mod noting;
 mod parcel;
-mod plan;
-mod pool;
-mod preflight;
 mod pump;
 mod queue;
-mod rate;
-mod registry;
-mod reload;
-mod resolve;
 mod rewrite;
-mod route;
-mod selection;
+mod routing;
+mod send_test;
 mod service;
 mod spoof;
-mod spools;
+mod status;
+mod status_page;
 pub mod stream;
-mod target;
+mod templates;
 #[cfg(test)]
 mod testing;
+mod totals;
 mod udp;
-mod worker;
 
-pub use destination::{
-    Destination, DestinationError, Destinations, Dscp, Host, MAX_PLACES, Options, Place, TlsFiles, Transport,
+pub use config::{
+    destination::{
+        Destination, DestinationError, Destinations, Dscp, Endpoint, Host, MAX_ENDPOINTS, Options, TlsFiles, Transport,
+    },
+    registry::{AddressList, RegisteredAddress, Registry},
+    reload::DestinationsFile,
+    resolve::{Resolution, Resolve, SystemResolver},
 };
-pub use engine::Engine;
-pub use filter::{Facilities, Filter};
+pub use engine::{Engine, EngineOptions};
 pub use metrics::{DropReason, names};
 pub use parcel::Parcel;
-pub use registry::Registry;
-pub use reload::DestinationsFile;
-pub use resolve::{Resolution, Resolve, SystemResolver};
+pub use routing::filter::{Facilities, Filter};
+pub use send_test::send_test;
 pub use service::{Forwarder, ForwarderSettings, Protocol};

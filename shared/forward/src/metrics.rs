@@ -1,132 +1,149 @@
 //! The names of the engine's metrics, and the counters of one destination, resolved once.
 //!
-//! For each destination, whenever its worker is idle; `spool_datagrams` is 0 without a spool, and a spool may hold something from
-//! before the start:
+//! The loss ledger of one destination holds whenever its worker is idle. `spool_datagrams` is 0
+//! without a spool, and a spool may contain datagrams from before the start:
 //!
 //! ```text
 //! received_records_total{kind} + spool_datagrams at the start
-//!   == sent_datagrams_total + sum of dropped_datagrams_total{reason} + sum of skipped_records_total{reason}
+//!   == sent_datagrams_total
+//!      + sum of dropped_datagrams_total{reason} + sum of skipped_records_total{reason}
 //!      + handed_over_datagrams_total + queue_records + spool_datagrams
 //! ```
-//! What is replayed is among what is sent. Of the spool alone:
+//! Replayed datagrams are among the sent ones. The ledger of the spool:
 //!
 //! ```text
 //! spooled_datagrams_total + spool_datagrams at the start
-//!   == replayed_datagrams_total + dropped_datagrams_total{reason="spool_full"|"spool_corrupt"} + spool_datagrams
+//!   == replayed_datagrams_total
+//!      + dropped_datagrams_total{reason="spool_full"|"spool_corrupt"} + spool_datagrams
 //! ```
-//! After the disk has refused something, a datagram may be in the spool and be sent or dropped as well.
+//! After a disk error, a datagram may be in the spool and be counted as sent or dropped as well.
 
 use prometheus::{Histogram, IntCounter, IntGauge, local::LocalHistogram};
 use sekiwake_record::Kind;
 use sekiwake_runtime::{LossReason, Losses, Scope};
 
-use crate::{filter::Mismatch, health::Standing, spoof::Fallback};
+use crate::status::EndpointStatus;
 
 /// Metric names.
 pub mod names {
-    /// Records given to the engine, each once, however many destinations there are.
+    /// Records received by the engine, each counted once for all destinations.
     pub const RECEIVED_RECORDS: &str = "sekiwake_forward_received_records_total";
-    /// Datagrams that the kernel took; over TCP, those whose last byte the destination's TCP has acknowledged.
+    /// Datagrams that the kernel accepted; over TCP, those whose last byte the destination's TCP
+    /// has acknowledged.
     pub const SENT_DATAGRAMS: &str = "sekiwake_forward_sent_datagrams_total";
     /// Bytes of their payloads.
     pub const SENT_BYTES: &str = "sekiwake_forward_sent_bytes_total";
-    /// Datagrams that were not sent, by reason.
+    /// Datagrams dropped, by reason.
     pub const DROPPED_DATAGRAMS: &str = "sekiwake_forward_dropped_datagrams_total";
-    /// Datagrams that were left to the group's other members, who are given them again.
+    /// Datagrams left to the group's other members, which receive them again.
     pub const HANDED_OVER_DATAGRAMS: &str = "sekiwake_forward_handed_over_datagrams_total";
-    /// Records that wait for a destination, those being sent among them.
+    /// Records queued for a destination, in-flight ones included.
     pub const QUEUE_RECORDS: &str = "sekiwake_forward_queue_records";
-    /// Bytes of memory that they hold, as the bound of the queue counts them.
+    /// Bytes of memory held by queued records, as the bound of the queue counts them.
     pub const QUEUE_BYTES: &str = "sekiwake_forward_queue_bytes";
-    /// 1 when datagrams leave and nobody refuses them, 0 when they are refused or cannot leave, NaN when it is not known. Over TCP,
-    /// 0 without a connection, or when for 2 s nothing has been taken although something waits.
+    /// 1 when datagrams leave without ICMP errors, 0 when there are errors or datagrams cannot
+    /// leave, NaN when the state is unknown. Over TCP, 0 without a connection, or when the peer has
+    /// read nothing for 2 s although something waits.
     pub const UP: &str = "sekiwake_forward_up";
-    /// Errors of sending, by kind. Most cost no datagram: what is lost is in the drops.
+    /// Send errors, by kind. Most cost no datagram: losses are counted as drops.
     pub const ERRORS: &str = "sekiwake_forward_errors_total";
-    /// From the capture's kernel stamp to just after the (first) send. What is replayed from a spool is not in it.
+    /// Seconds from the kernel's capture timestamp to just after the first send. Datagrams replayed
+    /// from a spool are not included.
     pub const LATENCY_SECONDS: &str = "sekiwake_forward_latency_seconds";
     /// Look-ups of the destination's name that failed; the last good answer stays in use.
     pub const RESOLVE_FAILURES: &str = "sekiwake_forward_resolve_failures_total";
-    /// Records that were not meant for a destination, by reason: they count as received, and are no loss.
+    /// Records filtered out by a destination, by reason: they count as received, and are not a
+    /// loss.
     pub const SKIPPED_RECORDS: &str = "sekiwake_forward_skipped_records_total";
     /// Records that no destination wanted.
     pub const UNMATCHED_RECORDS: &str = "sekiwake_forward_unmatched_records_total";
-    /// Datagrams with templates that were sent from what is kept. They are in no other count.
+    /// Template datagrams synthesised from kept templates and sent. No other metric counts them.
     pub const TEMPLATES_SENT: &str = "sekiwake_forward_templates_sent_total";
-    /// Times that the file of destinations was read again because it had changed or a SIGHUP came, by outcome: `applied`, `refused`.
+    /// Reloads of the destinations file after a change or a SIGHUP, by outcome: `applied`,
+    /// `rejected`.
     pub const RELOADS: &str = "sekiwake_forward_reloads_total";
-    /// 1 while what the file of destinations says is in use, 0 while it is refused and older destinations are.
+    /// 1 while the contents of the destinations file are in use, 0 while they are rejected and
+    /// older destinations are in use.
     pub const FILE_IN_USE: &str = "sekiwake_forward_destinations_file_in_use";
-    /// Datagrams that left with an address of this host although `spoof` is set, by reason: `family`, `address`, `inform`.
+    /// Datagrams sent with an address of this host although `spoof` is set, by reason: `family`,
+    /// `address`, `inform`.
     pub const SPOOF_FALLBACKS: &str = "sekiwake_forward_spoof_fallbacks_total";
-    /// Sockets of single devices that are open, because the device sends much.
+    /// Open sockets of single devices that send in long runs.
     pub const SPOOF_SOCKETS: &str = "sekiwake_forward_spoof_sockets";
-    /// 1 when a check of the way to a destination found nothing, 0 when it found what will bite; the log says what.
+    /// 1 when a check of the path to a destination passed, 0 when it failed; the log says why.
     pub const PREFLIGHT_OK: &str = "sekiwake_preflight_ok";
-    /// Exporters that are known: sources with their observation domains.
+    /// Exporters tracked: addresses with their ports and observation domains.
     pub const EXPORTERS: &str = "sekiwake_exporters";
-    /// What exporters counted, by their sequence numbers, and did not come: lost before it came here, less what came late. Flows of
-    /// NetFlow v5, datagrams of NetFlow v9 and sFlow, data records of IPFIX. What the bus lost on the way is in it as well, and in
-    /// `sekiwake_bus_lost_records_total`.
+    /// Units missing in the sequences of exporters: flows of NetFlow v5, datagrams of NetFlow v9
+    /// and sFlow, data records of IPFIX. They are counted when as many datagrams have followed in
+    /// order, 256 at most. Late ones are in it, so subtract [`EXPORTER_LATE`]. Losses of the bus
+    /// are in it as well, and in `sekiwake_bus_lost_records_total`.
     pub const EXPORTER_MISSING: &str = "sekiwake_exporter_missing_total";
-    /// What came late, or twice, in the same units.
+    /// Units received late or twice.
     pub const EXPORTER_LATE: &str = "sekiwake_exporter_late_total";
     /// Gaps in the sequences of exporters.
     pub const EXPORTER_GAPS: &str = "sekiwake_exporter_gaps_total";
-    /// Sequences that began anew: an exporter that was restarted.
+    /// Sequences restarted by their exporters.
     pub const EXPORTER_RESTARTS: &str = "sekiwake_exporter_restarts_total";
-    /// Flow datagrams whose header, sets or templates cannot be read. They are forwarded all the same.
+    /// Datagrams of exporters whose sequence numbers do not show their losses: processes that share
+    /// an address, port and domain, or an exporter that counts in another unit than its protocol
+    /// says. They are in no other count of sequences.
+    pub const EXPORTER_UNCOUNTABLE: &str = "sekiwake_exporter_uncountable_datagrams_total";
+    /// Flow datagrams with an undecodable header, set or template. They are forwarded nevertheless.
     pub const EXPORTER_MALFORMED: &str = "sekiwake_exporter_malformed_datagrams_total";
-    /// Bytes of memory that the templates of all exporters take.
+    /// Bytes of memory held by the templates of all exporters.
     pub const TEMPLATE_BYTES: &str = "sekiwake_exporter_template_bytes";
-    /// Templates that made room for others, or were too large to be kept.
+    /// Templates evicted to make room, or too large to be kept.
     pub const TEMPLATES_EVICTED: &str = "sekiwake_exporter_templates_evicted_total";
-    /// Times that kernel or device refused segmentation, which then is off for the destination.
-    pub const SEGMENTATION_REFUSED: &str = "sekiwake_forward_segmentation_refused_total";
-    /// Connections that came to be, the TLS handshake included.
+    /// Rejections of segmentation offload by kernel or device, each of which switches it off for
+    /// the destination.
+    pub const GSO_REJECTED: &str = "sekiwake_forward_gso_rejected_total";
+    /// Connections established, TLS handshake included.
     pub const CONNECTIONS: &str = "sekiwake_forward_connections_total";
-    /// Datagrams that were given to a connection again because it or the one before broke.
-    pub const REPEATED_DATAGRAMS: &str = "sekiwake_forward_repeated_datagrams_total";
-    /// Datagrams that were put into the spool.
+    /// Datagrams retransmitted because a connection broke.
+    pub const RETRANSMITTED_DATAGRAMS: &str = "sekiwake_forward_retransmitted_datagrams_total";
+    /// Datagrams written to the spool.
     pub const SPOOLED_DATAGRAMS: &str = "sekiwake_forward_spooled_datagrams_total";
-    /// Datagrams from the spool that the destination's TCP has acknowledged.
+    /// Datagrams sent from the spool and acknowledged by the destination's TCP.
     pub const REPLAYED_DATAGRAMS: &str = "sekiwake_forward_replayed_datagrams_total";
-    /// Datagrams in the spool that are still to be sent.
+    /// Datagrams in the spool.
     pub const SPOOL_DATAGRAMS: &str = "sekiwake_forward_spool_datagrams";
-    /// Bytes that the spool takes on disk.
+    /// Bytes of the spool on disk.
     pub const SPOOL_BYTES: &str = "sekiwake_forward_spool_bytes";
-    /// Times that the disk refused to take or give something of the spool.
+    /// Failed reads and writes of the spool.
     pub const SPOOL_ERRORS: &str = "sekiwake_forward_spool_errors_total";
 }
 
-/// Why a datagram was not sent to a destination.
+/// Why a datagram was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
-    /// The destination's queue had no room.
+    /// The destination's queue was full.
     QueueFull,
-    /// It had waited too long.
+    /// Waited too long.
     Expired,
-    /// It had waited too long for the destination's name to have an address.
+    /// Waited too long for the destination's name to resolve.
     Unresolved,
-    /// It had waited too long for a route to the destination.
+    /// Waited too long for a route to the destination.
     Unreachable,
-    /// Longer than what the destination's IP version can carry.
+    /// Longer than the destination's IP version can carry.
     TooBig,
-    /// The kernel refused it for good: a packet filter, for one.
+    /// Not sent by the kernel, because of a packet filter for example.
     Refused,
-    /// There were more than the destination's `rate` lets through.
+    /// Above the destination's `rate`.
     Rate,
-    /// The service was told to stop and its time was up.
+    /// Not sent at the drain deadline.
     Shutdown,
-    /// It had waited too long for a connection.
+    /// Waited too long for a connection.
     Disconnected,
-    /// It had waited too long for a connected destination that did not read.
+    /// Waited too long for a connected destination that does not read.
     Stalled,
-    /// It has no bytes, and octet counting has no frame for that.
+    /// The destination ended several connections at it.
+    Rejected,
+    /// Empty: octet counting has no frame for it.
     Empty,
-    /// The spool had reached its bound, and this was the oldest in it.
+    /// Oldest in a full spool.
     SpoolFull,
-    /// The disk gave back something else than it was given, or nothing.
+    /// The disk returned other data than was written, or none.
     SpoolCorrupt,
 }
 
@@ -142,6 +159,7 @@ impl LossReason for DropReason {
         DropReason::Shutdown,
         DropReason::Disconnected,
         DropReason::Stalled,
+        DropReason::Rejected,
         DropReason::Empty,
         DropReason::SpoolFull,
         DropReason::SpoolCorrupt,
@@ -163,6 +181,7 @@ impl LossReason for DropReason {
             DropReason::Shutdown => "shutdown",
             DropReason::Disconnected => "disconnected",
             DropReason::Stalled => "stalled",
+            DropReason::Rejected => "rejected",
             DropReason::Empty => "empty",
             DropReason::SpoolFull => "spool_full",
             DropReason::SpoolCorrupt => "spool_corrupt",
@@ -170,14 +189,14 @@ impl LossReason for DropReason {
     }
 }
 
-/// Why a record was not for a destination: the value of the label `reason`.
+/// Why a destination does not get a record: the value of the label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SkipReason {
     Source,
     Format,
     Facility,
     Severity,
-    /// Another member of the pool has its source.
+    /// Its source belongs to another member of the pool.
     Pool,
 }
 
@@ -185,18 +204,39 @@ impl SkipReason {
     pub(crate) const NAMES: [&str; 5] = ["source", "format", "facility", "severity", "pool"];
 }
 
-impl From<Mismatch> for SkipReason {
-    fn from(mismatch: Mismatch) -> SkipReason {
-        match mismatch {
-            Mismatch::Source => SkipReason::Source,
-            Mismatch::Format => SkipReason::Format,
-            Mismatch::Facility => SkipReason::Facility,
-            Mismatch::Severity => SkipReason::Severity,
+/// Why a datagram was sent with an address of this host although `spoof` is set: the value of the
+/// label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fallback {
+    /// Source and destination are of different IP versions.
+    Family,
+    /// The address cannot be a source there: unspecified, multicast, broadcast, or of a scope that
+    /// ends at this host or link.
+    Address,
+    /// An SNMPv3 inform, because the agent must not get a second answer.
+    Inform,
+}
+
+impl Fallback {
+    /// All reasons, in the order of [`Fallback::index`].
+    pub(crate) const ALL: [Fallback; 3] = [Fallback::Family, Fallback::Address, Fallback::Inform];
+
+    /// Its place among [`Fallback::ALL`].
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The value of the label.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Fallback::Family => "family",
+            Fallback::Address => "address",
+            Fallback::Inform => "inform",
         }
     }
 }
 
-/// What sending ran into: the value of the label `error`.
+/// The kind of a send error: the value of the label `error`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ErrorKind {
     ConnectionRefused,
@@ -226,20 +266,21 @@ impl ErrorKind {
     ];
 }
 
-/// 0.1 ms to 8.5 s, each bucket half as wide again as the one before: fine enough to read a median and a 99th percentile.
+/// 0.1 ms to 8.5 s, each bound one and a half times the one before: fine enough to read a median
+/// and a 99th percentile.
 fn latency_buckets() -> Vec<f64> {
     (0..29).map(|exponent| 1e-4 * 1.5f64.powi(exponent)).collect()
 }
 
-/// The count of what no destination wanted.
+/// The counter of records that no destination wanted.
 pub(crate) fn unmatched(scope: &Scope, kind: Kind) -> IntCounter {
     let help = "Records that no destination wanted.";
     scope.metrics().counter(names::UNMATCHED_RECORDS, help, &[("kind", kind.as_str())])
 }
 
-/// The count of what the engine receives.
+/// The counter of records received by the engine.
 pub(crate) fn received(scope: &Scope, kind: Kind) -> IntCounter {
-    let help = "Records given to the forwarding engine.";
+    let help = "Records received by the forwarding engine.";
     scope.metrics().counter(names::RECEIVED_RECORDS, help, &[("kind", kind.as_str())])
 }
 
@@ -252,13 +293,13 @@ pub(crate) struct DestinationMetrics {
     pub(crate) handed_over: IntCounter,
     pub(crate) queue_records: IntGauge,
     pub(crate) queue_bytes: IntGauge,
-    pub(crate) standing: Standing,
+    pub(crate) status: EndpointStatus,
     pub(crate) skipped: [IntCounter; SkipReason::NAMES.len()],
     pub(crate) templates_sent: IntCounter,
     pub(crate) spoof_fallbacks: [IntCounter; Fallback::ALL.len()],
     pub(crate) spoof_sockets: IntGauge,
     pub(crate) resolve_failures: IntCounter,
-    pub(crate) segmentation_refused: IntCounter,
+    pub(crate) gso_rejected: IntCounter,
     errors: [IntCounter; ErrorKind::NAMES.len()],
     latency: Histogram,
 }
@@ -270,44 +311,52 @@ impl DestinationMetrics {
         let counter = |name, help| metrics.counter(name, help, &labels);
         let error = |error| {
             let labels = [("destination", label), ("error", error)];
-            metrics.counter(names::ERRORS, "Errors of sending.", &labels)
+            metrics.counter(names::ERRORS, "Send errors, by kind.", &labels)
         };
         let skipped = |reason| {
             let labels = [("destination", label), ("reason", reason)];
-            metrics.counter(names::SKIPPED_RECORDS, "Records that were not for this destination.", &labels)
+            metrics.counter(
+                names::SKIPPED_RECORDS,
+                "Records filtered out by the destination, or sent to another pool member.",
+                &labels,
+            )
         };
         let fallback = |reason: Fallback| {
             let labels = [("destination", label), ("reason", reason.name())];
-            metrics.counter(names::SPOOF_FALLBACKS, "Datagrams that left with our own address all the same.", &labels)
+            metrics.counter(
+                names::SPOOF_FALLBACKS,
+                "Datagrams sent with the forwarder's own address because they cannot be spoofed.",
+                &labels,
+            )
         };
-        let latency = "Seconds from the capture's kernel stamp to just after the send.";
-        let dropped = "Datagrams that were not sent.";
+        let latency = "Seconds from the kernel's capture timestamp to the send.";
+        let dropped = "Datagrams dropped.";
         DestinationMetrics {
-            sent_datagrams: counter(names::SENT_DATAGRAMS, "Datagrams that the kernel took."),
-            sent_bytes: counter(names::SENT_BYTES, "Bytes of payload that the kernel took."),
+            sent_datagrams: counter(names::SENT_DATAGRAMS, "Datagrams sent."),
+            sent_bytes: counter(names::SENT_BYTES, "Payload bytes sent."),
             dropped: scope.losses(names::DROPPED_DATAGRAMS, dropped, format!("forward to {label}"), &labels),
             handed_over: counter(names::HANDED_OVER_DATAGRAMS, "Datagrams left to other members of the group."),
-            queue_records: metrics.gauge(names::QUEUE_RECORDS, "Records that wait to be sent.", &labels),
-            queue_bytes: metrics.gauge(names::QUEUE_BYTES, "Bytes of memory that they hold.", &labels),
-            standing: Standing::new(metrics.float_gauge(
+            queue_records: metrics.gauge(names::QUEUE_RECORDS, "Records queued, in-flight ones included.", &labels),
+            queue_bytes: metrics.gauge(names::QUEUE_BYTES, "Bytes held by queued datagrams.", &labels),
+            status: EndpointStatus::new(metrics.float_gauge(
                 names::UP,
-                "Whether the destination takes datagrams; NaN: not known.",
+                "Whether the destination is up; NaN if unknown.",
                 &labels,
             )),
             skipped: SkipReason::NAMES.map(skipped),
             spoof_fallbacks: Fallback::ALL.map(fallback),
-            spoof_sockets: metrics.gauge(names::SPOOF_SOCKETS, "Sockets of single devices.", &labels),
-            templates_sent: counter(names::TEMPLATES_SENT, "Template datagrams of our own."),
+            spoof_sockets: metrics.gauge(names::SPOOF_SOCKETS, "Open per-device spoofing sockets.", &labels),
+            templates_sent: counter(names::TEMPLATES_SENT, "Synthesised template datagrams sent."),
             resolve_failures: counter(names::RESOLVE_FAILURES, "Failed look-ups of the destination's name."),
-            segmentation_refused: counter(names::SEGMENTATION_REFUSED, "Times that segmentation offload was refused."),
+            gso_rejected: counter(names::GSO_REJECTED, "Times segmentation offload was rejected and switched off."),
             errors: ErrorKind::NAMES.map(error),
             latency: metrics.histogram(names::LATENCY_SECONDS, latency, &latency_buckets(), &labels),
         }
     }
 
-    /// The same counters, and a standing that is not yet known.
+    /// The same counters with a status of its own, for a worker that replaces another.
     pub(crate) fn for_another_worker(mut self) -> DestinationMetrics {
-        self.standing = self.standing.fresh();
+        self.status = self.status.fresh();
         self
     }
 
@@ -320,23 +369,23 @@ impl DestinationMetrics {
     }
 }
 
-/// What stream destinations have besides.
+/// Further metrics of stream destinations.
 pub(crate) struct StreamMetrics {
     pub(crate) connections: IntCounter,
-    pub(crate) repeated: IntCounter,
+    pub(crate) retransmitted: IntCounter,
 }
 
 impl StreamMetrics {
     pub(crate) fn new(scope: &Scope, label: &str) -> StreamMetrics {
         let counter = |name, help| scope.metrics().counter(name, help, &[("destination", label)]);
         StreamMetrics {
-            connections: counter(names::CONNECTIONS, "Connections that came to be."),
-            repeated: counter(names::REPEATED_DATAGRAMS, "Datagrams given to a connection again."),
+            connections: counter(names::CONNECTIONS, "Connections established."),
+            retransmitted: counter(names::RETRANSMITTED_DATAGRAMS, "Datagrams retransmitted on a new connection."),
         }
     }
 }
 
-/// What destinations with a spool have besides.
+/// Further metrics of destinations with a spool.
 #[derive(Clone)]
 pub(crate) struct SpoolMetrics {
     pub(crate) spooled: IntCounter,
@@ -348,14 +397,15 @@ pub(crate) struct SpoolMetrics {
 
 impl SpoolMetrics {
     pub(crate) fn new(scope: &Scope, label: &str) -> SpoolMetrics {
-        let (metrics, labels) = (scope.metrics(), [("destination", label)]);
+        let metrics = scope.metrics();
+        let labels = [("destination", label)];
         let counter = |name, help| metrics.counter(name, help, &labels);
         SpoolMetrics {
-            spooled: counter(names::SPOOLED_DATAGRAMS, "Datagrams put into the spool."),
+            spooled: counter(names::SPOOLED_DATAGRAMS, "Datagrams written to the spool."),
             replayed: counter(names::REPLAYED_DATAGRAMS, "Datagrams sent from the spool."),
             datagrams: metrics.gauge(names::SPOOL_DATAGRAMS, "Datagrams in the spool.", &labels),
-            bytes: metrics.gauge(names::SPOOL_BYTES, "Bytes that the spool takes on disk.", &labels),
-            errors: counter(names::SPOOL_ERRORS, "Times that the disk refused something of the spool."),
+            bytes: metrics.gauge(names::SPOOL_BYTES, "Bytes of the spool on disk.", &labels),
+            errors: counter(names::SPOOL_ERRORS, "Failed reads and writes of the spool."),
         }
     }
 }

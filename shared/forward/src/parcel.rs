@@ -1,62 +1,64 @@
 //! A batch on its way to the destinations.
 
-use sekiwake_bus::{Permission, Ticket};
+use sekiwake_bus::{AckToken, BootTime, Permission};
 use sekiwake_record::Batch;
 
 /// A batch, and the right to send it.
 ///
-/// All destinations share one parcel. When the last of them is done with it, it is dropped, and with it the ticket: the group's
-/// position moves past the batch.
+/// All destinations share one parcel. The last of them drops it, and with it the acknowledgement
+/// token: the group's position moves past the batch.
 #[derive(Debug)]
 pub struct Parcel<B> {
     /// The records.
     pub batch: Batch<B>,
-    ticket: Option<Ticket>,
-    /// Whether this forwarder made it: templates for a destination that has not had them. No device sent it, and no group misses it.
-    is_own: bool,
+    ack_token: Option<AckToken>,
+    /// Whether this forwarder made it: templates for a destination that lacks them. No device sent
+    /// it, and the group does not know it.
+    is_synthetic: bool,
 }
 
 impl<B> Parcel<B> {
-    /// A batch that only the holder of this ticket may send.
-    pub fn new(batch: Batch<B>, ticket: Ticket) -> Parcel<B> {
-        Parcel { batch, ticket: Some(ticket), is_own: false }
+    /// A batch that only the holder of this acknowledgement token may send.
+    pub fn new(batch: Batch<B>, ack_token: AckToken) -> Parcel<B> {
+        Parcel { batch, ack_token: Some(ack_token), is_synthetic: false }
     }
 
-    /// A batch that this forwarder made itself.
-    pub(crate) fn own(batch: Batch<B>) -> Parcel<B> {
-        Parcel { batch, ticket: None, is_own: true }
+    /// A batch made by this forwarder.
+    pub(crate) fn synthetic(batch: Batch<B>) -> Parcel<B> {
+        Parcel { batch, ack_token: None, is_synthetic: true }
     }
 
     /// Whether a group's position waits for it.
-    pub(crate) fn has_ticket(&self) -> bool {
-        self.ticket.is_some()
+    pub(crate) fn has_ack_token(&self) -> bool {
+        self.ack_token.is_some()
     }
 
-    /// Whether this forwarder made it itself.
-    pub(crate) fn is_own(&self) -> bool {
-        self.is_own
+    /// Whether this forwarder made it.
+    pub(crate) fn is_synthetic(&self) -> bool {
+        self.is_synthetic
     }
 
-    /// Whether it may be sent now, by [`boot_now`](sekiwake_bus::boot_now) read for this question.
-    pub(crate) fn permission(&self, now: u64) -> Permission {
-        self.ticket.as_ref().map_or(Permission::Granted, |ticket| ticket.permission(now))
+    /// Whether it may be sent now. `now` is [`boot_now`](sekiwake_bus::boot_now), read for this
+    /// call.
+    pub(crate) fn permission(&self, now: BootTime) -> Permission {
+        self.ack_token.as_ref().map_or(Permission::Granted, |ack_token| ack_token.permission(now))
     }
 
-    /// What parcels of one permission have in common; `None` for those that nobody has to permit.
+    /// The key of its permission, shared with other parcels; `None` if it needs no permission.
     pub(crate) fn permit_key(&self) -> Option<(usize, u64)> {
-        self.ticket.as_ref().map(|ticket| (ticket.key().0.index(), ticket.key().1))
+        self.ack_token.as_ref().map(|ack_token| (ack_token.key().0.index(), ack_token.key().1))
     }
 
-    /// Leaves the parcel to the group's next owner of its shard, who will be given it again. `false`: there is no group, and
-    /// whoever gives up on it has to count it.
+    /// Leaves the parcel to the next owner of its shard, which receives it again. `false`: there is
+    /// no group, and the caller has to count it as dropped.
     pub(crate) fn leave_to_group(&self) -> bool {
-        self.ticket.as_ref().map(Ticket::abandon).is_some()
+        self.ack_token.as_ref().map(AckToken::abandon).is_some()
     }
 }
 
 impl<B> From<Batch<B>> for Parcel<B> {
-    /// A batch that nobody else sends.
+    /// A batch without a group: it needs no permission.
     fn from(batch: Batch<B>) -> Parcel<B> {
-        Parcel { batch, ticket: None, is_own: false }
+        Parcel { batch, ack_token: None, is_synthetic: false }
     }
 }

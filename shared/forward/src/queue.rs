@@ -1,4 +1,5 @@
-//! The queue of one destination: batches, bounded by their number and by the memory they hold. It never makes its giver wait.
+//! The queue of one endpoint: batches, bounded by their number and their memory. The sending side
+//! never waits.
 
 use std::{
     sync::{
@@ -11,24 +12,27 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use prometheus::IntGauge;
 
-use sekiwake_record::{Batch, BatchBuilder, Header, Record};
+use sekiwake_record::{BatchBuilder, Record};
+use sekiwake_runtime::StopClock;
 
-use crate::{Parcel, selection::Selection};
+use crate::{Parcel, routing::selection::Selection};
 
-/// How long a record may wait in memory for a destination.
+/// How long a record may wait in memory.
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(2);
 
-/// The most memory that the batches waiting for one destination may hold: one second of 200,000 datagrams of 200 bytes, two of
-/// syslog at 100,000. A stall that lasts longer than a fraction of [`MAX_AGE`] loses data in any case.
+/// Maximum memory of the batches in one queue: one second of 200,000 datagrams of 200 bytes, two
+/// of syslog at 100,000. A stall much longer than that exceeds [`MAX_AGE`] in any case.
 const MAX_BYTES: i64 = 64 * 1024 * 1024;
 
-/// The most batches that may wait for one destination: [`MAX_AGE`] of small batches, one for each of 64 topics every 2 ms.
-const MAX_BATCHES: usize = 64_000;
+/// Maximum number of batches in one queue: [`MAX_AGE`] of small batches, one per topic of 64 every
+/// 2 ms.
+pub(crate) const MAX_BATCHES: usize = 64_000;
 
-/// What a record costs beside its bytes in the body: the entry that the decoder makes of it.
-const BYTES_PER_RECORD: usize = 96;
+/// The longest wait for an acknowledgement, even of a peer that reads a little now and then. Beyond
+/// that the group's position does not wait for this endpoint.
+pub(crate) const MAX_UNACKNOWLEDGED_TIME: Duration = Duration::from_secs(10);
 
-/// A batch that waits, or that is being sent.
+/// A queued batch, or one that is being sent.
 #[derive(Debug)]
 pub(crate) struct Queued<B> {
     pub(crate) parcel: Arc<Parcel<B>>,
@@ -40,7 +44,7 @@ pub(crate) struct Queued<B> {
 
 impl<B> Drop for Queued<B> {
     fn drop(&mut self) {
-        // A thread that panics has sent nothing of it, whatever other destinations have done.
+        // A panicking thread acknowledges nothing, even if other destinations have sent the batch.
         if std::thread::panicking() {
             self.parcel.leave_to_group();
         }
@@ -48,20 +52,20 @@ impl<B> Drop for Queued<B> {
 }
 
 impl<B> Queued<B> {
-    /// How many records it holds for this destination.
+    /// How many of its records are for this destination.
     pub(crate) fn len(&self) -> usize {
         self.selection.count(self.parcel.batch.len())
     }
 
-    /// How many of them came from devices: all, or none, when it is templates of our own.
+    /// How many of them came from devices: all of them, or 0 for synthetic templates.
     pub(crate) fn records(&self) -> usize {
-        if self.parcel.is_own() { 0 } else { self.len() }
+        if self.parcel.is_synthetic() { 0 } else { self.len() }
     }
 
-    /// Whether it has waited too long for its destination. Time before `resumed_at`, when nothing could be sent for reasons of our
-    /// own, does not count.
-    pub(crate) fn is_expired(&self, now: Instant, resumed_at: Option<Instant>) -> bool {
-        resumed_at.map_or(self.since, |at| at.max(self.since)) + MAX_AGE <= now
+    /// Whether it has waited too long for its destination, without the time that the clock
+    /// excludes.
+    pub(crate) fn is_expired(&self, now: Instant, clock: &StopClock) -> bool {
+        clock.waiting_since(self.since) + MAX_AGE <= now
     }
 }
 
@@ -74,97 +78,88 @@ impl<B: AsRef<[u8]>> Queued<B> {
 }
 
 impl<B: AsRef<[u8]> + From<Vec<u8>>> Queued<B> {
-    /// Goes on with a copy of its records, so that the group's position no longer waits for this destination. It counts into the queue
-    /// as before.
+    /// Replaces the parcel by a copy of its records, so that the group's position no longer waits
+    /// for this destination. It counts towards the queue as before.
     pub(crate) fn detach(&mut self) {
-        if !self.parcel.has_ticket() {
+        if !self.parcel.has_ack_token() {
             return;
         }
         let mut builder = BatchBuilder::new(Vec::new());
         self.selected().for_each(|record| builder.push(&record));
-        let Some(closed) = builder.close() else { return };
-        let header = Header {
-            stream_name: "detached",
-            stream_epoch: 0,
-            first_sequence: 0,
-            count: closed.count,
-            first_captured_at_ns: closed.first_captured_at_ns,
-            last_captured_at_ns: closed.last_captured_at_ns,
-        };
-        // It is what the builder has just written.
-        let Ok(batch) = Batch::decode(&header, B::from(closed.body)) else { return };
+        let Some(batch) = builder.into_batch::<B>() else { return };
         self.parcel = Arc::new(batch.into());
         self.selection = Selection::All;
     }
 }
 
-/// The giver's end. There is one.
+/// The sending side. There is one.
 pub(crate) struct Intake<B> {
     sender: Sender<Queued<B>>,
     records: IntGauge,
     bytes: IntGauge,
-    held: Arc<AtomicI64>,
+    used: Arc<AtomicI64>,
     max_bytes: i64,
 }
 
-/// The worker's end.
+/// The worker's side.
 pub(crate) struct Outlet<B> {
     receiver: Receiver<Queued<B>>,
     records: IntGauge,
     bytes: IntGauge,
-    /// What this queue holds; the gauges may be shared with one that it replaces.
-    held: Arc<AtomicI64>,
+    /// Bytes in this queue. The gauges may be shared with a queue that it replaces.
+    used: Arc<AtomicI64>,
 }
 
-/// What [`Outlet::wait`] found.
+/// The result of [`Outlet::wait`].
 pub(crate) enum Waited<B> {
     Batch(Queued<B>),
     Nothing,
-    /// The giver is gone and everything is taken.
+    /// The sending side is dropped and the queue is empty.
     Closed,
 }
 
-/// A queue whose gauges hold what was given and not yet released.
+/// A queue whose gauges count batches that are offered and not yet released.
 pub(crate) fn queue<B>(records: IntGauge, bytes: IntGauge) -> (Intake<B>, Outlet<B>) {
     queue_of(records, bytes, MAX_BATCHES, MAX_BYTES)
 }
 
 fn queue_of<B>(records: IntGauge, bytes: IntGauge, max_batches: usize, max_bytes: i64) -> (Intake<B>, Outlet<B>) {
     let (sender, receiver) = bounded(max_batches);
-    let held = Arc::<AtomicI64>::default();
-    let intake = Intake { sender, records: records.clone(), bytes: bytes.clone(), held: held.clone(), max_bytes };
-    (intake, Outlet { receiver, records, bytes, held })
+    let used = Arc::<AtomicI64>::default();
+    let intake = Intake { sender, records: records.clone(), bytes: bytes.clone(), used: used.clone(), max_bytes };
+    (intake, Outlet { receiver, records, bytes, used })
 }
 
 impl<B: AsRef<[u8]>> Intake<B> {
-    /// Whether so much waits that whoever can should hold back: far below what there is room for.
+    /// Whether the queue is filling up, far below its bound, so that input should wait.
     pub(crate) fn is_behind(&self) -> bool {
-        self.held.load(Relaxed) >= MAX_BYTES / 4 || self.sender.len() >= MAX_BATCHES / 4
+        self.used.load(Relaxed) >= MAX_BYTES / 4 || self.sender.len() >= MAX_BATCHES / 4
     }
 
-    /// Gives the selected records of a batch. `false`: there is no room for them.
+    /// Queues the selected records of a batch. `false`: the queue is full.
     #[must_use]
     pub(crate) fn offer(&self, parcel: &Arc<Parcel<B>>, selection: Selection, now: Instant) -> bool {
         let batch = &parcel.batch;
-        let bytes = (batch.body_len() + batch.len() * BYTES_PER_RECORD) as i64;
-        let held = self.held.load(Relaxed);
-        // An empty queue takes any batch. Only this thread adds, so what is held can only shrink between the two lines.
-        if held > 0 && held + bytes > self.max_bytes {
+        let bytes = batch.memory_bytes() as i64;
+        let used = self.used.load(Relaxed);
+        // An empty queue takes a batch of any size. Only this thread adds, so the value can only
+        // have shrunk when it is used.
+        if used > 0 && used + bytes > self.max_bytes {
             return false;
         }
         let queued = Queued { parcel: Arc::clone(parcel), selection, since: now, bytes };
         let records = queued.records() as i64;
-        self.held.fetch_add(bytes, Relaxed);
+        self.used.fetch_add(bytes, Relaxed);
         self.bytes.add(bytes);
         self.records.add(records);
         match self.sender.try_send(queued) {
             Ok(()) => true,
-            Err(refused) => {
-                if let TrySendError::Disconnected(queued) = refused {
-                    // The worker has died: the process ends, and has not sent this.
+            Err(rejected) => {
+                if let TrySendError::Disconnected(queued) = rejected {
+                    // The worker has died, so the process ends without having sent this.
                     queued.parcel.leave_to_group();
                 }
-                self.held.fetch_sub(bytes, Relaxed);
+                self.used.fetch_sub(bytes, Relaxed);
                 self.bytes.sub(bytes);
                 self.records.sub(records);
                 false
@@ -174,7 +169,7 @@ impl<B: AsRef<[u8]>> Intake<B> {
 }
 
 impl<B: AsRef<[u8]>> Outlet<B> {
-    /// The next batch, waiting for it.
+    /// Waits for the next batch.
     pub(crate) fn wait(&self, timeout: Duration) -> Waited<B> {
         match self.receiver.recv_timeout(timeout) {
             Ok(queued) => Waited::Batch(queued),
@@ -188,14 +183,14 @@ impl<B: AsRef<[u8]>> Outlet<B> {
         self.receiver.try_recv().ok()
     }
 
-    /// The memory that is held, what was taken and not released included.
-    pub(crate) fn held_bytes(&self) -> i64 {
-        self.held.load(Relaxed)
+    /// Bytes in the queue, including batches that are taken and not yet released.
+    pub(crate) fn used_bytes(&self) -> i64 {
+        self.used.load(Relaxed)
     }
 
-    /// A batch that was taken is done with: sent or counted as dropped.
+    /// Releases a batch that was taken, and is sent or counted as dropped.
     pub(crate) fn release(&self, queued: &Queued<B>) {
-        self.held.fetch_sub(queued.bytes, Relaxed);
+        self.used.fetch_sub(queued.bytes, Relaxed);
         self.bytes.sub(queued.bytes);
         self.records.sub(queued.records() as i64);
     }
@@ -211,16 +206,17 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_refuses_the_newest_and_its_gauges_stay_right() {
+    fn full_queue_rejects_the_newest_and_keeps_its_gauges() {
         let (records, bytes) = gauges();
         let (intake, outlet) = queue_of(records.clone(), bytes.clone(), 2, MAX_BYTES);
-        let (three, now) = (batch(&[b"a", b"b", b"c"]), Instant::now());
+        let three = batch(&[b"a", b"b", b"c"]);
+        let now = Instant::now();
         assert!(intake.offer(&three, Selection::All, now));
         assert!(intake.offer(&three, Selection::All, now));
-        assert!(!intake.offer(&three, Selection::All, now), "two batches are all it takes");
+        assert!(!intake.offer(&three, Selection::All, now), "its limit is two batches");
         assert_eq!(records.get(), 6);
         let taken = outlet.take().unwrap();
-        assert_eq!(records.get(), 6, "what is being sent still counts");
+        assert_eq!(records.get(), 6, "batches being sent still count");
         outlet.release(&taken);
         assert_eq!(records.get(), 3);
         outlet.release(&outlet.take().unwrap());
@@ -228,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_bound_it_but_one_batch_always_fits() {
+    fn one_batch_of_any_size_fits_an_empty_queue() {
         let (records, bytes) = gauges();
         let (intake, _outlet) = queue_of(records.clone(), bytes, 10, 1000);
         let large = batch(&[&[0; 5000]]);
@@ -238,16 +234,17 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_expires_after_two_seconds() {
+    fn batch_expires_after_two_seconds() {
         let (records, bytes) = gauges();
         let (intake, outlet) = queue(records, bytes);
         let now = Instant::now();
         assert!(intake.offer(&batch(&[b"a"]), Selection::All, now));
         let queued = outlet.take().unwrap();
-        assert!(!queued.is_expired(now + MAX_AGE - Duration::from_millis(1), None));
-        assert!(queued.is_expired(now + MAX_AGE, None));
-        let resumed_at = Some(now + MAX_AGE);
-        assert!(!queued.is_expired(now + MAX_AGE, resumed_at), "it could not be sent until now");
-        assert!(queued.is_expired(now + 2 * MAX_AGE, resumed_at));
+        let mut clock = StopClock::new(Duration::ZERO);
+        assert!(!queued.is_expired(now + MAX_AGE - Duration::from_millis(1), &clock));
+        assert!(queued.is_expired(now + MAX_AGE, &clock));
+        clock.exclude_until(now + MAX_AGE);
+        assert!(!queued.is_expired(now + MAX_AGE, &clock), "it could not be sent until now");
+        assert!(queued.is_expired(now + 2 * MAX_AGE, &clock));
     }
 }

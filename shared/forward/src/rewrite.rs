@@ -1,12 +1,18 @@
-//! What is changed in a payload on its way to a destination, where that is asked for or has to be.
+//! Changes to payloads, where a destination is configured so or a protocol needs them.
 //!
-//! - `add_source`: the device's address goes into a syslog message as RFC 5424 structured data, `[origin ip="198.51.100.9"]` (§7.2).
-//!   A message that is no RFC 5424 is put into one, whole: its priority in front, the time of its capture, the device's address as
-//!   host name.
-//! - SNMPv2c informs leave as traps: the collector that the agent addressed answers the inform, and nobody else should. The two
-//!   PDUs differ in their tag only (RFC 3416 §4.2.6, §4.2.7). SNMPv3 messages are never touched: they are signed.
+//! - `add_source` of syslog: the device's address is added to a message as RFC 5424 structured
+//!   data, `[origin ip="198.51.100.9"]` (§7.2). A message that was not identified as RFC 5424, or
+//!   whose structured data is not well-formed, becomes, whole, the text of an RFC 5424 message with
+//!   the same priority, its capture time, and the device's address as host name.
+//! - `add_source` of traps: the device's address is appended to SNMPv2c traps and informs as
+//!   snmpTrapAddress.0 ([`trap_address`]).
+//! - SNMPv2c informs are sent as traps: the collector that the agent addressed answers the inform,
+//!   and no other receiver should. The two PDUs differ in their tag only (RFC 3416 §4.2.6, §4.2.7).
+//!   SNMPv3 messages are never changed, because they are signed.
 //!
-//! Whatever else there is leaves as it came, from the memory that it was received in.
+//! All other payloads are sent unmodified, from the memory they were received in.
+
+mod trap_address;
 
 use std::{io::Write, net::IpAddr, ops::Range};
 
@@ -15,59 +21,91 @@ use sekiwake_identify::{
     snmp,
     syslog::{Priority, element_length, structured_data},
 };
-use sekiwake_record::{Format, Record};
+use sekiwake_record::{Format, Kind, Record};
 
-/// Where the capacity of the memory for changed payloads goes back to.
+/// The capacity that the memory for changed payloads is shrunk to after each use.
 const KEPT_BYTES: usize = 1 << 20;
 
-/// What a destination changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Rewriting {
-    pub(crate) add_source: bool,
+/// The changes to the payloads of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rewriting {
+    /// Syslog: the device's address is added as structured data.
+    StructuredData,
+    /// Traps: v2c informs become traps.
+    Traps {
+        /// The device's address is appended as snmpTrapAddress.0.
+        add_address: bool,
+    },
 }
 
-/// Changed payloads, in the order of the records that they stand for. The memory is used again and again.
+impl Rewriting {
+    /// The changes that datagrams of this kind need. `add_source`: as the destination is
+    /// configured. `None`: payloads are sent unmodified.
+    pub(crate) fn of(kind: Kind, add_source: bool) -> Option<Rewriting> {
+        match kind {
+            Kind::Syslog => add_source.then_some(Rewriting::StructuredData),
+            Kind::SnmpTrap => Some(Rewriting::Traps { add_address: add_source }),
+            Kind::Xflow => None,
+        }
+    }
+}
+
+/// Changed payloads, in the order of their records. The memory is reused.
 #[derive(Debug, Default)]
 pub(crate) struct Rewritten {
     bytes: Vec<u8>,
-    places: Vec<Option<Range<usize>>>,
+    ranges: Vec<Option<Range<usize>>>,
 }
 
 impl Rewritten {
-    /// Forgets everything.
+    /// Removes all payloads.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES);
-        self.places.clear();
+        self.ranges.clear();
     }
 
-    /// Takes in the next record.
+    /// Adds the next record.
     pub(crate) fn push(&mut self, rewriting: Rewriting, record: &Record<'_>) {
         let start = self.bytes.len();
-        let changed = match record.format {
-            Format::Snmp2cInform => inform_as_trap(record.payload, &mut self.bytes),
-            Format::Rfc3164 | Format::Rfc5424 | Format::Unknown if rewriting.add_source => {
-                add_source(record, &mut self.bytes);
+        let out = &mut self.bytes;
+        let changed = match (rewriting, record.format) {
+            (Rewriting::Traps { add_address: true }, Format::Snmp2cTrap) => {
+                trap_address::append(record.payload, record.source, out)
+            }
+            (Rewriting::Traps { add_address }, Format::Snmp2cInform) => {
+                add_address && trap_address::append(record.payload, record.source, out)
+                    || inform_as_trap(record.payload, out)
+            }
+            (Rewriting::StructuredData, Format::Rfc3164 | Format::Rfc5424 | Format::Unknown) => {
+                add_source(record, out);
                 true
             }
             _ => false,
         };
-        self.places.push(changed.then_some(start..self.bytes.len()));
+        self.ranges.push(changed.then_some(start..self.bytes.len()));
     }
 
-    /// What to send for the record that was the `index`th to be pushed: `payload` is what it came with.
+    /// The payload to send for the record that was pushed as number `index`. `payload` is its
+    /// original one.
     pub(crate) fn payload<'a>(&'a self, index: usize, payload: &'a [u8]) -> &'a [u8] {
-        match self.places.get(index) {
+        match self.ranges.get(index) {
             Some(Some(range)) => &self.bytes[range.clone()],
             _ => payload,
         }
     }
 }
 
-/// Whether the answer to this datagram must not reach the device: an SNMPv3 message that is answered, by the collector that it was
-/// sent to and by nobody else.
-pub(crate) fn must_not_be_spoofed(record: &Record<'_>) -> bool {
-    record.format == Format::Snmp3 && snmp::expects_answer(record.payload)
+/// Whether an answer to this datagram must not reach the device: an SNMPv3 message that its
+/// receiver answers. Only the collector that the agent addressed may do that. Of an encrypted
+/// message that may be a trap or an inform, the destination's option says which it is.
+pub(crate) fn must_not_be_spoofed(record: &Record<'_>, encrypted_are_traps: bool) -> bool {
+    record.format == Format::Snmp3
+        && match snmp::answer(record.payload) {
+            snmp::Answer::None => false,
+            snmp::Answer::Expected => true,
+            snmp::Answer::Unknown => !encrypted_are_traps,
+        }
 }
 
 fn inform_as_trap(payload: &[u8], out: &mut Vec<u8>) -> bool {
@@ -79,12 +117,14 @@ fn inform_as_trap(payload: &[u8], out: &mut Vec<u8>) -> bool {
 }
 
 fn add_source(record: &Record<'_>, out: &mut Vec<u8>) {
-    let (payload, source) = (record.payload, record.source.to_canonical());
+    let payload = record.payload;
+    let source = record.source.to_canonical();
     let Some(range) = structured_data(payload) else { return wrap(record, source, out) };
     let data = &payload[range.clone()];
     out.extend_from_slice(&payload[..range.start]);
     match origin(data) {
-        // An identifier stands once, a parameter of `origin` as often as there are addresses (RFC 5424 §6.3.2, §7.2.1).
+        // An element may occur once, a parameter of `origin` once per address (RFC 5424 §6.3.2,
+        // §7.2.1).
         Some(end) => {
             out.extend_from_slice(&data[..end]);
             append(out, format_args!(" ip=\"{source}\""));
@@ -100,7 +140,7 @@ fn add_source(record: &Record<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&payload[range.end..]);
 }
 
-/// Puts a message that is no RFC 5424 into one.
+/// Makes another message the text of an RFC 5424 message.
 fn wrap(record: &Record<'_>, source: IpAddr, out: &mut Vec<u8>) {
     let priority = Priority::of(record.payload).unwrap_or(Priority::ABSENT).value();
     append(out, format_args!("<{priority}>1 "));
@@ -113,11 +153,11 @@ fn wrap(record: &Record<'_>, source: IpAddr, out: &mut Vec<u8>) {
 }
 
 fn append(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    // A Vec takes whatever is written to it.
+    // Writing to a vector never fails.
     let _ = out.write_fmt(text);
 }
 
-/// Where the element `origin` of well-formed structured data ends: at its closing bracket.
+/// The position of the closing bracket of the element `origin` in well-formed structured data.
 fn origin(data: &[u8]) -> Option<usize> {
     let mut start = 0;
     while data.get(start) == Some(&b'[') {
@@ -151,14 +191,14 @@ mod tests {
             dscp_ttl: 0,
         };
         let mut rewritten = Rewritten::default();
-        rewritten.push(Rewriting { add_source: true }, &record);
+        rewritten.push(Rewriting::StructuredData, &record);
         String::from_utf8_lossy(rewritten.payload(0, payload)).into_owned()
     }
 
     const HEADER: &str = "<34>1 2003-10-11T22:14:15.003Z host app 1 ID47";
 
     #[test]
-    fn the_address_becomes_structured_data() {
+    fn address_is_added_as_structured_data() {
         for (before, after) in [
             ("- message", r#"[origin ip="198.51.100.9"] message"#),
             ("-", r#"[origin ip="198.51.100.9"]"#),
@@ -174,13 +214,17 @@ mod tests {
     }
 
     #[test]
-    fn other_lines_are_wrapped_whole() {
+    fn other_messages_are_wrapped_whole() {
         for (message, priority) in [
             (&b"<189>1234: *Mar  1 18:46:11.123: %SYS-5-CONFIG_I: x"[..], 189),
             (b"no PRI", 13),
             (b"<999>not one either", 13),
             (b"", 13),
             (b"<34>1 2003-10-11T22:14:15.003Z host app 1 ID47 no structured data", 34),
+            (b"<134>1 2025-02-03 04:05:06 gw-1 CheckPoint 4711 - [action:\"Accept\"; ]", 134),
+            (b"<134>1 2025-02-03 04:05:06 gw-1 CheckPoint 4711 - - message", 134),
+            (b"<134>1 1650972789.42 MX events a b - dst", 134),
+            (b"<134>1 1650972789.42 MX events a b [c] dst", 134),
         ] {
             let text = String::from_utf8_lossy(message);
             let expected = format!(
@@ -196,7 +240,17 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_stay() {
+    fn text_on_a_trap_port_is_not_wrapped() {
+        let record = sekiwake_testkit::fixtures::record(b"<13>text");
+        for format in [Format::Rfc3164, Format::Unknown, Format::Snmp1Trap, Format::Snmp3] {
+            let mut rewritten = Rewritten::default();
+            rewritten.push(Rewriting::Traps { add_address: true }, &Record { format, ..record.clone() });
+            assert_eq!(rewritten.payload(0, b"original"), b"original", "{format}");
+        }
+    }
+
+    #[test]
+    fn binary_payload_stays_unchanged() {
         let record = [0xff, 0, 0x80];
         assert!(rewritten("198.51.100.9", &record).ends_with(&*String::from_utf8_lossy(&record)));
     }

@@ -1,23 +1,27 @@
-//! The service that all forwarders are: bus in, engine out. What one of them knows of its protocol is in its [`Protocol`].
+//! The service behind all forwarders: from the bus to the engine. Their differences are in
+//! [`Protocol`].
 
-use std::{marker::PhantomData, path::PathBuf};
+use std::{io, marker::PhantomData, path::PathBuf, process::ExitCode};
 
-use sekiwake_bus::{Bus, Controlling, GroupSubscriber, GroupSubscriberSettings, Grouping, Subscribing};
+use anyhow::ensure;
+use sekiwake_bus::{Bus, Controlling, GroupSubscriber, GroupSubscriberSettings, Grouping, Reporting, Subscribing};
 use sekiwake_record::Kind;
-use sekiwake_runtime::{About, Role, Scope};
+use sekiwake_runtime::{About, Process, Role, Scope};
 use sekiwake_settings::{Reader, Setting};
 use tracing::info;
 
 use crate::{
-    Destinations, Engine, Registry, Resolution,
+    Destinations, Endpoint, Engine, EngineOptions, Registry, Resolution, Transport,
+    config::reload::{DestinationsFile, Inbox, Watcher},
     engine::DEFAULT_SPOOL_DIR,
     pump::Pump,
-    reload::{DestinationsFile, Inbox, Watcher},
+    send_test,
+    stream::TlsSettings,
 };
 
-/// What tells one forwarder from another.
+/// The differences between forwarders.
 pub trait Protocol: 'static {
-    /// What the service is called.
+    /// The names of the service.
     const ABOUT: About;
     /// The kind that it forwards.
     const KIND: Kind;
@@ -30,32 +34,61 @@ pub trait Protocol: 'static {
 /// The service that forwards the kind of this protocol.
 pub struct Forwarder<P>(PhantomData<P>);
 
-/// Where a forwarder takes its records from and where it sends them.
+// The subcommands. A doc comment would replace the forwarder's own description.
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Send one test message through each destination, and print the result
+    ///
+    /// Needs neither bus nor proxy, and touches no spool. Filters and rates do not apply. The exit
+    /// status is 0 if all messages were sent, and 1 otherwise.
+    SendTest(send_test::Arguments),
+}
+
+/// The settings of a forwarder.
 #[derive(Clone, Debug)]
 pub struct ForwarderSettings {
     /// The bus.
     pub subscribing: Subscribing,
     /// The control plane.
     pub controlling: Controlling,
-    /// Which group it is a member of, and as whom.
+    /// Its group, and its name in it.
     pub grouping: Grouping,
     /// The destinations, possibly none.
     pub destinations: Destinations,
-    /// The file that they were read from, and are read from again.
+    /// The file that lists them.
     pub destinations_file: Option<DestinationsFile>,
-    /// Where destinations keep what they miss.
+    /// The directory of the spools.
     pub spool_dir: PathBuf,
 }
 
 impl<P: Protocol> Forwarder<P> {
+    /// The process and its subcommands.
+    pub fn process() -> Process {
+        let process = Process::of::<Forwarder<P>>().commands(|command: Command, environment| match command {
+            Command::SendTest(arguments) => {
+                let (destinations, _) = sekiwake_settings::read(environment, read_destinations::<P>)?;
+                ensure!(
+                    !destinations.is_empty(),
+                    "no destinations, expected {} or {}",
+                    P::DESTINATIONS,
+                    P::DESTINATIONS_FILE
+                );
+                let out = &mut io::stdout().lock();
+                let all_sent = send_test(P::KIND, &destinations, &arguments.community, out)?;
+                Ok(if all_sent { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            }
+        });
+        process.env_file_for("send-test")
+    }
+
     /// Starts the workers on a bus that the process already has.
     ///
     /// # Errors
-    /// When the bus refuses an endpoint or the system gives no threads.
+    /// When the bus cannot use an endpoint, or a thread cannot be spawned.
     pub fn start_on(bus: &Bus, settings: &ForwarderSettings, scope: &Scope) -> anyhow::Result<()> {
         if settings.destinations.is_empty() && settings.destinations_file.is_none() {
-            // It does not even subscribe: the bus has nothing to carry to it.
-            info!(variable = P::DESTINATIONS, "no destinations are set, nothing to forward");
+            // No subscription either, so that the bus sends it nothing.
+            info!(variable = P::DESTINATIONS, "no destinations configured, nothing to forward");
             return Ok(scope.idle()?);
         }
         let group = settings.grouping.group(P::ABOUT.service)?;
@@ -66,15 +99,20 @@ impl<P: Protocol> Forwarder<P> {
             label: settings.grouping.label.clone(),
             kind: P::KIND,
             start_age: settings.grouping.start_age,
-            one_works: false,
-            notes: P::KIND == Kind::Xflow,
+            single_active: false,
+            handoff: P::KIND == Kind::Xflow,
         };
-        let told = (scope.readiness("lease"), scope.status("group"));
-        let subscriber = GroupSubscriber::connect(bus, of_group, scope.metrics(), told)?;
+        let reporting = Reporting::new(scope, &settings.controlling.readiness("lease"), "group");
+        let mut subscriber = GroupSubscriber::connect(bus, of_group, reporting)?;
+        subscriber.set_destinations_digest(settings.destinations.digest());
         let registry = Registry::new();
-        let (spool_dir, destinations) = (&settings.spool_dir, &settings.destinations);
-        let engine = Engine::start_in(spool_dir, P::KIND, destinations, (&Resolution::default(), &registry), scope)?;
-        info!(kind = %P::KIND, destinations = %settings.destinations, "forwarding");
+        let options = EngineOptions {
+            resolution: Resolution::default(),
+            registry: registry.clone(),
+            spool_dir: settings.spool_dir.clone(),
+        };
+        let engine = Engine::start(P::KIND, &settings.destinations, options, scope)?;
+        info!(kind = %P::KIND, destinations = %settings.destinations, "forwarding started");
         let inbox = Inbox::new(P::KIND, scope);
         if let Some(file) = &settings.destinations_file {
             let watcher = Watcher::new(P::KIND, file.clone(), inbox.clone());
@@ -96,10 +134,11 @@ impl<P: Protocol> Role for Forwarder<P> {
     type Settings = ForwarderSettings;
 
     fn read(reader: &mut Reader) -> ForwarderSettings {
-        let (subscribing, controlling) = (Subscribing::read(reader), Controlling::read(reader));
+        let subscribing = Subscribing::read(reader);
+        let controlling = Controlling::read(reader);
         let grouping = Grouping::read(reader);
         let (destinations, destinations_file) = read_destinations::<P>(reader);
-        // Only syslog has destinations that keep anything.
+        // Only syslog has destinations with a spool.
         let spool_dir = match P::KIND {
             Kind::Syslog => reader.value("SEKIWAKE_SPOOL_DIR"),
             Kind::Xflow | Kind::SnmpTrap => PathBuf::from(DEFAULT_SPOOL_DIR),
@@ -115,18 +154,42 @@ impl<P: Protocol> Role for Forwarder<P> {
 /// The destinations, from the variable or from the file.
 fn read_destinations<P: Protocol>(reader: &mut Reader) -> (Destinations, Option<DestinationsFile>) {
     let listed = reader.optional::<Listed<P>>(P::DESTINATIONS).map(|listed| listed.0);
+    check_files(reader, P::DESTINATIONS, listed.as_ref());
     let file: Option<PathBuf> = reader.optional(P::DESTINATIONS_FILE);
     let Some(path) = &file else { return (listed.unwrap_or_default(), None) };
     let shown = path.display().to_string();
     if listed.is_some() {
-        let takes = format!("either this or {}, not both", P::DESTINATIONS);
+        let takes = format!("this or {}, not both", P::DESTINATIONS);
         reader.mistake(P::DESTINATIONS_FILE, &shown, &takes);
     }
+    if !reader.reads_files() {
+        return (Destinations::default(), None);
+    }
     match DestinationsFile::read(P::KIND, path) {
-        Ok((file, destinations)) => (destinations, Some(file)),
+        Ok((file, destinations)) => {
+            check_files(reader, P::DESTINATIONS_FILE, Some(&destinations));
+            (destinations, Some(file))
+        }
         Err(wrong) => {
             reader.mistake(P::DESTINATIONS_FILE, &shown, &format!("a file with {} ({wrong})", Listed::<P>::takes()));
             (Destinations::default(), None)
+        }
+    }
+}
+
+/// Reads the certificates and keys of TLS destinations: a problem with one is a mistake in the
+/// variable.
+fn check_files(reader: &mut Reader, variable: &str, destinations: Option<&Destinations>) {
+    if !reader.reads_files() {
+        return;
+    }
+    let with_tls = destinations.into_iter().flatten().filter(|one| one.transport == Transport::Tls);
+    for destination in with_tls {
+        let settings = TlsSettings::from(&destination.options.tls);
+        let load = |endpoint: &Endpoint| settings.load(&endpoint.host.to_string()).err();
+        if let Some(error) = destination.endpoints.iter().find_map(load) {
+            let takes = format!("certificates and keys that can be used ({error})");
+            reader.mistake(variable, &destination.to_string(), &takes);
         }
     }
 }

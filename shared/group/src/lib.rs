@@ -1,71 +1,83 @@
-//! The control plane as three state machines: who owns which shard, where a group stands, what is repaired.
+//! The logic of the control plane, as three state machines: the owners of shards, the positions of
+//! groups, and repairs.
 //!
 //! ```text
 //!                    Advertise, Repaired, Done                 Renew, Register, Repair
 //!   PublisherControl ─────────────────────────▶ Coordinator ◀───────────────────────── Member
 //!   + Retention      ◀───────────────────────── (in the proxy) ──────────────────────▶ + Permit
-//!                    Notice, Repair                            Grant, Refused, Repaired, Done
+//!                    Notice, Repair                            Grant, Rejected, Repaired, Done
 //! ```
 //!
-//! Beside them, [`NoteKeeper`] and [`NoteStore`]: what the owner of a shard leaves for the next.
+//! Beside them stand [`HandoffKeeper`] and [`HandoffStore`], which transfer the state that the
+//! owner of a shard leaves for the next.
 //!
-//! There is no socket, no clock, no thread and no randomness in this crate. Messages and `now` go in (nanoseconds of the party's
-//! own CLOCK_BOOTTIME, never compared with another party's), and outputs are polled out. The shell around a machine owns its
-//! ROUTER or DEALER and calls `on_message`, `on_tick` when `next_deadline` says so, and `poll_output` until it gives `None`.
+//! The machines have no socket, clock, thread or random numbers. Messages and the time go in, as a
+//! [`BootTime`] of the party's own host, and outputs are polled out. The shell around a machine
+//! owns its ROUTER or DEALER. It calls `on_message`, then `on_tick` when `next_deadline` says so,
+//! and `poll_output` until that returns `None`.
 //!
-//! **Invariant:** every message tells a state, not a change: whatever run of messages is lost, the next one repairs it.
-//! **Invariant:** a lease is only ever extended by a message that also lists the shards it is for.
-//! **Invariant:** every table has a bound; a message that would break one is refused, counted, and changes nothing.
+//! **Invariant:** every message carries a complete state, not a change: whichever messages are
+//! lost, the next one makes up for them. **Invariant:** a lease is extended only by a message that
+//! also lists the shards that it covers. **Invariant:** every table has a limit. A message that
+//! would exceed one is rejected, counted, and changes nothing.
 //!
-//! `docs/bus.md` says what is promised and why it holds; [`wire`] draws the messages.
+//! `docs/bus.md` has the guarantees and the correctness argument; [`wire`] draws the messages.
 
 mod coordinator;
+mod coverage;
+mod handoff;
 mod member;
-mod notes;
+mod mutants;
+mod own;
 mod publisher;
 mod retention;
 #[cfg(test)]
 mod simulation;
 mod stream;
+mod time;
+mod tracker;
 pub mod wire;
 
+use std::time::Duration;
+
 pub use coordinator::{
-    Coordinator, CoordinatorSettings, CoordinatorView, GroupView, MemberView, PositionView, Refusals, ShardState,
-    ShardView, StreamView, fuzz,
+    Coordinator, CoordinatorEvent, CoordinatorSettings, CoordinatorView, Difference, GroupView, LeaseExpired,
+    MemberView, PositionView, REPORT_DIFFERENCE_AFTER, Rejections, ShardState, ShardView, StreamView, Taker, fuzz,
+};
+pub use handoff::{
+    GroupHandoff, HandoffCounters, HandoffKeeper, HandoffKeeperSettings, HandoffRejections, HandoffStore,
+    HandoffStoreSettings, HandoffView,
 };
 pub use member::{
-    Arrival, GiveUp, HoldState, Member, MemberCounters, MemberOutput, MemberSettings, MemberStatus, Permission, Permit,
-    Received, ShardStatus, StreamStatus,
+    Arrival, GiveUp, Member, MemberCounters, MemberOutput, MemberSettings, MemberStatus, Permission, Permit, Received,
+    ShardPhase, ShardStatus, StreamStatus,
 };
-pub use notes::{
-    GroupNotes, NoteCounters, NoteKeeper, NoteKeeperSettings, NoteRefusals, NoteStore, NoteStoreSettings, NotesView,
-};
-pub use publisher::{PublisherControl, PublisherControlSettings};
+pub use own::{OwnDestinations, OwnWatch, is_own};
+pub use publisher::{CurrentList, PublisherControl, PublisherControlSettings};
 pub use retention::{Retained, Retention};
 pub use stream::{Peer, Stream};
+pub use time::BootTime;
+pub use tracker::{Observation, Tracker};
 
-/// Nanoseconds in a millisecond: settings and time limits are in nanoseconds.
-pub const MILLISECOND: u64 = 1_000_000;
-/// Nanoseconds in a second.
-pub const SECOND: u64 = 1_000_000_000;
-
-/// How long a member may act after it *sent* the last renewal that was granted.
-pub const LEASE: u64 = 3 * SECOND;
-/// How much longer the coordinator waits, from when it *granted*: clocks that run at different rates, and the one send call in
-/// which a member may have been stopped.
-pub const LEASE_MARGIN: u64 = 500 * MILLISECOND;
+/// How long a member may act after it *sent* the newest renewal that was granted.
+pub const LEASE: Duration = Duration::from_secs(3);
+/// How much longer the coordinator waits, counted from when it *granted*. This covers clocks that
+/// run at different rates, and the one send call in which a member may have been stopped.
+pub const LEASE_MARGIN: Duration = Duration::from_millis(500);
 /// How often a member renews its lease.
-pub const RENEW_EVERY: u64 = 500 * MILLISECOND;
-/// How often a publisher says where its stream stands.
-pub const ADVERTISE_EVERY: u64 = SECOND;
-/// A publisher that has said nothing for so long is taken for gone, until it speaks again.
-pub const PUBLISHER_SILENT_AFTER: u64 = 3 * SECOND;
-/// How long a hole may wait without any answer, while the coordinator is there, before it is given up.
-pub const GIVE_UP_AFTER: u64 = 2 * SECOND;
-/// How long a forwarder waits for publishers to acknowledge a new destination before it sends to it all the same.
-pub const REGISTER_WITHIN: u64 = 2 * SECOND;
+pub const RENEW_EVERY: Duration = Duration::from_millis(500);
+/// How often a publisher advertises its stream.
+pub const ADVERTISE_EVERY: Duration = Duration::from_secs(1);
+/// How long a publisher may be silent before it counts as unavailable, until it advertises again.
+pub const PUBLISHER_SILENT_AFTER: Duration = Duration::from_secs(3);
+/// How long a gap waits without an answer, while the coordinator grants, before delivery goes on
+/// behind it.
+pub const LEAVE_BEHIND_AFTER: Duration = Duration::from_secs(2);
+/// How long a forwarder waits until publishers have acknowledged a new destination, before it sends
+/// to it anyway.
+pub const REGISTER_WITHIN: Duration = Duration::from_secs(2);
 
-/// The largest sequence number or generation that is believed: ten million a second for 28 years.
+/// Sequence numbers and generations are below this: ten million per second for 28 years.
 pub const MAX_NUMBER: u64 = 1 << 53;
-/// A position that is not known.
+/// The value of an unknown position.
 pub(crate) const UNKNOWN: u64 = u64::MAX;

@@ -1,57 +1,68 @@
 //! A publisher's recent batches, in memory, for repairs.
 //!
 //! ```text
-//! topic   ring of batches, by sequence      ◀── repairs look up here
-//! kind    order in which they came, bytes   ◀── what goes over the kind's budget is forgotten, oldest first
+//! per topic:  batches by sequence number   ◀── repairs look up here
+//!             [ committed by every live group | not yet ] next
+//! per kind:   order of publication, bytes  ◀── over the budget, the oldest batch is evicted
 //! ```
 //!
-//! **Invariant:** a batch makes room only among batches of its own kind.
+//! **Invariant:** a batch evicts only batches of its own kind. **Invariant:** the batches of a
+//! topic have no gaps.
 
 use std::collections::VecDeque;
 
 use sekiwake_record::{Kind, Topic};
 
-/// What a batch costs beside its body, bytes.
+use crate::BootTime;
+
+/// Memory of a batch beside its body, bytes.
 const ENTRY_BYTES: usize = 96;
 
-/// The recent batches of one stream. The writer of the stream stores, whoever answers repairs looks up; between them stands a
-/// lock that both hold for a moment only.
+/// The recent batches of one stream. The writer of the stream stores them, and the control thread
+/// answers repairs from them. They share it under a lock that both hold only briefly.
 #[derive(Debug)]
 pub struct Retention<B> {
     topics: Vec<Ring<B>>,
     kinds: [Budget; Kind::ALL.len()],
 }
 
+/// The batches of one topic.
 #[derive(Debug)]
 struct Ring<B> {
+    /// Oldest first.
     batches: VecDeque<Retained<B>>,
+    /// The next sequence number.
     next: u64,
+    /// The sequence number below which every live group has committed.
     committed: u64,
-    /// The batches at the front that every live group has committed.
+    /// How many batches at the front are below it.
     committed_batches: usize,
 }
 
+/// The memory of one kind.
 #[derive(Debug)]
 struct Budget {
     limit: usize,
     bytes: usize,
+    /// Bytes of batches that are not committed.
     uncommitted_bytes: usize,
+    /// The topic of each batch, oldest first.
     order: VecDeque<Topic>,
 }
 
-/// A batch that can be repeated.
+/// A batch that can be retransmitted.
 #[derive(Debug, Clone)]
 pub struct Retained<B> {
     /// The sequence number of its first record.
     pub first_sequence: u64,
-    /// How many records it holds.
+    /// How many records it has.
     pub count: u32,
     /// Capture time of its earliest record, nanoseconds since 1970.
     pub first_captured_at_ns: u64,
     /// Capture time of its latest record, nanoseconds since 1970.
     pub last_captured_at_ns: u64,
-    /// When it was published, by the publisher's own clock, ns.
-    pub published_at: u64,
+    /// When it was published.
+    pub published_at: BootTime,
     /// The body frame.
     pub body: B,
 }
@@ -63,7 +74,7 @@ impl<B> Retained<B> {
 }
 
 impl<B: AsRef<[u8]>> Retention<B> {
-    /// With a budget in bytes for each kind, in the order of [`Kind::ALL`].
+    /// An empty one. `limits` are bytes per kind, in the order of [`Kind::ALL`].
     pub fn new(limits: [usize; Kind::ALL.len()]) -> Retention<B> {
         let ring = || Ring { batches: VecDeque::new(), next: 0, committed: 0, committed_batches: 0 };
         Retention {
@@ -72,7 +83,8 @@ impl<B: AsRef<[u8]>> Retention<B> {
         }
     }
 
-    /// Takes a batch that has just been given its numbers. Batches of a topic come in order, without holes.
+    /// Stores a batch that has just got its sequence numbers, which continue its topic without a
+    /// gap. The newest batch stays even if it is larger than the budget.
     pub fn store(&mut self, topic: Topic, batch: Retained<B>) {
         let bytes = cost(&batch);
         let ring = &mut self.topics[topic.index()];
@@ -87,57 +99,60 @@ impl<B: AsRef<[u8]>> Retention<B> {
             && let Some(oldest) = budget.order.pop_front()
         {
             let ring = &mut self.topics[oldest.index()];
-            let Some(forgotten) = ring.batches.pop_front() else { continue };
-            budget.bytes -= cost(&forgotten);
-            match ring.committed_batches {
-                0 => budget.uncommitted_bytes -= cost(&forgotten),
-                _ => ring.committed_batches -= 1,
+            let Some(evicted) = ring.batches.pop_front() else { continue };
+            budget.bytes -= cost(&evicted);
+            // Committed batches are always at the front, so this one is committed if any is.
+            if ring.committed_batches > 0 {
+                ring.committed_batches -= 1;
+            } else {
+                budget.uncommitted_bytes -= cost(&evicted);
             }
         }
     }
 
-    /// The number that the next record of a topic will have.
+    /// The next sequence number of a topic.
     pub fn next_sequence(&self, topic: Topic) -> u64 {
         self.topics[topic.index()].next
     }
 
-    /// The oldest record of a topic that can be repeated; the next one when there is none.
+    /// The oldest retained record of a topic; its next sequence number if none is retained.
     pub fn oldest_sequence(&self, topic: Topic) -> u64 {
         let ring = &self.topics[topic.index()];
         ring.batches.front().map_or(ring.next, |batch| batch.first_sequence)
     }
 
-    /// The batch that holds this record.
+    /// The batch that contains this record.
     pub fn batch(&self, topic: Topic, sequence: u64) -> Option<&Retained<B>> {
         let batches = &self.topics[topic.index()].batches;
         let index = batches.partition_point(|batch| batch.next_sequence() <= sequence);
         batches.get(index).filter(|batch| batch.first_sequence <= sequence)
     }
 
-    /// The oldest record that was published at `since` or later, ns by the publisher's own clock.
-    pub fn first_since(&self, topic: Topic, since: u64) -> u64 {
+    /// The oldest retained record that was published at `since` or later; the next sequence number
+    /// if no record is.
+    pub fn first_since(&self, topic: Topic, since: BootTime) -> u64 {
         let ring = &self.topics[topic.index()];
         let index = ring.batches.partition_point(|batch| batch.published_at < since);
         ring.batches.get(index).map_or(ring.next, |batch| batch.first_sequence)
     }
 
-    /// The batches of a topic that can be repeated, newest first.
+    /// The retained batches of a topic, newest first.
     pub fn batches(&self, topic: Topic) -> impl Iterator<Item = &Retained<B>> {
         self.topics[topic.index()].batches.iter().rev()
     }
 
-    /// When the oldest batch of a kind was published.
-    pub fn oldest_published_at(&self, kind: Kind) -> Option<u64> {
+    /// When the oldest retained batch of a kind was published.
+    pub fn oldest_published_at(&self, kind: Kind) -> Option<BootTime> {
         let topic = self.kinds[kind.index()].order.front()?;
         self.topics[topic.index()].batches.front().map(|batch| batch.published_at)
     }
 
-    /// Memory held for a kind, bytes.
+    /// Memory of the batches of a kind, bytes.
     pub fn bytes(&self, kind: Kind) -> usize {
         self.kinds[kind.index()].bytes
     }
 
-    /// Bytes that some live group has not committed.
+    /// Bytes of a kind that some live group has not committed.
     pub fn uncommitted_bytes(&self, kind: Kind) -> usize {
         self.kinds[kind.index()].uncommitted_bytes
     }
@@ -147,14 +162,14 @@ impl<B: AsRef<[u8]>> Retention<B> {
         self.topics.iter().map(|ring| ring.next - ring.committed).sum()
     }
 
-    /// Takes note that no live group wants what there is of a kind.
+    /// Counts everything of a kind as committed, because no live group works on it.
     pub(crate) fn commit_all(&mut self, kind: Kind) {
         for topic in Topic::all().filter(|topic| topic.kind == kind) {
             self.commit(topic, self.next_sequence(topic));
         }
     }
 
-    /// Takes note that every live group has handled what is below `sequence`.
+    /// Every live group has committed `sequence`.
     pub(crate) fn commit(&mut self, topic: Topic, sequence: u64) {
         let ring = &mut self.topics[topic.index()];
         ring.committed = ring.committed.max(sequence.min(ring.next));
@@ -166,7 +181,7 @@ impl<B: AsRef<[u8]>> Retention<B> {
         }
     }
 
-    /// Whether some record of a kind has not been handled by every live group.
+    /// Whether some live group has not committed everything of a kind.
     pub(crate) fn has_uncommitted(&self, kind: Kind) -> bool {
         Topic::all().filter(|topic| topic.kind == kind).any(|topic| {
             let ring = &self.topics[topic.index()];
@@ -174,8 +189,8 @@ impl<B: AsRef<[u8]>> Retention<B> {
         })
     }
 
-    /// Whether a reader of a file may publish more of a kind: the next batch will not push out one that a live group still has
-    /// to handle.
+    /// Whether a publisher that reads a file may publish the next batch of a kind: it would not
+    /// evict one that a live group has not committed.
     pub fn may_read_ahead(&self, kind: Kind, next_bytes: usize) -> bool {
         let budget = &self.kinds[kind.index()];
         budget.uncommitted_bytes == 0 || budget.uncommitted_bytes + next_bytes + ENTRY_BYTES <= budget.limit
@@ -196,11 +211,12 @@ mod tests {
 
     fn batch(first_sequence: u64, published_at: u64) -> Retained<Vec<u8>> {
         let body = vec![0; 904];
+        let published_at = BootTime::from_nanos(published_at);
         Retained { first_sequence, count: 10, first_captured_at_ns: 0, last_captured_at_ns: 0, published_at, body }
     }
 
     #[test]
-    fn a_flood_of_one_kind_evicts_nothing_of_the_others() {
+    fn flood_of_one_kind_evicts_nothing_of_the_others() {
         let mut retention = Retention::new([3000, 3000, 3000]);
         retention.store(topic("snmptrap/00"), batch(0, 0));
         (0..100).for_each(|n| retention.store(topic("xflow/01"), batch(n * 10, n)));
@@ -210,26 +226,26 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_found_in_its_batch_and_a_forgotten_one_is_not() {
+    fn retained_record_is_found_and_evicted_one_is_not() {
         let mut retention = Retention::new([3000, 3000, 3000]);
         (0..5).for_each(|n| retention.store(topic("syslog/2a"), batch(n * 10, n * 100)));
         assert!(retention.batch(topic("syslog/2a"), 19).is_none());
         assert_eq!(retention.batch(topic("syslog/2a"), 29).unwrap().first_sequence, 20);
         assert!(retention.batch(topic("syslog/2a"), 50).is_none());
-        assert_eq!(retention.first_since(topic("syslog/2a"), 250), 30);
-        assert_eq!(retention.first_since(topic("syslog/2a"), 1000), 50);
+        assert_eq!(retention.first_since(topic("syslog/2a"), BootTime::from_nanos(250)), 30);
+        assert_eq!(retention.first_since(topic("syslog/2a"), BootTime::from_nanos(1000)), 50);
         let newest_first: Vec<u64> = retention.batches(topic("syslog/2a")).map(|batch| batch.first_sequence).collect();
         assert_eq!(newest_first, [40, 30, 20]);
     }
 
     #[test]
-    fn a_file_is_read_no_further_ahead_than_the_memory() {
+    fn file_is_read_no_further_ahead_than_the_budget() {
         let mut retention = Retention::new([3000, 3000, 3000]);
         let syslog = topic("syslog/00");
         (0..3).for_each(|n| retention.store(syslog, batch(n * 10, 0)));
         assert!(!retention.may_read_ahead(Kind::Syslog, 904));
         retention.commit(syslog, 15);
-        assert!(retention.may_read_ahead(Kind::Syslog, 904), "the first batch is done with");
-        assert!(retention.may_read_ahead(Kind::Xflow, 1 << 30), "one batch always goes");
+        assert!(retention.may_read_ahead(Kind::Syslog, 904), "the first batch is committed");
+        assert!(retention.may_read_ahead(Kind::Xflow, 1 << 30), "one batch is always allowed");
     }
 }

@@ -1,4 +1,4 @@
-//! What streams and parties are called.
+//! The names of streams and peers.
 
 use std::{fmt, sync::Arc};
 
@@ -10,7 +10,7 @@ use sekiwake_record::Name;
 pub struct Stream {
     /// The publisher's name.
     pub name: Arc<str>,
-    /// The random number of the run; compared for equality only.
+    /// The random number of the run. Compared for equality only.
     pub epoch: u64,
 }
 
@@ -27,8 +27,8 @@ impl fmt::Display for Stream {
     }
 }
 
-/// Who is at the other end of a ROUTER: the routing id. Parties choose 16 random bytes for themselves and keep them over
-/// reconnections, so that nobody else can speak in their name.
+/// The routing id of the party at the other end of a ROUTER: 16 random bytes that the party chooses
+/// and keeps over reconnections, so that no other party can act in its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Peer(ArrayVec<u8, 16>);
 

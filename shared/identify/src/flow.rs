@@ -1,17 +1,22 @@
 //! Flow export: NetFlow v5 and v9, IPFIX, sFlow v5.
 //!
 //! ```text
-//! NetFlow v5 │ version=5 u16 │ count u16 1..=30 │ 20 bytes │ count × 48 bytes of record
-//! NetFlow v9 │ version=9 u16 │ count u16        │ 16 bytes │ flowsets: id u16, length u16 with these four bytes, contents
-//! IPFIX      │ version=10 u16│ length u16       │ 12 bytes │ sets, as in v9
-//! sFlow v5   │ version=5 u32 │ address type u32 │ agent address 4 or 16 │ 12 bytes │ samples u32 │ samples: type u32, length u32, contents
+//! NetFlow v5 │ version=5 u16  │ count u16 1..=30 │ 20 bytes │ count × record of 48 bytes
+//! NetFlow v9 │ version=9 u16  │ count u16        │ 16 bytes │ flowsets
+//! IPFIX      │ version=10 u16 │ length u16       │ 12 bytes │ sets
+//! sFlow v5   │ version=5 u32  │ address type u32 │ address 0, 4, 16 │ 12 bytes │ count u32 │ samples
+//!
+//! flowset, set │ id u16   │ length u16, which includes these 4 bytes     │ contents
+//! sample       │ type u32 │ length u32, which does not include its header │ contents
 //! ```
 
-use sekiwake_record::Format;
+use sekiwake_record::{
+    Format,
+    bytes::{u16_at, u32_at},
+};
 
-use crate::bytes::{u16_at, u32_at};
-
-/// NetFlow v5: header and record lengths, bytes, and the most records of a packet (Cisco's table of the export format).
+/// NetFlow v5 header and record lengths, bytes, and the most records per packet (Cisco's
+/// description of the export format).
 const NETFLOW5_HEADER: usize = 24;
 const NETFLOW5_RECORD: usize = 48;
 const NETFLOW5_MAX_RECORDS: u16 = 30;
@@ -22,19 +27,32 @@ const NETFLOW9_HEADER: usize = 20;
 /// IPFIX message header length, bytes (RFC 7011 §3.1).
 const IPFIX_HEADER: usize = 16;
 
-/// The header of a set or flowset, bytes: identifier and length, which counts the header (RFC 3954 §5.2, RFC 7011 §3.3.2).
+/// The header of a set or flowset, bytes: identifier and length (RFC 3954 §5.2, RFC 7011 §3.3.2).
 const SET_HEADER: usize = 4;
 
-/// The lowest identifier of a set that holds data. Below it are templates and what is reserved.
+/// The lowest identifier of a data set. Lower ones are template sets or reserved.
 const MIN_DATA_SET_ID: u16 = 256;
 
-/// The header of an sFlow sample, bytes: type and length, which does not count the header (sflow.org, version 5, §5).
+/// The header of an sFlow sample, bytes: type and length (sflow.org, version 5, §5).
 const SAMPLE_HEADER: usize = 8;
 
-/// After so many sets or samples that agree with each other the rest is believed, so that a datagram of 16,000 empty sets costs no more than others.
+/// The agent's address types (sflow.org, version 5, §5); an unknown address has no bytes.
+const ADDRESS_UNKNOWN: u32 = 0;
+const ADDRESS_IPV4: u32 = 1;
+const ADDRESS_IPV6: u32 = 2;
+
+/// The number of consistent sets or samples after which the rest is not checked, so that a datagram
+/// with 16,000 empty sets costs as much as any other.
 const MAX_STEPS: usize = 16;
 
-/// What a payload is by its header alone: for ports where flow records are expected.
+/// The samples of an sFlow v5 datagram: their number according to the header, and the bytes after
+/// it.
+struct Samples<'a> {
+    count: u32,
+    bytes: &'a [u8],
+}
+
+/// The format by the header only: for flow ports.
 pub(crate) fn identify_header(payload: &[u8]) -> Option<Format> {
     match u16_at(payload, 0)? {
         5 => netflow5(payload),
@@ -45,7 +63,7 @@ pub(crate) fn identify_header(payload: &[u8]) -> Option<Format> {
     }
 }
 
-/// What a payload is if sets or samples bear out what its header says: for all other ports.
+/// The format by the header, if the sets or samples are consistent with it: for all other ports.
 pub(crate) fn identify_structure(payload: &[u8]) -> Option<Format> {
     match u16_at(payload, 0)? {
         5 => netflow5(payload),
@@ -54,28 +72,34 @@ pub(crate) fn identify_structure(payload: &[u8]) -> Option<Format> {
             (!flowsets.is_empty() && are_sets(flowsets, 0..=1)).then_some(Format::NetFlow9)
         }
         10 => are_sets(ipfix_message(payload)?.get(IPFIX_HEADER..)?, 2..=3).then_some(Format::Ipfix),
-        0 => sflow5_samples(payload).and_then(|(count, samples)| are_samples(count, samples).then_some(Format::Sflow5)),
+        0 => are_samples(&sflow5_samples(payload)?).then_some(Format::Sflow5),
         _ => None,
     }
 }
 
-/// NetFlow v5: the count is in range, and that many records are there. Bytes after them are not looked at.
+/// NetFlow v5: the count is in range, and the payload has at least that many records. Bytes after
+/// them are ignored.
 fn netflow5(payload: &[u8]) -> Option<Format> {
     let count = u16_at(payload, 2)?;
     let announced = NETFLOW5_HEADER + usize::from(count) * NETFLOW5_RECORD;
     ((1..=NETFLOW5_MAX_RECORDS).contains(&count) && announced <= payload.len()).then_some(Format::NetFlow5)
 }
 
-/// The IPFIX message that its length field delimits. Bytes after it, or a second message, are not looked at.
+/// The IPFIX message, as long as its length field says. Bytes after it, such as a second message,
+/// are ignored.
 fn ipfix_message(payload: &[u8]) -> Option<&[u8]> {
     let message = payload.get(..usize::from(u16_at(payload, 2)?))?;
     (message.len() >= IPFIX_HEADER).then_some(message)
 }
 
-/// Whether `bytes` are sets, one after the other. Less than a set header at the end is padding.
+/// Whether `bytes` are consecutive sets. A remainder shorter than a set header is padding, and so
+/// are zeros behind a set: Palo Alto's PAN-OS and Cisco's ACI fill datagrams to a fixed length.
 fn are_sets(mut bytes: &[u8], template_ids: std::ops::RangeInclusive<u16>) -> bool {
-    for _ in 0..MAX_STEPS {
+    for step in 0..MAX_STEPS {
         let (Some(id), Some(length)) = (u16_at(bytes, 0), u16_at(bytes, 2)) else { return true };
+        if step > 0 && (id, length) == (0, 0) {
+            return bytes.iter().all(|byte| *byte == 0);
+        }
         let length = usize::from(length);
         let known = id >= MIN_DATA_SET_ID || template_ids.contains(&id);
         if !known || length < SET_HEADER || length > bytes.len() {
@@ -86,24 +110,27 @@ fn are_sets(mut bytes: &[u8], template_ids: std::ops::RangeInclusive<u16>) -> bo
     true
 }
 
-/// The number of samples that an sFlow v5 header speaks of, and the bytes behind the header.
-fn sflow5_samples(payload: &[u8]) -> Option<(u32, &[u8])> {
+/// The samples of an sFlow v5 datagram.
+fn sflow5_samples(payload: &[u8]) -> Option<Samples<'_>> {
     if u32_at(payload, 0)? != 5 {
         return None;
     }
     let address_length = match u32_at(payload, 4)? {
-        1 => 4,
-        2 => 16,
+        ADDRESS_UNKNOWN => 0,
+        ADDRESS_IPV4 => 4,
+        ADDRESS_IPV6 => 16,
         _ => return None,
     };
-    // Behind the address: sub-agent, sequence number, uptime, and the number of samples.
+    // After the address: sub-agent, sequence number, uptime, and the number of samples.
     let count_offset = 8 + address_length + 12;
-    Some((u32_at(payload, count_offset)?, payload.get(count_offset + 4..)?))
+    Some(Samples { count: u32_at(payload, count_offset)?, bytes: payload.get(count_offset + 4..)? })
 }
 
-/// Whether `bytes` begin with so many samples. Each is a multiple of four bytes long, as XDR prescribes.
-fn are_samples(count: u32, mut bytes: &[u8]) -> bool {
-    let count = usize::try_from(count).unwrap_or(usize::MAX);
+/// Whether the bytes begin with as many samples as counted. The length of each is a multiple of 4,
+/// as XDR requires.
+fn are_samples(samples: &Samples<'_>) -> bool {
+    let count = usize::try_from(samples.count).unwrap_or(usize::MAX);
+    let mut bytes = samples.bytes;
     if count > bytes.len() / SAMPLE_HEADER {
         return false;
     }

@@ -1,8 +1,9 @@
-//! Tells the format of a datagram from its payload.
+//! Identifies the format of a datagram from its payload.
 //!
-//! The port decides what *kind* of traffic a datagram is; this crate says which *format* its payload has, and says it of a
-//! format that is foreign to the port too: an exporter that was pointed at port 514 by mistake should show as `netflow9`
-//! there. No first byte begins formats of two kinds, so the kind is never needed to choose between two answers:
+//! The destination port determines the *kind* of traffic; this crate determines the *format* of the
+//! payload, even if it does not belong on the port: an exporter configured with port 514 by mistake
+//! shows as `netflow9` there. Formats of different kinds begin with different bytes, so the kind is
+//! never needed to choose between two formats:
 //!
 //! ```text
 //! '<'          PRI                             RFC 3164, RFC 5424
@@ -13,23 +14,23 @@
 //! 30           SEQUENCE, INTEGER version       SNMP
 //! ```
 //!
-//! The kind decides how much proof is asked for. The flow formats begin with bytes that other protocols begin with as well
-//! (any DNS message whose identifier is 9), so elsewhere than on a flow port their structure must agree with itself. On a flow port
-//! the header is enough: a packet whose sets are damaged is a damaged NetFlow v9 packet, and whoever
-//! reads it counts it as such.
+//! The kind determines how strict the check is. Other protocols have the first bytes of flow
+//! formats too (such as a DNS message with identifier 9), so on other ports the structure of a flow
+//! datagram must be consistent. On a flow port the header is enough: a packet with damaged sets is
+//! a damaged NetFlow v9 packet, which the collector counts as such.
 //!
-//! Every answer costs a bounded number of steps, whatever the payload holds. Nothing is allocated.
+//! The number of steps is bounded for every payload, and nothing is allocated. That is why this
+//! does not use snmp-parser or netflow_parser, which decode the whole datagram.
 
-mod bytes;
 mod flow;
 pub mod snmp;
 pub mod syslog;
 
 use sekiwake_record::{Format, Kind};
 
-/// The format of a UDP payload, [`Format::Unknown`] if it has none of the formats that Sekiwake knows.
+/// The format of a UDP payload, [`Format::Unknown`] if it is not recognised.
 ///
-/// `kind` is what the destination port says; `None` where no setting claims the port.
+/// `kind` is the kind of the destination port; `None` if no setting claims the port.
 pub fn identify(kind: Option<Kind>, payload: &[u8]) -> Format {
     match payload.first() {
         Some(b'<') => syslog::identify(payload),

@@ -1,4 +1,9 @@
-//! Syslog: a PRI, and behind it either the header of RFC 5424 or anything at all.
+//! Syslog: a PRI, followed by the header of RFC 5424 or by any text.
+//!
+//! ```text
+//! RFC 5424  <PRIVAL>1 TIMESTAMP HOSTNAME APP-NAME PROCID MSGID STRUCTURED-DATA [MSG]
+//! RFC 3164  <PRIVAL>anything else
+//! ```
 
 use std::ops::Range;
 
@@ -10,24 +15,25 @@ const MAX_PRIVAL: u16 = 191;
 /// The longest HOSTNAME, APP-NAME, PROCID and MSGID (RFC 5424 §6).
 const MAX_FIELD_LENGTHS: [usize; 4] = [255, 48, 128, 32];
 
-/// The longest TIMESTAMP: with six digits of a second and an offset it is 32, and careless devices write more.
+/// The longest TIMESTAMP, bytes: 32 with microseconds and an offset, but some devices write more.
 const MAX_TIMESTAMP: usize = 64;
 
-/// RFC 5424, or RFC 3164 for whatever else begins with a PRI, or nothing.
+/// RFC 5424, RFC 3164 for all other payloads with a PRI, or `None`.
 pub(crate) fn identify(payload: &[u8]) -> Option<Format> {
     let (_, after_pri) = split_pri(payload)?;
     Some(if is_rfc5424(after_pri) { Format::Rfc5424 } else { Format::Rfc3164 })
 }
 
-/// What a PRI says (RFC 5424 §6.2.1).
+/// The value of a PRI (RFC 5424 §6.2.1): facility and severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Priority(u8);
 
 impl Priority {
-    /// What a message without a PRI counts as: facility 1 (user), severity 5 (notice), by RFC 3164 §4.3.3.
+    /// The priority of a message without a PRI: facility 1 (user), severity 5 (notice), RFC 3164
+    /// §4.3.3.
     pub const ABSENT: Priority = Priority(13);
 
-    /// The priority of a message, whatever follows the PRI; `None` when it begins with none.
+    /// The priority of a message, in either format; `None` without a valid PRI.
     pub fn of(payload: &[u8]) -> Option<Priority> {
         split_pri(payload).map(|(priority, _)| priority)
     }
@@ -48,13 +54,14 @@ impl Priority {
     }
 }
 
-/// The keywords of facilities 0 to 23, as syslog.h and the field's daemons have them (RFC 5424 §6.2.1 has only the meanings).
+/// The keywords of facilities 0 to 23 in syslog.h and syslog daemons (RFC 5424 §6.2.1 has only
+/// descriptions).
 const FACILITIES: [&str; 24] = [
     "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "ntp",
     "audit", "alert", "clock", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 ];
 
-/// The keywords of severities 0 to 7, and the longer and older names that people write.
+/// The keywords of severities 0 to 7, each followed by its longer and older names.
 const SEVERITIES: [&[&str]; 8] = [
     &["emerg", "emergency", "panic"],
     &["alert"],
@@ -66,13 +73,13 @@ const SEVERITIES: [&[&str]; 8] = [
     &["debug"],
 ];
 
-/// A facility by its keyword or number.
+/// Parses a facility: its keyword or number.
 pub fn parse_facility(text: &str) -> Option<u8> {
     let by_name = FACILITIES.iter().position(|name| *name == text);
     by_name.map(|index| index as u8).or_else(|| number(text, 23))
 }
 
-/// A severity by a keyword or its number.
+/// Parses a severity: one of its keywords or its number.
 pub fn parse_severity(text: &str) -> Option<u8> {
     let by_name = SEVERITIES.iter().position(|names| names.contains(&text));
     by_name.map(|index| index as u8).or_else(|| number(text, 7))
@@ -93,23 +100,19 @@ pub fn severity_keyword(severity: u8) -> Option<&'static str> {
     SEVERITIES.get(usize::from(severity)).map(|names| names[0])
 }
 
-/// Where the STRUCTURED-DATA of an RFC 5424 message is: the range that holds `-` or its elements. `None` where the header is not
-/// all there, or the structured data is not well-formed.
+/// The range of the STRUCTURED-DATA in an RFC 5424 message, in bytes: `-` or its elements. `None`
+/// if the message is not identified as RFC 5424, its header is incomplete, or the structured data
+/// is not well-formed.
 pub fn structured_data(payload: &[u8]) -> Option<Range<usize>> {
     let (_, after_pri) = split_pri(payload)?;
-    let mut rest = after_pri.strip_prefix(b"1 ")?;
-    let timestamp = rest.iter().take(MAX_TIMESTAMP + 1).position(|&byte| byte == b' ').filter(|&length| length > 0)?;
-    rest = &rest[timestamp + 1..];
-    for max_length in MAX_FIELD_LENGTHS {
-        rest = after_field(rest, max_length)?;
-    }
+    let rest = behind_fields(after_timestamp(after_pri)?)?;
     let start = payload.len() - rest.len();
     let length = structured_data_length(rest)?;
-    // What follows is a space and the message, or nothing.
+    // The end of the payload, or a space and the message, must follow.
     matches!(rest.get(length), None | Some(b' ')).then_some(start..start + length)
 }
 
-/// How long the STRUCTURED-DATA at the beginning of `text` is (RFC 5424 §6.3).
+/// The length of the STRUCTURED-DATA at the start of `text`, bytes (RFC 5424 §6.3).
 fn structured_data_length(text: &[u8]) -> Option<usize> {
     if text.first() == Some(&b'-') {
         return Some(1);
@@ -121,12 +124,15 @@ fn structured_data_length(text: &[u8]) -> Option<usize> {
     (at > 0).then_some(at)
 }
 
-/// How long the element of STRUCTURED-DATA at the beginning of `text` is, its closing bracket included.
+/// The length of the element of STRUCTURED-DATA at the start of `text`, bytes, including its
+/// closing bracket. `None` if it does not end.
 pub fn element_length(text: &[u8]) -> Option<usize> {
-    let (mut quoted, mut escaped) = (false, false);
+    let mut quoted = false;
+    let mut escaped = false;
     let end = text.iter().position(|&byte| {
         let ends = byte == b']' && !quoted;
-        // Only within a value, and only these three may be escaped; whatever else a backslash stands before is plain.
+        // A backslash escapes the next byte inside a value only. RFC 5424 §6.3.3 defines it for
+        // `"`, `\` and `]`; before any other byte it makes no difference here.
         quoted ^= byte == b'"' && !escaped;
         escaped = byte == b'\\' && quoted && !escaped;
         ends
@@ -134,9 +140,10 @@ pub fn element_length(text: &[u8]) -> Option<usize> {
     Some(end + 1)
 }
 
-/// Splits `<PRIVAL>` off: one to three digits, at most 191.
+/// Splits off `<PRIVAL>`: one to three digits, at most 191.
 ///
-/// Leading zeros, which RFC 3164 §4.1.1 forbids, are taken: devices send them and every receiver reads them.
+/// Leading zeros are accepted although RFC 3164 §4.1.1 forbids them, because devices send them and
+/// other receivers accept them.
 fn split_pri(payload: &[u8]) -> Option<(Priority, &[u8])> {
     let mut value = 0;
     let mut rest = payload.strip_prefix(b"<")?;
@@ -152,40 +159,47 @@ fn split_pri(payload: &[u8]) -> Option<(Priority, &[u8])> {
     None
 }
 
-/// What follows a header field of at most this length and the space behind it.
+/// The text after a header field of at most this length and a space.
 fn after_field(text: &[u8], max_length: usize) -> Option<&[u8]> {
     let end = text.iter().take(max_length + 1).position(|byte| !byte.is_ascii_graphic());
     let length = end.filter(|&length| length > 0 && text[length] == b' ')?;
     Some(&text[length + 1..])
 }
 
-/// Whether what follows the PRI is VERSION 1 and a TIMESTAMP (RFC 5424 §6).
-///
-/// A date and time right behind the version occurs in no other dialect, so what comes after is not looked at: a device that gets its
-/// structured data wrong still speaks RFC 5424. A NILVALUE is one hyphen and proves nothing, so then the whole header has to be there.
+/// Whether the text after the PRI begins with VERSION 1 and a TIMESTAMP (RFC 5424 §6).
 fn is_rfc5424(after_pri: &[u8]) -> bool {
-    let Some(timestamp) = after_pri.strip_prefix(b"1 ") else { return false };
-    match timestamp.strip_prefix(b"- ") {
-        Some(after_nil) => has_fields_and_structured_data(after_nil),
-        None => begins_with_date_time(timestamp),
-    }
+    after_timestamp(after_pri).is_some()
 }
 
-/// `YYYY-MM-DDThh:mm:ss`, by its shape. Fraction and offset follow or, from careless devices, do not.
+/// The text behind VERSION 1 and a TIMESTAMP (RFC 5424 §6) and a space; empty where that is
+/// missing.
+/// `None` if it does not begin with these.
+///
+/// No other dialect has a date and time after the version, so the rest is not checked: a message
+/// with wrong structured data is still RFC 5424. A NILVALUE is only a hyphen, which is too little
+/// evidence, so the whole header is required then.
+fn after_timestamp(after_pri: &[u8]) -> Option<&[u8]> {
+    let timestamp = after_pri.strip_prefix(b"1 ")?;
+    if let Some(after_nil) = timestamp.strip_prefix(b"- ") {
+        let rest = behind_fields(after_nil)?;
+        return matches!(rest, [b'-'] | [b'-', b' ', ..] | [b'[', ..]).then_some(after_nil);
+    }
+    let length = timestamp.iter().take(MAX_TIMESTAMP + 1).position(|&byte| byte == b' ');
+    begins_with_date_time(timestamp).then(|| length.map_or(&[][..], |length| &timestamp[length + 1..]))
+}
+
+/// The text behind HOSTNAME, APP-NAME, PROCID and MSGID.
+fn behind_fields(text: &[u8]) -> Option<&[u8]> {
+    MAX_FIELD_LENGTHS.iter().try_fold(text, |rest, max_length| after_field(rest, *max_length))
+}
+
+/// Whether the text begins with the shape of `YYYY-MM-DDThh:mm:ss`. Fraction and offset, which some
+/// devices omit, are not required.
 fn begins_with_date_time(text: &[u8]) -> bool {
     const SHAPE: &[u8; 19] = b"0000-00-00T00:00:00";
     text.first_chunk::<19>().is_some_and(|text| {
         SHAPE.iter().zip(text).all(|(&shape, &byte)| if shape == b'0' { byte.is_ascii_digit() } else { byte == shape })
     })
-}
-
-/// `HOSTNAME SP APP-NAME SP PROCID SP MSGID SP STRUCTURED-DATA`, the last by its first byte.
-fn has_fields_and_structured_data(mut rest: &[u8]) -> bool {
-    for max_length in MAX_FIELD_LENGTHS {
-        let Some(after) = after_field(rest, max_length) else { return false };
-        rest = after;
-    }
-    matches!(rest, [b'-'] | [b'-', b' ', ..] | [b'[', ..])
 }
 
 #[cfg(test)]
@@ -197,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_priority_is_read_whatever_follows_it() {
+    fn priority_is_parsed_whatever_follows_it() {
         let priority = Priority::of(b"<189>1234: *Mar  1 18:46:11.123: %SYS-5-CONFIG_I").unwrap();
         assert_eq!((priority.value(), priority.facility(), priority.severity()), (189, 23, 5));
         assert_eq!(Priority::of(b"<192>x"), None);
@@ -206,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn structured_data_is_found_by_its_quotes() {
+    fn structured_data_ends_outside_of_quotes() {
         let header = "<34>1 2003-10-11T22:14:15.003Z host app 1 ID47";
         assert_eq!(structured(&format!("{header} - message")), Some("-"));
         assert_eq!(structured(&format!("{header} -")), Some("-"));
@@ -216,11 +230,18 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_is_not_all_there_has_none() {
+    fn incomplete_header_has_no_structured_data() {
         let header = "<34>1 2003-10-11T22:14:15.003Z host app 1 ID47";
         for tail in ["", " ", " message", " -message", r#" [a x="]"#, r#" [a x="1"]message"#] {
             assert_eq!(structured(&format!("{header}{tail}")), None, "{tail:?}");
         }
-        assert_eq!(structured("<34>Oct 11 22:14:15 host su: - "), None);
+        for other in [
+            "<34>Oct 11 22:14:15 host su: - ",
+            "<134>1 2025-02-03 04:05:06 gw-1 CheckPoint 4711 - [action:\"Accept\"; ]",
+            "<134>1 1650972789.42 MX events a b - dst",
+        ] {
+            assert_eq!(identify(other.as_bytes()), Some(Format::Rfc3164));
+            assert_eq!(structured(other), None, "{other}");
+        }
     }
 }

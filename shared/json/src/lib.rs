@@ -1,11 +1,11 @@
-//! A datagram as one line of JSON: what `sekiwake-capture explain` and `sekiwake-tap` print.
+//! A datagram as one line of JSON, as `sekiwake-capture explain` and `sekiwake-tap` print it.
 //!
 //! ```text
 //! {"kind":"syslog","format":"rfc3164","source":"198.51.100.7","source_port":514,"destination":"203.0.113.1",
 //!  "destination_port":514,"payload_length":42,"payload_sha256":"…","captured_at":"2026-01-02T03:04:05.678901234Z",
 //!  "vlans":[],"reassembled":false,"payload":"<13>…"}
 //! ```
-//! `payload` stands there when asked for and when it is UTF-8; what is not becomes `payload_base64`.
+//! `payload` is present if requested and valid UTF-8; other payloads are in `payload_base64`.
 
 use std::{
     fmt::Write as _,
@@ -22,9 +22,9 @@ use sha2::{Digest, Sha256};
 /// Whether the payload itself is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// Its length and its hash only.
+    /// Only its length and hash.
     Omitted,
-    /// The bytes as well.
+    /// Also the bytes.
     Included,
 }
 
@@ -48,10 +48,7 @@ struct Line<'a> {
     payload_base64: Option<String>,
 }
 
-/// Writes a datagram as one line. `kind` is `None` where no port setting claims it.
-///
-/// # Errors
-/// The output cannot be written.
+/// Writes a datagram as one line. `kind` is `None` if no port setting claims it.
 pub fn write_line(out: &mut impl Write, kind: Option<Kind>, record: &Record<'_>, payload: Payload) -> io::Result<()> {
     let text = (payload == Payload::Included).then(|| std::str::from_utf8(record.payload));
     let line = Line {
@@ -73,7 +70,7 @@ pub fn write_line(out: &mut impl Write, kind: Option<Kind>, record: &Record<'_>,
     out.write_all(b"\n")
 }
 
-/// A time since 1970-01-01T00:00:00Z, nanoseconds, as RFC 3339 with nine digits, UTC.
+/// Nanoseconds since 1970-01-01T00:00:00Z in the format of RFC 3339, with nine digits, UTC.
 pub fn timestamp(nanoseconds: u64) -> String {
     // 64 bits of nanoseconds end in the year 2554, jiff's timestamps in 9999.
     let timestamp = Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX);
@@ -83,7 +80,7 @@ pub fn timestamp(nanoseconds: u64) -> String {
 fn hexadecimal(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
-        write!(text, "{byte:02x}").expect("a String takes whatever is written to it");
+        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
     }
     text
 }
@@ -115,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_the_names_that_are_fixed() {
+    fn names_in_a_line_are_fixed() {
         assert_eq!(
             line(b"<13>hi", Payload::Included),
             "{\"kind\":\"syslog\",\"format\":\"rfc3164\",\"source\":\"198.51.100.7\",\"source_port\":50000,\
@@ -126,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_come_in_base64_and_a_line_feed_cannot_end_the_line() {
+    fn binary_payloads_are_base64_and_line_feeds_are_escaped() {
         assert!(line(&[0xff, 0x00], Payload::Included).contains("\"payload_base64\":\"/wA=\""));
         let forged = line(b"a\nb", Payload::Included);
         assert_eq!(forged.matches('\n').count(), 1);

@@ -1,19 +1,24 @@
-//! Batches: many records of one topic in one message.
+//! Batches: the records of one topic that travel as one message.
+//!
+//! ```text
+//! body    array16 of records, at most 65,535; as a rule at most 16 KiB
+//! record  see [`Record`], 10 elements
+//! ```
 
 use std::net::IpAddr;
 
-use crate::{DecodeError, Flags, Format, Header, Record, Vlans, header::malformed, record::RECORD_OVERHEAD};
+use crate::{DecodeError, Flags, Format, Record, Vlans, header::malformed, record::RECORD_OVERHEAD};
 
-/// A batch is closed when its body would grow over this many bytes. One larger record travels alone.
+/// A batch is closed before its body exceeds this size, bytes. A larger record travels alone.
 pub const MAX_BATCH_BYTES: usize = 16 * 1024;
 
-/// The most records that one body may hold: an array16.
+/// The most records per body: the maximum of an array16.
 pub const MAX_BATCH_RECORDS: usize = u16::MAX as usize;
 
-/// msgpack array16: the marker and room for a 16-bit count, patched when the batch is closed.
+/// msgpack array16: the marker and a 16-bit count, which is filled in when the batch is closed.
 const ARRAY16: [u8; 3] = [0xdc, 0, 0];
 
-/// The open body of one batch. Records go in one after the other; nothing is allocated for each.
+/// The open body of one batch. Records are appended without an allocation per record.
 #[derive(Debug)]
 pub struct BatchBuilder {
     body: Vec<u8>,
@@ -22,12 +27,13 @@ pub struct BatchBuilder {
     last_captured_at_ns: u64,
 }
 
-/// The body of a batch that takes no more records. It has no sequence numbers yet: the stream's one writer gives them.
+/// The body of a complete batch. It has no sequence numbers yet: the publisher thread, the only
+/// writer of the stream, assigns them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClosedBatch {
     /// The body frame.
     pub body: Vec<u8>,
-    /// How many records it holds.
+    /// The number of records.
     pub count: u32,
     /// Capture time of the earliest record, nanoseconds since 1970-01-01T00:00:00Z.
     pub first_captured_at_ns: u64,
@@ -36,34 +42,34 @@ pub struct ClosedBatch {
 }
 
 impl BatchBuilder {
-    /// An empty batch that writes into `buffer`, whose contents are discarded and whose capacity is kept.
+    /// An empty batch that reuses the capacity of `buffer`; its contents are discarded.
     pub fn new(mut buffer: Vec<u8>) -> BatchBuilder {
         buffer.clear();
         buffer.extend_from_slice(&ARRAY16);
         BatchBuilder { body: buffer, count: 0, first_captured_at_ns: u64::MAX, last_captured_at_ns: 0 }
     }
 
-    /// Whether `record` can join this batch. An empty batch takes any record.
+    /// Whether `record` fits in this batch. An empty batch has room for any record.
     pub fn has_room_for(&self, record: &Record<'_>) -> bool {
         self.count == 0
             || (self.body.len() + record.payload.len() + RECORD_OVERHEAD <= MAX_BATCH_BYTES
                 && (self.count as usize) < MAX_BATCH_RECORDS)
     }
 
-    /// Appends a record. The caller asks [`BatchBuilder::has_room_for`] first.
+    /// Appends a record. The caller checks [`BatchBuilder::has_room_for`] first.
     pub fn push(&mut self, record: &Record<'_>) {
-        record.write(&mut self.body).expect("a Vec takes whatever is written to it");
+        record.write(&mut self.body).expect("writing to a Vec cannot fail");
         self.count += 1;
         self.first_captured_at_ns = self.first_captured_at_ns.min(record.captured_at_ns);
         self.last_captured_at_ns = self.last_captured_at_ns.max(record.captured_at_ns);
     }
 
-    /// How many records it holds.
+    /// The number of records.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Closes the batch, or gives `None` if nothing is in it.
+    /// Closes the batch. `None` if it is empty.
     pub fn close(mut self) -> Option<ClosedBatch> {
         let count = u16::try_from(self.count).ok().filter(|&count| count > 0)?;
         self.body[1..3].copy_from_slice(&count.to_be_bytes());
@@ -74,16 +80,23 @@ impl BatchBuilder {
             last_captured_at_ns: self.last_captured_at_ns,
         })
     }
+
+    /// Closes the batch and makes it readable in this process, without a stream and a header.
+    /// `None` if it is empty.
+    pub fn into_batch<B: AsRef<[u8]> + From<Vec<u8>>>(self) -> Option<Batch<B>> {
+        let closed = self.close()?;
+        Batch::decode(B::from(closed.body), closed.count).ok()
+    }
 }
 
-/// A received body, checked as a whole before any of its records is used. The records borrow from the body.
+/// A received body. All of it is checked before any record is used; the records borrow from it.
 #[derive(Debug)]
 pub struct Batch<B> {
     body: B,
     entries: Vec<Entry>,
 }
 
-/// A record whose payload is a place in the body.
+/// A record whose payload is a position in the body.
 #[derive(Debug)]
 struct Entry {
     captured_at_ns: u64,
@@ -99,31 +112,36 @@ struct Entry {
     vlans: Vlans,
 }
 
+/// The memory that an entry counts for, bytes.
+const ENTRY_BYTES: usize = 96;
+const _: () = assert!(size_of::<Entry>() <= ENTRY_BYTES);
+
 impl<B> Batch<B> {
-    /// How many records it holds.
+    /// The number of records.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether it holds none.
+    /// Whether it has no records.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 }
 
 impl<B: AsRef<[u8]>> Batch<B> {
-    /// Reads and checks a body against its header.
+    /// Decodes a body. `count` is the number of records according to its header.
     ///
     /// # Errors
-    /// Anything that is not exactly `header.count` well-formed records and nothing after them.
-    pub fn decode(header: &Header<'_>, body: B) -> Result<Batch<B>, DecodeError> {
+    /// When the body is not exactly `count` well-formed records.
+    pub fn decode(body: B, count: u32) -> Result<Batch<B>, DecodeError> {
         let bytes = body.as_ref();
         let mut rest = bytes;
-        let count = rmp::decode::read_array_len(&mut rest).map_err(|error| malformed("body", &error))?;
-        if count != header.count {
-            return Err(DecodeError::CountDisagrees { header: header.count, body: count });
+        let body_count = rmp::decode::read_array_len(&mut rest).map_err(|error| malformed("body", &error))?;
+        if body_count != count {
+            return Err(DecodeError::CountDisagrees { header: count, body: body_count });
         }
-        // A record takes more than FIELDS bytes, so a count that lies cannot make this allocation large.
+        // A record takes more than 16 bytes, so the allocation is bounded by the length of the body
+        // even if the count is wrong.
         let mut entries = Vec::with_capacity((count as usize).min(rest.len() / 16));
         for _ in 0..count {
             let record = Record::read(&mut rest).map_err(|error| malformed("body", &error))?;
@@ -145,14 +163,19 @@ impl<B: AsRef<[u8]>> Batch<B> {
         if rest.is_empty() { Ok(Batch { body, entries }) } else { Err(DecodeError::Trailing("body")) }
     }
 
-    /// Leaves out the first `count` records: they have come before.
+    /// Removes the first `count` records, which are duplicates.
     pub fn drop_first(&mut self, count: usize) {
         self.entries.drain(..count.min(self.entries.len()));
     }
 
-    /// Bytes of the body.
+    /// The length of the body, bytes.
     pub fn body_len(&self) -> usize {
         self.body.as_ref().len()
+    }
+
+    /// Bytes of memory that the batch takes: its body, and the decoded entries of its records.
+    pub fn memory_bytes(&self) -> usize {
+        self.body_len() + self.len() * ENTRY_BYTES
     }
 
     /// The record at `index`, borrowed from the body; `None` past the end.
@@ -160,7 +183,7 @@ impl<B: AsRef<[u8]>> Batch<B> {
         self.entries.get(index).map(|entry| entry.record(self.body.as_ref()))
     }
 
-    /// The records in the order in which they were captured.
+    /// The records in order of capture.
     pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
         let body = self.body.as_ref();
         self.entries.iter().map(move |entry| entry.record(body))

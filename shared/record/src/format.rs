@@ -1,15 +1,16 @@
-//! What a payload looks like, told from its bytes.
+//! Payload formats.
 
 use std::fmt;
 
-/// The format of a payload. It travels as a number; a number that this version does not know reads as [`Format::Unknown`].
+/// The format of a payload. It is encoded as a number; unknown numbers of later versions are
+/// decoded as [`Format::Unknown`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Format {
-    /// Not recognised. Forwarded all the same.
+    /// Not recognised, but forwarded like the others.
     #[default]
     Unknown = 0,
-    /// BSD syslog (RFC 3164): a PRI and then anything.
+    /// BSD syslog (RFC 3164): a PRI, followed by any text.
     Rfc3164 = 1,
     /// The syslog protocol (RFC 5424): a PRI and version 1.
     Rfc5424 = 2,
@@ -27,12 +28,12 @@ pub enum Format {
     Snmp2cTrap = 8,
     /// InformRequest-PDU in a v2c message (RFC 3416).
     Snmp2cInform = 9,
-    /// An SNMPv3 message (RFC 3412), its PDU possibly encrypted.
+    /// An SNMPv3 message (RFC 3412), whose PDU may be encrypted.
     Snmp3 = 10,
 }
 
 impl Format {
-    /// Every format, in the order of its code.
+    /// Every format, in the order of the codes.
     pub const ALL: [Format; 11] = [
         Format::Unknown,
         Format::Rfc3164,
@@ -47,12 +48,12 @@ impl Format {
         Format::Snmp3,
     ];
 
-    /// The number that stands for it in a record.
+    /// The number that encodes it in a record.
     pub const fn code(self) -> u8 {
         self as u8
     }
 
-    /// The format of this number; [`Format::Unknown`] for numbers of later versions.
+    /// The format that this number encodes; [`Format::Unknown`] for numbers of later versions.
     pub fn from_code(code: u64) -> Format {
         usize::try_from(code).ok().and_then(|index| Format::ALL.get(index)).copied().unwrap_or(Format::Unknown)
     }

@@ -1,19 +1,23 @@
-//! The header frame of a batch: enough to count what is in it without reading the body.
+//! The header frame of a batch: stream, sequence numbers and times, readable without the body.
+//!
+//! ```text
+//! [version, stream_name, stream_epoch, first_sequence, count,
+//!  first_captured_at_ns, last_captured_at_ns]
+//! ```
 
-use std::{fmt, io::ErrorKind};
+use std::fmt;
 
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{IgnoredAny, SeqAccess, Visitor},
-    ser::SerializeTuple,
+use rmp::encode::{ValueWriteError, write_array_len, write_str, write_uint};
+
+use crate::{
+    DecodeError, Name,
+    msgpack::{Unexpected, read_array, read_number, read_text, skip},
 };
 
-use crate::{DecodeError, Name};
-
-/// The version of the wire format that this crate writes. Appending fields to an array does not change it.
+/// The version of the wire format. Elements appended to an array do not change it.
 pub const PROTOCOL_VERSION: u64 = 1;
 
-/// What a batch is: which stream it belongs to, which sequence numbers it carries, when its records were captured.
+/// The stream of a batch, its sequence numbers, and the capture times of its records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header<'a> {
     /// The publisher's name.
@@ -22,7 +26,7 @@ pub struct Header<'a> {
     pub stream_epoch: u64,
     /// The sequence number of the first record in this stream and topic.
     pub first_sequence: u64,
-    /// How many records the body holds.
+    /// The number of records in the body.
     pub count: u32,
     /// Capture time of the earliest record, nanoseconds since 1970-01-01T00:00:00Z.
     pub first_captured_at_ns: u64,
@@ -30,25 +34,43 @@ pub struct Header<'a> {
     pub last_captured_at_ns: u64,
 }
 
-impl<'a> Header<'a> {
-    const FIELDS: usize = 7;
+const FIELDS: u32 = 7;
 
-    /// Writes the header frame into `out`, replacing what it held.
+impl<'a> Header<'a> {
+    /// Writes the frame to `out`, replacing its contents.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.clear();
-        // A Vec takes whatever is written to it, and every type here has a msgpack form.
-        rmp_serde::encode::write(out, self).expect("a header always has a msgpack form");
+        self.write(out).expect("writing to a Vec cannot fail");
     }
 
-    /// Reads a header frame. Fields that a later version appended are skipped; bytes after the array are an error, and so is a stream
-    /// name that is no [`Name`](crate::Name).
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), ValueWriteError> {
+        write_array_len(out, FIELDS)?;
+        write_uint(out, PROTOCOL_VERSION)?;
+        write_str(out, self.stream_name)?;
+        write_uint(out, self.stream_epoch)?;
+        write_uint(out, self.first_sequence)?;
+        write_uint(out, self.count.into())?;
+        write_uint(out, self.first_captured_at_ns)?;
+        write_uint(out, self.last_captured_at_ns)?;
+        Ok(())
+    }
+
+    /// Reads the frame. Elements that a later version appended are skipped.
+    ///
+    /// # Errors
+    /// Another structure, a stream name that is not a [`Name`], another protocol version, or bytes
+    /// after the array.
     pub fn decode(frame: &'a [u8]) -> Result<Header<'a>, DecodeError> {
-        let mut reader = rmp_serde::Deserializer::from_read_ref(frame);
-        let versioned = Versioned::deserialize(&mut reader).map_err(|error| malformed("header", &error))?;
-        match versioned {
-            Versioned::Other(version) => Err(DecodeError::Version(version)),
-            Versioned::Known(header) => at_end(&mut reader, "header").map(|()| header),
-        }
+        decode("header", FIELDS, frame, |rest| {
+            Ok(Header {
+                stream_name: read_stream_name(rest)?,
+                stream_epoch: read_number(rest, "stream epoch")?,
+                first_sequence: read_number(rest, "first sequence number")?,
+                count: read_number(rest, "count")?,
+                first_captured_at_ns: read_number(rest, "first capture time")?,
+                last_captured_at_ns: read_number(rest, "last capture time")?,
+            })
+        })
     }
 
     /// The sequence number after the last record of this batch.
@@ -61,77 +83,29 @@ pub(crate) fn malformed(part: &'static str, error: &dyn fmt::Display) -> DecodeE
     DecodeError::Malformed { part, reason: error.to_string() }
 }
 
-/// Checks that a reader has consumed its whole slice.
-///
-/// rmp-serde does not say how far it has read, so this tries to read a `bool`: only where no byte is left does that fail on
-/// the very marker (an array or a map is refused by type before anything inside it is read).
-pub(crate) fn at_end(reader: &mut SliceReader<'_>, part: &'static str) -> Result<(), DecodeError> {
-    match bool::deserialize(reader) {
-        Err(rmp_serde::decode::Error::InvalidMarkerRead(error)) if error.kind() == ErrorKind::UnexpectedEof => Ok(()),
-        _ => Err(DecodeError::Trailing(part)),
+/// Decodes a frame: an array of at least `fields` elements, the first of which is the protocol
+/// version. `read` reads the others; those that a later version appended are skipped.
+pub(crate) fn decode<'a, T>(
+    part: &'static str,
+    fields: u32,
+    frame: &'a [u8],
+    read: impl FnOnce(&mut &'a [u8]) -> Result<T, Unexpected>,
+) -> Result<T, DecodeError> {
+    let malformed = |error: Unexpected| malformed(part, &error);
+    let mut rest = frame;
+    let elements = read_array(&mut rest, "array").map_err(malformed)?;
+    let version = read_number(&mut rest, "protocol version").map_err(malformed)?;
+    if version != PROTOCOL_VERSION {
+        return Err(DecodeError::Version(version));
     }
+    let appended = elements.checked_sub(fields).ok_or(Unexpected::new("more elements")).map_err(malformed)?;
+    let decoded = read(&mut rest).map_err(malformed)?;
+    skip(&mut rest, appended).map_err(malformed)?;
+    if rest.is_empty() { Ok(decoded) } else { Err(DecodeError::Trailing(part)) }
 }
 
-pub(crate) type SliceReader<'a> = rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'a, [u8]>>;
-
-impl Serialize for Header<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut array = serializer.serialize_tuple(Self::FIELDS)?;
-        array.serialize_element(&PROTOCOL_VERSION)?;
-        array.serialize_element(self.stream_name)?;
-        array.serialize_element(&self.stream_epoch)?;
-        array.serialize_element(&self.first_sequence)?;
-        array.serialize_element(&self.count)?;
-        array.serialize_element(&self.first_captured_at_ns)?;
-        array.serialize_element(&self.last_captured_at_ns)?;
-        array.end()
-    }
-}
-
-enum Versioned<'a> {
-    Known(Header<'a>),
-    Other(u64),
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Versioned<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Versioned<'a>, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Versioned<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "an array of at least {} elements", Header::FIELDS)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Versioned<'de>, A::Error> {
-                let version = next(&mut array, 0)?;
-                if version != PROTOCOL_VERSION {
-                    while array.next_element::<IgnoredAny>()?.is_some() {}
-                    return Ok(Versioned::Other(version));
-                }
-                let header = Header {
-                    stream_name: stream_name(&mut array, 1)?,
-                    stream_epoch: next(&mut array, 2)?,
-                    first_sequence: next(&mut array, 3)?,
-                    count: next(&mut array, 4)?,
-                    first_captured_at_ns: next(&mut array, 5)?,
-                    last_captured_at_ns: next(&mut array, 6)?,
-                };
-                while array.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Versioned::Known(header))
-            }
-        }
-        deserializer.deserialize_seq(Fields)
-    }
-}
-
-/// The next element of an array, or the error that says how many there were.
-pub(crate) fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(array: &mut A, index: usize) -> Result<T, A::Error> {
-    array.next_element()?.ok_or_else(|| serde::de::Error::invalid_length(index, &"more elements"))
-}
-
-/// The next element of an array as the name of a stream. It ends up in logs, metrics and topics, so it has to be a name.
-pub(crate) fn stream_name<'de, A: SeqAccess<'de>>(array: &mut A, index: usize) -> Result<&'de str, A::Error> {
-    let text = next(array, index)?;
-    if Name::allows(text) { Ok(text) } else { Err(serde::de::Error::custom("the stream's name is not allowed")) }
+/// Reads the name of a stream. Logs, metrics and topics contain it, so it must be a valid [`Name`].
+pub(crate) fn read_stream_name<'a>(rest: &mut &'a [u8]) -> Result<&'a str, Unexpected> {
+    let text = read_text(rest, "stream name")?;
+    if Name::allows(text) { Ok(text) } else { Err(Unexpected::new("valid stream name")) }
 }

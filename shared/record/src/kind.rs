@@ -1,11 +1,11 @@
-//! What sort of traffic a datagram belongs to.
+//! Kinds of traffic.
 
 use std::fmt;
 
-/// The three kinds of traffic, each with topics, budgets and forwarders of its own.
+/// The three kinds of traffic. Each has its own topics, budgets and forwarders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Syslog: RFC 3164, RFC 5424, or whatever a device sends to a syslog port.
+    /// Syslog: RFC 3164, RFC 5424, or any other datagram to a syslog port.
     Syslog,
     /// Flow records: NetFlow, IPFIX, sFlow.
     Xflow,
@@ -31,7 +31,7 @@ impl Kind {
         self as usize
     }
 
-    /// The kind of this name, or `None`.
+    /// The kind with this name, or `None`.
     pub fn from_name(name: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.as_str() == name)
     }

@@ -1,4 +1,17 @@
-//! One datagram as it travels in the body of a batch.
+//! Records: one datagram each, an array of msgpack elements in the body of a batch.
+//!
+//! ```text
+//! captured_at_ns    uint
+//! source_ip         bin 4 or 16
+//! source_port       uint16
+//! destination_ip    bin 4 or 16
+//! destination_port  uint16
+//! format            uint    see [`Format`]
+//! flags             uint32  see [`Flags`]
+//! payload           bin
+//! vlans             array of uint16
+//! dscp_ttl          uint16  dscp << 8 | ttl
+//! ```
 
 use std::net::IpAddr;
 
@@ -10,31 +23,31 @@ use crate::{
     msgpack::{Unexpected, read_array, read_bytes, read_number, skip},
 };
 
-/// The longest payload that a record may carry, bytes: what a UDP length field can say, less the UDP header.
+/// The longest payload, bytes: the maximum of the UDP length field without the UDP header.
 pub const MAX_PAYLOAD: usize = 65_527;
 
-/// How many VLAN tags of a frame are kept. Deeper stacks are decoded, their innermost tags not listed.
+/// VLAN tags per record. Deeper stacks are decoded, but their innermost tags are not listed.
 pub const MAX_VLANS: usize = 8;
 
 /// VLAN identifiers (12 bits) from the outermost tag to the innermost.
 pub type Vlans = ArrayVec<u16, MAX_VLANS>;
 
-/// What happened to a datagram before it was published.
+/// How a datagram was processed before it was published.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(u32);
 
 impl Flags {
-    /// It came in IP fragments and was put together again.
+    /// It was reassembled from IP fragments.
     pub const REASSEMBLED: Flags = Flags(1);
-    /// It was taken out of a tunnel (GRE, ERSPAN, VXLAN, Geneve, IP in IP).
+    /// It was decapsulated from a tunnel (GRE, ERSPAN, VXLAN, Geneve, IP in IP).
     pub const DECAPSULATED: Flags = Flags(2);
 
-    /// The flags as they travel. Bits of later versions are kept.
+    /// The number on the wire. Bits of later versions are kept.
     pub const fn bits(self) -> u32 {
         self.0
     }
 
-    /// Flags from the number that travels.
+    /// Flags from the number on the wire.
     pub const fn from_bits(bits: u32) -> Flags {
         Flags(bits)
     }
@@ -45,33 +58,34 @@ impl Flags {
     }
 
     /// These flags and those of `other`, if `condition` holds.
-    #[must_use]
     pub const fn with(self, other: Flags, condition: bool) -> Flags {
         if condition { Flags(self.0 | other.0) } else { self }
     }
 }
 
-/// Packs DSCP (6 bits) and TTL or hop limit (8 bits) into the number that travels: `dscp << 8 | ttl`.
+/// Packs DSCP (6 bits) and TTL or hop limit (8 bits) into the number on the wire:
+/// `dscp << 8 | ttl`.
 pub const fn dscp_ttl(dscp: u8, ttl: u8) -> u16 {
     ((dscp as u16 & 0x3f) << 8) | ttl as u16
 }
 
-/// One datagram. The payload borrows from the frame that it was captured or received in.
+/// One datagram. The payload borrows from the captured frame or the received message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// When the kernel stamped the frame that completed the datagram, nanoseconds since 1970-01-01T00:00:00Z.
+    /// Capture time of the frame that completed the datagram, nanoseconds since
+    /// 1970-01-01T00:00:00Z.
     pub captured_at_ns: u64,
-    /// The device's address, as it stands in the IP header.
+    /// The device's address, from the IP header.
     pub source: IpAddr,
     /// The device's UDP port.
     pub source_port: u16,
-    /// The address it sent to.
+    /// The destination address.
     pub destination: IpAddr,
-    /// The UDP port it sent to.
+    /// The destination UDP port.
     pub destination_port: u16,
-    /// What the payload looks like.
+    /// The format of the payload.
     pub format: Format,
-    /// What happened to it on the way.
+    /// How it was processed before it was published.
     pub flags: Flags,
     /// The UDP payload, verbatim: at most [`MAX_PAYLOAD`] bytes.
     pub payload: &'a [u8],
@@ -83,11 +97,13 @@ pub struct Record<'a> {
 
 const FIELDS: u32 = 10;
 
-/// The most bytes that a record takes beside its payload: markers, two IPv6 addresses, eight VLAN tags.
+/// The most bytes of a record in addition to its payload: markers, two IPv6 addresses, eight VLAN
+/// tags, and the numbers.
 pub(crate) const RECORD_OVERHEAD: usize = 128;
 
 impl Record<'_> {
-    /// Appends the record's msgpack form to `out`. Written directly, for this is the hot path of every publisher.
+    /// Appends the record's msgpack form to `out`, without serde, because this is the hot path of
+    /// every publisher.
     pub(crate) fn write(&self, out: &mut Vec<u8>) -> Result<(), ValueWriteError> {
         out.reserve(self.payload.len() + RECORD_OVERHEAD);
         write_array_len(out, FIELDS)?;
@@ -107,12 +123,13 @@ impl Record<'_> {
         Ok(())
     }
 
-    /// Reads the next record from `rest` and moves `rest` behind it. Elements that a later version appended are skipped.
+    /// Reads the next record from `rest`, and advances `rest` past it. Elements that a later
+    /// version appended are skipped.
     pub(crate) fn read<'a>(rest: &mut &'a [u8]) -> Result<Record<'a>, Unexpected> {
         let elements = read_array(rest, "record")?;
         let appended = elements.checked_sub(FIELDS).ok_or(Unexpected::new("record of at least 10 elements"))?;
         let record = Record {
-            captured_at_ns: read_number(rest, "time of capture")?,
+            captured_at_ns: read_number(rest, "capture time")?,
             source: read_address(rest, "source address of 4 or 16 bytes")?,
             source_port: read_number(rest, "source port")?,
             destination: read_address(rest, "destination address of 4 or 16 bytes")?,
@@ -128,7 +145,7 @@ impl Record<'_> {
     }
 }
 
-/// An address as bin of 4 or 16 bytes.
+/// Writes an address as bin of 4 or 16 bytes.
 fn write_address(out: &mut Vec<u8>, address: IpAddr) -> Result<(), ValueWriteError> {
     match address {
         IpAddr::V4(v4) => write_bin(out, &v4.octets()),
@@ -149,10 +166,11 @@ fn read_address(rest: &mut &[u8], element: &'static str) -> Result<IpAddr, Unexp
 
 fn read_payload<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Unexpected> {
     let payload = read_bytes(rest, "payload")?;
-    if payload.len() <= MAX_PAYLOAD { Ok(payload) } else { Err(Unexpected::new("payload that fits a datagram")) }
+    if payload.len() <= MAX_PAYLOAD { Ok(payload) } else { Err(Unexpected::new("payload of at most 65527 bytes")) }
 }
 
-/// VLAN identifiers; what a later version might put beyond [`MAX_VLANS`] is skipped.
+/// Reads VLAN identifiers; those past [`MAX_VLANS`], which a later version might write, are
+/// skipped.
 fn read_vlans(rest: &mut &[u8]) -> Result<Vlans, Unexpected> {
     let length = read_array(rest, "list of VLAN identifiers")?;
     let kept = length.min(MAX_VLANS as u32);

@@ -1,4 +1,4 @@
-//! Topics: `<kind>/<shard>`, and the names that may stand in the bus's own topics.
+//! Data topics, `<kind>/<shard>`, and names of publishers, groups and members.
 
 use std::{fmt, net::IpAddr, sync::OnceLock};
 
@@ -6,18 +6,20 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Kind;
 
-/// How many shards there are. A constant of the protocol: publishers and subscribers must agree on it.
+/// The number of shards per kind. It is part of the protocol: publishers and subscribers have to
+/// agree on it.
 pub const SHARDS: usize = 64;
 
-/// One of the 64 parts that the sources of a kind are divided into.
+/// One of the 64 partitions of a kind, by source address.
 ///
-/// Everything from one exporter is in one shard, so that its order is kept and its templates meet its data.
+/// All datagrams of one exporter are in one shard, so that they stay in order and templates reach
+/// the subscriber that gets the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Shard(u8);
 
 impl Shard {
-    /// The shard of a source address: the six highest bits of XXH3-64 (seed 0) over the address's canonical 16 bytes
-    /// (IPv4 as `::ffff:a.b.c.d`).
+    /// The shard of a source address: the six highest bits of XXH3-64 (seed 0) over the address's
+    /// canonical 16 bytes (IPv4 as `::ffff:a.b.c.d`).
     pub fn of(source: IpAddr) -> Shard {
         Shard((xxh3_64(&canonical_octets(source)) >> 58) as u8)
     }
@@ -27,18 +29,18 @@ impl Shard {
         (usize::from(number) < SHARDS).then_some(Shard(number))
     }
 
-    /// All of them.
+    /// All shards, in order.
     pub fn all() -> impl Iterator<Item = Shard> {
         (0..SHARDS as u8).map(Shard)
     }
 
-    /// Its number, 0 to 63.
+    /// The number, 0 to 63.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// The 16 bytes that stand for an address wherever addresses are hashed or compared: an IPv4 address is mapped.
+/// The 16 bytes of an address in hashes and comparisons: an IPv4 address in its mapped form.
 pub fn canonical_octets(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -51,12 +53,12 @@ pub fn canonical_octets(address: IpAddr) -> [u8; 16] {
 pub struct Topic {
     /// The kind of traffic.
     pub kind: Kind,
-    /// The shard of its source.
+    /// The shard of the source address.
     pub shard: Shard,
 }
 
 impl Topic {
-    /// How many data topics there are.
+    /// The number of data topics.
     pub const COUNT: usize = Kind::ALL.len() * SHARDS;
 
     /// The topic of a datagram of this kind from this source.
@@ -69,7 +71,7 @@ impl Topic {
         self.kind.index() * SHARDS + self.shard.index()
     }
 
-    /// The topic of a dense index, or `None`.
+    /// The topic with this index, or `None`.
     pub fn from_index(index: usize) -> Option<Topic> {
         let kind = *Kind::ALL.get(index / SHARDS)?;
         Some(Topic { kind, shard: Shard((index % SHARDS) as u8) })
@@ -86,11 +88,11 @@ impl Topic {
         &NAMES.get_or_init(|| Topic::all().map(|t| format!("{}/{:02x}", t.kind, t.shard.0)).collect())[self.index()]
     }
 
-    /// Reads a topic name. Exactly two lower-case hex digits below 64; anything else is `None`.
+    /// Parses a topic name: the kind, a slash, and a number below 64 as two lower-case hex digits.
     pub fn parse(name: &[u8]) -> Option<Topic> {
         let slash = name.iter().position(|&byte| byte == b'/')?;
-        let (kind, digits) = (std::str::from_utf8(&name[..slash]).ok()?, &name[slash + 1..]);
-        let [high, low] = digits else { return None };
+        let kind = std::str::from_utf8(&name[..slash]).ok()?;
+        let [high, low] = &name[slash + 1..] else { return None };
         let shard = Shard::new(hex(*high)? * 16 + hex(*low)?)?;
         Some(Topic { kind: Kind::from_name(kind)?, shard })
     }
@@ -110,22 +112,23 @@ fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// A name that may stand in a topic of the bus's own (a publisher's, a group's, a member's): `[A-Za-z0-9._-]{1,63}`.
+/// The name of a publisher, group or member, `[A-Za-z0-9._-]{1,63}`: safe in topics, metrics and
+/// logs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(String);
 
-/// A text that is no [`Name`].
+/// The text is not a valid [`Name`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected 1 to 63 letters, digits, dots, hyphens or underscores")]
 pub struct NameError;
 
 impl Name {
-    /// Checks a name.
+    /// Checks the text.
     pub fn new(text: &str) -> Result<Name, NameError> {
         if Name::allows(text) { Ok(Name(text.to_owned())) } else { Err(NameError) }
     }
 
-    /// Whether a text is a name.
+    /// Whether a text is a valid name.
     pub(crate) fn allows(text: &str) -> bool {
         (1..=63).contains(&text.len())
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))

@@ -1,26 +1,33 @@
-//! The admin server: `/metrics`, `/healthz`, `/readyz`, `/status`, and pages of the roles' own.
+//! The admin server: `/metrics`, `/healthz`, `/readyz`, `/status`, and the pages of roles.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use anyhow::Context as _;
-use axum::Router;
-use axum::extract::{ConnectInfo, State};
-use axum::http::header::{CONNECTION, CONTENT_TYPE};
-use axum::http::{HeaderValue, Method, StatusCode, Uri, Version};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use prometheus::{IntGauge, Registry};
+use axum::{
+    Extension, Router,
+    extract::State,
+    http::{HeaderValue, Method, StatusCode, Uri, Version, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus::IntGauge;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::connection::{BoundedListener, Life};
-use crate::health::Health;
-use crate::metrics::{self, Metrics};
-use crate::pages::Pages;
-use crate::status::{Boards, MAX_MAKER_THREADS, MAX_WAITING, Page};
+use crate::{
+    connection::{self, PageSlot, SEND_BUFFER},
+    descriptors,
+    health::Health,
+    metrics::{self, Metrics, ProcessMetrics},
+    pages::Pages,
+    status::{MAX_FUNCTION_THREADS, MAX_WAITING, StatusPage, StatusPages},
+};
 
 /// The text format of Prometheus.
 const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -28,16 +35,24 @@ const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=
 /// JSON, which is UTF-8 (RFC 8259 §8.1, §11).
 const STATUS_TYPE: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Where a request for `/status` asks for its page.
-type StatusRequests = mpsc::Sender<oneshot::Sender<Page>>;
+/// The channel on which a request for `/status` asks for its page.
+type StatusRequests = mpsc::Sender<oneshot::Sender<StatusPage>>;
 
-/// What the admin server answers from.
+/// The state behind the pages.
 #[derive(Debug)]
 pub(crate) struct AdminState {
     health: Arc<Health>,
-    process: Registry,
-    roles: Vec<(Metrics, IntGauge, &'static str)>,
+    process: ProcessMetrics,
+    roles: Vec<RoleMetrics>,
     pages: Pages,
+}
+
+#[derive(Debug)]
+struct RoleMetrics {
+    service: &'static str,
+    metrics: Metrics,
+    /// `sekiwake_ready`, set when the metrics are read.
+    ready: IntGauge,
 }
 
 impl AdminState {
@@ -46,29 +61,32 @@ impl AdminState {
         roles: impl Iterator<Item = (&'static str, &'a Metrics)>,
         pages: Pages,
     ) -> AdminState {
-        let ready = |(service, metrics): (&'static str, &Metrics)| {
-            let ready = metrics.gauge("sekiwake_ready", "Whether the service is ready (1) or not (0).", &[]);
-            (metrics.clone(), ready, service)
-        };
-        let roles: Vec<_> = roles.map(ready).collect();
-        let services: Vec<&str> = roles.iter().map(|(_, _, service)| *service).collect();
-        AdminState { health, process: metrics::process_registry(&services), roles, pages }
+        let roles: Vec<RoleMetrics> = roles
+            .map(|(service, metrics)| {
+                let ready = metrics.gauge("sekiwake_ready", "Whether the service is ready (1) or not (0).", &[]);
+                RoleMetrics { service, metrics: metrics.clone(), ready }
+            })
+            .collect();
+        let services: Vec<&str> = roles.iter().map(|role| role.service).collect();
+        AdminState { health, process: ProcessMetrics::new(&services), roles, pages }
     }
 
     fn metrics_text(&self) -> String {
-        for (_, ready, service) in &self.roles {
-            ready.set(i64::from(self.health.is_ready(service)));
+        for role in &self.roles {
+            role.ready.set(i64::from(self.health.is_ready(role.service)));
         }
-        let of_roles = self.roles.iter().map(|(metrics, _, _)| metrics.gather());
-        metrics::encode(of_roles.chain([self.process.gather()]))
+        let gathered = self.roles.iter().map(|role| role.metrics.gather());
+        // The process's own metrics are read from /proc.
+        let process = descriptors::with_reserve(|| self.process.gather());
+        metrics::encode(gathered.chain([process]))
     }
 }
 
-/// A running admin server. It ends when this is dropped.
+/// A running admin server. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct AdminServer {
     address: SocketAddr,
-    end: Option<oneshot::Sender<()>>,
+    stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -76,39 +94,39 @@ impl AdminServer {
     /// Binds, and serves from a thread of its own.
     ///
     /// # Errors
-    /// When the address cannot be bound, or there is no thread to have.
-    pub(crate) fn start(address: SocketAddr, state: AdminState, boards: Boards) -> anyhow::Result<AdminServer> {
+    /// When the address cannot be bound, or the thread cannot be spawned.
+    pub(crate) fn start(address: SocketAddr, state: AdminState, status: StatusPages) -> anyhow::Result<AdminServer> {
         let listener = TcpListener::bind(address).with_context(|| format!("cannot bind {address} (SEKIWAKE_ADMIN)"))?;
         listener.set_nonblocking(true)?;
+        // Accepted sockets inherit it.
+        set_socket_send_buffer_size(&listener, SEND_BUFFER)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(MAX_MAKER_THREADS)
+            .max_blocking_threads(MAX_FUNCTION_THREADS)
             .thread_name("status")
             .build()?;
         let listener = {
             let _entered = runtime.enter();
             tokio::net::TcpListener::from_std(listener)?
         };
-        let (end, ended) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
         let (status_requests, requests) = mpsc::channel(MAX_WAITING);
         let thread = thread::Builder::new().name("admin".to_owned()).spawn(move || {
-            let listener = BoundedListener::new(listener);
-            let service = router(state, status_requests).into_make_service_with_connect_info::<Life>();
             runtime.block_on(async move {
-                tokio::spawn(boards.serve(requests));
+                tokio::spawn(status.serve(requests));
                 tokio::select! {
-                    _ = ended => {}
-                    _ = axum::serve(listener, service) => {}
+                    _ = stopped => {}
+                    () = connection::serve(listener, router(state, status_requests)) => {}
                 }
             });
-            // Dropped, it would wait for a function of a status, which need not return.
+            // Dropping the runtime would wait for status functions, which may never return.
             runtime.shutdown_background();
         })?;
-        Ok(AdminServer { address, end: Some(end), thread: Some(thread) })
+        Ok(AdminServer { address, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens; with the port that the kernel chose, if it was asked for port 0.
+    /// The bound address; with the port that the kernel chose for port 0.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -116,8 +134,8 @@ impl AdminServer {
 
 impl Drop for AdminServer {
     fn drop(&mut self) {
-        // Errors: it has ended already.
-        let _ = self.end.take().map(|end| end.send(()));
+        // Both fail if it has ended already.
+        let _ = self.stop.take().map(|stop| stop.send(()));
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -128,8 +146,7 @@ fn router(state: AdminState, status_requests: StatusRequests) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/status", get(status_page).with_state(status_requests))
-        .fallback(page_of_role)
-        .layer(axum::middleware::map_response(close_after))
+        .fallback(role_page)
         .with_state(Arc::new(state))
 }
 
@@ -148,43 +165,37 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
 
 async fn status_page(State(requests): State<StatusRequests>) -> Response {
     let (request, answer) = oneshot::channel();
-    // Refused as the server ends; the answer fails then.
+    // An error means that the server is ending; receiving the response then also fails.
     let _ = requests.send(request).await;
     match answer.await {
         Ok(Some(page)) => ([(CONTENT_TYPE, STATUS_TYPE)], page).into_response(),
-        Ok(None) => (StatusCode::SERVICE_UNAVAILABLE, "too many pages are being sent\n").into_response(),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "ended\n").into_response(),
+        Ok(None) => (StatusCode::SERVICE_UNAVAILABLE, "too many status pages are being sent\n").into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the service is ending\n").into_response(),
     }
 }
 
-/// Whatever else is asked for. Roles add pages while they start, so they are looked up when somebody asks.
-async fn page_of_role(
+/// Every other path. Roles add pages while they start, so the page is looked up per request.
+async fn role_page(
     State(state): State<Arc<AdminState>>,
-    ConnectInfo(life): ConnectInfo<Life>,
+    Extension(slot): Extension<Arc<PageSlot>>,
     method: Method,
     version: Version,
     uri: Uri,
 ) -> Response {
-    if !state.pages.has(uri.path()) {
-        return (StatusCode::NOT_FOUND, "there is no such page\n").into_response();
-    }
+    let Some(page) = state.pages.get(uri.path()) else {
+        return (StatusCode::NOT_FOUND, "no such page\n").into_response();
+    };
     if method != Method::GET {
-        return (StatusCode::METHOD_NOT_ALLOWED, "this page is there to GET\n").into_response();
+        return (StatusCode::METHOD_NOT_ALLOWED, "method not allowed, use GET\n").into_response();
     }
     if version < Version::HTTP_11 {
-        // Without chunks an answer that was cut off looks like a whole one.
-        return (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "this page takes HTTP/1.1\n").into_response();
+        // Without chunked encoding a truncated response would look complete.
+        return (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "this page needs HTTP/1.1\n").into_response();
     }
-    life.set_page(true);
-    let answer = state.pages.answer(uri.path(), uri.query().unwrap_or_default(), |permit| life.hold(permit)).await;
-    if !answer.status().is_success() {
-        // A refusal is an answer like any other.
-        life.set_page(false);
-    }
-    answer
+    page.answer(uri.query().unwrap_or_default(), &slot).await
 }
 
-/// 200 and the good word, or 503 and what is wrong, one a line.
+/// 200 and `good`, or 503 and the problems, one per line.
 fn verdict(good: &str, wrong: &[String]) -> Response {
     match wrong {
         [] => (StatusCode::OK, format!("{good}\n")).into_response(),
@@ -192,16 +203,11 @@ fn verdict(good: &str, wrong: &[String]) -> Response {
     }
 }
 
-/// One request a connection: an idle one would hold a slot.
-async fn close_after(mut response: Response) -> Response {
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
-}
-
-/// Asks an admin server on this host for a page, for the `healthcheck` subcommand: status and body.
+/// Fetches a page from an admin server on this host, for the `healthcheck` subcommand: status and
+/// body. Written by hand because an HTTP client would be a larger dependency than these lines.
 ///
 /// # Errors
-/// When nothing answers in time, or what answers is no HTTP.
+/// When there is no response within the time limit, or it is not HTTP.
 pub(crate) fn ask(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     const TIME_LIMIT: Duration = Duration::from_secs(3);
     const MAX_ANSWER_BYTES: u64 = 64 * 1024;
@@ -213,14 +219,14 @@ pub(crate) fn ask(address: SocketAddr, path: &str) -> anyhow::Result<(u16, Strin
     stream.set_write_timeout(Some(TIME_LIMIT))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).with_context(|| format!("no answer from {address}"))?;
+    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).with_context(|| format!("no response from {address}"))?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("the answer is no HTTP")?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("the response is not HTTP")?;
     Ok((status, body.to_owned()))
 }
 
-/// Who listens on all interfaces is reached through the loopback one.
+/// The loopback address, for a server that listens on all interfaces.
 fn reachable(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,308 +1,202 @@
-//! The connections of the admin server, each with a limited life.
+//! The connections of the admin server, bounded in number, size and time.
 //!
-//! Its port may be open to a network, so each connection is one request of [`MAX_REQUEST_BYTES`] at most that has come within
-//! [`REQUEST_TIME`], and lives [`CONNECTION_TIME`] at most, however slowly the other side reads. There are
-//! [`MAX_CONNECTIONS`] at a time: the oldest makes room for a new one, once it has had [`UNDISTURBED_TIME`].
+//! The port may be open to a network. A connection carries one request, whose head has at most
+//! [`MAX_REQUEST_BYTES`] and arrives within [`HEAD_TIME`]. It is open for at most
+//! [`CONNECTION_TIME`], however slowly the client reads. At most [`MAX_CONNECTIONS`] are open; a
+//! new one replaces the oldest, once that has been open for [`UNDISTURBED_TIME`].
 //!
-//! A page of a role's own may take long, and there are few at a time: its connection lives while its peer takes something now and then,
-//! [`PAGE_TIME`] at most, and makes room for nobody. It counts as one of the page until it ends, not only until the page is made.
+//! A role's page may take longer, and few are served at a time. Its connection stays open while the
+//! client keeps reading, for at most [`PAGE_TIME`], and is never replaced. It counts against the
+//! limit of the page until it is closed.
+//!
+//! hyper limits the head, tokio-io-timeout the stalls. The connection limit is written by hand
+//! because no library replaces the oldest connection; the page limit, because tower's
+//! `ConcurrencyLimit` releases its permit after the head of a response, not after its last byte.
 
 use std::{
     collections::VecDeque,
-    future::Future,
-    io::{self, IoSlice},
-    net::SocketAddr,
-    pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
+    io,
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
-use axum::{extract::connect_info::Connected, serve::IncomingStream};
-use rustix::net::sockopt::set_socket_send_buffer_size;
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use rustix::{
+    io::Errno,
+    net::{SocketFlags, accept_with},
+};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::oneshot,
-    time::{Instant, Sleep, sleep, sleep_until},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout_at},
 };
+use tokio_io_timeout::TimeoutStream;
+use tracing::{debug, warn};
 
-use crate::{
-    health::lock,
-    pages::{PAGE_TIME, Permit, STALL_TIME},
-};
+use crate::{RateLimited, descriptors, health::lock, pages::Permit};
 
-/// How many connections are served at a time.
+/// The limit on open connections.
 const MAX_CONNECTIONS: usize = 128;
 
-/// How long a connection may live, from being accepted to the last byte of the answer.
+/// The time limit of a connection, from accept to the last byte of the response.
 const CONNECTION_TIME: Duration = Duration::from_secs(10);
 
-/// How long the head of a request may take, from the connection being accepted.
-const REQUEST_TIME: Duration = Duration::from_secs(2);
+/// The time limit of a connection that carries a role's page.
+const PAGE_TIME: Duration = Duration::from_secs(600);
 
-/// How long a connection may live although others wait for its slot: what an honest request takes, many times over.
+/// How often such a connection is checked for having reached its limit.
+const PAGE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The time limit of the head of a request, from accept.
+const HEAD_TIME: Duration = Duration::from_secs(2);
+
+/// How long a client may read nothing.
+const STALL_TIME: Duration = Duration::from_secs(10);
+
+/// How long a connection stays open although others wait for its slot: many times the duration of a
+/// request.
 const UNDISTURBED_TIME: Duration = Duration::from_millis(100);
 
-/// The largest request that is read, bytes.
+/// The pause before the next attempt to accept, while no descriptor is free.
+const RETRY_ACCEPT: Duration = Duration::from_millis(50);
+
+/// The largest head of a request, bytes. hyper also buffers at most this much of a response.
 const MAX_REQUEST_BYTES: usize = 16 * 1024;
 
-/// What the kernel takes of a page ahead of its peer, bytes. It says that there is room again when a third of that is free: with much, a
-/// peer that is slow and steady would look like one that takes nothing.
-const PAGE_SEND_BUFFER: usize = 64 << 10;
+/// The socket's send buffer, bytes. The kernel reports a socket as writable when a third of the
+/// buffer is free: with a large buffer, a slow and steady client would look stalled.
+pub(crate) const SEND_BUFFER: usize = 64 << 10;
 
-/// Accepts while there are slots, and gives each connection a limited life.
-pub(crate) struct BoundedListener {
-    listener: tokio::net::TcpListener,
-    /// The connections that may be open, oldest first.
-    open: VecDeque<Slot>,
-}
-
-/// The listener's end of a connection, which ends when this is dropped.
-struct Slot {
-    accepted_at: Instant,
-    connection: oneshot::Sender<()>,
-    life: Life,
-}
-
-/// Whether a connection carries a page of a role's own; shared by those who have to know.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Life(Arc<Page>);
-
+/// The permit of the page that a connection carries, if it carries one.
 #[derive(Debug, Default)]
-struct Page {
-    is_one: AtomicBool,
-    /// Held until the connection ends: there are as many connections of a page as there may be threads.
-    permit: Mutex<Option<Permit>>,
-}
+pub(crate) struct PageSlot(Mutex<Option<Permit>>);
 
-impl Life {
-    /// Says whether the connection carries a page.
-    pub(crate) fn set_page(&self, is_one: bool) {
-        self.0.is_one.store(is_one, Ordering::Relaxed);
-    }
-
-    /// Keeps the page's permit until the connection ends.
+impl PageSlot {
+    /// The connection carries a page. The permit is kept until the connection is closed.
     pub(crate) fn hold(&self, permit: Permit) {
-        *lock(&self.0.permit) = Some(permit);
+        *lock(&self.0) = Some(permit);
     }
 
-    fn has_page(&self) -> bool {
-        self.0.is_one.load(Ordering::Relaxed)
-    }
-}
-
-impl Connected<IncomingStream<'_, BoundedListener>> for Life {
-    fn connect_info(stream: IncomingStream<'_, BoundedListener>) -> Life {
-        stream.io().life.clone()
-    }
-}
-
-impl BoundedListener {
-    pub(crate) fn new(listener: tokio::net::TcpListener) -> BoundedListener {
-        BoundedListener { listener, open: VecDeque::new() }
+    /// The page was rejected or has failed: its response is as short as any other.
+    pub(crate) fn release(&self) {
+        lock(&self.0).take();
     }
 
-    /// Waits until there is a slot, and takes the oldest connection's if there is none.
-    async fn make_room(&mut self) {
-        loop {
-            self.open.retain(|slot| !slot.connection.is_closed());
-            if self.open.len() < MAX_CONNECTIONS {
-                return;
-            }
-            // There are fewer pages than slots.
-            let Some(index) = self.open.iter().position(|slot| !slot.life.has_page()) else { return };
-            let oldest = &mut self.open[index];
-            tokio::select! {
-                () = sleep_until(oldest.accepted_at + UNDISTURBED_TIME) => {}
-                () = oldest.connection.closed() => continue,
-            }
-            // It may have become one meanwhile.
-            if !oldest.life.has_page() {
-                self.open.remove(index);
-                return;
-            }
-        }
+    fn is_held(&self) -> bool {
+        lock(&self.0).is_some()
     }
 }
 
-impl axum::serve::Listener for BoundedListener {
-    type Io = BoundedConnection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (BoundedConnection, SocketAddr) {
-        loop {
-            self.make_room().await;
-            match self.listener.accept().await {
-                Ok((stream, peer)) => {
-                    let accepted_at = Instant::now();
-                    let (connection, slot) = oneshot::channel();
-                    let life = Life::default();
-                    self.open.push_back(Slot { accepted_at, connection, life: life.clone() });
-                    return (BoundedConnection::new(stream, accepted_at, slot, life), peer);
-                }
-                // Out of descriptors, most likely: let go of the processor until some are free.
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept an admin connection");
-                    sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection that fails when its time is up, or its slot is taken.
-pub(crate) struct BoundedConnection {
-    stream: tokio::net::TcpStream,
+/// An open connection, as the accept loop sees it.
+struct OpenConnection {
     accepted_at: Instant,
-    end: Pin<Box<Sleep>>,
-    slot: oneshot::Receiver<()>,
-    life: Life,
-    read_bytes: usize,
-    is_answering: bool,
-    /// It lives as long as a page does.
-    is_page: bool,
-    /// The peer of a page takes nothing at the moment.
-    is_stalled: bool,
-    is_over: bool,
+    task: JoinHandle<()>,
+    page: Weak<PageSlot>,
 }
 
-impl BoundedConnection {
-    fn new(
-        stream: tokio::net::TcpStream,
-        accepted_at: Instant,
-        slot: oneshot::Receiver<()>,
-        life: Life,
-    ) -> BoundedConnection {
-        BoundedConnection {
-            stream,
-            accepted_at,
-            end: Box::pin(sleep_until(accepted_at + REQUEST_TIME)),
-            slot,
-            life,
-            read_bytes: 0,
-            is_answering: false,
-            is_page: false,
-            is_stalled: false,
-            is_over: false,
+impl OpenConnection {
+    fn has_page(&self) -> bool {
+        self.page.upgrade().is_some_and(|page| page.is_held())
+    }
+}
+
+/// Accepts and serves connections, and never returns.
+pub(crate) async fn serve(listener: TcpListener, router: Router) {
+    let mut open = VecDeque::with_capacity(MAX_CONNECTIONS);
+    let log = RateLimited::default();
+    loop {
+        make_room(&mut open).await;
+        match accept(&listener).await {
+            Ok(stream) => {
+                let page = Arc::new(PageSlot::default());
+                let slot = Arc::downgrade(&page);
+                let task = tokio::spawn(serve_connection(stream, router.clone(), page));
+                open.push_back(OpenConnection { accepted_at: Instant::now(), task, page: slot });
+            }
+            // The client has closed the connection already.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            // The reserve is used up, too.
+            Err(error) => {
+                if let Some(suppressed) = log.allow(Instant::now().into_std()) {
+                    warn!(%error, suppressed, "cannot accept an admin connection");
+                }
+                sleep(RETRY_ACCEPT).await;
+            }
         }
     }
+}
 
-    /// To be called before bytes of an answer are written. With the first ones the request has come in time.
-    fn check_answer_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        if !self.is_answering && !self.is_page {
-            let end = self.accepted_at + CONNECTION_TIME;
-            self.end.as_mut().reset(end);
+/// The next connection, also if the process has no descriptor left but the reserve.
+async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return Ok(stream),
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::MFILE) => return Err(error),
+            Err(_) => {}
         }
-        self.is_answering = true;
-        self.check_time(context)
-    }
-
-    fn check_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        self.follow_page();
-        if self.end.as_mut().poll(context).is_ready() {
-            return Err(io::ErrorKind::TimedOut.into());
+        match descriptors::on_reserve(|| accept_with(listener, flags)) {
+            Ok(stream) => return TcpStream::from_std(stream.into()),
+            // The kernel reports the missing descriptor even if no connection waits, so that tokio
+            // takes the listener for readable: without the pause this would spin.
+            Err(Errno::AGAIN) => sleep(RETRY_ACCEPT).await,
+            Err(error) => return Err(error.into()),
         }
-        // A receiver that has given its answer must not be asked again.
-        self.is_over = self.is_over || Pin::new(&mut self.slot).poll(context).is_ready();
-        if self.is_over { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
+}
 
-    /// The request is one for a page, or has turned out to be refused.
-    fn follow_page(&mut self) {
-        let is_page = self.life.has_page();
-        if self.is_page == is_page {
+/// Waits for a free slot, or closes the oldest connection to make one.
+async fn make_room(open: &mut VecDeque<OpenConnection>) {
+    loop {
+        open.retain(|connection| !connection.task.is_finished());
+        if open.len() < MAX_CONNECTIONS {
             return;
         }
-        self.is_page = is_page;
-        let end = match is_page {
-            true => self.accepted_at + PAGE_TIME,
-            false => Instant::now() + CONNECTION_TIME,
-        };
-        self.end.as_mut().reset(end);
-        if is_page {
-            // A kernel that refuses leaves it at the larger one.
-            let _ = set_socket_send_buffer_size(&self.stream, PAGE_SEND_BUFFER);
-        }
-    }
-
-    /// Notes whether the peer of a page takes what is written: it may pause, and not for long.
-    fn note_progress<T>(&mut self, written: &Poll<io::Result<T>>, context: &mut Context<'_>) {
-        if !self.is_page || self.is_stalled == written.is_pending() {
+        // There are fewer pages than slots, so this finds one.
+        let Some(index) = open.iter().position(|connection| !connection.has_page()) else { return };
+        let oldest = &mut open[index];
+        let ended = timeout_at(oldest.accepted_at + UNDISTURBED_TIME, &mut oldest.task).await.is_ok();
+        // It may have begun to carry a page in the meantime.
+        if ended || !oldest.has_page() {
+            oldest.task.abort();
+            open.remove(index);
             return;
         }
-        self.is_stalled = written.is_pending();
-        let whole = self.accepted_at + PAGE_TIME;
-        let end = if self.is_stalled { whole.min(Instant::now() + STALL_TIME) } else { whole };
-        self.end.as_mut().reset(end);
-        if self.is_stalled {
-            // So that somebody looks when the time is up.
-            let _ = self.end.as_mut().poll(context);
+    }
+}
+
+async fn serve_connection(stream: TcpStream, router: Router, page: Arc<PageSlot>) {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(STALL_TIME));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .keep_alive(false)
+        .max_buf_size(MAX_REQUEST_BYTES)
+        .serve_connection(
+            TokioIo::new(Box::pin(stream)),
+            TowerToHyperService::new(router.layer(Extension(Arc::clone(&page)))),
+        );
+    tokio::select! {
+        served = connection => {
+            if let Err(error) = served {
+                debug!(%error, "admin connection failed");
+            }
         }
+        () = time_limit(&page) => debug!("admin connection closed: time limit exceeded"),
     }
 }
 
-impl Drop for BoundedConnection {
-    fn drop(&mut self) {
-        // The listener's end of it is looked at when somebody else comes.
-        *lock(&self.life.0.permit) = None;
-    }
-}
-
-impl AsyncRead for BoundedConnection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.check_time(context)?;
-        let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.read_bytes += buffer.filled().len() - before;
-        if self.read_bytes > MAX_REQUEST_BYTES {
-            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-        }
-        result
-    }
-}
-
-impl AsyncWrite for BoundedConnection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.check_answer_time(context)?;
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note_progress(&written, context);
-        written
-    }
-
-    /// Without it, each connection would have a copy of its page, where that is shared.
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.check_answer_time(context)?;
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.note_progress(&written, context);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check_time(context)?;
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check_time(context)?;
-        Pin::new(&mut self.stream).poll_shutdown(context)
+/// Returns when the connection that was accepted just now has reached its time limit.
+async fn time_limit(page: &PageSlot) {
+    let page_limit = Instant::now() + PAGE_TIME;
+    sleep(CONNECTION_TIME).await;
+    while page.is_held() && Instant::now() < page_limit {
+        sleep(PAGE_CHECK_INTERVAL).await;
     }
 }

@@ -1,21 +1,20 @@
-//! This host.
+//! The name of this host.
 
 use sekiwake_record::Name;
 
-/// The longest [`Name`].
+/// The length of the longest [`Name`].
 const MAX_NAME_BYTES: usize = 63;
 
-/// The host's name as a [`Name`]: what a name does not take becomes a hyphen, what is too long is cut.
+/// The host's name as a [`Name`]: other characters become hyphens, and it is truncated.
 pub fn host_name() -> Name {
     name_from(&rustix::system::uname().nodename().to_string_lossy())
 }
 
-#[expect(clippy::expect_used, reason = "the text is made of what a name takes, one line above")]
+#[expect(clippy::expect_used, reason = "the line above leaves only allowed characters")]
 fn name_from(text: &str) -> Name {
     let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
     let text: String = text.chars().map(allowed).take(MAX_NAME_BYTES).collect();
-    Name::new(if text.is_empty() { "localhost" } else { &text })
-        .expect("only allowed characters, neither none nor too many")
+    Name::new(if text.is_empty() { "localhost" } else { &text }).expect("allowed characters, between 1 and the maximum")
 }
 
 #[cfg(test)]

@@ -1,31 +1,36 @@
-//! What every service runs in: logs, metrics, health, workers, an orderly stop.
+//! The runtime of every service: logs, metrics, health, workers, and an orderly stop.
 //!
-//! A service is a [`Role`]: it reads its settings, opens and binds what it needs, and spawns workers (named OS threads)
-//! in its [`Scope`]. Its whole `main` is [`run`]; [`Process`] puts several roles into one process. The order is the same
-//! in all of them:
+//! A service is a [`Role`]: it reads its settings, opens files and sockets, and spawns workers
+//! (named OS threads) in its [`Scope`]. Its whole `main` is [`Process::run`]; a [`Process`] has one
+//! role or several. The order is always the same:
 //!
 //! ```text
 //! settings   all roles read them, all mistakes are reported at once      exit 2
-//! telemetry  logs to standard error
+//! telemetry  logs to standard error, through a bounded queue
 //! build      the admin server binds, then each role starts               exit 1
-//! run        until a signal, until a role is done, or until a worker dies
-//! drain      role by role in the order in which they were added: told to stop, then joined; one deadline for all
-//! exit       0 done or told to stop, 1 a worker died or somebody was late
+//! run        until a signal, until a role finishes, or until a worker fails; systemd is told
+//! drain      role by role, in the order in which they were added: stopped, then joined; one deadline for all
+//! exit       0 finished or stopped, 1 a worker failed or the deadline was exceeded
 //! ```
 //!
-//! A worker that returns an error or panics ends the process: there is no restart inside, the orchestrator does that.
-//! What comes and goes in the world (an interface, a destination) is retried by the worker itself and shown by a [`Latch`].
+//! A worker that returns an error or panics ends the process: the orchestrator restarts it.
+//! Failures of the outside world (an interface, a destination) are retried by the worker and shown
+//! by a [`Latch`].
 //!
-//! The admin server has a thread of its own, so that it answers while the data plane is saturated.
+//! The admin server has its own thread, so that it answers while the data plane is saturated.
 //!
-//! **Invariant:** no async outside of the admin server. **Invariant:** nothing here knows a service by name.
+//! **Invariant:** no async outside the admin server. **Invariant:** no service is named here.
 
 mod admin;
 mod cli;
 mod connection;
+mod descriptors;
+mod files;
 mod health;
 mod host;
+mod journal;
 mod limit;
+mod log_queue;
 mod losses;
 mod metrics;
 mod pages;
@@ -33,75 +38,68 @@ mod process;
 mod scope;
 mod status;
 mod stop;
+mod stop_clock;
 mod supervisor;
+mod systemd;
 mod telemetry;
 mod tool;
 
-use std::process::ExitCode;
+use sekiwake_settings::Reader;
 
-use sekiwake_settings::{Environment, Reader};
-
+pub use cli::{CommandLine, EXIT_STATUSES};
+pub use descriptors::{has_free_descriptor, with_reserve};
+pub use files::FileContents;
 pub use health::Latch;
 pub use host::host_name;
 pub use limit::{LOG_INTERVAL, RateLimited};
+pub use log_queue::{messages, print_message};
 pub use losses::{LossEvent, LossReason, Losses};
 pub use metrics::Metrics;
-pub use pages::{PageBody, PageRefusal, PageRequest, PageWriter, WritePage};
+pub use pages::{PageBody, PageError, PageRequest, PageWriter, WritePage};
 pub use process::{Process, ReadyToStart, Running};
 pub use prometheus;
 pub use scope::{Scope, Worker};
-pub use status::StatusDesk;
+pub use status::StatusResponder;
 pub use stop::{Hangups, Stop, Stopper, stop_pair};
+pub use stop_clock::StopClock;
 pub use supervisor::{Ending, StopHandle};
-pub use tool::{Tool, run_tool};
+pub use tool::{Tool, run_tool, tool_command_line};
 
 /// The version of the workspace.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What a service is called.
+/// The names of a service.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
     /// Its name in metrics, logs and the table of variables: `capture`.
     pub service: &'static str,
     /// Its binary: `sekiwake-capture`.
     pub binary: &'static str,
-    /// What it does, in a line.
+    /// Its purpose, in one line.
     pub summary: &'static str,
-    /// The port of its admin server, where no setting says otherwise.
+    /// The default port of its admin server.
     pub admin_port: u16,
 }
 
 /// One service, as the runtime sees it.
 pub trait Role: Sized + 'static {
-    /// What it is called.
+    /// Its names.
     const ABOUT: About;
 
     /// Its settings, parsed.
     type Settings;
 
-    /// Reads the settings. Never fails: mistakes are noted by the reader.
+    /// Reads the settings. It cannot fail: the reader records mistakes.
     fn read(reader: &mut Reader) -> Self::Settings;
 
-    /// What `--check` prints beside the variables that were read. A pair that is named like a variable replaces its value
-    /// (a default that was found out, a secret to be masked); any other is printed as a comment (a memory limit that
-    /// follows from several settings).
+    /// Additions to the output of `--check`. A pair with the name of a variable replaces its value
+    /// (a default determined at run time, a masked secret); any other is printed as a comment (a
+    /// memory limit that follows from several settings).
     fn describe(_settings: &Self::Settings) -> Vec<(String, String)> {
         Vec::new()
     }
 
-    /// Opens and binds, then spawns the workers and returns. An error ends the process with status 1.
+    /// Opens files and sockets, spawns the workers and returns. An error ends the process with
+    /// status 1.
     fn start(settings: Self::Settings, scope: &Scope) -> anyhow::Result<()>;
-}
-
-/// The whole `main` of a service.
-pub fn run<R: Role>() -> ExitCode {
-    Process::of::<R>().run()
-}
-
-/// The whole `main` of a service that has subcommands of its own, given as a clap enum. The handler reads what it needs with
-/// [`sekiwake_settings::read`]; if it returns those mistakes as its error, the status is 2, with any other it is 1.
-pub fn run_with<R: Role, C: clap::Subcommand>(
-    handler: impl FnOnce(C, &Environment) -> anyhow::Result<ExitCode> + 'static,
-) -> ExitCode {
-    Process::of::<R>().commands(handler).run()
 }

@@ -1,21 +1,24 @@
-//! Log lines that do not come more often than somebody wants to read them.
+//! Rate-limited log lines. Written by hand, because the crates for this limit by level or message,
+//! not by place in the code.
 
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use crate::health::lock;
 
-/// How often the same thing is logged, at most.
+/// The shortest time between two lines about the same thing.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Lets one line through per interval and counts the others. One for each place that logs:
+/// Allows one line per interval and counts the others. Use one per place that logs:
 ///
 /// ```
 /// # use std::time::Instant;
 /// # use sekiwake_runtime::RateLimited;
-/// let refused = RateLimited::default();
-/// if let Some(suppressed) = refused.allow(Instant::now()) {
-///     tracing::warn!(suppressed, "a peer was refused");
+/// let rejected = RateLimited::default();
+/// if let Some(suppressed) = rejected.allow(Instant::now()) {
+///     tracing::warn!(suppressed, "peer rejected");
 /// }
 /// ```
 #[derive(Debug)]
@@ -42,7 +45,8 @@ impl RateLimited {
         RateLimited { interval, state: Mutex::default() }
     }
 
-    /// Whether to log now: `Some` with the number of lines that were suppressed since the last one, or `None`.
+    /// Whether to log now: `Some` with the number of lines suppressed since the last one, or
+    /// `None`.
     pub fn allow(&self, now: Instant) -> Option<u64> {
         let mut state = lock(&self.state);
         let is_due = state.last.is_none_or(|last| now.saturating_duration_since(last) >= self.interval);

@@ -1,17 +1,17 @@
-//! A loss is an event with a count, a stage and a reason: counted at once, logged now and then.
+//! A loss is an event with a count, a stage and a reason: counted at once, logged at intervals.
 
-use std::fmt;
-use std::marker::PhantomData;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::{
+    fmt,
+    marker::PhantomData,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 use prometheus::IntCounter;
 
-use crate::Metrics;
-use crate::health::lock;
-use crate::limit::LOG_INTERVAL;
+use crate::{Metrics, health::lock, limit::LOG_INTERVAL};
 
-/// Why something is lost at one stage. An enum without fields, whose discriminants count up from 0:
+/// The reasons for losses at one stage: an enum without fields, with discriminants from 0 up:
 ///
 /// ```
 /// use sekiwake_runtime::LossReason;
@@ -34,12 +34,13 @@ pub trait LossReason: Copy + Send + Sync + 'static {
     /// The position in [`LossReason::ALL`].
     fn index(self) -> usize;
 
-    /// The value of the label `reason`, and of the field in the log.
+    /// The value of the label `reason` and of the log field.
     fn name(self) -> &'static str;
 }
 
-/// The losses of one stage, by reason. Made by [`Scope::losses`](crate::Scope::losses), which also has them logged: the
-/// first loss within a second, and after that at most one line per reason in 10 s, with the number since the line before.
+/// The losses of one stage, by reason. Made by [`Scope::losses`](crate::Scope::losses), which also
+/// has them logged: the first loss within a second, then at most one line per reason every 10 s,
+/// with the number since the previous line.
 ///
 /// Clones count into the same counters.
 pub struct Losses<R> {
@@ -47,22 +48,22 @@ pub struct Losses<R> {
     reasons: PhantomData<fn(R)>,
 }
 
-/// What was lost at one stage for one reason since it was last said.
+/// The losses at one stage for one reason since they were last logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LossEvent {
-    /// Where: what the role was doing with it.
+    /// The stage.
     pub stage: String,
-    /// Why.
+    /// The reason.
     pub reason: &'static str,
-    /// How much since the last event, in what the metric counts.
+    /// The number since the last event, in the unit of the metric.
     pub count: u64,
-    /// How much since the start.
+    /// The number since the start.
     pub total: u64,
 }
 
 impl<R: LossReason> Losses<R> {
-    /// Losses counted in the family `name`, a counter with `labels` and the label `reason`. Every reason is exported from
-    /// the start, as 0. `stage` is for the log.
+    /// Losses counted in the family `name`, a counter with `labels` and the label `reason`. Every
+    /// reason is exported from the start, as 0. `stage` is for the log.
     pub fn new(
         metrics: &Metrics,
         name: &str,
@@ -75,8 +76,11 @@ impl<R: LossReason> Losses<R> {
             Cell { reason: reason.name(), counter: metrics.counter(name, help, &labels) }
         };
         let cells: Box<[Cell]> = R::ALL.iter().map(cell).collect();
-        let said = cells.iter().map(|cell| Said { total: cell.counter.get(), at: None }).collect();
-        Losses { ledger: Arc::new(Ledger { stage: stage.into(), cells, said: Mutex::new(said) }), reasons: PhantomData }
+        let logged = cells.iter().map(|cell| Logged { total: cell.counter.get(), at: None }).collect();
+        Losses {
+            ledger: Arc::new(Ledger { stage: stage.into(), cells, logged: Mutex::new(logged) }),
+            reasons: PhantomData,
+        }
     }
 
     /// Counts. One atomic addition: for the hot path.
@@ -84,22 +88,29 @@ impl<R: LossReason> Losses<R> {
         self.ledger.cells[reason.index()].counter.inc_by(count);
     }
 
-    /// How much was lost for this reason since the start.
+    /// The losses for this reason since the start.
     pub fn total(&self, reason: R) -> u64 {
         self.ledger.cells[reason.index()].counter.get()
     }
 
-    /// How much was lost for all reasons since the start.
+    /// The losses for all reasons since the start.
     pub fn sum(&self) -> u64 {
         self.ledger.cells.iter().map(|cell| cell.counter.get()).sum()
     }
 
-    /// Logs what is due. Of losses made by [`Scope::losses`](crate::Scope::losses) the runtime does this once a second, and at the end.
+    /// The losses since the start, by reason; those without any are left out.
+    pub fn by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let totals = self.ledger.cells.iter().map(|cell| (cell.reason, cell.counter.get()));
+        totals.filter(|(_, total)| *total > 0)
+    }
+
+    /// Logs the losses that are due. For losses made by [`Scope::losses`](crate::Scope::losses) the
+    /// runtime does this once per second, and at the end.
     pub fn report(&self, now: Instant) {
         self.ledger.report(Due::At(now));
     }
 
-    /// What is due to be said at `now`, and is considered said after this.
+    /// The losses that are due at `now`, which count as logged afterwards.
     pub fn due(&self, now: Instant) -> Vec<LossEvent> {
         self.ledger.due(Due::At(now))
     }
@@ -133,13 +144,13 @@ impl LossEvent {
 pub(crate) struct Ledger {
     stage: String,
     cells: Box<[Cell]>,
-    said: Mutex<Vec<Said>>,
+    logged: Mutex<Vec<Logged>>,
 }
 
-/// Which losses are to be said.
+/// Which losses are due.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Due {
-    /// Those whose reason was silent for [`LOG_INTERVAL`].
+    /// Those whose reason was not logged for [`LOG_INTERVAL`].
     At(Instant),
     /// All: the process ends.
     Finally,
@@ -151,9 +162,9 @@ struct Cell {
     counter: IntCounter,
 }
 
-/// What the log knows of one reason.
+/// The logging state of one reason.
 #[derive(Debug)]
-struct Said {
+struct Logged {
     total: u64,
     at: Option<Instant>,
 }
@@ -167,19 +178,24 @@ impl Ledger {
 
     fn due(&self, due: Due) -> Vec<LossEvent> {
         let mut events = Vec::new();
-        for (cell, said) in self.cells.iter().zip(lock(&self.said).iter_mut()) {
+        for (cell, logged) in self.cells.iter().zip(lock(&self.logged).iter_mut()) {
             let total = cell.counter.get();
-            let is_due = match (due, said.at) {
+            let is_due = match (due, logged.at) {
                 (Due::At(now), Some(at)) => now.saturating_duration_since(at) >= LOG_INTERVAL,
                 (Due::At(_), None) | (Due::Finally, _) => true,
             };
-            if total <= said.total || !is_due {
+            if total <= logged.total || !is_due {
                 continue;
             }
-            events.push(LossEvent { stage: self.stage.clone(), reason: cell.reason, count: total - said.total, total });
-            said.total = total;
+            events.push(LossEvent {
+                stage: self.stage.clone(),
+                reason: cell.reason,
+                count: total - logged.total,
+                total,
+            });
+            logged.total = total;
             if let Due::At(now) = due {
-                said.at = Some(now);
+                logged.at = Some(now);
             }
         }
         events

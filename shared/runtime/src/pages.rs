@@ -1,26 +1,21 @@
-//! Pages of a role's own on the admin port: answers of any length, made by a function that may block.
+//! The pages of roles on the admin port: responses of any length from a function that may block.
 //!
 //! ```text
-//! request ─▶ the page's function, in a thread of its own ─▶ refusal, or head with the first chunk
+//! request ─▶ the page's function, in a thread of its own ─▶ an error, or the head and the first chunk
 //!                                   └ PageWriter ═▶ a few chunks ═▶ connection, in chunks (RFC 9112 §7.1)
 //! ```
-//! A page has so many threads and connections at a time; whoever comes beyond is answered 503. What goes wrong behind the head cuts the
-//! answer off, so that it cannot be taken for a whole one. When the process ends, answers under way are cut off too. How long a
-//! peer may take is the connection's to say: it ends, and with it whoever writes.
+//! The number of threads and connections per page is limited; excess requests get 503. A failure
+//! after the head truncates the response, so that it cannot be taken for a complete one. When the
+//! process ends, responses under way are truncated too. The connection enforces the time limits:
+//! once it is closed, writing fails.
 
 use std::{
     collections::BTreeMap,
     fmt,
     io::{self, Write},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
+    sync::{Arc, Mutex},
     thread,
-    time::Duration,
 };
 
 use axum::{
@@ -28,50 +23,44 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
-use futures_core::Stream;
-use sekiwake_settings::percent_decoded;
+use futures_util::stream::poll_fn;
+use sekiwake_settings::{percent_decoded, percent_decoded_bytes};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::debug;
 
-use crate::health::lock;
+use crate::{connection::PageSlot, health::lock};
 
-/// What is written is handed over in pieces of this size.
+/// The size of the pieces in which a response is sent.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// So many pieces wait for a peer.
+/// How many pieces wait for the client.
 const CHUNKS: usize = 4;
 
-/// How long a peer may take nothing.
-pub(crate) const STALL_TIME: Duration = Duration::from_secs(10);
-
-/// How long a whole answer may take.
-pub(crate) const PAGE_TIME: Duration = Duration::from_secs(600);
-
-/// The server's own pages, which are found first.
+/// The server's own pages, which have precedence.
 const OWN_PAGES: [&str; 4] = ["/metrics", "/healthz", "/readyz", "/status"];
 
-/// The most parameters of a query. The bytes of a whole request are bounded by the server.
+/// The limit on parameters in a query. The connection limits the size of a request.
 const MAX_PARAMETERS: usize = 64;
 
-/// What was asked of a page.
+/// A request for a page.
 #[derive(Clone, Debug, Default)]
 pub struct PageRequest {
-    parameters: Vec<(String, String)>,
+    parameters: Vec<(String, Vec<u8>)>,
 }
 
-/// Why a page says no: a status of HTTP, and a line for people.
+/// A response without a page: an HTTP status and one line of text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PageRefusal {
-    /// 400 for what was asked, 503 for what is not to be had now.
+pub struct PageError {
+    /// 400 for a wrong request, 503 for a temporary condition.
     pub status: u16,
     /// What is wrong.
     pub message: String,
 }
 
-/// What writes an answer. An error cuts it off.
+/// Writes a response. An error truncates it.
 pub type WritePage = Box<dyn FnOnce(&mut PageWriter) -> io::Result<()> + Send>;
 
-/// An answer.
+/// A response.
 pub struct PageBody {
     /// Its media type.
     pub content_type: &'static str,
@@ -79,118 +68,113 @@ pub struct PageBody {
     pub write: WritePage,
 }
 
-/// Where a page writes to: blocks while the peer takes its time, and fails when nobody will take what is written.
+/// The sink of a page: writing blocks while the client reads slowly, and fails when it has
+/// disconnected.
 #[derive(Debug)]
 pub struct PageWriter {
     buffer: Vec<u8>,
-    chunks: mpsc::Sender<Bytes>,
-    /// Told with the first chunk: until then the answer may still be that the page failed.
-    head: Option<(Head, &'static str)>,
+    /// An error truncates the response.
+    chunks: mpsc::Sender<io::Result<Bytes>>,
+    content_type: &'static str,
+    /// Taken with the first chunk: until then, the response may still be an error.
+    head: Option<oneshot::Sender<Head>>,
 }
 
-type Head = oneshot::Sender<Result<&'static str, PageRefusal>>;
+/// The media type, or an error instead of the page.
+type Head = Result<&'static str, PageError>;
 
-/// The right to one of a page's threads and connections.
+/// The right to one of a page's threads and connections, shared by the two.
 pub(crate) type Permit = Arc<OwnedSemaphorePermit>;
 
-type Make = dyn Fn(&PageRequest) -> Result<PageBody, PageRefusal> + Send + Sync;
+type Make = dyn Fn(&PageRequest) -> Result<PageBody, PageError> + Send + Sync;
 
-/// The pages of all roles, by their paths.
+/// The pages of all roles, by path.
 #[derive(Clone, Default)]
 pub(crate) struct Pages {
     pages: Arc<Mutex<BTreeMap<&'static str, Page>>>,
 }
 
 #[derive(Clone)]
-struct Page {
+pub(crate) struct Page {
     permits: Arc<Semaphore>,
     make: Arc<Make>,
 }
 
-/// What a connection gives out.
-struct Chunks {
-    chunks: mpsc::Receiver<Bytes>,
-    /// Set before the last chunk has been taken, if the answer has its end.
-    is_whole: Arc<AtomicBool>,
-    is_cut_off: bool,
-}
-
 impl PageRequest {
-    /// The parameters of the query in their order, decoded.
-    pub fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    /// The parameters of the query in their order, decoded. A value may be any bytes.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
     }
 
-    /// Reads a query; `None` for what is none.
-    fn of(query: &str) -> Option<PageRequest> {
+    /// Parses a query; `None` if it cannot be decoded or has too many parameters.
+    fn parse(query: &str) -> Option<PageRequest> {
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
         let decoded = pairs.map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Some((decode(name)?, decode(value)?))
+            let name = percent_decoded(&with_spaces(name)).ok()?;
+            Some((name, percent_decoded_bytes(&with_spaces(value)).ok()?))
         });
         let parameters: Vec<_> = decoded.take(MAX_PARAMETERS + 1).collect::<Option<_>>()?;
         (parameters.len() <= MAX_PARAMETERS).then_some(PageRequest { parameters })
     }
 }
 
-/// Percent-encoding, and `+` for a space (the URL standard's application/x-www-form-urlencoded).
-fn decode(text: &str) -> Option<String> {
-    percent_decoded(&text.replace('+', " ")).ok()
+/// `+` is a space (the URL standard's application/x-www-form-urlencoded).
+fn with_spaces(text: &str) -> String {
+    text.replace('+', " ")
 }
 
 impl Pages {
-    /// Adds a page.
+    /// Adds a page, made at most `limit` times at once.
     ///
     /// # Panics
-    /// When there is one with this path: a mistake of the program, which shows when it starts.
-    pub(crate) fn add(&self, path: &'static str, at_a_time: usize, make: Arc<Make>) {
-        let page = Page { permits: Arc::new(Semaphore::new(at_a_time)), make };
+    /// When the path already has a page: a programming error, found when the process starts.
+    pub(crate) fn add(&self, path: &'static str, limit: usize, make: Arc<Make>) {
+        let page = Page { permits: Arc::new(Semaphore::new(limit)), make };
         let mut pages = lock(&self.pages);
         let is_taken = OWN_PAGES.contains(&path) || pages.contains_key(path);
         if !is_taken {
             pages.insert(path, page);
         }
         drop(pages);
-        assert!(!is_taken, "there is a page {path} already");
+        assert!(!is_taken, "the page {path} exists already");
     }
 
-    /// Whether there is a page with this path.
-    pub(crate) fn has(&self, path: &str) -> bool {
-        lock(&self.pages).contains_key(path)
+    /// The page with this path.
+    pub(crate) fn get(&self, path: &str) -> Option<Page> {
+        lock(&self.pages).get(path).cloned()
     }
+}
 
-    /// Answers a request for a page that there is. `hold` is given what is to be held until the answer has gone.
-    pub(crate) async fn answer(&self, path: &str, query: &str, hold: impl FnOnce(Permit)) -> Response {
-        let Some(page) = lock(&self.pages).get(path).cloned() else { return StatusCode::NOT_FOUND.into_response() };
-        let Some(request) = PageRequest::of(query) else {
-            return refusal(StatusCode::BAD_REQUEST, "a query that cannot be decoded, or has over 64 parameters");
+impl Page {
+    /// Answers a request with this query. The slot of the connection holds the page's permit from
+    /// now on, unless the response is an error.
+    pub(crate) async fn answer(self, query: &str, slot: &PageSlot) -> Response {
+        let Some(request) = PageRequest::parse(query) else {
+            let message =
+                format!("cannot decode the query: expected at most {MAX_PARAMETERS} percent-encoded parameters");
+            return PageError { status: 400, message }.into_response();
         };
-        let Ok(permit) = page.permits.try_acquire_owned().map(Arc::new) else {
-            return refusal(StatusCode::SERVICE_UNAVAILABLE, "as many of these pages as may be are being made");
+        let Ok(permit) = self.permits.try_acquire_owned().map(Arc::new) else {
+            return PageError { status: 503, message: "too many concurrent requests".to_owned() }.into_response();
         };
         let (head, answer) = oneshot::channel();
-        let (sender, chunks) = mpsc::channel(CHUNKS);
-        let is_whole = Arc::new(AtomicBool::new(false));
-        let (make, held, whole) = (page.make, Arc::clone(&permit), Arc::clone(&is_whole));
-        let body = move || {
-            run(&*make, &request, head, sender, &whole);
-            drop(held);
+        let (chunks, mut body) = mpsc::channel(CHUNKS);
+        slot.hold(Arc::clone(&permit));
+        let make = self.make;
+        let thread = thread::Builder::new().name("page".to_owned());
+        let spawned = thread.spawn(move || run(&*make, &request, PageWriter::new(head, chunks), permit));
+        let error = match (spawned, answer.await) {
+            (Ok(_), Ok(Ok(content_type))) => {
+                let body = Body::from_stream(poll_fn(move |context| body.poll_recv(context)));
+                return ([(CONTENT_TYPE, content_type)], body).into_response();
+            }
+            (Ok(_), Ok(Err(error))) => error,
+            (Ok(_), Err(_)) => PageError::failed(),
+            (Err(_), _) => PageError { status: 503, message: "cannot spawn a thread".to_owned() },
         };
-        if thread::Builder::new().name("page".to_owned()).spawn(body).is_err() {
-            return refusal(StatusCode::SERVICE_UNAVAILABLE, "there is no thread to have");
-        }
-        match answer.await {
-            Ok(Ok(content_type)) => {
-                hold(permit);
-                let body = Body::from_stream(Chunks { chunks, is_whole, is_cut_off: false });
-                ([(CONTENT_TYPE, content_type)], body).into_response()
-            }
-            Ok(Err(PageRefusal { status, message })) => {
-                refusal(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &message)
-            }
-            // It has failed before there was anything to send; a panic is in the log.
-            Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "this page failed"),
-        }
+        slot.release();
+        error.into_response()
     }
 }
 
@@ -200,47 +184,66 @@ impl fmt::Debug for Pages {
     }
 }
 
-fn refusal(status: StatusCode, message: &str) -> Response {
-    (status, format!("{message}\n")).into_response()
+impl PageError {
+    /// The function failed before it wrote anything; the reason is in the log.
+    fn failed() -> PageError {
+        PageError { status: 500, message: "this page failed".to_owned() }
+    }
+
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, self.message + "\n").into_response()
+    }
 }
 
 /// Makes one page, in a thread of its own.
-fn run(make: &Make, request: &PageRequest, head: Head, chunks: mpsc::Sender<Bytes>, is_whole: &AtomicBool) {
-    let body = match catch_unwind(AssertUnwindSafe(|| make(request))) {
-        Ok(Ok(body)) => body,
-        Ok(Err(refusal)) => {
-            // Refused by one who has left meanwhile.
-            let _ = head.send(Err(refusal));
-            return;
-        }
-        Err(_) => return,
+fn run(make: &Make, request: &PageRequest, mut writer: PageWriter, permit: Permit) {
+    let made = catch_unwind(AssertUnwindSafe(|| {
+        let body = make(request)?;
+        writer.content_type = body.content_type;
+        (body.write)(&mut writer).and_then(|()| writer.finish()).map_err(|error| {
+            debug!(%error, "page failed");
+            PageError::failed()
+        })
+    }));
+    let error = match made {
+        // Dropping the writer ends the response.
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error,
+        Err(_) => PageError::failed(),
     };
-    let mut writer = PageWriter { buffer: Vec::new(), chunks, head: Some((head, body.content_type)) };
-    let write = body.write;
-    let written = catch_unwind(AssertUnwindSafe(|| write(&mut writer).and_then(|()| writer.finish())));
-    match written {
-        // Before the sender goes, with the writer: whoever finds no more chunks finds this.
-        Ok(Ok(())) => is_whole.store(true, Ordering::Release),
-        Ok(Err(error)) => debug!(%error, "a page was cut off"),
-        Err(_) => {}
+    match writer.head.take() {
+        Some(head) => {
+            // Before the response: the client may send its next request as soon as it has it.
+            drop(permit);
+            // Both sends fail only if the client has disconnected.
+            let _ = head.send(Err(error));
+        }
+        None => {
+            let _ = writer.chunks.blocking_send(Err(io::Error::other("the page failed")));
+        }
     }
 }
 
 impl PageWriter {
-    /// Whether somebody is still there to take what is written.
+    fn new(head: oneshot::Sender<Head>, chunks: mpsc::Sender<io::Result<Bytes>>) -> PageWriter {
+        PageWriter { buffer: Vec::new(), chunks, content_type: "text/plain", head: Some(head) }
+    }
+
+    /// Whether the client still waits for the rest of the response.
     pub fn is_wanted(&self) -> bool {
         !self.chunks.is_closed()
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        self.tell_head();
+        self.send_head();
         self.flush()
     }
 
-    fn tell_head(&mut self) {
-        if let Some((head, content_type)) = self.head.take() {
-            // Refused by one who has left meanwhile.
-            let _ = head.send(Ok(content_type));
+    fn send_head(&mut self) {
+        if let Some(head) = self.head.take() {
+            // Fails only if the client has disconnected; sending a chunk then fails, too.
+            let _ = head.send(Ok(self.content_type));
         }
     }
 }
@@ -265,26 +268,9 @@ impl Write for PageWriter {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        self.tell_head();
+        self.send_head();
         let chunk = Bytes::from(std::mem::take(&mut self.buffer));
-        self.chunks.blocking_send(chunk).map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
-impl Stream for Chunks {
-    type Item = io::Result<Bytes>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        if self.is_cut_off {
-            return Poll::Ready(None);
-        }
-        match self.chunks.poll_recv(context) {
-            Poll::Ready(None) if !self.is_whole.load(Ordering::Acquire) => {
-                self.is_cut_off = true;
-                Poll::Ready(Some(Err(io::Error::other("the page was cut off"))))
-            }
-            other => other.map(|chunk| chunk.map(Ok)),
-        }
+        self.chunks.blocking_send(Ok(chunk)).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -293,10 +279,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn queries_are_decoded_or_refused() {
-        let read = |query: &str| PageRequest::of(query).map(|request| request.parameters);
-        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    fn queries_are_decoded_or_rejected() {
+        let read = |query: &str| PageRequest::parse(query).map(|request| request.parameters);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
         assert_eq!(read("a=1&b=x+y%2Fz&&c"), Some(vec![pair("a", "1"), pair("b", "x y/z"), pair("c", "")]));
+        assert_eq!(read("a=%C5%e4"), Some(vec![("a".to_owned(), b"\xc5\xe4".to_vec())]));
         assert_eq!(read(""), Some(vec![]));
         for wrong in ["a=%", "a=%1", "a=%gg", "%ff=1"] {
             assert!(read(wrong).is_none(), "{wrong}");

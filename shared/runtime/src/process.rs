@@ -1,35 +1,47 @@
 //! A process of one or several roles, from the command line to the exit status.
 
-use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use crossbeam_channel::Receiver;
-use sekiwake_settings::{Environment, Mistakes, Reader};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use sekiwake_settings::{Environment, Mistakes, Reader, Variable};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
 use tracing::{error, info, warn};
 
-use crate::admin::{self, AdminServer, AdminState};
-use crate::health::{Health, Phase};
-use crate::pages::Pages;
-use crate::scope::Scope;
-use crate::status::Boards;
-use crate::stop::{Hangups, stop_pair};
-use crate::supervisor::{Ending, Event, StopHandle, SupervisedRole, Supervisor};
-use crate::telemetry::{self, LogSettings};
-use crate::{About, Role, VERSION, cli};
+use crate::{
+    About, Role, VERSION,
+    admin::{self, AdminServer, AdminState},
+    cli::{self, CommandLine},
+    descriptors,
+    health::Health,
+    log_queue,
+    pages::Pages,
+    scope::{Scope, SharedState},
+    status::StatusPages,
+    stop::{Hangups, stop_pair},
+    supervisor::{Ended, Ending, Event, StopHandle, SupervisedRole, Supervisor},
+    systemd::Systemd,
+    telemetry::{self, LogSettings},
+};
 
-/// How long a worker may be silent.
+/// How long a worker may go without a heartbeat.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
-/// How many events may wait for the supervisor; who brings more waits as well.
+/// The capacity of the supervisor's event channel; senders wait for room.
 const MAX_EVENTS: usize = 256;
 
-/// A process and its roles, not started.
+/// A process and its roles, before the settings are read.
 ///
 /// ```no_run
 /// # use sekiwake_runtime::{About, Process, Role, Scope};
@@ -55,13 +67,13 @@ pub struct Process {
     stuck_after: Duration,
 }
 
-/// A role without its type: what is needed to read its settings.
+/// A role without its type, before its settings are read.
 struct RoleEntry {
     about: About,
     read: fn(&mut Reader) -> Box<dyn Resolved>,
 }
 
-/// A role without its type: its settings are read.
+/// A role without its type, after its settings were read.
 trait Resolved {
     fn describe(&self) -> Vec<(String, String)>;
     fn start(self: Box<Self>, scope: &Scope) -> anyhow::Result<()>;
@@ -84,6 +96,8 @@ type CommandHandler = dyn FnOnce(&ArgMatches, &Environment) -> anyhow::Result<Ex
 /// Subcommands beyond the common ones.
 struct Commands {
     augment: fn(Command) -> Command,
+    /// Those with `--env-file`.
+    with_env_file: Vec<&'static str>,
     handle: Box<CommandHandler>,
 }
 
@@ -110,20 +124,22 @@ impl Process {
         Process { about, roles: Vec::new(), commands: None, stuck_after: STUCK_AFTER }
     }
 
-    /// A process of this one role, named after it.
+    /// A process with one role, named after it.
     pub fn of<R: Role>() -> Process {
         Process::new(R::ABOUT).add::<R>()
     }
 
-    /// Adds a role. Roles start and stop in the order in which they are added, and each has ended before the next one is
-    /// told to stop: those who bring come before those who take.
+    /// Adds a role. Roles start and stop in the order in which they are added, and each has ended
+    /// before the next one is stopped: producers come before consumers, so that nothing is lost.
     #[must_use]
     pub fn add<R: Role>(mut self) -> Process {
         self.roles.push(RoleEntry { about: R::ABOUT, read: |reader| Box::new(ResolvedRole::<R>(R::read(reader))) });
         self
     }
 
-    /// Adds subcommands, given as a clap enum, and what handles them. See [`run_with`](crate::run_with).
+    /// Adds subcommands, given as a clap enum, and their handler, which reads settings with
+    /// [`sekiwake_settings::read`]. The status is 2 if it returns their mistakes as its error, and
+    /// 1 for any other error.
     #[must_use]
     pub fn commands<C: clap::Subcommand>(
         mut self,
@@ -131,29 +147,51 @@ impl Process {
     ) -> Process {
         let handle =
             |matches: &ArgMatches, environment: &Environment| handler(C::from_arg_matches(matches)?, environment);
-        self.commands = Some(Commands { augment: C::augment_subcommands, handle: Box::new(handle) });
+        self.commands =
+            Some(Commands { augment: C::augment_subcommands, with_env_file: Vec::new(), handle: Box::new(handle) });
         self
     }
 
-    /// How long a worker may be silent before `/healthz` says so; 30 s, unless set here.
+    /// Gives the option `--env-file` to a subcommand: its handler's environment has the variables
+    /// of that file.
+    ///
+    /// # Panics
+    /// If no subcommand was added.
+    #[must_use]
+    pub fn env_file_for(mut self, subcommand: &'static str) -> Process {
+        let commands = self.commands.as_mut().expect("subcommands come before their options");
+        commands.with_env_file.push(subcommand);
+        self
+    }
+
+    /// How long a worker may go without a heartbeat before `/healthz` is 503; 30 s unless set here.
     #[must_use]
     pub fn stuck_after(mut self, silence: Duration) -> Process {
         self.stuck_after = silence;
         self
     }
 
-    /// The whole of `main`: with the arguments, the environment and the signals of this process.
+    /// The whole of `main`, with the arguments, environment and signals of this process.
     pub fn run(self) -> ExitCode {
         self.run_from(std::env::args_os())
     }
 
     /// As [`Process::run`], with these arguments; the first is the program's name.
-    pub fn run_from<A: Into<OsString> + Clone>(mut self, arguments: impl IntoIterator<Item = A>) -> ExitCode {
-        let matches = match self.command().try_get_matches_from(arguments) {
+    pub fn run_from<A: Into<OsString> + Clone>(self, arguments: impl IntoIterator<Item = A>) -> ExitCode {
+        let code = self.run_to_end(arguments);
+        log_queue::flush();
+        code
+    }
+
+    fn run_to_end<A: Into<OsString> + Clone>(mut self, arguments: impl IntoIterator<Item = A>) -> ExitCode {
+        let matches = match self.command_line().command.try_get_matches_from(arguments) {
             Ok(matches) => matches,
             Err(error) => return usage_error(&error),
         };
-        let environment = Environment::from_process();
+        let environment = match cli::environment(matches.subcommand().map_or(&matches, |(_, arguments)| arguments)) {
+            Ok(environment) => environment,
+            Err(error) => return usage_failure(self.about.binary, &error),
+        };
         match matches.subcommand() {
             Some(("healthcheck", arguments)) => self.check_health(&environment, arguments.get_flag("ready")),
             Some(_) => {
@@ -164,7 +202,7 @@ impl Process {
                 }
                 (commands.handle)(&matches, &environment).unwrap_or_else(|error| failure(self.about.binary, &error))
             }
-            None if cli::wants_check(&matches) => self.check_settings(&environment),
+            None if cli::wants_check(&matches) => self.check_settings(&environment, cli::wants_files(&matches)),
             None => self.serve(&environment),
         }
     }
@@ -172,7 +210,7 @@ impl Process {
     /// Reads the settings of the process and of its roles.
     ///
     /// # Errors
-    /// All mistakes of all roles at once.
+    /// All mistakes of all roles.
     pub fn read(self, environment: &Environment) -> Result<ReadyToStart, Mistakes> {
         let mut reader = Reader::new(environment);
         let (settings, roles) = self.read_all(&mut reader);
@@ -196,24 +234,32 @@ impl Process {
         (ProcessSettings::read(reader), roles)
     }
 
-    fn command(&self) -> Command {
+    /// The command line, for documentation.
+    pub fn command_line(&self) -> CommandLine {
         let services: Vec<&str> = self.roles.iter().map(|role| role.about.service).collect();
-        let ready = clap::Arg::new("ready")
-            .long("ready")
-            .action(clap::ArgAction::SetTrue)
-            .help("Ask whether it is ready, not only whether it is alive");
+        let ready = Arg::new("ready").long("ready").action(ArgAction::SetTrue).help("Ask whether it is ready instead");
         let healthcheck = Command::new("healthcheck")
-            .about("Ask the running service at SEKIWAKE_ADMIN whether it is well: exit status 0 or 1")
+            .about("Ask the running service at SEKIWAKE_ADMIN whether it is alive: exit status 0 or 1")
             .arg(ready);
-        let command = cli::command(&self.about, &services).subcommand(healthcheck);
-        match &self.commands {
-            Some(commands) => (commands.augment)(command),
-            None => command,
+        let reads = |variable: &Variable| services.iter().any(|service| variable.concerns(service));
+        let mut line = CommandLine::new(self.about, reads);
+        line.command = line.command.subcommand(healthcheck);
+        if let Some(commands) = &self.commands {
+            // With `--check` nothing is to be sent or written: it must not be ignored
+            // beside a subcommand.
+            line.command = (commands.augment)(line.command).args_conflicts_with_subcommands(true);
+            for name in &commands.with_env_file {
+                line.command = line.command.mut_subcommand(name, |command| command.arg(cli::env_file_of_subcommand()));
+            }
         }
+        line
     }
 
-    fn check_settings(&self, environment: &Environment) -> ExitCode {
+    fn check_settings(&self, environment: &Environment, with_files: bool) -> ExitCode {
         let mut reader = Reader::new(environment);
+        if !with_files {
+            reader = reader.without_files();
+        }
         let (settings, roles) = self.read_all(&mut reader);
         let mut described: Vec<(String, String)> = roles.iter().flat_map(|role| role.describe()).collect();
         described.push(("SEKIWAKE_ADMIN".to_owned(), self.about.admin_address(settings.admin).to_string()));
@@ -246,8 +292,8 @@ impl Process {
             Err(mistakes) => return configuration_error(&mistakes),
         };
         telemetry::init(&ready.settings.log);
-        telemetry::log_panics();
-        let running = ready.start_with(catch_signals);
+        descriptors::set_limit();
+        let running = ready.start_with(Systemd::from_environment(Instant::now()), catch_signals);
         match running {
             Ok(running) => ExitCode::from(running.run().status()),
             Err(error) => {
@@ -259,13 +305,13 @@ impl Process {
 }
 
 impl About {
-    /// The address of the admin server: what was set, else loopback and the service's own port.
+    /// The address of the admin server: as set, else the service's port on loopback.
     pub fn admin_address(&self, set: Option<SocketAddr>) -> SocketAddr {
         set.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, self.admin_port)))
     }
 }
 
-/// A process whose settings are read.
+/// A process whose settings were read.
 pub struct ReadyToStart {
     about: About,
     settings: ProcessSettings,
@@ -275,40 +321,51 @@ pub struct ReadyToStart {
 }
 
 impl ReadyToStart {
-    /// Binds the admin server and starts the roles. Without signals: for tests, and for whoever embeds a service.
+    /// Binds the admin server and starts the roles, without signal handlers: for tests.
     ///
     /// # Errors
-    /// When the admin server cannot bind or a role cannot start; roles that had started are drained first.
+    /// When the admin server cannot bind or a role cannot start; roles that have started are
+    /// drained first.
     pub fn start(self) -> anyhow::Result<Running> {
-        self.start_with(|_, _| Ok(()))
+        self.start_with(Systemd::default(), |_| Ok(()))
     }
 
-    fn start_with(self, prepare: impl FnOnce(StopHandle, Hangups) -> anyhow::Result<()>) -> anyhow::Result<Running> {
+    fn start_with(
+        self,
+        systemd: Systemd,
+        prepare: impl FnOnce(StopHandle) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Running> {
         for variable in self.unused {
-            warn!(variable, "this setting has no effect in this version");
+            warn!(variable, "setting has no effect in this version");
         }
         let (event_sender, events) = crossbeam_channel::bounded(MAX_EVENTS);
         let stop = StopHandle::new(event_sender.clone());
-        let (hangups, pages) = (Hangups::default(), Pages::default());
         let health = Arc::new(Health::new(self.stuck_after));
+        let hangups = Hangups::default();
+        let pages = Pages::default();
+        let shared = SharedState {
+            health: health.clone(),
+            hangups: hangups.clone(),
+            events: event_sender,
+            pages: pages.clone(),
+        };
         let mut supervised = Vec::new();
         let mut settings = Vec::new();
         for (position, (service, role)) in self.roles.into_iter().enumerate() {
             let (stopper, stop) = stop_pair();
-            let told = (stop, hangups.clone());
-            let scope = Scope::new(service, position, health.clone(), told, event_sender.clone(), pages.clone());
+            let scope = Scope::new(service, position, stop, shared.clone());
             supervised.push(SupervisedRole { scope, stopper });
             settings.push(role);
         }
         let metrics = supervised.iter().map(|role| (role.scope.service(), role.scope.metrics()));
         let state = AdminState::new(health.clone(), metrics, pages);
-        let boards = supervised.iter().map(|role| (role.scope.service(), role.scope.board()));
-        let boards = Boards::new(self.about.service, boards);
-        let admin = AdminServer::start(self.about.admin_address(self.settings.admin), state, boards)?;
-        prepare(stop.clone(), hangups)?;
+        let status = supervised.iter().map(|role| (role.scope.service(), role.scope.status_parts()));
+        let status = StatusPages::new(self.about.service, status);
+        let admin = AdminServer::start(self.about.admin_address(self.settings.admin), state, status)?;
+        prepare(stop.clone())?;
 
         let scopes: Vec<Scope> = supervised.iter().map(|role| role.scope.clone()).collect();
-        let mut supervisor = Supervisor::new(supervised, health.clone(), self.settings.drain);
+        let mut supervisor = Supervisor::new(supervised, health, hangups, systemd, self.settings.drain);
         for (scope, role) in scopes.iter().zip(settings) {
             if let Err(error) = role.start(scope) {
                 supervisor.fail(Instant::now());
@@ -316,13 +373,13 @@ impl ReadyToStart {
                 return Err(error.context(scope.service()));
             }
         }
-        health.enter(Phase::Running);
-        info!(service = self.about.service, version = VERSION, admin = %admin.address(), "started");
+        supervisor.started();
+        info!(service = self.about.service, version = VERSION, admin = %admin.address(), "service started");
         Ok(Running { supervisor, events, admin, stop })
     }
 }
 
-/// A process whose roles run.
+/// A process whose roles have started.
 #[derive(Debug)]
 pub struct Running {
     supervisor: Supervisor,
@@ -332,47 +389,54 @@ pub struct Running {
 }
 
 impl Running {
-    /// Where the admin server listens.
+    /// The address of the admin server.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address()
     }
 
-    /// What can ask it to stop, from another thread.
+    /// A handle to stop it from another thread.
     pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()
     }
 
-    /// Runs until all roles have ended, or were told to and did not in time. The admin server answers until the end.
+    /// Runs until all roles have ended, or have exceeded the deadline. The admin server answers
+    /// until then.
     pub fn run(self) -> Ending {
-        let ending = self.supervisor.run(&self.events);
-        info!(status = ending.status(), "ended");
+        let Ended { ending, cause } = self.supervisor.run(&self.events);
+        let status = ending.status();
+        // Draining has logged other lines since the failure.
+        match cause {
+            Some(error) => error!(status, error, "service ended"),
+            None => info!(status, "service ended"),
+        }
         ending
     }
 }
 
-/// The first SIGTERM or SIGINT asks for an orderly stop, the second one ends the process at once: it works even while a
-/// role is stuck in its start. SIGHUP is counted for whoever has something to read again, and ends nothing.
-fn catch_signals(stop: StopHandle, hangups: Hangups) -> anyhow::Result<()> {
-    catch(&[SIGTERM, SIGINT, SIGHUP], stop, hangups)
+/// The first SIGTERM or SIGINT starts draining, the second one exits immediately, even while a role
+/// is stuck in its start. SIGHUP is for roles that can reload files.
+fn catch_signals(stop: StopHandle) -> anyhow::Result<()> {
+    catch(&[SIGTERM, SIGINT, SIGHUP], stop)
 }
 
-/// The same for a tool, which a terminal that hangs up may end.
-pub(crate) fn catch_signals_of_tool(stop: StopHandle) -> anyhow::Result<()> {
-    catch(&[SIGTERM, SIGINT], stop, Hangups::default())
+/// The same for a tool, which SIGHUP terminates.
+pub(crate) fn catch_tool_signals(stop: StopHandle) -> anyhow::Result<()> {
+    catch(&[SIGTERM, SIGINT], stop)
 }
 
-fn catch(signals: &[i32], stop: StopHandle, hangups: Hangups) -> anyhow::Result<()> {
+fn catch(signals: &[i32], stop: StopHandle) -> anyhow::Result<()> {
     let mut signals = Signals::new(signals)?;
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let mut is_stopping = false;
         for signal in signals.forever() {
             if signal == SIGHUP {
-                info!("SIGHUP: reading again what can be read again");
-                hangups.add();
+                info!("SIGHUP received, reloading files");
+                stop.reload();
                 continue;
             }
             if is_stopping {
-                error!("a second signal: ending at once");
+                error!("second signal received, exiting immediately");
+                log_queue::flush();
                 std::process::exit(1);
             }
             is_stopping = true;
@@ -382,30 +446,51 @@ fn catch(signals: &[i32], stop: StopHandle, hangups: Hangups) -> anyhow::Result<
     Ok(())
 }
 
-/// What clap has to say: help and version to standard output with status 0, mistakes to standard error with status 2.
+/// Prints clap's message: help and version to standard output with status 0, mistakes to standard
+/// error with status 2.
 pub(crate) fn usage_error(error: &clap::Error) -> ExitCode {
-    // Nothing can be said when nobody listens.
-    let _ = error.print();
+    let text = error.render().to_string();
+    match error.use_stderr() {
+        true => log_queue::print_message(text.trim_end()),
+        false => print(&text),
+    }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-/// One line a mistake, plain: they are for the person who has just typed them.
+/// One line per mistake, without log formatting: they are read at a terminal.
 pub(crate) fn configuration_error(mistakes: &Mistakes) -> ExitCode {
-    eprintln!("{mistakes}");
+    log_queue::print_message(mistakes);
     ExitCode::from(2)
 }
 
-/// An error with its whole chain, once; a mistake in the settings has a status of its own.
+/// What the command line names cannot be used.
+pub(crate) fn usage_failure(binary: &str, error: &anyhow::Error) -> ExitCode {
+    log_queue::print_message(format_args!("{binary}: {error:#}"));
+    ExitCode::from(2)
+}
+
+/// The error with its whole chain. Mistakes in the settings have their own status.
 pub(crate) fn failure(binary: &str, error: &anyhow::Error) -> ExitCode {
     if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
         return configuration_error(mistakes);
     }
-    eprintln!("{binary}: {error:#}");
+    log_queue::print_message(format_args!("{binary}: {error:#}"));
     ExitCode::FAILURE
 }
 
-/// To standard output, which may be a pipe that nobody reads any more.
+/// Prints to standard output, which may be a closed pipe, or one that nobody reads: waits a second
+/// at most.
 pub(crate) fn print(text: &str) {
-    use std::io::Write;
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    const PRINT_TIME: Duration = Duration::from_secs(1);
+
+    let text = text.to_owned();
+    let (end, ended) = crossbeam_channel::bounded::<()>(0);
+    let write = move || {
+        let _end = end;
+        let _ = io::stdout().write_all(text.as_bytes());
+    };
+    if thread::Builder::new().name("print".to_owned()).spawn(write).is_ok() {
+        // The channel is disconnected when everything is printed.
+        let _ = ended.recv_timeout(PRINT_TIME);
+    }
 }

@@ -1,25 +1,30 @@
-//! What a role gets from the process: its workers, its metrics, its latches, its stop.
+//! A role's part of the process: its workers, metrics, latches, status, pages and stop.
 
-use std::any::Any;
-use std::collections::BTreeMap;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    fmt, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::Instant,
+};
 
 use crossbeam_channel::Sender;
 use serde_json::Value;
 
-use crate::health::{Health, Latch, Pulse, lock};
-use crate::losses::{Due, Ledger, LossReason, Losses};
-use crate::metrics::Metrics;
-use crate::pages::{PageBody, PageRefusal, PageRequest, Pages};
-use crate::status::{Board, StatusDesk};
-use crate::stop::{Hangups, Stop};
-use crate::supervisor::{Event, Outcome};
+use crate::{
+    health::{Health, Latch, Pulse, lock},
+    losses::{Due, Ledger, LossReason, Losses},
+    metrics::Metrics,
+    pages::{PageBody, PageError, PageRequest, Pages},
+    status::{StatusParts, StatusResponder},
+    stop::{Hangups, Stop},
+    supervisor::{Event, Outcome},
+};
 
-/// One role's part of the process. Clones are the same scope, so that a worker can keep one and spawn more workers.
+/// One role's part of the process. Clones refer to the same scope, so a worker can keep one and
+/// spawn more workers.
 #[derive(Clone, Debug)]
 pub struct Scope {
     inner: Arc<Inner>,
@@ -28,17 +33,33 @@ pub struct Scope {
 #[derive(Debug)]
 struct Inner {
     service: &'static str,
-    /// Which role of the process this is, in the order in which they were added.
+    /// The index of this role in the process, in the order in which the roles were added.
     position: usize,
-    metrics: Metrics,
-    health: Arc<Health>,
     stop: Stop,
-    hangups: Hangups,
-    events: Sender<Event>,
+    shared: SharedState,
+    metrics: Metrics,
     workers: Mutex<Workers>,
     losses: Mutex<Vec<Arc<Ledger>>>,
-    status: Board,
-    pages: Pages,
+    at_end: Mutex<Vec<AtEnd>>,
+    status: StatusParts,
+}
+
+/// A function to be called at the end of the process.
+struct AtEnd(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for AtEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AtEnd")
+    }
+}
+
+/// The state that the scopes of a process share.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedState {
+    pub(crate) health: Arc<Health>,
+    pub(crate) hangups: Hangups,
+    pub(crate) events: Sender<Event>,
+    pub(crate) pages: Pages,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +74,7 @@ struct LiveWorker {
     thread: JoinHandle<()>,
 }
 
-/// What a worker has of its surroundings.
+/// A worker's access to the process: its heartbeat and its stop.
 #[derive(Debug)]
 pub struct Worker {
     pulse: Arc<Pulse>,
@@ -61,34 +82,23 @@ pub struct Worker {
 }
 
 impl Scope {
-    pub(crate) fn new(
-        service: &'static str,
-        position: usize,
-        health: Arc<Health>,
-        (stop, hangups): (Stop, Hangups),
-        events: Sender<Event>,
-        pages: Pages,
-    ) -> Scope {
-        let metrics = Metrics::new(service);
-        let (workers, losses, status) = (Mutex::default(), Mutex::default(), Board::default());
+    pub(crate) fn new(service: &'static str, position: usize, stop: Stop, shared: SharedState) -> Scope {
         Scope {
             inner: Arc::new(Inner {
                 service,
                 position,
-                metrics,
-                health,
                 stop,
-                hangups,
-                events,
-                workers,
-                losses,
-                status,
-                pages,
+                shared,
+                metrics: Metrics::new(service),
+                workers: Mutex::default(),
+                losses: Mutex::default(),
+                at_end: Mutex::default(),
+                status: StatusParts::default(),
             }),
         }
     }
 
-    /// The name of the service whose role this is.
+    /// The name of the role's service.
     pub fn service(&self) -> &'static str {
         self.inner.service
     }
@@ -98,13 +108,14 @@ impl Scope {
         &self.inner.metrics
     }
 
-    /// A condition for being ready: until it is set, `/readyz` is 503 and names it.
+    /// A condition of readiness: until it is set, `/readyz` is 503 and names it.
     pub fn readiness(&self, what: impl Into<String>) -> Latch {
-        self.inner.health.latch(self.inner.service, what.into())
+        self.inner.shared.health.latch(self.inner.service, what.into())
     }
 
-    /// Losses of one stage, counted in the family `name` by `labels` and `reason`, and logged by the runtime. Ask once for
-    /// each set of labels and clone: two that count into the same counters would both log.
+    /// Losses of one stage, counted in the family `name` by `labels` and `reason`, and logged by
+    /// the runtime. Call it once per set of labels and clone the result: two results for the same
+    /// counters would both log.
     pub fn losses<R: LossReason>(
         &self,
         name: &str,
@@ -117,44 +128,55 @@ impl Scope {
         losses
     }
 
-    /// A part of the role's `/status` that a worker answers for: the desk is the worker's to take along, and to look at in each
-    /// round of its loop. A part that is not answered for within 1 s shows that instead, and so does one whose desk is gone.
-    /// The part takes the place of an earlier one of the same name, as when a role starts something again; what has a name
-    /// is listed until the process ends, so names are few and do not come from the network.
-    pub fn status(&self, part: impl Into<String>) -> StatusDesk {
-        self.inner.status.desk(part.into())
+    /// Calls a function once at the end of the process, when all workers have ended or were given
+    /// up: for a last line about what the role has done. It must not block.
+    pub fn at_end(&self, function: impl FnOnce() + Send + 'static) {
+        lock(&self.inner.at_end).push(AtEnd(Box::new(function)));
     }
 
-    /// A part of the role's `/status` that is made of shared state, by one of two threads that are there for this: it may take
-    /// some hundred milliseconds. It never runs twice at a time. One that takes more than 1 s shows that instead, and whoever
-    /// asks while it still runs gets what it returns. Names are as in [`Scope::status`].
+    /// A part of the role's `/status` for which a worker answers: the worker owns the responder and
+    /// calls it once per round of its loop. A part without an answer within 1 s, or whose responder
+    /// was dropped, shows an error. The part replaces an earlier one of the same name, so that a
+    /// role can restart a component. A part is listed until the process ends, so names must be few
+    /// and must not come from the network.
+    pub fn status(&self, part: impl Into<String>) -> StatusResponder {
+        self.inner.status.add_worker(part.into())
+    }
+
+    /// A part of the role's `/status` made from shared state by `make`, in one of two threads for
+    /// this purpose: it may take several hundred milliseconds. There is one call at a time. If it
+    /// takes longer than 1 s the part shows an error, and the next page gets the result of the same
+    /// call. Names are as in [`Scope::status`].
     ///
-    /// The function is kept until the process ends, and what it owns with it; the process does not wait for it to return.
+    /// The function is kept until the process ends, which does not wait for it to return.
     pub fn status_with(&self, part: impl Into<String>, make: impl Fn() -> Value + Send + Sync + 'static) {
-        self.inner.status.maker(part.into(), make);
+        self.inner.status.add_function(part.into(), make);
     }
 
-    /// Adds `GET path` to the admin port: an answer of any length, made by a function that may block, in a thread of its own. So many are
-    /// made, or are on their way, at a time; whoever comes beyond is answered 503. The function says no, or gives what writes the
-    /// answer: where that fails before its first 64 KiB the status is 500, and behind them the answer is cut off. A peer that takes
-    /// nothing for 10 s is left, and so is an answer that takes 10 minutes. When the process ends it does not wait for a page.
+    /// Adds `GET path` to the admin port: a response of any length, made by a function that may
+    /// block, in a thread of its own. At most `limit` are made or sent at once; excess requests get
+    /// 503. The function returns an error, or a body that writes the response. If writing fails
+    ///      within the first 64 KiB the status is 500; after that the response is truncated. The
+    ///      connection is closed when the client reads nothing for 10 s, and after 10 minutes. A
+    ///      process that ends does not wait for a page.
     ///
     /// # Panics
-    /// When a role of the process has a page with this path, or the server itself has.
+    /// When another role or the server already has a page at this path.
     pub fn page(
         &self,
         path: &'static str,
-        at_a_time: usize,
-        page: impl Fn(&PageRequest) -> Result<PageBody, PageRefusal> + Send + Sync + 'static,
+        limit: usize,
+        page: impl Fn(&PageRequest) -> Result<PageBody, PageError> + Send + Sync + 'static,
     ) {
-        self.inner.pages.add(path, at_a_time, Arc::new(page));
+        self.inner.shared.pages.add(path, limit, Arc::new(page));
     }
 
-    /// Runs `body` in a thread of this name (the kernel shows its first 15 bytes). When it returns an error or panics, the
-    /// process drains and ends with status 1; when all workers of a role have returned `Ok`, the role is done.
+    /// Runs `body` in a thread of this name (the kernel shows its first 15 bytes). When it returns
+    /// an error or panics, the process drains and ends with status 1. When all workers of a role
+    /// have returned `Ok`, the role has finished.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the thread cannot be spawned.
     pub fn spawn(
         &self,
         name: impl Into<String>,
@@ -163,27 +185,29 @@ impl Scope {
         let name = name.into();
         let pulse = Arc::new(Pulse::new(format!("{} {name}", self.inner.service)));
         let worker = Worker { pulse: pulse.clone(), stop: self.inner.stop.clone() };
-        let (events, position) = (self.inner.events.clone(), self.inner.position);
+        let events = self.inner.shared.events.clone();
+        let position = self.inner.position;
 
-        // Held until the worker is in the table, so that its end is not looked up before.
+        // Locked until the worker is in the table, because its end is looked up there.
         let mut workers = lock(&self.inner.workers);
         let id = workers.next_id;
         workers.next_id += 1;
         let thread = thread::Builder::new().name(name).spawn(move || {
+            worker.pulse.begin();
             let outcome = match catch_unwind(AssertUnwindSafe(|| body(&worker))) {
                 Ok(Ok(())) => Outcome::Done,
                 Ok(Err(error)) => Outcome::Failed(error),
                 Err(panic) => Outcome::Panicked(panic_message(&*panic)),
             };
-            // It is refused when the process has ended without waiting for this worker: nobody is left to tell.
+            // Fails only if the process has ended without waiting for this worker.
             let _ = events.send(Event::WorkerEnded { position, id, outcome });
         })?;
-        self.inner.health.watch(&pulse);
+        self.inner.shared.health.watch(&pulse);
         workers.live.insert(id, LiveWorker { pulse, thread });
         Ok(())
     }
 
-    /// Keeps the role alive although it has nothing to do: until it is stopped.
+    /// Keeps a role without work alive until it is stopped.
     ///
     /// # Errors
     /// As [`Scope::spawn`].
@@ -194,9 +218,9 @@ impl Scope {
         })
     }
 
-    /// How often the process has been asked to read again what can be read again.
+    /// How often the process has been asked to reload (SIGHUP).
     pub fn hangups(&self) -> Hangups {
-        self.inner.hangups.clone()
+        self.inner.shared.hangups.clone()
     }
 
     /// The role's stop.
@@ -204,25 +228,32 @@ impl Scope {
         self.inner.stop.clone()
     }
 
-    /// Takes a worker that has ended out of the table, joins its thread, and returns its name.
-    pub(crate) fn bury(&self, id: u64) -> Option<String> {
+    /// Removes a worker that has ended from the table, joins its thread, and returns its name.
+    pub(crate) fn reap(&self, id: u64) -> Option<String> {
         let worker = lock(&self.inner.workers).live.remove(&id)?;
-        self.inner.health.forget(&worker.pulse);
-        // Its panic, if any, was caught inside; here only the thread's own clean-up is waited for.
+        self.inner.shared.health.forget(&worker.pulse);
+        // Panics are caught inside the thread, so this only waits for the thread to end.
         let name = worker.thread.thread().name().unwrap_or_default().to_owned();
         let _ = worker.thread.join();
         Some(name)
     }
 
-    /// The names of the workers that have not ended.
+    /// The names of the running workers.
     pub(crate) fn live(&self) -> Vec<String> {
         let name = |worker: &LiveWorker| worker.thread.thread().name().unwrap_or_default().to_owned();
         lock(&self.inner.workers).live.values().map(name).collect()
     }
 
     /// The parts of `/status`.
-    pub(crate) fn board(&self) -> Board {
+    pub(crate) fn status_parts(&self) -> StatusParts {
         self.inner.status.clone()
+    }
+
+    pub(crate) fn end(&self) {
+        let functions = std::mem::take(&mut *lock(&self.inner.at_end));
+        for AtEnd(function) in functions {
+            function();
+        }
     }
 
     pub(crate) fn report_losses(&self, due: Due) {
@@ -233,23 +264,23 @@ impl Scope {
 }
 
 impl Worker {
-    /// Says that the worker is alive; to be called once in each round of its loop, which must come at least every few
-    /// seconds. `/healthz` is 503 when a worker that has beaten once is silent for 30 s.
+    /// Sends a heartbeat. Call it once per round of the worker's loop, at least every few seconds.
+    /// `/healthz` is 503 when a worker that has sent a heartbeat sends none for 30 s.
     pub fn beat(&self) {
         self.pulse.beat();
     }
 
-    /// Whether to stop.
+    /// Whether the role is to stop.
     pub fn stopping(&self) -> bool {
         self.stop.stopping()
     }
 
-    /// When draining must have ended; `None` until it is time to stop.
+    /// The deadline for draining; `None` until the role is to stop.
     pub fn deadline(&self) -> Option<Instant> {
         self.stop.deadline()
     }
 
-    /// The role's stop, to wait for or to hand on.
+    /// The role's stop, to wait for or to pass on.
     pub fn stop(&self) -> &Stop {
         &self.stop
     }

@@ -1,391 +1,324 @@
-//! `/status`: what each part of each role says of itself, as JSON, when somebody asks.
+//! `/status`: the state of each part of each role, as JSON, on request.
 //!
 //! ```text
-//! {"service": "all-in-one", "version": "0.1.0", "roles": {"capture": {"eth1": {...}, "cluster": {...}}, "proxy": {}}}
+//! {
+//!   "service": "all-in-one",
+//!   "version": "0.1.0",
+//!   "roles": {"capture": {"eth1": {...}, "cluster": {...}}, "proxy": {}}
+//! }
 //! ```
 //!
-//! A part is a state machine that one worker owns, which the worker answers for between two rounds of its loop (a
-//! [`StatusDesk`]), or a function of shared state, which runs in a thread of its own (a [`Maker`]). A part without an answer
-//! has an object with a member `error` in its place, and does not keep the others from theirs.
+//! A part is either a state machine that one worker owns, for which the worker answers between two
+//! rounds of its loop ([`StatusResponder`]), or a function of shared state, which runs in a thread
+//! of a small pool ([`StatusFunction`]). A part without an answer is shown as an object with the
+//! member `error`, and delays no other part.
 //!
-//! Whoever can reach the port may ask as often as they like. So one page is made at a time, whoever asks meanwhile gets the
-//! same one, and there is a [`PAUSE`] between two: a worker is asked for few answers a second. The bytes of a page are shared,
-//! and those of all pages that somebody has yet to read are bounded.
+//! The cost of requests is bounded, as the port may be open to a network: one page is made at a
+//! time, all requests that arrive meanwhile get the same page, and there is a [`PAUSE`] between two
+//! pages, so that a worker answers only a few times per second. The bytes of a page are shared by
+//! its connections, and the bytes of all pages that are being sent are limited.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::body::Bytes;
-use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::task::{JoinHandle, spawn_blocking, yield_now};
-use tokio::time::{Instant, sleep, timeout_at};
+use serde::Serialize;
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, sleep, timeout_at},
+};
 
-use crate::VERSION;
-use crate::health::lock;
+use crate::{VERSION, health::lock};
 
 /// How many threads run the functions of [`Scope::status_with`](crate::Scope::status_with).
-pub(crate) const MAX_MAKER_THREADS: usize = 2;
+pub(crate) const MAX_FUNCTION_THREADS: usize = 2;
 
-/// How many requests wait to be told their page; who brings more waits as well.
+/// How many requests can wait for a page; further ones wait to be queued.
 pub(crate) const MAX_WAITING: usize = 128;
 
-/// How long a page waits for its parts. Shorter than the time in which an admin connection must begin to answer.
+/// The time limit of the parts of a page. Shorter than the time limit of an admin connection.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
-/// How long after a page the next one is begun. Far shorter than the time that a connection has while others want its slot.
+/// The pause between two pages. Far shorter than the time for which a connection keeps its slot
+/// although others wait for it.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The largest page, bytes.
 const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// How much all pages may have that are made and not yet sent, bytes.
-const MAX_HELD_BYTES: usize = 8 * MAX_PAGE_BYTES;
+/// The limit for all pages that have been made and not yet sent, bytes.
+const MAX_UNSENT_BYTES: usize = 8 * MAX_PAGE_BYTES;
 
-/// What a part's lines begin with, below the first: it stands in a role, which stands in `roles`, which stands in the page.
-const INDENT: &[u8] = b"      ";
+/// An upper bound on what a part adds to a page besides its name and its text: indentation and
+/// punctuation.
+const PART_FRAME_BYTES: usize = 16;
 
-/// A page, or nothing while too many pages are yet to be read.
-pub(crate) type Page = Option<Bytes>;
+/// An upper bound on what a page takes besides its parts.
+const PAGE_FRAME_BYTES: usize = 512;
 
-/// Where a worker answers for one part of `/status`. Made by [`Scope::status`](crate::Scope::status); when it is dropped, as
-/// the worker ends, the part shows that it has ended.
+/// The indentation of a part's text: it stands in a role, in `roles`, in the page.
+const LINE_BREAK: &str = "\n      ";
+
+const TOO_LARGE: &str = "left out: the page would be over 4 MiB";
+
+/// A page, or `None` while too many pages are being sent.
+pub(crate) type StatusPage = Option<Bytes>;
+
+/// Answers status requests for one part on behalf of the worker that owns it. Made by
+/// [`Scope::status`](crate::Scope::status); when it is dropped because the worker ends, the part
+/// shows that it has ended.
 #[derive(Debug)]
-pub struct StatusDesk {
-    counter: Arc<Counter>,
+pub struct StatusResponder {
+    pending: Arc<PendingRequest>,
 }
 
-/// What a desk and those who ask at it share.
-#[derive(Debug)]
-struct Counter {
-    /// Whether somebody has asked, to be looked at without the lock. Changes only under it.
-    is_asked: AtomicBool,
-    visitor: Mutex<Visitor>,
-}
-
-#[derive(Debug)]
-enum Visitor {
-    Nobody,
-    Waits(oneshot::Sender<Value>),
-    /// The desk is gone, and with it any who waited.
-    Refused,
+/// The request that a responder shares with the server, which has no other reference to it: it is
+/// dropped with the responder.
+#[derive(Debug, Default)]
+struct PendingRequest {
+    /// Read without the lock. Changed only under it.
+    is_pending: AtomicBool,
+    answer: Mutex<Option<oneshot::Sender<Value>>>,
 }
 
 /// A function that makes a part's value.
-struct Maker {
+struct StatusFunction {
     make: Box<dyn Fn() -> Value + Send + Sync>,
-    /// What the last page did not wait for to its end.
+    /// A call that was still running when the last page was made.
     late: Mutex<Option<JoinHandle<PartText>>>,
 }
 
 #[derive(Clone, Debug)]
 enum Part {
-    Desk(Arc<Counter>),
-    Maker(Arc<Maker>),
+    Worker(Weak<PendingRequest>),
+    Function(Arc<StatusFunction>),
 }
 
 /// The parts of one role.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Board {
+pub(crate) struct StatusParts {
     parts: Arc<Mutex<BTreeMap<String, Part>>>,
 }
 
-/// The parts of all roles of a process.
+/// The parts of all roles of a process, from which the pages are made.
 #[derive(Debug)]
-pub(crate) struct Boards {
+pub(crate) struct StatusPages {
     service: &'static str,
-    roles: Vec<(&'static str, Board)>,
+    roles: Vec<(&'static str, StatusParts)>,
 }
 
-/// A part's value as it stands in the page, or why there is none.
-type PartText = Result<Vec<u8>, Missing>;
+/// A part's value as text: indented for its place in the page, or an error.
+type PartText = Box<RawValue>;
 
-#[derive(Clone, Copy, Debug)]
-enum Missing {
-    Late,
-    Ended,
-    Panicked,
-    TooLarge,
+/// The content of a page.
+#[derive(Serialize)]
+struct PageContent {
+    service: &'static str,
+    version: &'static str,
+    roles: BTreeMap<&'static str, BTreeMap<String, PartText>>,
 }
 
-/// A part that was asked.
-enum Asked {
-    Desk(oneshot::Receiver<Value>),
-    Maker(Arc<Maker>, JoinHandle<PartText>),
-}
-
-impl StatusDesk {
-    /// Answers whoever has asked, if somebody has; to be called once in each round of the worker's loop. Costs the load of an
-    /// atomic while nobody asks. `make` takes the worker's time, at most about fifty times a second, and a panic in it is the
-    /// worker's.
+impl StatusResponder {
+    /// Answers the pending request, if there is one. Call it once per round of the worker's loop.
+    /// Without a request it costs one atomic load. `make` runs in the worker, at most about fifty
+    /// times per second, and if it panics the worker does.
     #[inline]
     pub fn answer(&self, make: impl FnOnce() -> Value) {
-        if !self.counter.is_asked.load(Ordering::Relaxed) {
+        if !self.pending.is_pending.load(Ordering::Relaxed) {
             return;
         }
-        if let Some(visitor) = self.counter.next() {
-            // Refused by one who has left meanwhile.
-            let _ = visitor.send(make());
+        if let Some(request) = self.pending.take() {
+            // Fails only if the request has timed out meanwhile.
+            let _ = request.send(make());
         }
     }
 }
 
-impl Drop for StatusDesk {
-    fn drop(&mut self) {
-        *lock(&self.counter.visitor) = Visitor::Refused;
-    }
-}
-
-impl Counter {
-    /// Asks, in the place of any who asked before. The receiver fails when the desk is gone.
-    fn ask(&self) -> oneshot::Receiver<Value> {
+impl PendingRequest {
+    /// Stores a request, replacing one that was not answered. Receiving fails when the responder is
+    /// dropped.
+    fn put(&self) -> oneshot::Receiver<Value> {
         let (sender, answer) = oneshot::channel();
-        let mut visitor = lock(&self.visitor);
-        if !matches!(*visitor, Visitor::Refused) {
-            *visitor = Visitor::Waits(sender);
-            self.is_asked.store(true, Ordering::Relaxed);
-        }
+        *lock(&self.answer) = Some(sender);
+        self.is_pending.store(true, Ordering::Relaxed);
         answer
     }
 
-    /// The one to answer; not one who has given up.
+    /// The request, unless it has timed out.
     #[cold]
-    fn next(&self) -> Option<oneshot::Sender<Value>> {
-        let mut visitor = lock(&self.visitor);
-        self.is_asked.store(false, Ordering::Relaxed);
-        match std::mem::replace(&mut *visitor, Visitor::Nobody) {
-            Visitor::Waits(sender) => (!sender.is_closed()).then_some(sender),
-            Visitor::Nobody | Visitor::Refused => None,
-        }
+    fn take(&self) -> Option<oneshot::Sender<Value>> {
+        let mut answer = lock(&self.answer);
+        self.is_pending.store(false, Ordering::Relaxed);
+        answer.take().filter(|answer| !answer.is_closed())
     }
 }
 
-impl Maker {
-    /// The computation that runs already, because the last page had no time for it, or else a new one: never two at a time.
-    /// One that has ended since then is of no use, as its value may be old.
-    fn start(self: &Arc<Maker>) -> JoinHandle<PartText> {
+impl StatusFunction {
+    /// The call that is still running because the last page did not wait for it, or else a new one:
+    /// never two at a time. A call that has ended since then is not used, because its result would
+    /// be out of date.
+    fn start(self: &Arc<StatusFunction>) -> JoinHandle<PartText> {
         let late = lock(&self.late).take().filter(|late| !late.is_finished());
         late.unwrap_or_else(|| {
-            let maker = self.clone();
-            spawn_blocking(move || render(&(maker.make)()))
+            let function = self.clone();
+            spawn_blocking(move || part_text(&(function.make)()))
         })
     }
 }
 
-impl fmt::Debug for Maker {
+impl fmt::Debug for StatusFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Maker").field("late", &self.late).finish_non_exhaustive()
+        f.debug_struct("StatusFunction").field("late", &self.late).finish_non_exhaustive()
     }
 }
 
 impl Part {
-    fn ask(self) -> Asked {
+    async fn text(self, deadline: Instant) -> PartText {
         match self {
-            Part::Desk(counter) => Asked::Desk(counter.ask()),
-            Part::Maker(maker) => {
-                let computation = maker.start();
-                Asked::Maker(maker, computation)
+            Part::Worker(pending) => {
+                let Some(answer) = pending.upgrade().map(|pending| pending.put()) else { return error_text("ended") };
+                match timeout_at(deadline, answer).await {
+                    Ok(Ok(value)) => part_text(&value),
+                    Ok(Err(_)) => error_text("ended"),
+                    Err(_) => error_text("no answer within 1 s"),
+                }
+            }
+            Part::Function(function) => {
+                let mut call = function.start();
+                match timeout_at(deadline, &mut call).await {
+                    Ok(Ok(text)) => text,
+                    Ok(Err(_)) => error_text("panicked"),
+                    Err(_) => {
+                        *lock(&function.late) = Some(call);
+                        error_text("no answer within 1 s")
+                    }
+                }
             }
         }
     }
 }
 
-impl Asked {
-    async fn answer(self, deadline: Instant) -> PartText {
-        match self {
-            Asked::Desk(answer) => match timeout_at(deadline, answer).await {
-                Ok(Ok(value)) => render(&value),
-                Ok(Err(_)) => Err(Missing::Ended),
-                Err(_) => Err(Missing::Late),
-            },
-            Asked::Maker(maker, mut computation) => match timeout_at(deadline, &mut computation).await {
-                Ok(Ok(text)) => text,
-                Ok(Err(_)) => Err(Missing::Panicked),
-                Err(_) => {
-                    *lock(&maker.late) = Some(computation);
-                    Err(Missing::Late)
-                }
-            },
-        }
-    }
-}
-
-impl Board {
-    pub(crate) fn desk(&self, part: String) -> StatusDesk {
-        let counter = Arc::new(Counter { is_asked: AtomicBool::new(false), visitor: Mutex::new(Visitor::Nobody) });
-        self.put(part, Part::Desk(counter.clone()));
-        StatusDesk { counter }
+impl StatusParts {
+    pub(crate) fn add_worker(&self, name: String) -> StatusResponder {
+        let pending = Arc::default();
+        self.put(name, Part::Worker(Arc::downgrade(&pending)));
+        StatusResponder { pending }
     }
 
-    pub(crate) fn maker(&self, part: String, make: impl Fn() -> Value + Send + Sync + 'static) {
-        self.put(part, Part::Maker(Arc::new(Maker { make: Box::new(make), late: Mutex::default() })));
+    pub(crate) fn add_function(&self, name: String, make: impl Fn() -> Value + Send + Sync + 'static) {
+        self.put(name, Part::Function(Arc::new(StatusFunction { make: Box::new(make), late: Mutex::default() })));
     }
 
     fn put(&self, name: String, part: Part) {
-        // Dropped only after the lock, as a function may own anything.
+        // Dropped after the lock is released, because a function may own anything.
         let _replaced = lock(&self.parts).insert(name, part);
-    }
-
-    /// Asks all parts, in the order of their names.
-    fn ask(&self) -> Vec<(String, Asked)> {
-        let parts: Vec<_> = lock(&self.parts).iter().map(|(name, part)| (name.clone(), part.clone())).collect();
-        parts.into_iter().map(|(name, part)| (name, part.ask())).collect()
     }
 }
 
-impl Boards {
-    pub(crate) fn new(service: &'static str, roles: impl Iterator<Item = (&'static str, Board)>) -> Boards {
-        Boards { service, roles: roles.collect() }
+impl StatusPages {
+    pub(crate) fn new(service: &'static str, roles: impl Iterator<Item = (&'static str, StatusParts)>) -> StatusPages {
+        StatusPages { service, roles: roles.collect() }
     }
 
-    /// Makes pages for all who ask, until nobody can ask any more.
-    pub(crate) async fn serve(self, mut requests: mpsc::Receiver<oneshot::Sender<Page>>) {
-        let budget = Arc::new(Semaphore::new(MAX_HELD_BYTES));
+    /// Makes pages on request, until the other end of the channel is dropped.
+    pub(crate) async fn serve(self, mut requests: mpsc::Receiver<oneshot::Sender<StatusPage>>) {
+        let budget = Arc::new(Semaphore::new(MAX_UNSENT_BYTES));
         while let Some(first) = requests.recv().await {
-            let page = held(self.page().await, &budget);
+            let page = budgeted(self.content().await.into_text(), &budget);
             let meanwhile = std::iter::from_fn(|| requests.try_recv().ok()).take(MAX_WAITING);
             for request in std::iter::once(first).chain(meanwhile) {
-                // Refused where the connection has ended.
+                // Fails only if the connection has been closed.
                 let _ = request.send(page.clone());
             }
-            // Not held while nobody reads it.
+            // So that it is freed as soon as it has been sent.
             drop(page);
             sleep(PAUSE).await;
         }
     }
 
-    async fn page(&self) -> Vec<u8> {
+    async fn content(&self) -> PageContent {
         let deadline = Instant::now() + ANSWER_TIME;
-        // All are asked before the first is waited for.
-        let asked: Vec<_> = self.roles.iter().map(|(_, board)| board.ask()).collect();
-        let mut roles = Vec::with_capacity(asked.len());
-        for parts in asked {
-            let mut answered = Vec::with_capacity(parts.len());
-            for (name, part) in parts {
-                answered.push((name, part.answer(deadline).await));
-                // Text takes a while to make, and the other pages have to be served.
-                yield_now().await;
-            }
-            roles.push(answered);
-        }
-        let services = self.roles.iter().map(|(service, _)| *service);
-        assemble(self.service, &mut services.zip(roles).collect::<Vec<_>>())
-    }
-}
-
-impl Missing {
-    fn text(self) -> &'static str {
-        match self {
-            Missing::Late => r#"{"error": "no answer within 1 s"}"#,
-            Missing::Ended => r#"{"error": "ended"}"#,
-            Missing::Panicked => r#"{"error": "panicked"}"#,
-            Missing::TooLarge => r#"{"error": "left out: the page would be over 4 MiB"}"#,
-        }
-    }
-}
-
-type AnsweredRole = (&'static str, Vec<(String, PartText)>);
-
-/// The page, without its largest parts if it were too large with them.
-fn assemble(service: &str, roles: &mut [AnsweredRole]) -> Vec<u8> {
-    loop {
-        let texts = || roles.iter().flat_map(|(_, parts)| parts).map(|(_, text)| text_of(text).len());
-        let frame_bytes = write_page(service, roles, |_| b"").len();
-        if frame_bytes + texts().sum::<usize>() <= MAX_PAGE_BYTES {
-            return write_page(service, roles, text_of);
-        }
-        let parts = roles.iter_mut().flat_map(|(_, parts)| parts).map(|(_, text)| text);
-        let largest = parts.filter(|text| text.is_ok()).max_by_key(|text| text_of(text).len());
-        match largest {
-            Some(text) => *text = Err(Missing::TooLarge),
-            // Only the names are left, which take more memory where they are registered.
-            None => return write_page(service, roles, text_of),
-        }
-    }
-}
-
-fn text_of(text: &PartText) -> &[u8] {
-    match text {
-        Ok(text) => text,
-        Err(missing) => missing.text().as_bytes(),
-    }
-}
-
-fn write_page(service: &str, roles: &[AnsweredRole], text_of: impl Fn(&PartText) -> &[u8]) -> Vec<u8> {
-    let (service, version) = (Value::from(service), Value::from(VERSION));
-    let mut page = format!("{{\n  \"service\": {service},\n  \"version\": {version},\n  \"roles\": {{").into_bytes();
-    for (position, (role, parts)) in roles.iter().enumerate() {
-        begin_member(&mut page, position, "    ", role);
-        page.push(b'{');
-        for (position, (name, text)) in parts.iter().enumerate() {
-            begin_member(&mut page, position, "      ", name);
-            page.extend_from_slice(text_of(text));
-        }
-        page.extend_from_slice(if parts.is_empty() { b"}" } else { b"\n    }" });
-    }
-    page.extend_from_slice(b"\n  }\n}\n");
-    page
-}
-
-fn begin_member(page: &mut Vec<u8>, position: usize, indent: &str, name: &str) {
-    let comma = if position == 0 { "" } else { "," };
-    page.extend_from_slice(format!("{comma}\n{indent}{}: ", Value::from(name)).as_bytes());
-}
-
-/// The value's text, if it has room in a page at all.
-fn render(value: &Value) -> PartText {
-    let mut text = PartWriter { text: Vec::new() };
-    match serde_json::to_writer_pretty(&mut text, value) {
-        Ok(()) => Ok(text.text),
-        // Any JSON value can be written, so it is the writer that refused.
-        Err(_) => Err(Missing::TooLarge),
-    }
-}
-
-/// Indents, and refuses what is more than a page.
-struct PartWriter {
-    text: Vec<u8>,
-}
-
-impl Write for PartWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // One string is one write, so it may be of any size.
-        if self.text.len() + bytes.len() > MAX_PAGE_BYTES {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        // A line feed inside of a string is escaped, so all that are seen end lines.
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.text.extend_from_slice(line);
-            if line.ends_with(b"\n") {
-                self.text.extend_from_slice(INDENT);
+        let mut answers = Vec::new();
+        for (service, role) in &self.roles {
+            for (name, part) in lock(&role.parts).iter() {
+                // One task per part: all are asked at once, and the server answers other requests
+                // between two parts.
+                answers.push((*service, name.clone(), tokio::spawn(part.clone().text(deadline))));
             }
         }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        let mut roles: BTreeMap<_, BTreeMap<_, _>> =
+            self.roles.iter().map(|(service, _)| (*service, BTreeMap::new())).collect();
+        for (service, name, answer) in answers {
+            let text = answer.await.unwrap_or_else(|_| error_text("panicked"));
+            roles.entry(service).or_default().insert(name, text);
+        }
+        PageContent { service: self.service, version: VERSION, roles }
     }
 }
 
-/// A page that gives its bytes back to the budget when the last connection is done with it.
-struct HeldPage {
+impl PageContent {
+    /// The text of the page, without its largest parts if they would make it too large.
+    fn into_text(mut self) -> Vec<u8> {
+        let too_large = error_text(TOO_LARGE);
+        while PAGE_FRAME_BYTES + self.part_bytes() > MAX_PAGE_BYTES {
+            let largest = self.roles.values_mut().flat_map(BTreeMap::values_mut).max_by_key(|text| text.get().len());
+            match largest {
+                Some(text) if text.get().len() > too_large.get().len() => *text = too_large.clone(),
+                // Only names are left, which take more memory where they are registered.
+                _ => break,
+            }
+        }
+        let mut text = serde_json::to_vec_pretty(&self).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+
+    fn part_bytes(&self) -> usize {
+        let parts = self.roles.values().flatten();
+        parts.map(|(name, text)| PART_FRAME_BYTES + name.len() + text.get().len()).sum()
+    }
+}
+
+fn part_text(value: &Value) -> PartText {
+    // Line feeds inside strings are escaped, so this indents lines without changing a value.
+    match serde_json::to_string_pretty(value).map(|text| text.replace('\n', LINE_BREAK)) {
+        Ok(text) if text.len() > MAX_PAGE_BYTES => error_text(TOO_LARGE),
+        Ok(text) => RawValue::from_string(text).unwrap_or_default(),
+        Err(error) => error_text(&error.to_string()),
+    }
+}
+
+fn error_text(error: &str) -> PartText {
+    // Writing a map of strings cannot fail.
+    to_raw_value(&json!({ "error": error })).unwrap_or_default()
+}
+
+/// A page that returns its bytes to the budget when the last connection has sent it.
+struct BudgetedPage {
     text: Vec<u8>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for HeldPage {
+impl AsRef<[u8]> for BudgetedPage {
     fn as_ref(&self) -> &[u8] {
         &self.text
     }
 }
 
-fn held(text: Vec<u8>, budget: &Arc<Semaphore>) -> Page {
+fn budgeted(text: Vec<u8>, budget: &Arc<Semaphore>) -> StatusPage {
     let bytes = u32::try_from(text.len()).ok()?;
     let permit = budget.clone().try_acquire_many_owned(bytes).ok()?;
-    Some(Bytes::from_owner(HeldPage { text, _permit: permit }))
+    Some(Bytes::from_owner(BudgetedPage { text, _permit: permit }))
 }

@@ -1,28 +1,43 @@
-//! Runs the roles of a process until they end, in order.
+//! Runs the roles of a process and stops them in order, up to the exit status.
+//!
+//! ```text
+//!   Starting ──── every role has started ────▶ Running
+//!      │                                          │ signal, a role finished, a worker failed
+//!      │ a role cannot start                      ▼
+//!      └────────────────────────────────────▶ Stopping
+//!         stop role 1, join its workers ─▶ role 2 ─▶ ... ─▶ all joined: 0, or 1 after a failure
+//!             └─────────────────────── deadline exceeded ──────────────▶ 1
+//! ```
+//! The phases are [`Phase`]s, which `/readyz` shows. All roles drain before one deadline.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tracing::{error, info, warn};
 
-use crate::health::{Health, Phase};
-use crate::losses::Due;
-use crate::scope::Scope;
-use crate::stop::Stopper;
+use crate::{
+    health::{Health, Phase},
+    losses::Due,
+    scope::Scope,
+    stop::{Hangups, Stopper},
+    systemd::Systemd,
+};
 
-/// How often the supervisor looks around, at least.
+/// The longest time between two rounds of the supervisor.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// How often it names who is still draining.
-const NAMING_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the workers that are still draining are logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// All roles ended in order: done, or told to stop.
+    /// All roles have finished, or were stopped in time.
     Done,
-    /// A worker died, or somebody was late.
+    /// A worker failed, or exceeded the deadline.
     Failed,
 }
 
@@ -36,13 +51,23 @@ impl Ending {
     }
 }
 
-/// What the supervisor is told.
+/// The end of a process.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) ending: Ending,
+    /// The first failure of a worker, for the last line of the log.
+    pub(crate) cause: Option<String>,
+}
+
+/// An event for the supervisor.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A worker's body has returned or panicked.
     WorkerEnded { position: usize, id: u64, outcome: Outcome },
-    /// Somebody wants the process to stop.
+    /// A request to stop the process.
     StopRequested { why: &'static str },
+    /// A request to read files again.
+    ReloadRequested,
 }
 
 /// How a worker ended.
@@ -53,7 +78,7 @@ pub(crate) enum Outcome {
     Panicked(String),
 }
 
-/// Asks a running process to stop, as a signal would.
+/// Stops a running process, as a signal does.
 #[derive(Clone, Debug)]
 pub struct StopHandle {
     events: Sender<Event>,
@@ -64,20 +89,30 @@ impl StopHandle {
         StopHandle { events }
     }
 
-    /// Drain and end. `why` is for the log.
+    /// Starts draining. `why` is for the log.
     pub fn stop(&self, why: &'static str) {
-        // Refused when the process has ended: that is what was wanted.
+        // Fails only if the process has ended already.
         let _ = self.events.send(Event::StopRequested { why });
+    }
+
+    /// Makes roles read their files again, as SIGHUP does.
+    pub(crate) fn reload(&self) {
+        // Without waiting, so that the next signal is handled while a role is stuck in its start. A
+        // full channel fails only after hundreds of requests.
+        let _ = self.events.try_send(Event::ReloadRequested);
     }
 }
 
-/// The roles, and how far they are.
+/// The roles and the state of the process.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     roles: Vec<SupervisedRole>,
     health: Arc<Health>,
+    hangups: Hangups,
+    systemd: Systemd,
     drain: Duration,
     ending: Ending,
+    cause: Option<String>,
     draining: Option<Draining>,
 }
 
@@ -89,19 +124,31 @@ pub(crate) struct SupervisedRole {
 
 #[derive(Debug)]
 struct Draining {
-    /// The role that was told to stop last; those before it are joined.
+    /// The role that is being stopped; those before it are joined.
     position: usize,
     deadline: Instant,
-    next_naming: Instant,
+    next_log: Instant,
 }
 
 impl Supervisor {
-    pub(crate) fn new(roles: Vec<SupervisedRole>, health: Arc<Health>, drain: Duration) -> Supervisor {
-        Supervisor { roles, health, drain, ending: Ending::Done, draining: None }
+    pub(crate) fn new(
+        roles: Vec<SupervisedRole>,
+        health: Arc<Health>,
+        hangups: Hangups,
+        systemd: Systemd,
+        drain: Duration,
+    ) -> Supervisor {
+        Supervisor { roles, health, hangups, systemd, drain, ending: Ending::Done, cause: None, draining: None }
+    }
+
+    /// Every role has started.
+    pub(crate) fn started(&self) {
+        self.health.enter(Phase::Running);
+        self.systemd.ready();
     }
 
     /// Runs to the end.
-    pub(crate) fn run(mut self, events: &Receiver<Event>) -> Ending {
+    pub(crate) fn run(mut self, events: &Receiver<Event>) -> Ended {
         loop {
             let now = Instant::now();
             let ending = self.advance(now);
@@ -109,47 +156,64 @@ impl Supervisor {
                 role.scope.report_losses(if ending.is_some() { Due::Finally } else { Due::At(now) });
             }
             if let Some(ending) = ending {
-                return ending;
+                self.roles.iter().for_each(|role| role.scope.end());
+                return Ended { ending, cause: self.cause };
             }
-            match events.recv_timeout(self.patience(now)) {
-                Ok(event) => self.hear(event, Instant::now()),
+            self.systemd.round(&self.health, now);
+            match events.recv_timeout(self.idle_time(now)) {
+                Ok(event) => self.handle(event, Instant::now()),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
         }
     }
 
-    /// Something failed that is not a worker: drain, and end with a failure.
+    /// Drains, and ends with a failure.
     pub(crate) fn fail(&mut self, now: Instant) {
         self.ending = Ending::Failed;
         self.begin_draining(now);
     }
 
-    /// Takes in what has happened.
-    fn hear(&mut self, event: Event, now: Instant) {
+    fn handle(&mut self, event: Event, now: Instant) {
         match event {
             Event::StopRequested { why } => {
                 info!(why, "stopping");
                 self.begin_draining(now);
             }
+            // READY would end STOPPING.
+            Event::ReloadRequested if self.draining.is_some() => {}
+            Event::ReloadRequested => {
+                self.systemd.reloading();
+                self.hangups.add();
+                self.systemd.ready();
+            }
             Event::WorkerEnded { position, id, outcome } => {
                 let scope = &self.roles[position].scope;
-                let (service, worker) = (scope.service(), scope.bury(id).unwrap_or_default());
-                match outcome {
+                let service = scope.service();
+                let worker = scope.reap(id).unwrap_or_default();
+                let cause = match outcome {
                     Outcome::Done => return,
-                    Outcome::Failed(error) => error!(service, worker, error = format!("{error:#}"), "worker failed"),
-                    Outcome::Panicked(message) => error!(service, worker, message, "worker panicked"),
-                }
+                    Outcome::Failed(error) => {
+                        let error = format!("{error:#}");
+                        error!(service, worker, error, "worker failed");
+                        error
+                    }
+                    Outcome::Panicked(message) => {
+                        error!(service, worker, message, "worker panicked");
+                        format!("panic in {worker}: {message}")
+                    }
+                };
+                self.cause.get_or_insert(cause);
                 self.fail(now);
             }
         }
     }
 
-    /// Does what is to be done now. Returns how the process ended, once it has.
+    /// Performs the steps that are due. Returns how the process ended, once it has.
     fn advance(&mut self, now: Instant) -> Option<Ending> {
         if self.draining.is_none()
             && let Some(done) = self.roles.iter().find(|role| role.scope.live().is_empty())
         {
-            info!(service = done.scope.service(), "done");
+            info!(service = done.scope.service(), "role finished");
             self.begin_draining(now);
         }
         let draining = self.draining.as_mut()?;
@@ -161,28 +225,29 @@ impl Supervisor {
             }
         }
         let late = || -> Vec<String> {
-            let of_role = |role: &SupervisedRole| {
+            let workers = |role: &SupervisedRole| {
                 let service = role.scope.service();
                 role.scope.live().into_iter().map(move |worker| format!("{service} {worker}")).collect::<Vec<_>>()
             };
-            self.roles.iter().flat_map(of_role).collect()
+            self.roles.iter().flat_map(workers).collect()
         };
         if now >= draining.deadline {
-            error!(late = late().join(", "), limit = ?self.drain, "not drained in time, ending all the same");
+            error!(late = late().join(", "), limit = ?self.drain, "drain deadline exceeded, exiting anyway");
             return Some(Ending::Failed);
         }
-        if now >= draining.next_naming {
-            draining.next_naming = now + NAMING_INTERVAL;
+        if now >= draining.next_log {
+            draining.next_log = now + LOG_INTERVAL;
             warn!(waiting_for = late().join(", "), left = ?draining.deadline - now, "still draining");
         }
         None
     }
 
-    /// How long nothing is due.
-    fn patience(&self, now: Instant) -> Duration {
+    /// The time until something is due.
+    fn idle_time(&self, now: Instant) -> Duration {
+        let round = ROUND.min(self.systemd.idle_time(now));
         match &self.draining {
-            None => ROUND,
-            Some(draining) => ROUND.min(draining.deadline.min(draining.next_naming).saturating_duration_since(now)),
+            None => round,
+            Some(draining) => round.min(draining.deadline.min(draining.next_log).saturating_duration_since(now)),
         }
     }
 
@@ -191,10 +256,11 @@ impl Supervisor {
             return;
         }
         self.health.enter(Phase::Stopping);
+        self.systemd.stopping(self.drain);
         let deadline = now + self.drain;
         if let Some(first) = self.roles.first_mut() {
             first.stopper.stop(deadline);
         }
-        self.draining = Some(Draining { position: 0, deadline, next_naming: now + NAMING_INTERVAL });
+        self.draining = Some(Draining { position: 0, deadline, next_log: now + LOG_INTERVAL });
     }
 }

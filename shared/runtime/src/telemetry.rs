@@ -1,11 +1,17 @@
 //! Logs to standard error.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    sync::Once,
+};
 
 use sekiwake_settings::{Reader, Setting};
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-/// How and what to log.
+use crate::log_queue::{self, LogLines};
+
+/// The filter and format of the log.
 #[derive(Clone, Debug)]
 pub(crate) struct LogSettings {
     filter: LogFilter,
@@ -28,14 +34,31 @@ impl Setting for LogFilter {
     }
 
     fn parse(text: &str) -> Result<LogFilter, String> {
-        // EnvFilter takes a word that is no level for the name of a module, and then logs nothing else: `inof` would be silence.
-        let is_level = |word: &str| word.parse::<tracing::level_filters::LevelFilter>().is_ok();
-        let is_plain = |word: &str| word.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        if let Some(word) = text.split(',').map(str::trim).find(|word| is_plain(word) && !is_level(word)) {
-            return Err(format!("{word:?} is no level"));
+        // EnvFilter accepts nearly everything: it takes an unknown word for the name of a module,
+        // and logs no other module, so that `inof` would silence the log.
+        let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+        let mut directives = Vec::new();
+        for directive in text.split(',').map(str::trim) {
+            match directive.split_once('=') {
+                None if is_level(directive) => {}
+                None => return Err(format!("{directive:?} is not a level")),
+                Some((module, _)) if !is_module(module) => return Err(format!("{module:?} is not a module")),
+                Some((_, level)) if !is_level(level) => return Err(format!("{level:?} is not a level")),
+                Some(_) => {}
+            }
+            directives.push(directive);
         }
-        EnvFilter::builder().parse(text).map(|_| LogFilter(text.to_owned())).map_err(|error| error.to_string())
+        let filter = directives.join(",");
+        EnvFilter::builder().parse(&filter).map(|_| LogFilter(filter)).map_err(|error| error.to_string())
     }
+}
+
+/// Whether it has the form of a module's path: `sekiwake_bus::relay`.
+fn is_module(path: &str) -> bool {
+    path.split("::").all(|name| {
+        let is_word = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        is_word && !name.is_empty() && !name.starts_with(|first: char| first.is_ascii_digit())
+    })
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,28 +81,40 @@ impl Setting for LogFormat {
     }
 }
 
-/// Starts logging. What was started first stays: tests run several processes' worth of roles in one.
+/// Starts logging, also of panics. A second call has no effect: tests run the roles of several
+/// processes in one process.
 pub(crate) fn init(settings: &LogSettings) {
+    // Asked first, because the queue replaces descriptor 2.
+    let is_terminal = io::stderr().is_terminal();
+    let is_journal = log_queue::start();
     let filter = EnvFilter::builder().parse_lossy(&settings.filter.0);
-    // https://no-color.org: any value but the empty one.
+    // https://no-color.org: any value except the empty one.
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(!no_color && io::stderr().is_terminal());
-    // An error says that there is a subscriber already.
+        .with_writer(LogLines::new(matches!(settings.format, LogFormat::Json)))
+        // It would report an error with eprintln!, which panics.
+        .log_internal_errors(false)
+        .with_ansi(!no_color && is_terminal);
+    // Fails only if logging has been started.
     let _ = match settings.format {
+        // The journal has its own time. Objects of JSON keep theirs, for their parsers.
+        LogFormat::Text if is_journal => builder.without_time().try_init(),
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
     };
+    static PANICS: Once = Once::new();
+    PANICS.call_once(log_panics);
 }
 
-/// Panics go to the log as well, in the format that was asked for, with the thread and the place.
-pub(crate) fn log_panics() {
+/// Logs panics, in the configured format, with thread and location. The line is written before the
+/// thread unwinds, because the process may end with it.
+fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let message = panic.payload_as_str().unwrap_or("no message");
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(thread = thread.name().unwrap_or("unnamed"), location, message, "panicked");
+        tracing::error!(thread = thread.name().unwrap_or("unnamed"), location, message, "thread panicked");
+        log_queue::flush();
     }));
 }

@@ -1,34 +1,40 @@
-//! Command-line tools: the same flags, settings, logs and signals as a service, without workers and admin server.
+//! Command-line tools: the same flags, settings, logs and signals as a service, without workers and
+//! without an admin server.
 
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
+use clap::{Args, FromArgMatches};
 use sekiwake_settings::{Environment, Reader};
 
-use crate::stop::{Stop, stop_pair};
-use crate::supervisor::{Event, StopHandle};
-use crate::telemetry::{self, LogSettings};
-use crate::{About, cli, process};
+use crate::{
+    About,
+    cli::{self, CommandLine},
+    log_queue::{self, print_message},
+    process,
+    stop::{Stop, stop_pair},
+    supervisor::{Event, StopHandle},
+    telemetry::{self, LogSettings},
+};
 
-/// How long a tool may take to end after a signal, as [`Stop::deadline`] says it to the tool. Then it is ended: it may be
-/// writing to a pipe that nobody reads.
+/// How long a tool may take to end after a signal; [`Stop::deadline`] tells the tool. Then the
+/// process exits, because the tool may be blocked writing to a pipe.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How long standard error, which may be such a pipe too, is waited for.
-const LAST_WORDS: Duration = Duration::from_millis(200);
-
-/// A tool: something that a person starts at a terminal.
+/// A tool, started from a terminal.
 pub trait Tool {
-    /// What it is called; the port is not used.
+    /// Its name; the port is not used.
     const ABOUT: About;
 
     /// Its command line.
-    type Arguments: clap::Args;
+    type Arguments: Args;
 
     /// Its settings, parsed.
     type Settings;
 
-    /// Reads the settings. Never fails: mistakes are noted by the reader.
+    /// Reads the settings. It cannot fail: the reader records mistakes.
     fn read(reader: &mut Reader) -> Self::Settings;
 
     /// As [`Role::describe`](crate::Role::describe).
@@ -36,21 +42,44 @@ pub trait Tool {
         Vec::new()
     }
 
-    /// Does its work, until it is done or told to stop. An error is printed with its whole chain and ends with status 1.
+    /// Runs until it has finished or is stopped. An error is printed with its whole chain and gives
+    /// status 1.
     fn run(arguments: Self::Arguments, settings: Self::Settings, stop: &Stop) -> anyhow::Result<ExitCode>;
 }
 
 /// The whole `main` of a tool.
 pub fn run_tool<T: Tool>() -> ExitCode {
-    use clap::{Args, FromArgMatches};
+    let code = run_to_end::<T>();
+    log_queue::flush();
+    code
+}
 
+/// The command line of a tool, for documentation.
+pub fn tool_command_line<T: Tool>() -> CommandLine {
+    // A tool reads only some of the variables of all services: its help lists these.
+    let mut reader = Reader::new(&Environment::default());
+    T::read(&mut reader);
+    LogSettings::read(&mut reader);
+    let mut line = CommandLine::new(T::ABOUT, |variable| reader.resolved().any(|(name, _)| name == variable.name));
+    // The summary replaces the comment on the arguments, which clap would use.
+    line.command = T::Arguments::augment_args(line.command).about(T::ABOUT.summary);
+    line
+}
+
+fn run_to_end<T: Tool>() -> ExitCode {
     let about = T::ABOUT;
-    let command = T::Arguments::augment_args(cli::command(&about, &[about.service]));
-    let matches = match command.try_get_matches() {
+    let matches = match tool_command_line::<T>().command.try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return process::usage_error(&error),
     };
-    let mut reader = Reader::new(&Environment::from_process());
+    let environment = match cli::environment(&matches) {
+        Ok(environment) => environment,
+        Err(error) => return process::usage_failure(about.binary, &error),
+    };
+    let mut reader = Reader::new(&environment);
+    if !cli::wants_files(&matches) {
+        reader = reader.without_files();
+    }
     let settings = T::read(&mut reader);
     let log = LogSettings::read(&mut reader);
     let resolved = cli::resolved(&reader, T::describe(&settings));
@@ -70,29 +99,20 @@ pub fn run_tool<T: Tool>() -> ExitCode {
     result.unwrap_or_else(|error| process::failure(about.binary, &error))
 }
 
-/// A stop that is given by the first SIGTERM or SIGINT, and enforced: past the deadline the process ends with status 1.
+/// A stop that the first SIGTERM or SIGINT requests, and that is enforced: after the deadline the
+/// process exits with status 1.
 fn stop_on_signals(binary: &'static str) -> anyhow::Result<Stop> {
     let (mut stopper, stop) = stop_pair();
     let (sender, events) = crossbeam_channel::bounded(1);
-    process::catch_signals_of_tool(StopHandle::new(sender))?;
+    process::catch_tool_signals(StopHandle::new(sender))?;
     std::thread::Builder::new().name("stopper".to_owned()).spawn(move || {
         if let Ok(Event::StopRequested { .. }) = events.recv() {
             stopper.stop(Instant::now() + GRACE);
             std::thread::sleep(GRACE);
-            end_at_once(binary);
+            let limit = GRACE.as_secs();
+            print_message(format_args!("{binary}: did not end within {limit} s after the signal, exiting"));
+            std::process::exit(1);
         }
     })?;
     Ok(stop)
-}
-
-/// Ends the process, whatever its other threads do.
-fn end_at_once(binary: &'static str) -> ! {
-    let (said, heard) = crossbeam_channel::bounded::<()>(0);
-    let last_words = std::thread::Builder::new().spawn(move || {
-        eprintln!("{binary}: did not end within {} s of being told to stop: ending at once", GRACE.as_secs());
-        drop(said);
-    });
-    // Nothing is ever sent: it is over when the line is out, or when it does not get out.
-    let _ = last_words.map(|_| heard.recv_timeout(LAST_WORDS));
-    std::process::exit(1);
 }

@@ -13,7 +13,7 @@ use crate::{
 
 const EXTENSION: &str = ".segment";
 
-/// A directory that is locked as long as this lives, also against other opens in the same process.
+/// A directory, locked as long as this value lives, also against other opens in the same process.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
@@ -22,9 +22,9 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Makes the directory if it is not there, and locks it.
+    /// Creates the directory if it is missing, and locks it.
     pub(crate) fn open(path: &Path) -> Result<Directory, LogError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(cannot("make", path))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(cannot("create", path))?;
         let lock_path = path.join("lock");
         let mut options = OpenOptions::new();
         let lock = options.write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
@@ -42,12 +42,13 @@ impl Directory {
         &self.path
     }
 
-    /// The file of the segment whose first entry is `first`. Twenty digits hold every number, so names sort as numbers do.
+    /// The file of the segment whose first entry is `first`. Twenty digits are enough for every
+    /// number, so names sort like numbers.
     pub(crate) fn segment(&self, first: u64) -> PathBuf {
         self.path.join(format!("{first:020}{EXTENSION}"))
     }
 
-    /// The first sequence numbers of all segments, ascending. Files with other names are none of ours.
+    /// The first sequence numbers of all segments, ascending. Files with other names are ignored.
     pub(crate) fn segments(&self) -> Result<Vec<u64>, LogError> {
         let mut segments = Vec::new();
         for file in fs::read_dir(&self.path).map_err(cannot("list", &self.path))? {
@@ -58,14 +59,15 @@ impl Directory {
         Ok(segments)
     }
 
-    /// Waits until the disk has the names of new files.
+    /// Syncs the names of new files to disk.
     pub(crate) fn sync(&self) -> Result<(), LogError> {
         self.handle.sync_all().map_err(cannot("sync", &self.path))
     }
 }
 
 impl Drop for Directory {
-    /// Closing the file is not enough while a child that was just forked has it too, until it executes its program.
+    /// Closing the file is not enough, because a forked child also has it open until it executes
+    /// its program.
     fn drop(&mut self) {
         let _ = self.lock.unlock();
     }
@@ -82,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_that_are_written_here_are_segments() {
+    fn only_names_in_the_own_format_are_segments() {
         assert_eq!(first_sequence("00000000000000000017.segment"), Some(17));
         for other in ["17.segment", "+0000000000000000017.segment", "00000000000000000017.segment~", "position"] {
             assert_eq!(first_sequence(other), None, "{other}");

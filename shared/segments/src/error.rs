@@ -1,74 +1,73 @@
-//! What can go wrong.
+//! The errors of a log.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-/// Why a log could not do what was asked.
+/// An error of a log.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// The settings contradict themselves.
+    /// Contradictory settings.
     #[error("{0}")]
     Settings(String),
-    /// Another log has this directory.
-    #[error("{} is in use by another process, or by another log of this one", .0.display())]
+    /// The directory is locked by another log.
+    #[error("{} is in use by another log, in this process or another", .0.display())]
     Locked(PathBuf),
-    /// Written by another version of Sekiwake. The file is left as it is.
-    #[error("{} has format version {version}, this program knows version {known}", path.display())]
+    /// A file of another version of Sekiwake, which is not changed.
+    #[error("{} has format version {version}, expected version {known}", path.display())]
     UnknownVersion {
         /// The file.
         path: PathBuf,
-        /// What it says its version is.
+        /// Its version.
         version: u32,
-        /// What is understood here.
+        /// The supported version.
         known: u32,
     },
-    /// The entry is larger than an entry, or a segment, may be.
-    #[error("an entry of {bytes} bytes is over the limit of {limit}")]
+    /// The entry exceeds the limit of an entry or of a segment.
+    #[error("an entry of {bytes} bytes exceeds the limit of {limit}")]
     TooLarge {
         /// Its length.
         bytes: usize,
-        /// The longest that is taken.
+        /// The limit.
         limit: usize,
     },
-    /// A commit of entries that do not exist yet.
+    /// A commit beyond the last entry.
     #[error("cannot commit up to {sequence}: the next entry is {next}")]
     BeyondEnd {
-        /// What was to be committed.
+        /// The sequence number to be committed.
         sequence: u64,
         /// The sequence number of the next entry.
         next: u64,
     },
-    /// The operating system refused; `StorageFull` when the disk is full.
+    /// An error of the operating system; `StorageFull` when the disk is full.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was attempted.
+        /// The attempted operation.
         action: &'static str,
-        /// With which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl LogError {
-    /// Whether the disk, or the quota on it, is full: room may come, and the same call then succeeds.
-    #[must_use]
+    /// Whether the disk or its quota is full: the same call succeeds when there is room again.
     pub fn is_storage_full(&self) -> bool {
         matches!(self, LogError::Io { source, .. }
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 }
 
-/// Turns an error of the system into one that says what was attempted.
+/// Adds the attempted operation to an error of the system.
 pub(crate) fn cannot(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
     let path = path.to_owned();
     move |source| LogError::Io { action, path, source }
 }
 
-/// Whether what was to be read is gone for good: a bad sector, or a file that somebody deleted.
+/// Whether the data is lost permanently: a bad sector, or a deleted file.
 pub(crate) fn is_lost(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

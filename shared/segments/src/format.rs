@@ -1,4 +1,4 @@
-//! What a segment looks like on disk. Numbers are little endian.
+//! The format of segments on disk. Numbers are little endian.
 //!
 //! ```text
 //! segment   header 32 | entry | entry | …
@@ -6,57 +6,57 @@
 //! entry     length of the payload 4 | checksum 8 | payload
 //! ```
 //!
-//! The checksum of the header is the XXH3-64 of the 24 bytes before it. That of an entry is the XXH3-64 of its payload,
-//! seeded with its sequence number: an old entry that a crash brings back to light in a foreign place is no entry, nor is
-//! a run of zeros. A length that was damaged gives another payload, and so another checksum. XXH3 rather than CRC-32C: the
-//! record's identifiers are made with it already, so it costs no dependency, and 64 bits leave no chance to a scan that
-//! reads damaged lengths.
+//! The checksum of the header is the XXH3-64 of the 24 bytes before it. That of an entry is the
+//! XXH3-64 of its payload, seeded with its sequence number: an old entry that reappears in another
+//! position after a crash is invalid, and so is a run of zeros. A damaged length gives another
+//! payload, and so another checksum. XXH3 is used rather than CRC-32C because it is a dependency
+//! already, and because with 64 bits a scan never accepts a damaged length.
 //!
-//! Each version of the format begins with magic and version in these places. The sequence number in the header is also in
-//! the file's name, so that a damaged header costs no entries.
+//! Every version of the format has magic and version in these positions. The sequence number in the
+//! header is also in the file name, so a damaged header costs no entries.
 
 use std::ops::Range;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// The longest payload of an entry. A segment's size may bound it further.
+/// The longest payload of an entry. The size of a segment may limit it further.
 pub const MAX_ENTRY_BYTES: usize = 16 << 20;
 
-/// The version of the format that is written, and the only one that is read.
+/// The version of the format that is written and read.
 pub(crate) const VERSION: u32 = 1;
 
 /// Length of a segment's header.
 pub(crate) const HEADER_BYTES: usize = 32;
 
-/// What an entry takes besides its payload.
+/// The overhead of an entry.
 pub(crate) const ENTRY_OVERHEAD: usize = 12;
 
-/// No sequence number on disk is above this: counting on from it does not overflow.
+/// The highest sequence number on disk, from which counting cannot overflow.
 pub(crate) const MAX_SEQUENCE: u64 = u64::MAX >> 2;
 
 const MAGIC: [u8; 8] = *b"SKWSEGM\n";
 
-/// What the first bytes of a segment are.
+/// The state of a segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Header {
-    /// As it was written.
+    /// Valid.
     Good,
-    /// Never wholly written: too short, or zeros.
+    /// Not completely written: too short, or zeros.
     Torn,
     /// Something else.
     Damaged,
-    /// Ours, of a version that is not known here.
+    /// A header of an unsupported version.
     UnknownVersion(u32),
 }
 
-/// Whether an entry begins here.
+/// The result of parsing an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Parsed {
-    /// Yes; this is where its payload is.
+    /// A complete entry, with the range of its payload.
     Whole(Range<usize>),
-    /// Perhaps; that takes this many bytes in all.
+    /// Incomplete: this many bytes are needed in total.
     Short(usize),
-    /// No.
+    /// Not an entry.
     Bad,
 }
 
@@ -71,12 +71,12 @@ pub(crate) fn header(first: u64) -> [u8; HEADER_BYTES] {
     header
 }
 
-/// Judges the first bytes of the file that is named by `first`.
+/// Checks the first bytes of the segment whose first entry is `first`.
 pub(crate) fn check_header(bytes: &[u8], first: u64) -> Header {
     let bytes = &bytes[..bytes.len().min(HEADER_BYTES)];
     if let (Some(magic), Some(version)) = (bytes.get(..8), bytes.get(8..).and_then(<[u8]>::first_chunk)) {
         let version = u32::from_le_bytes(*version);
-        // Whatever the checksum says: another version may have another.
+        // The checksum is ignored, because another version may have another one.
         if magic == MAGIC && version != VERSION && version != 0 {
             return Header::UnknownVersion(version);
         }
@@ -90,7 +90,7 @@ pub(crate) fn check_header(bytes: &[u8], first: u64) -> Header {
     }
 }
 
-/// Adds the entry `sequence` to `out`. The payload is within [`MAX_ENTRY_BYTES`].
+/// Appends the entry `sequence` to `out`. The payload has at most [`MAX_ENTRY_BYTES`].
 pub(crate) fn push_entry(out: &mut Vec<u8>, sequence: u64, payload: &[u8]) {
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     out.extend_from_slice(&length.to_le_bytes());
@@ -98,7 +98,7 @@ pub(crate) fn push_entry(out: &mut Vec<u8>, sequence: u64, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// Whether `bytes` begin with the entry `sequence`.
+/// Parses the entry `sequence` at the start of `bytes`.
 pub(crate) fn parse_entry(bytes: &[u8], sequence: u64) -> Parsed {
     let Some((length, rest)) = bytes.split_first_chunk() else { return Parsed::Short(ENTRY_OVERHEAD) };
     let length = u32::from_le_bytes(*length) as usize;
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bytes_on_disk_stay_as_they_are() {
+    fn format_on_disk_is_unchanged() {
         let mut segment = header(0x0102).to_vec();
         push_entry(&mut segment, 0x0102, b"<13>a");
         let hex: String = segment.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bit_that_flips_in_an_entry_shows() {
+    fn any_flipped_bit_in_an_entry_is_detected() {
         let mut entry = Vec::new();
         push_entry(&mut entry, 7, b"<13>Oct 11 22:14:15 router1 link down");
         assert_eq!(parse_entry(&entry, 7), Parsed::Whole(ENTRY_OVERHEAD..entry.len()));
@@ -142,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_no_entry() {
+    fn zeros_are_not_an_entry() {
         for sequence in (0..10_000).chain([MAX_SEQUENCE]) {
             assert_eq!(parse_entry(&[0; 64], sequence), Parsed::Bad);
         }
     }
 
     #[test]
-    fn any_bit_that_flips_in_a_header_shows() {
+    fn any_flipped_bit_in_a_header_is_detected() {
         for bit in 0..HEADER_BYTES * 8 {
             let mut bytes = header(9);
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_recognised_whatever_follows() {
+    fn another_version_is_recognised_by_its_first_bytes() {
         let mut bytes = header(9);
         bytes[8] = 2;
         assert_eq!(check_header(&bytes, 9), Header::UnknownVersion(2));

@@ -1,4 +1,4 @@
-//! What is good in a segment: from its beginning up to the first byte that is no entry.
+//! The valid entries of a segment, up to the first invalid byte.
 
 use std::io;
 
@@ -7,17 +7,17 @@ use crate::{
     window::{Step, Window},
 };
 
-/// What a scan found.
+/// The result of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scan {
-    /// Entries that are whole.
+    /// The number of valid entries.
     pub entries: u64,
-    /// Where the last of them ends, in bytes from the beginning of the segment.
+    /// The offset of their end in the segment.
     pub good_bytes: u64,
 }
 
-/// Scans the bytes of a segment whose first entry is `first`, and shows each good entry to `visit`. The header is not
-/// looked at.
+/// Scans the bytes of a segment whose first entry is `first`, and passes each valid entry to
+/// `visit`. The header is ignored.
 pub fn scan(segment: &[u8], first: u64, visit: impl FnMut(u64, &[u8])) -> Scan {
     let read_at = |buffer: &mut [u8], offset: u64| {
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(segment.len());
@@ -25,7 +25,7 @@ pub fn scan(segment: &[u8], first: u64, visit: impl FnMut(u64, &[u8])) -> Scan {
         buffer[..read].copy_from_slice(&segment[from..from + read]);
         Ok(read)
     };
-    // Reading from memory does not fail.
+    // Reading from memory cannot fail.
     scan_with(first, segment.len() as u64, read_at, visit).unwrap_or(Scan { entries: 0, good_bytes: 0 })
 }
 

@@ -1,59 +1,60 @@
-//! A window on a segment: bytes are read in large pieces, entries come out.
+//! A window on a segment, which is read in large pieces and parsed into entries.
 
 use std::{io, ops::Range};
 
 use crate::format::{HEADER_BYTES, Parsed, parse_entry};
 
-/// How much is read at once, unless an entry is larger.
+/// The bytes read at once, unless an entry is larger.
 const PIECE_BYTES: usize = 128 << 10;
 
-/// A position in a segment, with what has been read of it from there on.
+/// An offset in a segment, and the bytes that have been read from there.
 #[derive(Debug)]
 pub(crate) struct Window {
     buffer: Vec<u8>,
-    /// What of the buffer is still to be parsed.
+    /// The part of the buffer that is not parsed yet.
     unread: Range<usize>,
-    /// Where in the file the unread bytes begin.
+    /// The offset of the unread bytes in the file.
     offset: u64,
 }
 
-/// What comes next in a segment.
+/// The next step in a segment.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// An entry, which [`Window::payload`] gives.
+    /// An entry, with the range for [`Window::payload`].
     Entry(Range<usize>),
-    /// Nothing.
+    /// The end.
     End,
-    /// Bytes that are not the entry that belongs here.
+    /// Bytes that are not the expected entry.
     Bad,
 }
 
 impl Window {
-    /// A window on the beginning of a segment.
+    /// A window at the start of a segment.
     pub(crate) fn new() -> Window {
         Window { buffer: Vec::new(), unread: 0..0, offset: HEADER_BYTES as u64 }
     }
 
-    /// Where the next entry begins.
+    /// The offset of the next entry.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Goes to `offset` in what may be another segment.
+    /// Moves to `offset`, possibly in another segment.
     pub(crate) fn jump(&mut self, offset: u64) {
         self.offset = offset;
         self.unread = 0..0;
-        // What one large entry took is not kept for ever.
+        // Release the memory of a large entry.
         self.buffer.truncate(PIECE_BYTES);
         self.buffer.shrink_to(PIECE_BYTES);
     }
 
-    /// The payload of the entry that [`Window::step`] gave last.
+    /// The payload of the last entry of [`Window::step`].
     pub(crate) fn payload(&self, range: Range<usize>) -> &[u8] {
         &self.buffer[range]
     }
 
-    /// Moves over the entry `sequence`. The segment is `length` bytes long; `read_at` reads from an offset in it.
+    /// Steps over the entry `sequence`. The segment has `length` bytes; `read_at` reads at an
+    /// offset in it.
     pub(crate) fn step(
         &mut self,
         sequence: u64,
@@ -91,7 +92,7 @@ impl Window {
         }
     }
 
-    /// Moves what is unread to the front, in a buffer that holds `needed` bytes.
+    /// Moves the unread bytes to the front of a buffer of at least `needed` bytes.
     fn make_room(&mut self, needed: usize) {
         self.buffer.copy_within(self.unread.clone(), 0);
         self.unread = 0..self.unread.len();

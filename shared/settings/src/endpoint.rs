@@ -1,37 +1,38 @@
 //! ZeroMQ endpoints.
 
-use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
-use crate::Setting;
-use crate::setting::digits;
+use crate::{Setting, setting::digits};
 
-/// `sun_path` of `sockaddr_un` holds 108 bytes with the closing NUL (unix(7)).
+/// `sun_path` of `sockaddr_un` has 108 bytes with the terminating NUL (unix(7)).
 const MAX_IPC_PATH_BYTES: usize = 107;
 
-/// RFC 1035 §2.3.4, without the root's dot.
+/// RFC 1035 §2.3.4, without the final dot.
 const MAX_HOST_BYTES: usize = 253;
 
-/// Where to connect: `tcp://host:port` with a port from 1 to 65535, or `ipc://path`. libzmq takes more and finds some
-/// mistakes only when the first message is due; this is strict.
+/// An endpoint to connect to: `tcp://host:port` with a port from 1 to 65535, or `ipc://path`.
+/// libzmq accepts more, and reports some mistakes only with the first message; this is strict.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint(String);
 
-/// Where to bind: as [`Endpoint`], and `*` for every interface, `*` or 0 for any free port.
+/// An endpoint to bind: as [`Endpoint`], and `*` for all interfaces, `*` or 0 for any free port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BindEndpoint(String);
 
 macro_rules! endpoint {
     ($endpoint:ident, $wildcards:expr, $takes:literal) => {
         impl $endpoint {
-            /// As libzmq takes it.
+            /// The text for libzmq.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
 
-            /// Whether it can only be reached from this host: `ipc`, or a loopback address (a name other than `localhost`
-            /// counts as remote, as nobody can know).
+            /// Whether it can be reached from this host only: `ipc`, or a loopback address. A name
+            /// other than `localhost` counts as remote, because it is not resolved here.
             pub fn is_local(&self) -> bool {
                 is_local(&self.0)
             }
@@ -43,7 +44,8 @@ macro_rules! endpoint {
             }
 
             fn parse(text: &str) -> Result<$endpoint, String> {
-                check(text, $wildcards).map(|()| $endpoint(text.to_owned()))
+                let text = with_scheme_in_lower_case(text);
+                check(&text, $wildcards).map(|()| $endpoint(text))
             }
         }
 
@@ -71,15 +73,23 @@ macro_rules! endpoint {
 
 endpoint!(
     Endpoint,
-    Wildcards::Refused,
+    Wildcards::Rejected,
     "a ZeroMQ endpoint such as tcp://127.0.0.1:5559 or ipc:///run/sekiwake/publish"
 );
-endpoint!(BindEndpoint, Wildcards::Taken, "a ZeroMQ endpoint such as tcp://*:5559 or ipc:///run/sekiwake/publish");
+endpoint!(BindEndpoint, Wildcards::Accepted, "a ZeroMQ endpoint such as tcp://*:5559 or ipc:///run/sekiwake/publish");
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wildcards {
-    Taken,
-    Refused,
+    Accepted,
+    Rejected,
+}
+
+/// Schemes are case-insensitive (RFC 3986 §3.1), but not for libzmq.
+fn with_scheme_in_lower_case(text: &str) -> String {
+    match text.split_once("://") {
+        Some((scheme, rest)) => format!("{}://{rest}", scheme.to_ascii_lowercase()),
+        None => text.to_owned(),
+    }
 }
 
 fn check(text: &str, wildcards: Wildcards) -> Result<(), String> {
@@ -90,7 +100,7 @@ fn check(text: &str, wildcards: Wildcards) -> Result<(), String> {
         return Err("neither tcp:// nor ipc://".to_owned());
     };
     let Some((host, port)) = address.rsplit_once(':') else {
-        return Err("a port is missing".to_owned());
+        return Err("missing port".to_owned());
     };
     check_host(host, wildcards)?;
     check_port(port, wildcards)
@@ -98,10 +108,10 @@ fn check(text: &str, wildcards: Wildcards) -> Result<(), String> {
 
 fn check_path(path: &str) -> Result<(), String> {
     if path.is_empty() {
-        return Err("a path is missing".to_owned());
+        return Err("missing path".to_owned());
     }
     if path.len() > MAX_IPC_PATH_BYTES {
-        return Err(format!("a path of {} bytes, the limit is {MAX_IPC_PATH_BYTES}", path.len()));
+        return Err(format!("the path has {} bytes, expected at most {MAX_IPC_PATH_BYTES}", path.len()));
     }
     if path.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("white space in the path".to_owned());
@@ -112,42 +122,42 @@ fn check_path(path: &str) -> Result<(), String> {
 fn check_host(host: &str, wildcards: Wildcards) -> Result<(), String> {
     if host == "*" {
         return match wildcards {
-            Wildcards::Taken => Ok(()),
-            Wildcards::Refused => Err("* is no host to connect to".to_owned()),
+            Wildcards::Accepted => Ok(()),
+            Wildcards::Rejected => Err("* is not a host to connect to".to_owned()),
         };
     }
     if host.is_empty() {
-        return Err("a host is missing".to_owned());
+        return Err("missing host".to_owned());
     }
     if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         let (address, _zone) = address.split_once('%').unwrap_or((address, ""));
         return match address.parse::<Ipv6Addr>() {
             Ok(_) => Ok(()),
-            Err(_) => Err(format!("{host} is no IPv6 address")),
+            Err(_) => Err(format!("{host} is not an IPv6 address")),
         };
     }
     if host.contains(':') {
-        return Err("an IPv6 address stands in brackets: tcp://[2001:db8::1]:5559".to_owned());
+        return Err("an IPv6 address needs brackets: tcp://[2001:db8::1]:5559".to_owned());
     }
     if host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return match host.parse::<Ipv4Addr>() {
             Ok(_) => Ok(()),
-            Err(_) => Err(format!("{host} is no IPv4 address")),
+            Err(_) => Err(format!("{host} is not an IPv4 address")),
         };
     }
     let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     if host.len() > MAX_HOST_BYTES || !host.bytes().all(is_host_byte) {
-        return Err(format!("{host:?} is no host name"));
+        return Err(format!("{host:?} is not a host name"));
     }
     Ok(())
 }
 
 fn check_port(port: &str, wildcards: Wildcards) -> Result<(), String> {
     match (port, wildcards) {
-        ("*" | "0", Wildcards::Taken) => Ok(()),
+        ("*" | "0", Wildcards::Accepted) => Ok(()),
         _ => match digits(port).ok().and_then(|port| port.parse::<u16>().ok()) {
             Some(1..) => Ok(()),
-            _ => Err(format!("{port:?} is no port from 1 to 65535")),
+            _ => Err(format!("{port:?} is not a port from 1 to 65535")),
         },
     }
 }

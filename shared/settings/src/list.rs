@@ -1,7 +1,6 @@
 //! Several values in one variable.
 
-use std::fmt;
-use std::ops::Deref;
+use std::{fmt, ops::Deref};
 
 use crate::Setting;
 
@@ -60,12 +59,12 @@ impl<T: fmt::Display> fmt::Display for List<T> {
     }
 }
 
-/// UDP or TCP ports, at least one, each from 1 to 65535 and named once.
+/// UDP or TCP ports, at least one, each from 1 to 65535 and listed once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ports(Vec<u16>);
 
 impl Ports {
-    /// Whether this port is among them.
+    /// Whether this port is listed.
     pub fn contains(&self, port: u16) -> bool {
         self.0.contains(&port)
     }
@@ -80,8 +79,8 @@ impl Setting for Ports {
         let mut ports = Vec::new();
         for item in items(text)? {
             match u16::parse(item) {
-                Err(_) | Ok(0) => return Err(format!("in {item:?}")),
-                Ok(port) if ports.contains(&port) => return Err(format!("{port} is there twice")),
+                Err(_) | Ok(0) => return Err(format!("{item:?} is not a port")),
+                Ok(port) if ports.contains(&port) => return Err(format!("{port} is listed twice")),
                 Ok(port) => ports.push(port),
             }
         }
@@ -103,7 +102,8 @@ impl fmt::Display for Ports {
     }
 }
 
-/// The parts between commas and white space. `a,,b` has a hole where something was forgotten, and is refused.
+/// The entries between commas and white space. `a,,b` is an error, because an entry has probably
+/// been forgotten.
 fn items(text: &str) -> Result<Vec<&str>, String> {
     let mut items = Vec::new();
     for part in text.split(',') {

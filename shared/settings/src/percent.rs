@@ -1,10 +1,21 @@
-//! Percent-encoding, as it stands in addresses.
+//! Percent-encoding in addresses.
+//!
+//! Written by hand because the crate percent-encoding leaves invalid sequences unchanged, whereas a
+//! mistake must be reported here.
 
 /// Text with `%` and two hexadecimal digits for a byte, decoded (RFC 3986 §2.1).
 ///
 /// # Errors
-/// What was expected, in a few words.
+/// The expectation that was not met, in a few words.
 pub fn percent_decoded(text: &str) -> Result<String, &'static str> {
+    String::from_utf8(percent_decoded_bytes(text)?).map_err(|_| "expected UTF-8")
+}
+
+/// The same for what may be other than UTF-8, such as bytes of a message or a password.
+///
+/// # Errors
+/// The expectation that was not met, in a few words.
+pub fn percent_decoded_bytes(text: &str) -> Result<Vec<u8>, &'static str> {
     const EXPECTED: &str = "expected two hexadecimal digits after %";
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -19,5 +30,5 @@ pub fn percent_decoded(text: &str) -> Result<String, &'static str> {
         bytes.push(u8::from_str_radix(digits.ok_or(EXPECTED)?, 16).map_err(|_| EXPECTED)?);
         rest = after;
     }
-    String::from_utf8(bytes).map_err(|_| "expected UTF-8")
+    Ok(bytes)
 }

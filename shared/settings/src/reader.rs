@@ -1,29 +1,59 @@
-//! From raw strings to domain types.
+//! From variables to domain types.
+//!
+//! envy deserializes the text of a variable into the type of its setting, through that type's
+//! [`Setting::parse`]. It is given one variable at a time, because deserializing a whole struct
+//! ends at the first error and this reader reports all mistakes at once.
 
-use std::collections::{BTreeSet, HashMap};
-use std::fmt::Debug;
-use std::ops::RangeInclusive;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    ops::RangeInclusive,
+};
 
-use crate::environment::PREFIX;
-use crate::mistakes::{Mistake, Mistakes};
-use crate::variables::{VARIABLES, Variable, VariableDefault, variable};
-use crate::{Environment, Setting};
+use serde::{Deserialize, Deserializer, de::Error as _};
 
-/// How alike (Jaro-Winkler, 0 to 1) an unknown name and a known one must be for the one to be suggested for the other.
-const SUGGESTION_LIKENESS: f64 = 0.9;
+use crate::{
+    Environment, Setting,
+    environment::{PREFIX, Text, mistyped},
+    mistakes::{Mistake, Mistakes},
+    variables::{VARIABLES, Variable, VariableDefault, variable},
+};
 
-/// Reads settings and collects mistakes. Several services can read from one reader, and get their mistakes together.
+/// The similarity (Jaro-Winkler, 0 to 1) from which a known name is suggested for an unknown one.
+const SUGGESTION_SIMILARITY: f64 = 0.9;
+
+/// Stands for a value that may be a secret.
+const HIDDEN: &str = "(hidden)";
+
+/// Parts of names whose values may be secrets.
+const SENSITIVE: [&str; 6] = ["KEY", "NOTIF", "WEBHOOK", "PASSWORD", "SECRET", "TOKEN"];
+
+/// Reads settings and collects mistakes. Several services can read from one reader and have their
+/// mistakes reported together.
 #[derive(Debug)]
 pub struct Reader {
-    /// By the lower-case name without the prefix, as envy gives them; trimmed, without the empty ones.
-    texts: HashMap<String, String>,
+    /// The variables that are set, trimmed, without the empty ones.
+    texts: BTreeMap<&'static str, String>,
+    /// File and line of those that are set in a file.
+    origins: BTreeMap<&'static str, String>,
     mistakes: Vec<Mistake>,
-    /// What was read, and the text that counted: the one that was set, or the default.
+    /// The variables that were read, and their text: as set, or the default.
     resolved: Vec<(&'static str, String)>,
     read: BTreeSet<&'static str>,
+    reads_files: bool,
 }
 
-/// Reads with `body` and gives what it made, or all mistakes.
+/// A setting, for serde.
+struct Parsed<T>(T);
+
+impl<'de, T: Setting> Deserialize<'de> for Parsed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Parsed<T>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        T::parse(&text).map(Parsed).map_err(D::Error::custom)
+    }
+}
+
+/// Reads with `body` and returns its result, or all mistakes.
 pub fn read<T>(environment: &Environment, body: impl FnOnce(&mut Reader) -> T) -> Result<T, Mistakes> {
     let mut reader = Reader::new(environment);
     let settings = body(&mut reader);
@@ -31,39 +61,62 @@ pub fn read<T>(environment: &Environment, body: impl FnOnce(&mut Reader) -> T) -
 }
 
 impl Reader {
-    /// A reader of this environment. Names that nobody knows and values that are no text are noted as mistakes.
+    /// A reader of this environment. Unknown names, values that are not UTF-8 and lines of files
+    /// that are not assignments are mistakes.
     pub fn new(environment: &Environment) -> Reader {
-        let mut mistakes = Vec::new();
-        let mut known = Vec::new();
-        for (name, value) in environment.pairs() {
-            let (name, value) = (name.to_string_lossy(), value.to_str().ok_or_else(|| value.to_string_lossy()));
-            // Judged here and by the exact name: envy would take `SEKIWAKE_tick` and `SEKIWAKE_SEKIWAKE_TICK` for `SEKIWAKE_TICK`.
-            if variable(&name).is_none() {
-                let value = value.map_or_else(|lossy| lossy.into_owned(), str::to_owned);
-                mistakes.push(Mistake::Unknown { hint: hint(&name, &value), name: name.into_owned(), value });
+        let mut mistakes = environment.mistakes().to_vec();
+        let mut texts = BTreeMap::new();
+        let mut origins = BTreeMap::new();
+        for (name, Text { value, origin }) in environment.pairs() {
+            let name = name.to_string_lossy();
+            let Some(variable) = variable(&name) else {
+                let value = value.to_string_lossy();
+                let hint = hint(&name, &value);
+                let value = if may_be_secret(&name, &value, &hint) { HIDDEN.to_owned() } else { value.into_owned() };
+                let mistake = Mistake::Unknown { hint, name: name.into_owned(), value };
+                mistakes.push(mistake.at(origin.as_ref()));
                 continue;
-            }
-            match value {
-                Ok(value) if value.trim().is_empty() => {}
-                Ok(value) => known.push((name.into_owned(), value.trim().to_owned())),
-                Err(lossy) => mistakes.push(Mistake::NotText { name: name.into_owned(), value: lossy.into_owned() }),
+            };
+            match value.to_str().map(str::trim) {
+                Some("") => {}
+                Some(text) => {
+                    texts.insert(variable.name, text.to_owned());
+                    origins.extend(origin.clone().map(|origin| (variable.name, origin)));
+                }
+                None => {
+                    let value = value.to_string_lossy().into_owned();
+                    mistakes.push(Mistake::NotText { name: name.into_owned(), value }.at(origin.as_ref()));
+                }
             }
         }
-        // Strings into a map of strings: there is nothing that could fail to parse yet.
-        let texts = envy::prefixed(PREFIX).from_iter(known).unwrap_or_default();
-        Reader { texts, mistakes, resolved: Vec::new(), read: BTreeSet::new() }
+        Reader { texts, origins, mistakes, resolved: Vec::new(), read: BTreeSet::new(), reads_files: true }
     }
 
-    /// The variable's value, or its default. On a mistake: noted, and the default, so that reading goes on.
+    /// The same reader for a check on another host than the service's, which lacks the files that
+    /// settings name.
+    #[must_use]
+    pub fn without_files(mut self) -> Reader {
+        self.reads_files = false;
+        self
+    }
+
+    /// Whether files that settings name are to be read. Without them settings are incomplete, and
+    /// only their mistakes are of use.
+    pub fn reads_files(&self) -> bool {
+        self.reads_files
+    }
+
+    /// The variable's value, or its default. A mistake is recorded and gives the default, so that
+    /// reading continues.
     ///
     /// # Panics
-    /// When the variable is not in [`VARIABLES`], or its default is only described or does not parse. Both are mistakes of
-    /// the program, not of its user.
+    /// When the variable is not in [`VARIABLES`], or its default is only described or cannot be
+    /// parsed. Both are programming errors.
     pub fn value<T: Setting>(&mut self, name: &'static str) -> T {
         self.checked(name, T::takes(), |_| true)
     }
 
-    /// As [`Reader::value`], and a value outside of the range is a mistake.
+    /// As [`Reader::value`], and a value outside the range is a mistake.
     ///
     /// # Panics
     /// As [`Reader::value`].
@@ -72,16 +125,17 @@ impl Reader {
         self.checked(name, &takes, |value| range.contains(value))
     }
 
-    /// The variable's value, or `None` when it is unset or set to nothing. On a mistake: noted, and `None`.
+    /// The variable's value, or `None` when it is unset or empty. A mistake is recorded and gives
+    /// `None`.
     ///
     /// # Panics
     /// When the variable is not in [`VARIABLES`].
     pub fn optional<T: Setting>(&mut self, name: &'static str) -> Option<T> {
         known(name);
         let text = self.text(name);
-        self.note(name, text.clone().unwrap_or_default());
+        self.record(name, text.clone().unwrap_or_default());
         let text = text?;
-        match T::parse(&text) {
+        match parse(name, &text) {
             Ok(value) => Some(value),
             Err(wrong) => {
                 self.mistake(name, &text, &expected(T::takes(), &wrong));
@@ -90,25 +144,31 @@ impl Reader {
         }
     }
 
-    /// Notes a mistake that only shows when settings are looked at together. `takes` follows "expected"; with an empty
-    /// value the line says that the variable is not set. The same mistake is noted once, however many services find it.
+    /// Records a mistake that is found only by comparing several settings. `takes` follows
+    /// "expected"; with an empty value the message says that the variable is not set. The same
+    /// mistake is recorded once, however many services find it.
     pub fn mistake(&mut self, name: &str, value: &str, takes: &str) {
-        let (name, takes) = (name.to_owned(), takes.to_owned());
+        let origin = self.origins.get(name);
+        let name = name.to_owned();
+        let takes = takes.to_owned();
         let mistake = match value {
             "" => Mistake::Missing { name, takes },
             _ => Mistake::Value { name, value: value.to_owned(), takes },
         };
+        let mistake = mistake.at(origin);
         if !self.mistakes.contains(&mistake) {
             self.mistakes.push(mistake);
         }
     }
 
-    /// Name and text of what was read so far, in the order of the reading: what was set, else the default, else nothing.
+    /// Name and text of the variables read so far, in reading order: as set, else the default, else
+    /// empty.
     pub fn resolved(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.resolved.iter().map(|(name, text)| (*name, text.as_str()))
     }
 
-    /// What is set and meant for this service, but was not read: to be warned of, as it has no effect.
+    /// The variables of this service that are set but were not read. They have no effect, so a
+    /// warning is logged.
     pub fn unused(&self, service: &str) -> Vec<&'static str> {
         let is_unused = |variable: &&Variable| {
             variable.concerns(service) && self.text(variable.name).is_some() && !self.read.contains(variable.name)
@@ -124,27 +184,37 @@ impl Reader {
     fn checked<T: Setting>(&mut self, name: &'static str, takes: &str, is_valid: impl Fn(&T) -> bool) -> T {
         let default = default_text(known(name));
         let text = self.text(name);
-        self.note(name, text.clone().unwrap_or_else(|| default.to_owned()));
+        self.record(name, text.clone().unwrap_or_else(|| default.to_owned()));
         if let Some(text) = text {
-            match T::parse(&text) {
+            match parse(name, &text) {
                 Ok(value) if is_valid(&value) => return value,
                 Ok(_) => self.mistake(name, &text, takes),
                 Err(wrong) => self.mistake(name, &text, &expected(takes, &wrong)),
             }
         }
-        T::parse(default).unwrap_or_else(|wrong| panic!("the default of {name} does not parse: {wrong}"))
+        T::parse(default).unwrap_or_else(|wrong| panic!("the default of {name} cannot be parsed: {wrong}"))
     }
 
     fn text(&self, name: &str) -> Option<String> {
-        let key = name.strip_prefix(PREFIX)?.to_ascii_lowercase();
-        self.texts.get(&key).cloned()
+        self.texts.get(name).cloned()
     }
 
-    fn note(&mut self, name: &'static str, text: String) {
+    fn record(&mut self, name: &'static str, text: String) {
         if self.read.insert(name) {
             self.resolved.push((name, text));
         }
     }
+}
+
+fn parse<T: Setting>(name: &str, text: &str) -> Result<T, String> {
+    let variables = [(name.to_owned(), text.to_owned())];
+    let values: BTreeMap<String, Parsed<T>> =
+        envy::prefixed(PREFIX).from_iter(variables).map_err(|error| match error {
+            envy::Error::Custom(wrong) => wrong,
+            missing => missing.to_string(),
+        })?;
+    // One variable with the prefix gives one value.
+    values.into_values().next().map(|parsed| parsed.0).ok_or_else(String::new)
 }
 
 fn known(name: &str) -> &'static Variable {
@@ -154,7 +224,7 @@ fn known(name: &str) -> &'static Variable {
 fn default_text(variable: &Variable) -> &'static str {
     match variable.default {
         VariableDefault::Value(text) => text,
-        VariableDefault::Described(_) => panic!("{} has no default that could be parsed", variable.name),
+        VariableDefault::Described(_) => panic!("{} has no default that can be parsed", variable.name),
     }
 }
 
@@ -162,23 +232,34 @@ fn expected(takes: &str, wrong: &str) -> String {
     if wrong.is_empty() { takes.to_owned() } else { format!("{takes} ({wrong})") }
 }
 
-/// What may have been meant by a name that nobody knows.
+/// A hint for an unknown name, to be appended to the message.
 fn hint(name: &str, value: &str) -> String {
     if is_kubernetes_link(name, value) {
-        return ", it looks like a link that Kubernetes injected: set enableServiceLinks to false".to_owned();
+        return ", it looks like a service link injected by Kubernetes: set enableServiceLinks to false".to_owned();
     }
-    let name = name[PREFIX.len()..].to_uppercase();
-    let likeness = |variable: &Variable| strsim::jaro_winkler(&name, &variable.name[PREFIX.len()..]);
+    let Some(name) = name.strip_prefix(PREFIX) else {
+        return mistyped(name).map(|name| format!(", did you mean {name}?")).unwrap_or_default();
+    };
+    let name = name.to_uppercase();
+    let similarity = |variable: &Variable| strsim::jaro_winkler(&name, &variable.name[PREFIX.len()..]);
     VARIABLES
         .iter()
-        .map(|variable| (likeness(variable), variable.name))
+        .map(|variable| (similarity(variable), variable.name))
         .max_by(|(one, _), (other, _)| one.total_cmp(other))
-        .filter(|(likeness, _)| *likeness >= SUGGESTION_LIKENESS)
+        .filter(|(similarity, _)| *similarity >= SUGGESTION_SIMILARITY)
         .map(|(_, name)| format!(", did you mean {name}?"))
         .unwrap_or_default()
 }
 
-/// A Service named `sekiwake-proxy` injects `SEKIWAKE_PROXY_SERVICE_HOST`, `_SERVICE_PORT`, `_PORT=tcp://...`, `_PORT_5559_TCP` and so on.
+/// Whether the value of an unknown name may be a secret: that of a notifier, a key, or a URI that
+/// belongs to no known variable.
+fn may_be_secret(name: &str, value: &str, hint: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    SENSITIVE.iter().any(|word| name.contains(word) || hint.contains(word)) || hint.is_empty() && value.contains("://")
+}
+
+/// A Service named `sekiwake-proxy` injects `SEKIWAKE_PROXY_SERVICE_HOST`, `_SERVICE_PORT`,
+/// `_PORT=tcp://...`, `_PORT_5559_TCP` and so on.
 fn is_kubernetes_link(name: &str, value: &str) -> bool {
     let is_url = value.starts_with("tcp://") || value.starts_with("udp://");
     name.contains("_SERVICE_HOST")

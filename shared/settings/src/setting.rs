@@ -1,21 +1,23 @@
-//! What a setting's value can be, and the plain types among them.
+//! The trait of types that a setting can have, and its implementation for plain types.
 
-use std::fmt::Debug;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::{
+    fmt::Debug,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use sekiwake_record::Name;
 
 /// A type that a variable's text can be parsed into.
 pub trait Setting: Sized {
-    /// What it takes, to follow "expected": `a duration such as 2ms, 10s or 1m`.
+    /// The accepted values, to follow "expected": `a duration such as 2ms, 10s or 1m`.
     fn takes() -> &'static str;
 
-    /// Parses text that is trimmed and not empty. The error says what is wrong with it, in a few words, or is empty when
-    /// [`Setting::takes`] says everything.
+    /// Parses text that is trimmed and not empty. The error describes the problem in a few words;
+    /// it is empty if [`Setting::takes`] is enough.
     fn parse(text: &str) -> Result<Self, String>;
 
-    /// The value as its text could be, for the bounds of a range.
+    /// The value as text that could be parsed, for the bounds of a range.
     fn show(&self) -> String
     where
         Self: Debug,
@@ -24,7 +26,7 @@ pub trait Setting: Sized {
     }
 }
 
-/// Whole numbers are digits and nothing else: no sign, no white space, no separators.
+/// Whole numbers are digits only: no sign, no white space, no separators.
 macro_rules! whole_number {
     ($($number:ty),*) => { $(
         impl Setting for $number {
@@ -41,7 +43,7 @@ macro_rules! whole_number {
 
 whole_number!(u16, u32, u64, usize);
 
-/// Digits, and perhaps a point among them: nothing that is infinite, negative or no number.
+/// Digits, optionally with a decimal point between them: no sign, no exponent, finite.
 impl Setting for f64 {
     fn takes() -> &'static str {
         "a number such as 3 or 2.5"
@@ -89,7 +91,8 @@ impl Setting for PathBuf {
     }
 }
 
-/// `192.0.2.1:9600`, `[2001:db8::1]:9600`, and `:9600` for port 9600 on all IPv4 interfaces. Port 0 lets the kernel choose.
+/// `192.0.2.1:9600`, `[2001:db8::1]:9600`, and `:9600` for port 9600 on all IPv4 interfaces. Port 0
+/// lets the kernel choose.
 impl Setting for SocketAddr {
     fn takes() -> &'static str {
         "an address with a port such as 127.0.0.1:9600, [::1]:9600 or :9600"
@@ -113,7 +116,7 @@ impl Setting for Name {
     }
 }
 
-/// The text, if it is made of digits only. `str::parse` takes a leading plus sign, we do not.
+/// The text, if it consists of digits. `str::parse` would accept a leading plus sign.
 pub(crate) fn digits(text: &str) -> Result<&str, String> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) { Ok(text) } else { Err(String::new()) }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::Setting;
 
-/// The units, the largest first. Binary ones only: who writes `MB` may mean either, and is asked.
+/// The units, the largest first. Binary ones only, because `MB` is ambiguous.
 const UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// A number of bytes: `256MiB`, `64KiB`, `1GiB`, or plain `16384`.
@@ -33,13 +33,13 @@ impl Setting for ByteSize {
                 .into_iter()
                 .find(|(name, _)| *name == unit)
                 .map(|(_, factor)| factor)
-                .ok_or_else(|| format!("no such unit: {unit}; there are KiB, MiB, GiB and TiB"))?,
+                .ok_or_else(|| format!("unknown unit {unit}, expected B, KiB, MiB, GiB or TiB"))?,
         };
         number.checked_mul(factor).map(ByteSize).ok_or_else(|| "too large".to_owned())
     }
 }
 
-/// In the largest unit that leaves it whole.
+/// In the largest unit of which it is a multiple.
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match UNITS.into_iter().find(|(_, factor)| self.0 != 0 && self.0.is_multiple_of(*factor)) {

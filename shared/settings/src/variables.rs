@@ -1,54 +1,55 @@
-//! Every variable of the project, in one place: what `--help` prints, what the README's table says, what a name is checked against.
+//! The table of all variables, from which `--help`, docs/settings.md and `.env.example` are
+//! generated and against which names are checked.
 
-/// What stands in [`Variable::read_by`] for "every service".
+/// The entry of [`Variable::read_by`] that means every service.
 pub const EVERY_SERVICE: &str = "all";
 
-/// A variable that some part of the project reads.
+/// A variable.
 #[derive(Clone, Copy, Debug)]
 pub struct Variable {
     /// The full name.
     pub name: &'static str,
-    /// Under which heading it is listed.
+    /// The heading under which it is listed.
     pub group: Group,
     /// The services that read it, or [`EVERY_SERVICE`].
     pub read_by: &'static [&'static str],
-    /// What it takes, in a word or two: `duration`, `endpoints`.
+    /// The type, in a word or two: `duration`, `endpoints`.
     pub takes: &'static str,
-    /// What holds when it is unset or set to nothing.
+    /// The default, when it is unset or empty.
     pub default: VariableDefault,
-    /// What it is, in a few words.
+    /// A description, in a few words.
     pub about: &'static str,
 }
 
-/// What holds when a variable is unset.
+/// The default of a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VariableDefault {
-    /// This text, parsed as a value would be.
+    /// This text, parsed like a value.
     Value(&'static str),
-    /// Something that is found out at run time, or nothing at all: a description for people.
+    /// A description: the default is determined at run time, or there is no default.
     Described(&'static str),
 }
 
 /// The headings, in the order in which they are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
-    /// Taking datagrams off the wire.
+    /// Capturing datagrams.
     Capture,
-    /// Publishing them.
+    /// Publishing them on the bus.
     Publishing,
-    /// Sending them on.
+    /// Forwarding them.
     Forwarding,
     /// Writing them to disk.
     Storing,
-    /// Watching their rate.
+    /// Detecting anomalies in their rate.
     Anomaly,
-    /// Sharing work among replicas.
+    /// Sharing work between replicas.
     Replicas,
-    /// Where the proxy binds.
+    /// The endpoints of the proxy.
     Proxy,
-    /// Where the bus is, and its keys.
+    /// Connecting to the bus, and its keys.
     Bus,
-    /// What every service has.
+    /// Common to all services.
     Service,
 }
 
@@ -77,7 +78,7 @@ impl Variable {
 }
 
 impl VariableDefault {
-    /// For people.
+    /// The text for documentation.
     pub const fn text(self) -> &'static str {
         match self {
             VariableDefault::Value(text) | VariableDefault::Described(text) => text,
@@ -102,7 +103,7 @@ const SUBSCRIBERS: &[&str] =
 const CONTROLLED: &[&str] =
     &["capture", "syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector"];
 
-/// The whole list, by group.
+/// All variables, by group.
 pub static VARIABLES: &[Variable] = &[
     // Capture
     Variable {
@@ -111,7 +112,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "interfaces",
         default: described("the interface of the default route"),
-        about: "where to listen",
+        about: "interfaces to capture on",
     },
     Variable {
         name: "SEKIWAKE_CAPTURE_FILE",
@@ -119,7 +120,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "path",
         default: described("none"),
-        about: "a savefile to read instead of interfaces: published once, then the service ends",
+        about: "savefile (pcap, pcapng) to read instead of interfaces; it is published once, then the service ends",
     },
     Variable {
         name: "SEKIWAKE_CAPTURE_WAIT",
@@ -127,7 +128,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "duration",
         default: value("10s"),
-        about: "how long a savefile waits for a subscriber",
+        about: "how long to wait for a subscriber before a savefile is published",
     },
     Variable {
         name: "SEKIWAKE_CAPTURE_FILTER",
@@ -135,7 +136,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "BPF",
         default: described("none"),
-        about: "a filter in addition to the one that is made from the ports",
+        about: "capture filter, in addition to the one generated from the ports",
     },
     Variable {
         name: "SEKIWAKE_SYSLOG_PORTS",
@@ -167,7 +168,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "true or false",
         default: value("true"),
-        about: "look into GRE, ERSPAN, VXLAN, Geneve and IP-in-IP tunnels",
+        about: "decode packets inside GRE, ERSPAN, EoIP, VXLAN, Geneve, TZSP and IP-in-IP tunnels",
     },
     Variable {
         name: "SEKIWAKE_CAPTURE_RING",
@@ -175,7 +176,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "size",
         default: value("256MiB"),
-        about: "kernel ring per interface",
+        about: "size of the kernel ring per interface",
     },
     Variable {
         name: "SEKIWAKE_CAPTURE_RETIRE",
@@ -183,7 +184,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "duration",
         default: value("2ms"),
-        about: "a ring block closes after this time, full or not",
+        about: "time after which a ring block is handed over, full or not",
     },
     Variable {
         name: "SEKIWAKE_CAPTURE_THREADS",
@@ -191,7 +192,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "1 to 16",
         default: value("1"),
-        about: "threads per interface (packet fan-out)",
+        about: "capture threads per interface (packet fan-out)",
     },
     // Publishing
     Variable {
@@ -200,7 +201,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: PUBLISHERS,
         takes: "name",
         default: described("the host's name"),
-        about: "the name of the streams that it publishes",
+        about: "name of the publisher in its streams",
     },
     Variable {
         name: "SEKIWAKE_TICK",
@@ -208,7 +209,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "duration",
         default: value("2ms"),
-        about: "open batches leave after this time, full or not",
+        about: "time after which open batches are published, full or not",
     },
     Variable {
         name: "SEKIWAKE_RETAIN",
@@ -216,7 +217,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "size",
         default: value("256MiB"),
-        about: "memory for recent batches, to repeat what subscribers missed; a share for each kind",
+        about: "memory for recent batches, for retransmission to subscribers; divided between the kinds",
     },
     // Forwarding
     Variable {
@@ -224,8 +225,8 @@ pub static VARIABLES: &[Variable] = &[
         group: Group::Forwarding,
         read_by: &["syslog-forwarder"],
         takes: "URIs",
-        default: described("none: it idles"),
-        about: "where syslog goes, such as udp://198.51.100.7:514, separated by white space",
+        default: described("none, the service idles"),
+        about: "destinations of syslog, such as udp://198.51.100.7 (port 514) or tls://siem.example.net (6514), separated by white space",
     },
     Variable {
         name: "SEKIWAKE_SYSLOG_DESTINATIONS_FILE",
@@ -233,7 +234,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: &["syslog-forwarder"],
         takes: "path",
         default: described("none"),
-        about: "a file with such URIs instead, read again when it changes and at SIGHUP",
+        about: "file with the destinations, instead of the variable; reloaded when it changes and on SIGHUP",
     },
     Variable {
         name: "SEKIWAKE_SPOOL_DIR",
@@ -241,15 +242,15 @@ pub static VARIABLES: &[Variable] = &[
         read_by: &["syslog-forwarder"],
         takes: "path",
         default: value("./spool"),
-        about: "where destinations with `spool=` keep what they miss, a folder each",
+        about: "directory of the spools of destinations with `spool=`, one subdirectory per destination",
     },
     Variable {
         name: "SEKIWAKE_XFLOW_DESTINATIONS",
         group: Group::Forwarding,
         read_by: &["xflow-forwarder"],
         takes: "URIs",
-        default: described("none: it idles"),
-        about: "where flow records go, such as udp://[2001:db8::7]:2055",
+        default: described("none, the service idles"),
+        about: "destinations of flow records, such as udp://[2001:db8::7]:2055; the port has no default",
     },
     Variable {
         name: "SEKIWAKE_XFLOW_DESTINATIONS_FILE",
@@ -257,15 +258,15 @@ pub static VARIABLES: &[Variable] = &[
         read_by: &["xflow-forwarder"],
         takes: "path",
         default: described("none"),
-        about: "a file with such URIs instead, read again when it changes and at SIGHUP",
+        about: "file with the destinations, instead of the variable; reloaded when it changes and on SIGHUP",
     },
     Variable {
         name: "SEKIWAKE_TRAP_DESTINATIONS",
         group: Group::Forwarding,
         read_by: &["trap-forwarder"],
         takes: "URIs",
-        default: described("none: it idles"),
-        about: "where SNMP traps go, such as udp://198.51.100.7:162",
+        default: described("none, the service idles"),
+        about: "destinations of SNMP traps, such as udp://198.51.100.7 (port 162)",
     },
     Variable {
         name: "SEKIWAKE_TRAP_DESTINATIONS_FILE",
@@ -273,7 +274,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: &["trap-forwarder"],
         takes: "path",
         default: described("none"),
-        about: "a file with such URIs instead, read again when it changes and at SIGHUP",
+        about: "file with the destinations, instead of the variable; reloaded when it changes and on SIGHUP",
     },
     // Storing
     Variable {
@@ -282,7 +283,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: STORER,
         takes: "path",
         default: value("./data"),
-        about: "the directory to write to; where every role is in one process, nothing is stored unless this is set",
+        about: "directory to write to; the all-in-one stores nothing unless this is set",
     },
     Variable {
         name: "SEKIWAKE_STORE_PATH",
@@ -290,7 +291,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: STORER,
         takes: "path",
         default: value("{date}/{kind}"),
-        about: "the path of a file in it, from {date} {year} {month} {day} {hour} {source} {kind} {member}; period, member, part and ending are added",
+        about: "path of files below it, from {date} {year} {month} {day} {hour} {source} {kind} {member}; period, member, part and extension are appended",
     },
     Variable {
         name: "SEKIWAKE_STORE_FORMAT",
@@ -298,7 +299,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: STORER,
         takes: "json or text",
         default: value("json"),
-        about: "JSON lines, or a line of text a message",
+        about: "JSON lines, or one line of text per message",
     },
     Variable {
         name: "SEKIWAKE_STORE_COMMIT",
@@ -306,7 +307,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: STORER,
         takes: "duration",
         default: value("1s"),
-        about: "what came is on the disk after this time, and done with only then",
+        about: "interval at which records are fsynced; they are acknowledged only afterwards",
     },
     Variable {
         name: "SEKIWAKE_STORE_ROTATE",
@@ -314,7 +315,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: STORER,
         takes: "duration",
         default: value("1h"),
-        about: "a file has the messages that were captured in this time, from 1m to 1d",
+        about: "period of capture time per file, from 1m to 1d",
     },
     Variable {
         name: "SEKIWAKE_STORE_ROTATE_BYTES",
@@ -322,7 +323,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: STORER,
         takes: "size",
         default: value("1GiB"),
-        about: "a file that has this size is followed by another",
+        about: "rotate a file at this size",
     },
     Variable {
         name: "SEKIWAKE_STORE_COMPRESS",
@@ -330,15 +331,15 @@ pub static VARIABLES: &[Variable] = &[
         read_by: STORER,
         takes: "0 to 19",
         default: value("3"),
-        about: "level of zstd for closed files; 0: none",
+        about: "zstd level for closed files; 0 disables compression",
     },
     Variable {
         name: "SEKIWAKE_STORE_KEEP",
         group: Group::Storing,
         read_by: STORER,
         takes: "duration",
-        default: described("none: for ever"),
-        about: "closed files are deleted when nothing has come into them for this time",
+        default: described("keep all"),
+        about: "delete closed files that have not been written to for this long",
     },
     Variable {
         name: "SEKIWAKE_STORE_MAX_BYTES",
@@ -346,7 +347,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: STORER,
         takes: "size",
         default: described("none"),
-        about: "the oldest closed files are deleted when all are larger than this together",
+        about: "delete the oldest closed files when all files together exceed this size",
     },
     // Anomaly detection
     Variable {
@@ -355,7 +356,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ANOMALY_DETECTOR,
         takes: "duration",
         default: value("60s"),
-        about: "messages are counted over this time, from 1s to 1h",
+        about: "length of an interval in which messages are counted, from 1s to 1h",
     },
     Variable {
         name: "SEKIWAKE_ANOMALY_WINDOW",
@@ -363,7 +364,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ANOMALY_DETECTOR,
         takes: "number",
         default: value("20"),
-        about: "intervals in the moving average, 2 to 1000",
+        about: "intervals in the moving average, from 2 to 1000",
     },
     Variable {
         name: "SEKIWAKE_ANOMALY_SIGMA",
@@ -371,7 +372,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ANOMALY_DETECTOR,
         takes: "number",
         default: value("3"),
-        about: "standard deviations from the average to either band",
+        about: "distance of the bands from the average, in standard deviations",
     },
     Variable {
         name: "SEKIWAKE_ANOMALY_MIN_WIDTH",
@@ -379,7 +380,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ANOMALY_DETECTOR,
         takes: "number",
         default: value("10"),
-        about: "messages from the average to either band at least",
+        about: "minimum distance of the bands from the average, in messages",
     },
     Variable {
         name: "SEKIWAKE_ANOMALY_MIN_WIDTH_PERCENT",
@@ -387,7 +388,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ANOMALY_DETECTOR,
         takes: "number",
         default: value("1"),
-        about: "the same in percent of the average",
+        about: "minimum distance of the bands, as a percentage of the average",
     },
     Variable {
         name: "SEKIWAKE_ANOMALY_CONSECUTIVE",
@@ -395,7 +396,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ANOMALY_DETECTOR,
         takes: "number",
         default: value("1"),
-        about: "intervals outside the bands that make an alarm, and inside that end it",
+        about: "consecutive intervals outside the bands that raise an alarm, or inside that resolve it",
     },
     Variable {
         name: "SEKIWAKE_ANOMALY_BY",
@@ -403,7 +404,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ANOMALY_DETECTOR,
         takes: "names",
         default: value("total"),
-        about: "what is counted: total, severity, source, or several of them",
+        about: "series to count: total, severity, source, or several of them",
     },
     Variable {
         name: "SEKIWAKE_ANOMALY_SOURCES",
@@ -411,15 +412,15 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ANOMALY_DETECTOR,
         takes: "number",
         default: value("10000"),
-        about: "sources that are counted apart at most; the least recently seen goes",
+        about: "maximum number of sources counted separately; the least recently seen are evicted",
     },
     Variable {
         name: "SEKIWAKE_ANOMALY_SILENT_AFTER",
         group: Group::Anomaly,
         read_by: ANOMALY_DETECTOR,
         takes: "number",
-        default: described("none: off"),
-        about: "a source is reported when it is silent for so many times its usual pause",
+        default: described("off"),
+        about: "report a source as silent after this multiple of its usual pause",
     },
     Variable {
         name: "SEKIWAKE_ANOMALY_GRACE",
@@ -427,7 +428,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ANOMALY_DETECTOR,
         takes: "duration",
         default: value("5s"),
-        about: "an interval is judged this long after its end",
+        about: "delay from the end of an interval to its evaluation",
     },
     Variable {
         name: "SEKIWAKE_ANOMALY_STATE",
@@ -435,15 +436,31 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ANOMALY_DETECTOR,
         takes: "path",
         default: described("none"),
-        about: "a file that keeps the state when proxy and detectors all restart",
+        about: "file that preserves the state across a restart of the proxy and all detectors",
     },
     Variable {
         name: "SEKIWAKE_NOTIFY",
         group: Group::Anomaly,
         read_by: ANOMALY_DETECTOR,
         takes: "URIs",
-        default: described("none: log, metrics and the bus only"),
-        about: "whom to notify: alertmanager+http://..., webhook+http://..., syslog+udp://..., separated by white space",
+        default: described("log, metrics and the bus only"),
+        about: "notifiers: alertmanager+http://..., webhook+http://..., syslog+udp://..., separated by white space",
+    },
+    Variable {
+        name: "SEKIWAKE_NOTIFY_CONSECUTIVE",
+        group: Group::Anomaly,
+        read_by: ANOMALY_DETECTOR,
+        takes: "number",
+        default: value("2"),
+        about: "consecutive intervals on the same side of the bands after which a notification is sent",
+    },
+    Variable {
+        name: "SEKIWAKE_NOTIFY_FORGET",
+        group: Group::Anomaly,
+        read_by: ANOMALY_DETECTOR,
+        takes: "duration",
+        default: value("24h"),
+        about: "age at which an alarm ends as new_level, because its level counts as usual by then",
     },
     // Replicas
     Variable {
@@ -452,7 +469,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: GROUPED,
         takes: "name",
         default: value("default"),
-        about: "replicas with one group's name share the work",
+        about: "name of the group; replicas with the same name share the work",
     },
     Variable {
         name: "SEKIWAKE_MEMBER",
@@ -460,7 +477,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: GROUPED,
         takes: "name",
         default: described("the host's name"),
-        about: "a label for this replica",
+        about: "name of this replica in logs and metrics",
     },
     Variable {
         name: "SEKIWAKE_GROUP_START",
@@ -468,7 +485,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: GROUPED,
         takes: "duration",
         default: value("30s"),
-        about: "how far back a group begins that is new, or that the proxy has forgotten",
+        about: "how far back a new group starts, or one whose state the proxy has lost",
     },
     // Proxy
     Variable {
@@ -477,7 +494,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: PROXY,
         takes: "endpoints",
         default: value("tcp://127.0.0.1:5559"),
-        about: "where publishers connect to (XSUB)",
+        about: "endpoint for publishers (XSUB)",
     },
     Variable {
         name: "SEKIWAKE_PROXY_SUBSCRIBE",
@@ -485,7 +502,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: PROXY,
         takes: "endpoints",
         default: value("tcp://127.0.0.1:5560"),
-        about: "where subscribers connect to (XPUB)",
+        about: "endpoint for subscribers (XPUB)",
     },
     Variable {
         name: "SEKIWAKE_PROXY_CONTROL",
@@ -493,7 +510,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: PROXY,
         takes: "endpoints",
         default: value("tcp://127.0.0.1:5561"),
-        about: "where everybody's control connection goes (ROUTER)",
+        about: "endpoint for control connections (ROUTER)",
     },
     // Bus
     Variable {
@@ -502,7 +519,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: PUBLISHERS,
         takes: "endpoints",
         default: value("tcp://127.0.0.1:5559"),
-        about: "the proxy's end for publishers",
+        about: "the proxy's endpoint for publishers",
     },
     Variable {
         name: "SEKIWAKE_BUS_SUBSCRIBE",
@@ -510,7 +527,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: SUBSCRIBERS,
         takes: "endpoints",
         default: value("tcp://127.0.0.1:5560"),
-        about: "the proxy's end for subscribers",
+        about: "the proxy's endpoint for subscribers",
     },
     Variable {
         name: "SEKIWAKE_BUS_CONTROL",
@@ -518,31 +535,31 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CONTROLLED,
         takes: "endpoints",
         default: value("tcp://127.0.0.1:5561"),
-        about: "the proxy's end for control",
+        about: "the proxy's endpoint for control connections",
     },
     Variable {
         name: "SEKIWAKE_BUS_SERVER_KEY_FILE",
         group: Group::Bus,
         read_by: ALL,
         takes: "path",
-        default: described("none: no encryption"),
-        about: "the proxy's public key; set together with SEKIWAKE_BUS_KEY_FILE by all but the proxy",
+        default: described("no encryption"),
+        about: "the proxy's public key; set together with SEKIWAKE_BUS_KEY_FILE, except in the proxy",
     },
     Variable {
         name: "SEKIWAKE_BUS_KEY_FILE",
         group: Group::Bus,
         read_by: ALL,
         takes: "path",
-        default: described("none: no encryption"),
-        about: "this party's own secret key, made by sekiwake-proxy keygen; mode 0600",
+        default: described("no encryption"),
+        about: "secret key of this service, created by sekiwake-proxy keygen; mode 0600",
     },
     Variable {
         name: "SEKIWAKE_BUS_ALLOWED_KEYS_FILE",
         group: Group::Bus,
         read_by: PROXY,
         takes: "path",
-        default: described("none: no encryption"),
-        about: "the public keys of those who may connect, one a line with an optional name; read again when it changes",
+        default: described("no encryption"),
+        about: "accepted public keys, one per line with an optional name; reloaded when the file changes",
     },
     // Service
     Variable {
@@ -550,8 +567,8 @@ pub static VARIABLES: &[Variable] = &[
         group: Group::Service,
         read_by: ALL,
         takes: "address",
-        default: described("127.0.0.1, port 9600 and up by service"),
-        about: "where /metrics, /healthz, /readyz and /status are served",
+        default: described("127.0.0.1, port 9600 to 9607 depending on the service"),
+        about: "address of /metrics, /healthz, /readyz and /status",
     },
     Variable {
         name: "SEKIWAKE_DRAIN",
@@ -559,7 +576,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ALL,
         takes: "duration",
         default: value("10s"),
-        about: "how long a stop may take to deliver what is under way",
+        about: "time limit for draining when the service stops",
     },
     Variable {
         name: "SEKIWAKE_LOG",
@@ -567,7 +584,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ALL,
         takes: "filter",
         default: value("info"),
-        about: "what is logged: a level, or levels by module such as info,sekiwake_bus=debug",
+        about: "log level, or levels by module such as info,sekiwake_bus=debug",
     },
     Variable {
         name: "SEKIWAKE_LOG_FORMAT",
@@ -575,7 +592,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: ALL,
         takes: "text or json",
         default: value("text"),
-        about: "how it is logged",
+        about: "log format",
     },
 ];
 

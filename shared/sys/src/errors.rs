@@ -1,5 +1,5 @@
-//! The error queue of a datagram socket (ip(7), `IP_RECVERR`): what ICMP and the own host's devices had to say of datagrams
-//! that a send call had already taken.
+//! The error queue of a datagram socket (ip(7), `IP_RECVERR`): errors from ICMP and from this
+//! host's devices about datagrams that a send call had already accepted.
 
 use std::{
     ffi::c_int,
@@ -9,15 +9,16 @@ use std::{
 
 use crate::options::set_option;
 
-/// Room for the control messages of one error: the error, the address of who complains, and what else the socket asks for.
+/// Room for the control messages of one error: the error, the address of the reporting host, and
+/// others that the socket has requested.
 const CONTROL_BYTES: usize = 256;
 
-/// An error that waited in the queue.
+/// An error from the queue.
 #[derive(Debug)]
 pub struct QueuedError {
     /// Where it comes from.
     pub origin: ErrorOrigin,
-    /// What it is, as the kernel translates it into an errno.
+    /// The error, as the kernel translates it into an errno.
     pub error: io::Error,
 }
 
@@ -33,24 +34,26 @@ pub enum ErrorOrigin {
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
-/// Lets the kernel report more of what goes wrong: a send that a queueing discipline of this host drops fails with `ENOBUFS`, and
-/// every ICMP error is queued for [`receive_error`] and fails one send. The queue takes no more memory than the receive buffer.
+/// Makes the kernel report more errors: a send that a queueing discipline of this host drops fails
+/// with `ENOBUFS`, and every ICMP error is queued for [`receive_error`] and fails one send. The
+/// queue shares the memory limit of the receive buffer.
 ///
 /// # Errors
-/// What `setsockopt(2)` answers; never for an IPv4 or IPv6 socket.
+/// `setsockopt(2)` failed; never for an IPv4 or IPv6 socket.
 pub fn set_receive_errors(socket: BorrowedFd<'_>, ipv6: bool, enabled: bool) -> io::Result<()> {
     let (level, option) = if ipv6 { (libc::SOL_IPV6, libc::IPV6_RECVERR) } else { (libc::SOL_IP, libc::IP_RECVERR) };
     set_option(&socket, level, option, c_int::from(enabled))
 }
 
-/// Takes one error from the queue, without blocking; `None` when it is empty. The error that is pending on the socket goes with
-/// the last one.
+/// Takes one error from the queue without blocking; `None` when it is empty. Taking the last one
+/// clears the error that is pending on the socket.
 ///
 /// # Errors
-/// What `recvmsg(2)` answers, other than `EAGAIN`.
+/// `recvmsg(2)` failed, other than with `EAGAIN`.
 pub fn receive_error(socket: BorrowedFd<'_>) -> io::Result<Option<QueuedError>> {
     let mut control = Control([0; CONTROL_BYTES]);
-    // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths. The datagram that the error is about is not wanted.
+    // SAFETY: an all-zero msghdr is valid: null pointers with zero lengths. The datagram that
+    // caused the error is not read.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_control = (&raw mut control).cast();
     header.msg_controllen = CONTROL_BYTES as _;
@@ -78,12 +81,13 @@ pub fn receive_error(socket: BorrowedFd<'_>) -> io::Result<Option<QueuedError>> 
 /// # Safety
 /// The kernel must have filled the header's control buffer.
 unsafe fn extended_error(header: &libc::msghdr) -> Option<libc::sock_extended_err> {
-    // SAFETY: by this function's contract the control messages are well-formed; CMSG_NXTHDR stays within msg_controllen, and
-    // the value is read only where the message is long enough for it.
+    // SAFETY: by this function's contract the control messages are well-formed; CMSG_NXTHDR stays
+    // within msg_controllen, and the value is read only where the message is long enough for it.
     unsafe {
         let mut control = libc::CMSG_FIRSTHDR(header);
         while !control.is_null() {
-            let (level, kind) = ((*control).cmsg_level, (*control).cmsg_type);
+            let level = (*control).cmsg_level;
+            let kind = (*control).cmsg_type;
             let is_error =
                 matches!((level, kind), (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR));
             let needed = libc::CMSG_LEN(size_of::<libc::sock_extended_err>() as u32) as usize;

@@ -1,7 +1,11 @@
-//! The only unsafe code of the workspace: system calls and options that no safe crate offers, each behind a safe function.
+//! The only unsafe code of the workspace: system calls and socket options that no safe crate
+//! offers, each behind a safe function. Also the two clocks, because everything that has a socket
+//! reads them.
 
 #[cfg(feature = "bus")]
 mod bus;
+pub mod clock;
+mod epoll;
 mod errors;
 mod options;
 mod receive;
@@ -9,14 +13,15 @@ mod send;
 mod stream;
 
 #[cfg(feature = "bus")]
-pub use bus::{curve_public_key, enforce_zap_domain, set_xpub_nodrop};
+pub use bus::{curve_public_key, enforce_zap_domain, set_tcp_user_timeout, set_xpub_nodrop, stop_monitor};
+pub use epoll::{EpollListener, epoll_listeners};
 pub use errors::{ErrorOrigin, QueuedError, receive_error, set_receive_errors};
-pub use options::{FanoutMode, force_receive_buffer, join_fanout, poll_readable, set_udp_gro};
+pub use options::{FanoutMode, force_receive_buffer, join_fanout, kernel_filter_length, poll_readable, set_udp_gro};
 pub use receive::{ReceiveBuffers, Received, receive_batch};
 pub use send::{MAX_MESSAGES, MAX_SEGMENTED_BYTES, MAX_SEGMENTS, Outgoing, send_batch};
-pub use stream::{TcpState, tcp_state, unacknowledged_bytes};
+pub use stream::{TcpState, peer_address, received_bytes, shut_down, tcp_state, unacknowledged_bytes};
 
-/// Room for a socket address of either family.
+/// Memory for a socket address of either family.
 pub(crate) union AddressStorage {
     pub(crate) v4: libc::sockaddr_in,
     pub(crate) v6: libc::sockaddr_in6,

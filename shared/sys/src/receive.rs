@@ -1,4 +1,4 @@
-//! Many datagrams with one system call: for the receivers of tests, demo and benches.
+//! Receives many datagrams per system call: for the receivers of tests, demo and benches.
 
 use std::{
     ffi::c_int,
@@ -14,7 +14,7 @@ const MESSAGES: usize = 64;
 const SLOT_BYTES: usize = 65_536;
 const CONTROL_BYTES: usize = 64;
 
-/// Memory for [`receive_batch`], used again for each call: 4 MiB.
+/// Memory for [`receive_batch`], reused for each call: 4 MiB.
 #[derive(Debug)]
 pub struct ReceiveBuffers {
     memory: Vec<u8>,
@@ -31,7 +31,7 @@ struct Message {
 /// One datagram of a received batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
-    /// Who sent it.
+    /// The sender's address.
     pub source: SocketAddr,
     /// Its payload.
     pub payload: &'a [u8],
@@ -44,7 +44,8 @@ impl Default for ReceiveBuffers {
 }
 
 impl ReceiveBuffers {
-    /// The datagrams of the last batch, in the order of arrival. What the kernel joined (`UDP_GRO`) comes apart again.
+    /// The datagrams of the last batch, in order of arrival. Messages that the kernel coalesced
+    /// (`UDP_GRO`) are split again.
     pub fn datagrams(&self) -> impl Iterator<Item = Received<'_>> {
         self.messages.iter().enumerate().flat_map(|(slot, message)| {
             let bytes = &self.memory[slot * SLOT_BYTES..slot * SLOT_BYTES + message.length];
@@ -59,10 +60,11 @@ impl ReceiveBuffers {
 #[derive(Clone, Copy)]
 struct Control([u8; CONTROL_BYTES]);
 
-/// Receives up to 64 messages with `recvmmsg(2)` without blocking, and says how many.
+/// Receives up to 64 messages with `recvmmsg(2)` without blocking, and returns how many. With
+/// `UDP_GRO` a message can have several datagrams.
 ///
 /// # Errors
-/// `WouldBlock` when nothing waits; ICMP errors of a connected socket.
+/// `WouldBlock` when the socket is empty; ICMP errors of a connected socket.
 pub fn receive_batch(socket: BorrowedFd<'_>, buffers: &mut ReceiveBuffers) -> io::Result<usize> {
     buffers.messages.clear();
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MESSAGES];
@@ -84,7 +86,8 @@ pub fn receive_batch(socket: BorrowedFd<'_>, buffers: &mut ReceiveBuffers) -> io
         header.msg_hdr.msg_controllen = CONTROL_BYTES as _;
         headers[index].write(header);
     }
-    // SAFETY: all headers are initialised and point to memory that outlives the call and is borrowed exclusively.
+    // SAFETY: all headers are initialised and point to memory that outlives the call and is
+    // borrowed exclusively.
     let received = unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),
@@ -98,7 +101,8 @@ pub fn receive_batch(socket: BorrowedFd<'_>, buffers: &mut ReceiveBuffers) -> io
         return Err(io::Error::last_os_error());
     }
     for index in 0..received as usize {
-        // SAFETY: the kernel has filled this header, and with it the address and the control messages it points to.
+        // SAFETY: the kernel has filled this header, and with it the address and the control
+        // messages it points to.
         let message = unsafe {
             let header = headers[index].assume_init_ref();
             let length = (header.msg_len as usize).min(SLOT_BYTES);
@@ -114,7 +118,8 @@ pub fn receive_batch(socket: BorrowedFd<'_>, buffers: &mut ReceiveBuffers) -> io
 /// The kernel must have filled the header's control buffer.
 unsafe fn gro_segment(header: &libc::msghdr) -> Option<usize> {
     const UDP_GRO: c_int = 104;
-    // SAFETY: by this function's contract the control messages are well-formed; CMSG_NXTHDR stays within msg_controllen.
+    // SAFETY: by this function's contract the control messages are well-formed; CMSG_NXTHDR stays
+    // within msg_controllen.
     unsafe {
         let mut control = libc::CMSG_FIRSTHDR(header);
         while !control.is_null() {
@@ -130,8 +135,8 @@ unsafe fn gro_segment(header: &libc::msghdr) -> Option<usize> {
 
 /// # Safety
 /// The storage must hold a socket address of the family that it names, or zeros.
-unsafe fn load_address(storage: &AddressStorage) -> SocketAddr {
-    // SAFETY: both views begin with the family, which says which one holds.
+pub(crate) unsafe fn load_address(storage: &AddressStorage) -> SocketAddr {
+    // SAFETY: both views begin with the family, which selects the valid one.
     unsafe {
         if c_int::from(storage.v4.sin_family) == libc::AF_INET6 {
             let v6 = &storage.v6;

@@ -1,4 +1,7 @@
-//! Many datagrams with one system call, many segments with one message, and each message with a source address of its own.
+//! Sends many datagrams per system call: several messages per call, GSO segments per message, and a
+//! source address per message.
+//!
+//! Not nix, which allocates per call, and not quinn-udp, which sends one destination per call.
 
 use std::{
     ffi::c_int,
@@ -10,43 +13,47 @@ use std::{
 
 use crate::AddressStorage;
 
-/// The most messages that one call sends.
+/// The most messages per call.
 pub const MAX_MESSAGES: usize = 64;
 
-/// The most segments that the kernel cuts one message into (`UDP_MAX_SEGMENTS`, Linux 4.18).
+/// The most segments per message (`UDP_MAX_SEGMENTS`, Linux 4.18).
 pub const MAX_SEGMENTS: usize = 64;
 
-/// The most bytes that a message with segments may hold: what an IPv4 datagram carries.
+/// The most bytes per message with segments: the largest payload of an IPv4 datagram.
 pub const MAX_SEGMENTED_BYTES: usize = 65_507;
 
-/// One message of a batch. What is `None` is left to the socket: `Outgoing { slices, ..Outgoing::default() }`.
+/// One message of a batch. For each `None` the socket's own setting applies:
+/// `Outgoing { slices, ..Outgoing::default() }`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outgoing<'a> {
     /// The bytes, gathered in this order. At most [`MAX_SEGMENTS`] slices.
     pub slices: &'a [IoSlice<'a>],
-    /// Where to; `None` on a connected socket.
+    /// The destination; `None` on a connected socket.
     pub to: Option<SocketAddr>,
-    /// When set, the kernel cuts the bytes into datagrams of this size, the last one possibly shorter (`UDP_SEGMENT`).
+    /// The kernel splits the bytes into datagrams of this size, the last one possibly shorter
+    /// (`UDP_SEGMENT`).
     pub segment_bytes: Option<u16>,
-    /// The source address, of the socket's own family (`IP_PKTINFO`, `IPV6_PKTINFO`). One that this host does not have takes a
-    /// socket with `IP_TRANSPARENT` or `IPV6_TRANSPARENT`.
+    /// The source address, of the socket's family (`IP_PKTINFO`, `IPV6_PKTINFO`). An address that
+    /// this host does not have requires a socket with `IP_TRANSPARENT` or `IPV6_TRANSPARENT`.
     pub from: Option<IpAddr>,
-    /// The IPv4 type of service or the IPv6 traffic class, all eight bits (`IP_TOS`, `IPV6_TCLASS`).
+    /// The IPv4 type of service or the IPv6 traffic class, all eight bits (`IP_TOS`,
+    /// `IPV6_TCLASS`).
     pub tos: Option<u8>,
 }
 
 impl Outgoing<'_> {
-    /// Whether it goes over IPv6, as far as its addresses tell.
+    /// Whether it is sent over IPv6; `None` without an address.
     fn is_ipv6(&self) -> Option<bool> {
         self.from.map(|from| from.is_ipv6()).or_else(|| self.to.map(|to| to.is_ipv6()))
     }
 }
 
-/// Sends the first [`MAX_MESSAGES`] of `messages` with `sendmmsg(2)` and says how many of them the kernel took. Does not
-/// block: a full socket buffer is `WouldBlock`.
+/// Sends the first [`MAX_MESSAGES`] of `messages` with `sendmmsg(2)`, and returns how many of them
+/// the kernel accepted. Does not block: a full socket buffer is `WouldBlock`.
 ///
 /// # Errors
-/// The error of the first message; an error of a later one shows when the caller goes on from there.
+/// The error of the first message. An error of a later one is returned when the caller continues
+/// from that message.
 pub fn send_batch(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Result<usize> {
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MAX_MESSAGES];
     let mut addresses = [const { MaybeUninit::<AddressStorage>::uninit() }; MAX_MESSAGES];
@@ -69,7 +76,8 @@ pub fn send_batch(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Resu
         }
         headers[index].write(header);
     }
-    // SAFETY: the first `count` headers are initialised and point to slices, addresses and controls that outlive the call.
+    // SAFETY: the first `count` headers are initialised and point to slices, addresses and controls
+    // that outlive the call.
     let sent = unsafe {
         libc::sendmmsg(
             socket.as_raw_fd(),
@@ -81,7 +89,7 @@ pub fn send_batch(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Resu
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
 }
 
-/// Writes the socket address and gives its length.
+/// Writes the socket address, and returns its length.
 fn store_address(storage: &mut MaybeUninit<AddressStorage>, address: SocketAddr) -> libc::socklen_t {
     match address {
         SocketAddr::V4(v4) => {
@@ -115,10 +123,10 @@ const fn space<T>() -> usize {
     unsafe { libc::CMSG_SPACE(size_of::<T>() as u32) as usize }
 }
 
-/// Room for every control message that one [`Outgoing`] can ask for.
+/// Room for every control message that one [`Outgoing`] can need.
 const CONTROL_BYTES: usize = space::<u16>() + 2 * space::<c_int>() + space::<libc::in6_pktinfo>();
 
-/// The control messages of one message, aligned as the kernel wants them.
+/// The control messages of one message, aligned as the kernel requires.
 #[repr(C, align(8))]
 struct Control {
     bytes: [u8; CONTROL_BYTES],
@@ -146,7 +154,8 @@ impl Control {
             None => {}
         }
         if let Some(tos) = message.tos {
-            // Of a connected socket nothing here tells the family; each family passes over what is for the other.
+            // The family of a connected socket is not known here. Each family ignores the control
+            // message of the other.
             if message.is_ipv6() != Some(true) {
                 control.push(libc::SOL_IP, libc::IP_TOS, c_int::from(tos));
             }
@@ -161,8 +170,9 @@ impl Control {
     fn push<T: Copy>(&mut self, level: c_int, kind: c_int, value: T) {
         let room = &mut self.bytes[self.length..][..space::<T>()];
         let header = room.as_mut_ptr().cast::<libc::cmsghdr>();
-        // SAFETY: `room` is as large as CMSG_SPACE of the value, so header and value fit; it is aligned for cmsghdr, for the
-        // bytes are and every CMSG_SPACE is a multiple of that alignment.
+        // SAFETY: `room` is as large as CMSG_SPACE of the value, so header and value fit; it is
+        // aligned for cmsghdr, because the bytes are and every CMSG_SPACE is a multiple of that
+        // alignment.
         unsafe {
             (*header).cmsg_level = level;
             (*header).cmsg_type = kind;

@@ -1,9 +1,9 @@
-//! Programs under test, with what they print, what they cost, and no orphans.
+//! Programs under test: their output, their CPU time and memory. They are killed when dropped.
 
 use std::{
     collections::VecDeque,
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -16,7 +16,7 @@ use rustix::process::{Pid, kill_process};
 
 use crate::wait::wait_for_some;
 
-/// Lines kept of each stream; older ones go.
+/// Lines kept of each stream; older lines are discarded.
 const KEPT_LINES: usize = 100_000;
 
 /// A running program. It is killed when dropped.
@@ -30,79 +30,63 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` with both output streams captured and no input.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn spawn(mut command: Command) -> anyhow::Result<Process> {
+    pub fn spawn(command: Command) -> anyhow::Result<Process> {
+        Process::spawn_with_stderr(command, Stdio::piped())
+    }
+
+    /// The same with another standard error, which is not captured unless it is piped.
+    pub fn spawn_with_stderr(mut command: Command, stderr: Stdio) -> anyhow::Result<Process> {
         let name = format!("{command:?}");
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .with_context(|| format!("cannot run {name}"))?;
-        let stdout = Lines::of(child.stdout.take().context("no standard output")?);
-        let stderr = Lines::of(child.stderr.take().context("no standard error")?);
+        let stdout = Lines::read(child.stdout.take().context("no standard output")?);
+        let stderr = child.stderr.take().map_or_else(|| Lines::read(io::empty()), Lines::read);
         Ok(Process { name, child, stdout, stderr })
     }
 
     /// Its process id.
-    #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// The last 100,000 lines of its standard output.
-    #[must_use]
     pub fn stdout(&self) -> Vec<String> {
         self.stdout.all()
     }
 
     /// The last 100,000 lines of its standard error.
-    #[must_use]
     pub fn stderr(&self) -> Vec<String> {
         self.stderr.all()
     }
 
-    /// The first line on standard error, or else on standard output, that `wanted` likes, as soon as there is one.
-    ///
-    /// # Errors
-    /// When `timeout` passes first; with everything that was printed on standard error.
+    /// Waits for the first line on standard error or standard output for which `wanted` is true.
     pub fn wait_for_line(&self, timeout: Duration, wanted: impl Fn(&str) -> bool) -> anyhow::Result<String> {
-        let what = format!("a certain line of {}", self.name);
+        let what = format!("the expected line of {}", self.name);
         wait_for_some(&what, timeout, || self.stderr.find(&wanted).or_else(|| self.stdout.find(&wanted)))
-            .with_context(|| self.said())
+            .with_context(|| self.log())
     }
 
     /// Sends SIGTERM.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
     pub fn terminate(&self) -> anyhow::Result<()> {
         self.signal(Signal::TERM)
     }
 
     /// Sends a signal.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).with_context(|| format!("cannot send {signal:?} to {}", self.name))
     }
 
-    /// True until it has ended.
-    ///
-    /// # Errors
-    /// What the kernel answers.
+    /// Whether it still runs.
     pub fn is_running(&mut self) -> anyhow::Result<bool> {
         Ok(self.child.try_wait()?.is_none())
     }
 
-    /// Waits for its end, and until everything that it printed has been read.
-    ///
-    /// # Errors
-    /// When it still runs after `timeout`; with everything that was printed on standard error.
+    /// Waits for its end, and until all of its output has been read.
     pub fn wait(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
         let what = format!("the end of {}", self.name);
         let status = wait_for_some(&what, timeout, || self.child.try_wait().ok().flatten())
@@ -114,9 +98,6 @@ impl Process {
     }
 
     /// Sends SIGTERM and waits for the end.
-    ///
-    /// # Errors
-    /// As [`Process::wait`].
     pub fn stop(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
         if self.is_running()? {
             self.terminate()?;
@@ -124,31 +105,26 @@ impl Process {
         self.wait(timeout)
     }
 
-    /// User and system time of all its threads so far, to 10 ms. For a process that has not been waited for.
-    ///
-    /// # Errors
-    /// When it is gone.
+    /// User and system time of all its threads so far, with a resolution of 10 ms. Only while the
+    /// process has not been waited for.
     pub fn cpu_time(&self) -> anyhow::Result<Duration> {
         let path = format!("/proc/{}/stat", self.pid());
         let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let ticks = cpu_ticks(&stat).with_context(|| format!("cannot understand {path}: {stat}"))?;
+        let ticks = cpu_ticks(&stat).with_context(|| format!("cannot parse {path}: {stat}"))?;
         Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
 
     /// Its resident memory, in bytes.
-    ///
-    /// # Errors
-    /// When it is gone.
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
         let path = format!("/proc/{}/statm", self.pid());
         let statm = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
-        let pages = pages.with_context(|| format!("cannot understand {path}: {statm}"))?;
+        let pages = pages.with_context(|| format!("cannot parse {path}: {statm}"))?;
         Ok(pages * rustix::param::page_size() as u64)
     }
 
-    fn said(&self) -> String {
-        format!("{} said:\n{}", self.name, self.stderr.all().join("\n"))
+    fn log(&self) -> String {
+        format!("standard error of {}:\n{}", self.name, self.stderr.all().join("\n"))
     }
 }
 
@@ -161,7 +137,8 @@ impl Drop for Process {
     }
 }
 
-/// utime and stime (proc(5): fields 14 and 15) of a stat line; the name in field 2 may hold spaces and parentheses.
+/// utime and stime (proc(5): fields 14 and 15) of a stat line. The name in field 2 may contain
+/// spaces and parentheses.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(") ")?;
     let mut times = after_name.split(' ').skip(11);
@@ -176,7 +153,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn of(stream: impl Read + Send + 'static) -> Lines {
+    fn read(stream: impl Read + Send + 'static) -> Lines {
         let lines = Arc::new(Mutex::new(VecDeque::new()));
         let shared = Arc::clone(&lines);
         let reader = thread::spawn(move || {
@@ -203,7 +180,7 @@ impl Lines {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|line| wanted(line)).cloned()
     }
 
-    /// Waits until the stream is at its end; a grandchild may keep it open for ever.
+    /// Waits for the end of the stream, within a limit because a grandchild may keep it open.
     fn join(&mut self, timeout: Duration) {
         let Some(reader) = self.reader.take() else { return };
         if wait_for_some("the end of the output", timeout, || reader.is_finished().then_some(())).is_ok() {
@@ -216,7 +193,7 @@ impl Lines {
 mod tests {
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(10);
+    const LONG: Duration = Duration::from_secs(30);
 
     fn shell(script: &str) -> Process {
         let mut command = Command::new("sh");
@@ -232,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_waited_for_and_its_absence_is_an_error() {
+    fn missing_line_is_an_error() {
         let process = shell("echo ready >&2; exec sleep 60");
         assert_eq!(process.wait_for_line(LONG, |line| line.starts_with("rea")).unwrap(), "ready");
         assert!(process.wait_for_line(Duration::from_millis(20), |line| line == "never").is_err());
@@ -250,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn cost_is_read_from_proc() {
+    fn cpu_time_and_memory_are_read_from_proc() {
         let process = shell("while :; do :; done");
         wait_for_some("100 ms of work", LONG, || {
             (process.cpu_time().unwrap() > Duration::from_millis(100)).then_some(())

@@ -1,16 +1,17 @@
-//! `make bench`: loss, cost and latency of the three processes on one way, beside rsyslog's and tcpdump's, in one run.
+//! `make bench`: loss, CPU cost and latency of capture, proxy and forwarder, compared with rsyslog
+//! and tcpdump in the same run.
 //!
 //! ```text
-//! sender ──wire──▶ capture ─▶ proxy ─▶ syslog-forwarder ──▶ sink      the datagrams pass by, as on a mirror port
-//! sender ──wire──▶ rsyslog (imudp ─▶ omfwd) ──▶ sink                   the datagrams are addressed to it
-//! sender ──wire──▶ tcpdump -w /dev/null                                the floor of capture
-//! bare sendmmsg and UDP_SEGMENT loops ──▶ sink                         the floor of sending
-//! sender ──wire──▶ capture ─▶ proxy ─▶ storer ──▶ files                as JSON lines, synced once a second
-//! sender ──wire──▶ rsyslog (imudp ─▶ omfile) ──▶ file                  in its own default format, not synced
+//! sender ──wire──▶ capture ─▶ proxy ─▶ syslog-forwarder ──▶ sink      datagrams pass by, as on a mirror port
+//! sender ──wire──▶ rsyslog (imudp ─▶ omfwd) ──▶ sink                   datagrams are addressed to it
+//! sender ──wire──▶ tcpdump -w /dev/null                                lower bound of capture
+//! bare sendmmsg and UDP_SEGMENT loops ──▶ sink                         lower bound of sending
+//! sender ──wire──▶ capture ─▶ proxy ─▶ storer ──▶ files                as JSON lines, synced once per second
+//! sender ──wire──▶ rsyslog (imudp ─▶ omfile) ──▶ file                  in its default format, not synced
 //! ```
-//! Costs are user and system time of the processes, less what they had used before the first datagram (the kernel's ring
-//! alone takes half a second to make). What the kernel does for capture on the sender's account is on the sender's account
-//! for all of them. The machine is shared and noisy: compare figures of one run.
+//! Costs are user and system time of the processes since the first datagram (allocating the
+//! kernel's ring alone takes half a second). The kernel charges part of the work of capture to the
+//! sender, for all systems alike. Machines are noisy: compare figures of one run only.
 
 use std::{
     fs,
@@ -22,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use clap::Parser;
 use rustix::time::{ClockId, clock_gettime};
 use sekiwake_sys::{MAX_MESSAGES, MAX_SEGMENTED_BYTES, MAX_SEGMENTS, Outgoing, send_batch};
@@ -32,38 +33,38 @@ use sekiwake_testkit::{
     sink::{Options, Sink},
     wait::wait_for,
 };
-use sekiwake_tests::{HOST, MIRRORED, Samples, Services, Site, WIRE, binary, collector};
+use sekiwake_tests::{HOST, MIRRORED, Samples, Services, Site, WIRE, binary, collector, sent_by};
 
 #[derive(Parser)]
-#[command(about = "Loss, cost and latency, beside rsyslog and tcpdump")]
+#[command(about = "Loss, CPU cost and latency, compared with rsyslog and tcpdump")]
 struct Arguments {
-    /// One row of each table
+    /// Only one row per table
     #[arg(long)]
     quick: bool,
-    /// How long each row sends, seconds
+    /// Duration of each row in seconds
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// Only rows at these rates
     #[arg(long, value_delimiter = ',')]
     rates: Vec<u64>,
-    /// Each row so many times
+    /// Repetitions of each row
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
-    /// Only these tables: sekiwake, destinations, spoofed, sendmmsg, udp-segment, all-in-one, rsyslog, tcpdump,
-    /// storing, storing-compressed, storing-all-in-one, rsyslog-file
+    /// Only these tables: sekiwake, destinations, spoofed, sendmmsg, udp-segment, all-in-one,
+    /// rsyslog, tcpdump, storing, storing-compressed, storing-all-in-one, rsyslog-file
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
 
-/// What is offered in a row.
+/// The offered load of a row.
 #[derive(Clone, Copy)]
 struct Load {
     rate: u64,
     sizes: &'static str,
     sources: u32,
-    /// To how many collectors each datagram goes.
+    /// Number of collectors that each datagram is forwarded to.
     destinations: u8,
-    /// Whether the devices' addresses are kept.
+    /// Whether the devices' addresses are spoofed.
     spoof: bool,
 }
 
@@ -81,19 +82,30 @@ impl Load {
     }
 }
 
-/// What a row measured.
+/// CPU time of a process.
+struct Cost {
+    process: &'static str,
+    time: Duration,
+}
+
+/// Time from the kernel's timestamp to the send, in seconds.
+struct Latency {
+    median: f64,
+    p99: f64,
+}
+
+/// The result of a row.
 struct Row {
     offered: u64,
     delivered: u64,
-    /// CPU time by process.
-    cost: Vec<(&'static str, Duration)>,
-    /// Median and 99th percentile from the kernel's stamp to the send, seconds.
-    latency: Option<(f64, f64)>,
+    cost: Vec<Cost>,
+    latency: Option<Latency>,
     note: String,
 }
 
 const EQUAL: &str = "200";
-/// Every size from a short line to a full frame, equally often: no two datagrams in a row are alike.
+/// All sizes from a short line to a full frame, equally often, so that consecutive datagrams
+/// differ.
 const MIXED: &str = "200-1400";
 /// The sizes of syslog lines.
 const LINES: &str = "100-500";
@@ -116,7 +128,7 @@ const LOADS: [Load; 12] = [
 const PEER_LOADS: [Load; 4] =
     [load(50_000, EQUAL, 8), load(100_000, EQUAL, 8), load(200_000, EQUAL, 8), load(200_000, MIXED, 8)];
 
-/// More destinations, and what an extra one costs.
+/// The cost of more destinations.
 const MORE_DESTINATIONS: [Load; 4] = [
     load(200_000, EQUAL, 8),
     load(150_000, EQUAL, 8).to(2),
@@ -132,31 +144,43 @@ const SPOOFED: [Load; 5] = [
     load(100_000, LINES, 4000).spoofed(),
 ];
 
-/// To a file.
+/// Stored in files.
 const STORED: [Load; 4] =
     [load(50_000, EQUAL, 8), load(100_000, EQUAL, 8), load(100_000, LINES, 64), load(200_000, EQUAL, 8)];
 
-/// As fast as it goes, without anything around it.
+/// At full speed, without a service.
 const BARE: [Load; 2] = [load(0, EQUAL, 1), load(0, "1400", 1)];
 
 const QUICK: [Load; 1] = [load(200_000, EQUAL, 8)];
 
-/// A measured system: its name, its rows, and how one is measured.
-type System = (&'static str, &'static [Load], fn(&Site, Load, u64) -> anyhow::Result<Row>);
+/// A measured system.
+struct System {
+    name: &'static str,
+    loads: &'static [Load],
+    measure: fn(&Site, Load, u64) -> anyhow::Result<Row>,
+}
+
+const fn system(
+    name: &'static str,
+    loads: &'static [Load],
+    measure: fn(&Site, Load, u64) -> anyhow::Result<Row>,
+) -> System {
+    System { name, loads, measure }
+}
 
 const SYSTEMS: [System; 12] = [
-    ("sekiwake", &LOADS, sekiwake),
-    ("destinations", &MORE_DESTINATIONS, sekiwake),
-    ("spoofed", &SPOOFED, sekiwake),
-    ("sendmmsg", &BARE, sendmmsg),
-    ("udp-segment", &BARE, udp_segment),
-    ("all-in-one", &PEER_LOADS, all_in_one),
-    ("rsyslog", &PEER_LOADS, rsyslog),
-    ("tcpdump", &PEER_LOADS, tcpdump),
-    ("storing", &STORED, storing),
-    ("storing-compressed", &STORED, storing_compressed),
-    ("storing-all-in-one", &STORED, storing_all_in_one),
-    ("rsyslog-file", &STORED, rsyslog_file),
+    system("sekiwake", &LOADS, sekiwake),
+    system("destinations", &MORE_DESTINATIONS, sekiwake),
+    system("spoofed", &SPOOFED, sekiwake),
+    system("sendmmsg", &BARE, sendmmsg),
+    system("udp-segment", &BARE, udp_segment),
+    system("all-in-one", &PEER_LOADS, all_in_one),
+    system("rsyslog", &PEER_LOADS, rsyslog),
+    system("tcpdump", &PEER_LOADS, tcpdump),
+    system("storing", &STORED, storing),
+    system("storing-compressed", &STORED, storing_compressed),
+    system("storing-all-in-one", &STORED, storing_all_in_one),
+    system("rsyslog-file", &STORED, rsyslog_file),
 ];
 
 fn main() -> ExitCode {
@@ -171,17 +195,17 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Err(why) = requires_root_and_netns() {
-        bail!("the benches need root and network namespaces: {why}");
+        bail!("the benchmarks require root and network namespaces: {why}");
     }
     let cores = std::thread::available_parallelism()?;
     println!("{cores} cores, Linux {}", fs::read_to_string("/proc/sys/kernel/osrelease")?.trim());
-    for (name, loads, measure) in SYSTEMS {
+    for System { name, loads, measure } in SYSTEMS {
         if !arguments.only.is_empty() && !arguments.only.iter().any(|only| only == name) {
             continue;
         }
         println!("\n### {name}\n");
         println!(
-            "| rate/s | bytes | sources | to | offered | delivered | lost | µs of CPU a datagram | median | p99 | |"
+            "| rate/s | bytes | sources | to | offered | delivered | lost | µs of CPU per datagram | median | p99 | |"
         );
         println!("|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|---|");
         let loads = if arguments.quick { &QUICK } else { loads };
@@ -199,11 +223,11 @@ fn print_row(load: Load, row: &Row) {
     let lost = row.offered.saturating_sub(row.delivered);
     let share = 100.0 * lost as f64 / row.offered.max(1) as f64;
     let micros = |time: Duration| time.as_secs_f64() * 1e6 / row.offered.max(1) as f64;
-    let total: Duration = row.cost.iter().map(|(_, time)| *time).sum();
-    let parts: Vec<String> = row.cost.iter().map(|(name, time)| format!("{name} {:.2}", micros(*time))).collect();
+    let total: Duration = row.cost.iter().map(|cost| cost.time).sum();
+    let parts: Vec<String> = row.cost.iter().map(|cost| format!("{} {:.2}", cost.process, micros(cost.time))).collect();
     let milliseconds = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
-    let (median, p99) =
-        row.latency.map_or(("".into(), "".into()), |(median, p99)| (milliseconds(median), milliseconds(p99)));
+    let median = row.latency.as_ref().map(|latency| milliseconds(latency.median)).unwrap_or_default();
+    let p99 = row.latency.as_ref().map(|latency| milliseconds(latency.p99)).unwrap_or_default();
     println!(
         "| {} | {} | {} | {} | {} | {} | {lost} ({share:.2} %) | **{:.2}** = {} | {median} | {p99} | {} |",
         load.rate,
@@ -230,7 +254,7 @@ fn all_in_one(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
 fn forwarded(site: &Site, load: Load, seconds: u64, names: &[&str], labels: &[&'static str]) -> anyhow::Result<Row> {
     let sink = sink(&site.collectors, load.destinations)?;
     let options = if load.spoof { "?spoof=true" } else { "" };
-    let uri = |number| format!("udp://{}{options}", place(number));
+    let uri = |number| format!("udp://{}{options}", endpoint(number));
     let destinations = (0..load.destinations).map(uri).collect::<Vec<_>>().join(" ");
     let environment = [("SEKIWAKE_CAPTURE_INTERFACES", WIRE), ("SEKIWAKE_SYSLOG_DESTINATIONS", &*destinations)];
     let services = Services::start(&site.host, names, &environment)?;
@@ -245,31 +269,37 @@ fn forwarded(site: &Site, load: Load, seconds: u64, names: &[&str], labels: &[&'
     let capture = services.0[0].metrics()?;
     services.stop()?;
     let report = sink.finish();
-    // The one that got least says what is lost.
+    // The collector with the fewest datagrams determines the loss.
     let delivered = report.by_port.values().map(|socket| socket.received).min().unwrap_or_default();
     Ok(Row {
         offered,
         delivered,
-        cost: labels.iter().copied().zip(after.iter().zip(&before).map(|(after, before)| *after - *before)).collect(),
+        cost: costs(labels, &before, &after),
         latency: latency(&forwarder),
         note: losses(offered, &capture, &forwarder, report.dropped),
     })
 }
 
-fn latency(forwarder: &Samples) -> Option<(f64, f64)> {
-    let quantile = |share| forwarder.quantile("sekiwake_forward_latency_seconds", &[], share);
-    quantile(0.5).zip(quantile(0.99))
+fn costs(processes: &[&'static str], before: &[Duration], after: &[Duration]) -> Vec<Cost> {
+    let times = after.iter().zip(before).map(|(after, before)| *after - *before);
+    processes.iter().zip(times).map(|(&process, time)| Cost { process, time }).collect()
 }
 
-/// Where a loss happened, for the last column.
+fn latency(forwarder: &Samples) -> Option<Latency> {
+    let quantile = |share| forwarder.quantile("sekiwake_forward_latency_seconds", &[], share);
+    Some(Latency { median: quantile(0.5)?, p99: quantile(0.99)? })
+}
+
+/// The stages with losses, for the last column.
 fn losses(offered: u64, capture: &Samples, forwarder: &Samples, sink: Option<u64>) -> String {
     let ring = capture.count("sekiwake_capture_dropped_packets_total", &["reason=\"kernel\""]);
     let claimed = capture.count("sekiwake_capture_claimed_datagrams_total", &[]);
     let places = [
-        // What the sender's kernel took and capture's kernel never saw: the queue between the two ends of a veth pair.
+        // Accepted by the sender's kernel and never seen by capture's: dropped in the queue between
+        // the ends of a veth pair.
         ("before capture", offered.saturating_sub(claimed + ring)),
         ("capture's ring", ring),
-        ("not onto the bus", capture.count("sekiwake_bus_unpublished_records_total", &[])),
+        ("not published", capture.count("sekiwake_bus_unpublished_records_total", &[])),
         ("bus", forwarder.count("sekiwake_bus_lost_records_total", &[])),
         ("still queued", forwarder.count("sekiwake_forward_queue_records", &[])),
         ("forwarder", forwarder.count("sekiwake_forward_dropped_datagrams_total", &[])),
@@ -302,7 +332,7 @@ fn rsyslog(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
     Ok(Row {
         offered,
         delivered: report.received,
-        cost: vec![("rsyslog", cost)],
+        cost: vec![Cost { process: "rsyslog", time: cost }],
         latency: None,
         note: note.unwrap_or_default(),
     })
@@ -310,7 +340,7 @@ fn rsyslog(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
 
 const STORING: [&str; 3] = ["sekiwake-capture", "sekiwake-proxy", "sekiwake-storer"];
 const STORING_LABELS: [&str; 3] = ["capture", "proxy", "storer"];
-/// Files that stay as they are.
+/// Without compression.
 const NOT_COMPRESSED: [(&str, &str); 1] = [("SEKIWAKE_STORE_COMPRESS", "0")];
 
 fn storing(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
@@ -321,7 +351,8 @@ fn storing_all_in_one(site: &Site, load: Load, seconds: u64) -> anyhow::Result<R
     stored(site, load, seconds, &["sekiwake"], &["sekiwake"], &NOT_COMPRESSED)
 }
 
-/// The same with files small enough to be closed, and compressed, while the load runs: what compression costs is the difference.
+/// With files small enough to be closed and compressed under load: the difference to `storing` is
+/// the cost of compression.
 fn storing_compressed(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
     stored(site, load, seconds, &STORING, &STORING_LABELS, &[("SEKIWAKE_STORE_ROTATE_BYTES", "64MiB")])
 }
@@ -344,22 +375,23 @@ fn stored(
     let offered = offer(site, MIRRORED.into(), load, seconds)?;
     let storer = services.0.last().context("a storer")?;
     let written = || storer.metrics().map_or(0, |samples| samples.count("sekiwake_store_written_records_total", &[]));
-    // What has not come by then is lost; the row says so.
+    // Everything that is still missing then counts as lost.
     let _ = wait_for("everything to be written", Duration::from_secs(10), || written() >= offered);
     let after = used()?;
-    let (capture, samples) = (services.0[0].metrics()?, storer.metrics()?);
-    let peak = storer.process.resident_bytes()? >> 20;
-    let packed = samples.count("sekiwake_store_packed_files_total", &[]);
+    let capture = services.0[0].metrics()?;
+    let samples = storer.metrics()?;
+    let memory = storer.process.resident_bytes()? >> 20;
+    let compressed = samples.count("sekiwake_store_compressed_files_total", &[]);
     let on_disk = samples.count("sekiwake_store_bytes", &[]) >> 20;
     services.stop()?;
     let note = format!(
-        "{packed} files compressed, {on_disk} MiB on disk, storer holds {peak} MiB; {}",
+        "{compressed} files compressed, {on_disk} MiB on disk, storer uses {memory} MiB; {}",
         losses(offered, &capture, &samples, None)
     );
     Ok(Row {
         offered,
         delivered: samples.count("sekiwake_store_written_records_total", &[]),
-        cost: labels.iter().copied().zip(after.iter().zip(&before).map(|(after, before)| *after - *before)).collect(),
+        cost: costs(labels, &before, &after),
         latency: None,
         note,
     })
@@ -381,19 +413,19 @@ fn rsyslog_file(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
     let size = || fs::metadata(&file).map_or(0, |found| found.len());
     let mut last = 0;
     let _ = wait_for("rsyslog to have written", Duration::from_secs(20), || {
-        let is_still = size() == last && last > 0;
+        let is_complete = size() == last && last > 0;
         last = size();
         std::thread::sleep(Duration::from_millis(300));
-        is_still
+        is_complete
     });
     let cost = process.cpu_time()? - before;
     process.stop(Duration::from_secs(20))?;
     let lines = fs::read(&file)?.iter().filter(|&&byte| byte == b'\n').count() as u64;
     let note = format!("{} MiB on disk", size() >> 20);
-    Ok(Row { offered, delivered: lines, cost: vec![("rsyslog", cost)], latency: None, note })
+    Ok(Row { offered, delivered: lines, cost: vec![Cost { process: "rsyslog", time: cost }], latency: None, note })
 }
 
-/// rsyslog in the host's namespace with imudp loaded and `rules`, once it listens.
+/// Starts rsyslog in the host's namespace with imudp and `rules`, and waits until it listens.
 fn start_rsyslog(site: &Site, folder: &Path, rules: &str) -> anyhow::Result<Process> {
     let configuration = folder.join("rsyslog.conf");
     let head = format!(
@@ -421,11 +453,17 @@ fn tcpdump(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
     let lines = process.stderr();
     let captured = lines.iter().find_map(|line| line.strip_suffix(" packets captured")).context("tcpdump's count")?;
     let delivered = captured.trim().parse()?;
-    Ok(Row { offered, delivered, cost: vec![("tcpdump", cost)], latency: None, note: String::new() })
+    Ok(Row {
+        offered,
+        delivered,
+        cost: vec![Cost { process: "tcpdump", time: cost }],
+        latency: None,
+        note: String::new(),
+    })
 }
 
-/// Sends as many messages of 64 datagrams as it can, one system call each, and counts the thread's own time: what the kernel asks
-/// of anybody who sends, with the receiving end of a veth pair on the same account.
+/// Sends 64 datagrams per system call at full speed, and measures the thread's CPU time: the
+/// kernel's minimum cost of sending, including the receiving end of the veth pair.
 fn bare(site: &Site, load: Load, seconds: u64, segmented: bool) -> anyhow::Result<Row> {
     let sink = sink(&site.collectors, 1)?;
     let payload = vec![b'x'; load.sizes.parse()?];
@@ -441,12 +479,14 @@ fn bare(site: &Site, load: Load, seconds: u64, segmented: bool) -> anyhow::Resul
     };
     let work = || -> anyhow::Result<(u64, Duration)> {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.connect(place(0))?;
+        socket.connect(endpoint(0))?;
         let time = || {
             let now = clock_gettime(ClockId::ThreadCPUTime);
             Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
         };
-        let (started, before, mut sent) = (Instant::now(), time(), 0);
+        let started = Instant::now();
+        let before = time();
+        let mut sent = 0;
         while started.elapsed() < Duration::from_secs(seconds) {
             let count = send_batch(socket.as_fd(), &messages).unwrap_or(0) as u64;
             sent += if segmented { count * most as u64 } else { count };
@@ -457,8 +497,8 @@ fn bare(site: &Site, load: Load, seconds: u64, segmented: bool) -> anyhow::Resul
     settle(&sink, offered);
     let delivered = sink.finish().received;
     let name = if segmented { "UDP_SEGMENT" } else { "sendmmsg" };
-    let note = "unpaced: what is lost is lost in the sink".to_owned();
-    Ok(Row { offered, delivered, cost: vec![(name, cost)], latency: None, note })
+    let note = "unpaced: losses are in the sink".to_owned();
+    Ok(Row { offered, delivered, cost: vec![Cost { process: name, time: cost }], latency: None, note })
 }
 
 fn sendmmsg(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
@@ -469,35 +509,30 @@ fn udp_segment(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
     bare(site, load, seconds.min(4), true)
 }
 
-/// Where collector `number` listens: on a port of its own, to be told apart.
-fn place(number: u8) -> SocketAddr {
+/// The address of collector `number`, with its own port to count it separately.
+fn endpoint(number: u8) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(collector(number)), 514 + u16::from(number))
 }
 
 fn sink(namespace: &Namespace, collectors: u8) -> anyhow::Result<Sink> {
-    let addresses: Vec<SocketAddr> = (0..collectors).map(place).collect();
+    let addresses: Vec<SocketAddr> = (0..collectors).map(endpoint).collect();
     namespace.enter(|| Sink::bind(&addresses, Options::counts().gro()))?
 }
 
-/// Sends the load and gives the number of datagrams that were really sent.
+/// Sends the load. Returns the number of datagrams sent.
 fn offer(site: &Site, to: IpAddr, load: Load, seconds: u64) -> anyhow::Result<u64> {
     let Load { rate, sizes, sources, .. } = load;
     let mut command = site.devices.command(binary("sekiwake-sender"));
     command.args(["--to", &format!("{to}:514"), "--from", "198.19.0.0/16", "--sources", &sources.to_string()]);
     command.args(["--protocol", "rfc5424", "--size", sizes, "--rate", &rate.to_string()]);
     command.args(["--duration", &format!("{seconds}s"), "--json"]);
-    let mut sender = Process::spawn(command)?;
-    let status = sender.wait(Duration::from_secs(seconds + 30))?;
-    ensure!(status.success(), "sekiwake-sender ended with {status}: {}", sender.stderr().join("\n"));
-    let line = sender.stdout().pop().context("sekiwake-sender said nothing")?;
-    let summary: serde_json::Value = serde_json::from_str(&line)?;
-    summary["sent"].as_u64().with_context(|| format!("no count in {line}"))
+    sent_by(&mut Process::spawn(command)?, Duration::from_secs(seconds + 30))
 }
 
-/// Waits until everything has arrived, or nothing more does.
+/// Waits until everything has arrived, or no more datagrams arrive.
 fn settle(sink: &Sink, offered: u64) {
     if sink.wait_for(offered, Duration::from_secs(3)).is_err() {
-        // What has not come by now is lost; the row says so.
+        // Everything that is still missing then counts as lost.
         let _ = sink.wait_for_silence(Duration::from_secs(1), Duration::from_secs(20));
     }
 }

@@ -1,8 +1,10 @@
-//! `make demo`: the whole pipeline on one machine, in network namespaces, with live counts and a verdict.
+//! `make demo`: the whole pipeline on one machine, in network namespaces, with live counts and a
+//! final check.
 //!
-//! Devices send every protocol to an old collector, whose address they have always had. Sekiwake captures what passes on the
-//! wire and forwards each kind to two new collectors. At the end what these received is compared, byte for byte, with what
-//! the old collector received, and with what the senders say they sent.
+//! Devices send every protocol to an old collector, whose address is hard-coded in their
+//! configuration. Sekiwake captures the datagrams on the wire and forwards each kind to two new
+//! collectors. At the end the datagrams at the new collectors are compared, byte for byte, with
+//! those at the old collector, and their number with that of the senders.
 
 use std::{
     borrow::Cow,
@@ -14,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::Parser;
 use sekiwake_identify::snmp;
 use sekiwake_record::Kind;
@@ -24,21 +26,24 @@ use sekiwake_testkit::{
     sink::{Options, Report, Sink},
     wait::wait_for,
 };
-use sekiwake_tests::{FORWARDERS, HOST, HOST_V6, Ledger, Service, Services, Site, WIRE, binary, collector};
+use sekiwake_tests::{FORWARDERS, HOST, HOST_V6, Ledger, Service, Services, Site, WIRE, binary, collector, sent_by};
 
-/// The ports that devices send to, by kind.
+/// The destination ports of devices, by kind.
 const PORTS: [(Kind, &[u16]); 3] =
     [(Kind::Syslog, &[514]), (Kind::Xflow, &[2055, 4739, 6343]), (Kind::SnmpTrap, &[162])];
-/// The port that each kind is forwarded to.
+/// The collectors' port of each kind.
 const FORWARDED: [(Kind, u16); 3] = [(Kind::Syslog, 514), (Kind::Xflow, 2055), (Kind::SnmpTrap, 162)];
 
+/// Time limit of waits.
+const SETTLE: Duration = Duration::from_secs(30);
+
 #[derive(Parser)]
-#[command(about = "The whole pipeline in network namespaces, with live counts and a verdict")]
+#[command(about = "The whole pipeline in network namespaces, with live counts and a final check")]
 struct Arguments {
-    /// How long the devices send, seconds
+    /// How long the devices send, in seconds
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=40))]
     seconds: u64,
-    /// Datagrams a second, over all devices and protocols
+    /// Datagrams per second, over all devices and protocols
     #[arg(long, default_value_t = 6000, value_parser = clap::value_parser!(u64).range(10..=50_000))]
     rate: u64,
 }
@@ -55,11 +60,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Err(why) = requires_root_and_netns() {
-        bail!("the demo needs root and network namespaces: {why}");
+        bail!("the demo requires root and network namespaces: {why}");
     }
     let site = Site::new()?;
     let receivers = Receivers::start(&site)?;
-    println!("devices ──wire──▶ old collector (listens as ever)");
+    println!("devices ──wire──▶ old collector (unchanged)");
     println!("           └─ capture ─▶ proxy ─▶ forwarders ─▶ new collectors {} and {}", collector(0), collector(1));
     println!("                              ├─▶ storer ─▶ files, /search");
     println!("                              └─▶ anomaly-detector\n");
@@ -72,22 +77,22 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let replica_at = started + Duration::from_secs(arguments.seconds) / 3;
     let mut has_replica = false;
     while senders.iter_mut().any(|sender| sender.is_running().unwrap_or(false)) {
-        ensure!(Instant::now() < end, "the senders do not end");
+        ensure!(Instant::now() < end, "the senders did not stop in time");
         if !has_replica && Instant::now() >= replica_at {
             has_replica = true;
             services.add(start_replica(&site)?);
-            display.say("a second syslog forwarder comes: from here on each forwards half of the sources");
+            display.print("second syslog forwarder started: each now forwards half of the sources");
         }
         display.show(&Ledger::read(&services)?, &receivers);
         std::thread::sleep(Duration::from_millis(500));
     }
-    let sent = senders.iter_mut().map(sent_by).sum::<anyhow::Result<u64>>()?;
-    // Everything that was sent is to be there; a little patience, and then what is missing is missing.
+    let sent = senders.iter_mut().map(|sender| sent_by(sender, SETTLE)).sum::<anyhow::Result<u64>>()?;
+    // The final check reports datagrams still missing after this wait.
     let complete = |sink: &Sink| sink.received() >= sent;
-    let _ = wait_for("everything to arrive", Duration::from_secs(5), || receivers.all().all(complete));
+    let _ = wait_for("everything to arrive", SETTLE, || receivers.all().all(complete));
     let published = |ledger: &Ledger| ledger.flow(Kind::Syslog).published;
     let stored = |ledger: &Ledger| ledger.storer.count("sekiwake_store_written_records_total", &[]);
-    let _ = wait_for("syslog to be stored", Duration::from_secs(5), || {
+    let _ = wait_for("syslog to be stored", SETTLE, || {
         Ledger::read(&services).is_ok_and(|ledger| stored(&ledger) >= published(&ledger))
     });
     let ledger = Ledger::read(&services)?;
@@ -95,9 +100,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let found = services.get("sekiwake-storer").page("/search")?.lines().count() as u64;
     services.stop()?;
     let lost = ledger.lost_for_good();
-    println!("lost for good: {}", if lost.is_empty() { "nothing".to_owned() } else { lost.join(", ") });
+    println!("records lost: {}", if lost.is_empty() { "none".to_owned() } else { lost.join(", ") });
     let kept = Kept { published: published(&ledger), found, counted: counted(&ledger) };
-    receivers.judge(sent, &ledger, &kept)
+    receivers.check(sent, &ledger, &kept)
 }
 
 fn start_services<'a>(site: &'a Site, store: &Path) -> anyhow::Result<Services<'a>> {
@@ -117,7 +122,7 @@ fn start_services<'a>(site: &'a Site, store: &Path) -> anyhow::Result<Services<'
     Services::start(&site.host, &names, &environment)
 }
 
-/// One more replica of a forwarder that runs already.
+/// Starts a second replica of the syslog forwarder.
 fn start_replica(site: &Site) -> anyhow::Result<Service<'_>> {
     let destinations = format!("udp://{0}:514 udp://{1}:514", collector(0), collector(1));
     let environment = [
@@ -126,21 +131,33 @@ fn start_replica(site: &Site) -> anyhow::Result<Service<'_>> {
         ("SEKIWAKE_MEMBER", "second"),
     ];
     let replica = Service::start(&site.host, FORWARDERS[0].1, &environment)?;
-    wait_for("an answer of the replica", Duration::from_secs(10), || replica.is_alive())?;
+    wait_for("an answer of the replica", SETTLE, || replica.is_alive())?;
     Ok(replica)
 }
 
-/// Devices of both families; some of what they send is larger than a frame.
+/// A part of the traffic, sent by one process.
+struct Part {
+    to: IpAddr,
+    from: &'static str,
+    protocols: &'static str,
+    sizes: &'static str,
+    /// Share of the rate.
+    percent: u64,
+}
+
+/// IPv4 and IPv6 devices, with some datagrams larger than a frame.
 fn start_senders(site: &Site, arguments: &Arguments) -> anyhow::Result<Vec<Process>> {
     let duration = format!("{}s", arguments.seconds);
+    let host = IpAddr::V4(HOST);
+    let host_v6 = IpAddr::V6(HOST_V6);
     let parts = [
-        (IpAddr::V4(HOST), "198.19.0.0/16", "all", "120-1400", 70),
-        (IpAddr::V6(HOST_V6), "2001:db8:18:1::/64", "all", "120-1400", 29),
-        (IpAddr::V4(HOST), "198.19.0.32/27", "rfc5424", "5000,30000,65000", 1),
+        Part { to: host, from: "198.19.0.0/16", protocols: "all", sizes: "120-1400", percent: 70 },
+        Part { to: host_v6, from: "2001:db8:18:1::/64", protocols: "all", sizes: "120-1400", percent: 29 },
+        Part { to: host, from: "198.19.0.32/27", protocols: "rfc5424", sizes: "5000,30000,65000", percent: 1 },
     ];
     parts
         .iter()
-        .map(|(to, from, protocols, sizes, percent)| {
+        .map(|Part { to, from, protocols, sizes, percent }| {
             let mut command = site.devices.command(binary("sekiwake-sender"));
             let rate = (arguments.rate * percent / 100).max(1).to_string();
             command.args(["--to", &to.to_string(), "--from", from, "--sources", "8", "--protocol", protocols]);
@@ -150,23 +167,16 @@ fn start_senders(site: &Site, arguments: &Arguments) -> anyhow::Result<Vec<Proce
         .collect()
 }
 
-fn sent_by(sender: &mut Process) -> anyhow::Result<u64> {
-    let status = sender.wait(Duration::from_secs(10))?;
-    ensure!(status.success(), "sekiwake-sender ended with {status}: {}", sender.stderr().join("\n"));
-    let line = sender.stdout().pop().context("sekiwake-sender said nothing")?;
-    let summary: serde_json::Value = serde_json::from_str(&line)?;
-    summary["sent"].as_u64().with_context(|| format!("no count in {line}"))
-}
-
 fn counted(ledger: &Ledger) -> u64 {
     ledger.detector.count("sekiwake_anomaly_counted_records_total", &[])
 }
 
-/// What became of syslog with those who keep it and count it.
+/// Syslog at the storer and the anomaly detector.
 struct Kept {
     published: u64,
-    /// By the storer's `/search`.
+    /// Found by the storer's `/search`.
     found: u64,
+    /// Counted by the anomaly detector.
     counted: u64,
 }
 
@@ -176,10 +186,10 @@ impl Kept {
         println!("syslog: {published} messages published, {found} found by the storer's /search, {counted} counted");
         let mut faults = Vec::new();
         if found != published {
-            faults.push("the storer does not have what was published".to_owned());
+            faults.push("the storer does not have all published messages".to_owned());
         }
         if counted != published {
-            faults.push("the anomaly detector did not count what was published".to_owned());
+            faults.push("the anomaly detector did not count all published messages".to_owned());
         }
         faults
     }
@@ -191,8 +201,16 @@ struct Receivers {
     new: Vec<(u8, Sink)>,
 }
 
-/// How often each payload came, by kind, length and hash.
-type Payloads = BTreeMap<(Kind, usize, u128), u64>;
+/// Identifies a payload.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct PayloadKey {
+    kind: Kind,
+    length: usize,
+    hash: u128,
+}
+
+/// How often each payload arrived.
+type Payloads = BTreeMap<PayloadKey, u64>;
 
 impl Receivers {
     fn start(site: &Site) -> anyhow::Result<Receivers> {
@@ -215,8 +233,8 @@ impl Receivers {
         std::iter::once(&self.old).chain(self.new.iter().map(|(_, sink)| sink))
     }
 
-    /// Compares what came where, and says so.
-    fn judge(self, sent: u64, ledger: &Ledger, kept: &Kept) -> anyhow::Result<()> {
+    /// Compares the collectors and prints the result.
+    fn check(self, sent: u64, ledger: &Ledger, kept: &Kept) -> anyhow::Result<()> {
         let mut faults = kept.faults();
         let old = self.old.finish();
         if old.received != sent {
@@ -228,25 +246,26 @@ impl Receivers {
             let got = payloads(&report);
             let missing: u64 =
                 expected.iter().map(|(key, &n)| n.saturating_sub(got.get(key).copied().unwrap_or(0))).sum();
-            let foreign: u64 =
+            let extra: u64 =
                 got.iter().map(|(key, &n)| n.saturating_sub(expected.get(key).copied().unwrap_or(0))).sum();
             println!(
-                "collector {}: {} datagrams, {missing} missing, {foreign} that no device sent or that came twice",
+                "collector {}: {} datagrams, {missing} missing, {extra} duplicates or unknown",
                 collector(number),
                 report.received
             );
-            if missing + foreign > 0 {
-                faults.push(format!("collector {} did not receive the same datagrams", collector(number)));
+            if missing + extra > 0 {
+                faults
+                    .push(format!("collector {} did not receive the same datagrams as the old one", collector(number)));
             }
             if report.dropped.unwrap_or(0) > 0 {
-                faults.push(format!("collector {}: its own socket dropped some", collector(number)));
+                faults.push(format!("collector {}: its own socket dropped datagrams", collector(number)));
             }
         }
         faults.extend(ledger.losses());
-        faults.extend(ledger.check().err().map(|error| format!("the books do not close: {error}")));
+        faults.extend(ledger.check().err().map(|error| format!("the loss ledger does not balance: {error}")));
         if faults.is_empty() {
             println!(
-                "\nOK: {sent} datagrams sent, every one of them reached both new collectors byte for byte (informs as traps), syslog is stored and counted, nothing lost, the books close"
+                "\nOK: all {sent} datagrams reached both new collectors unmodified (informs as traps), all syslog is stored and counted, nothing was lost, and the loss ledger balances"
             );
             return Ok(());
         }
@@ -257,7 +276,8 @@ impl Receivers {
     }
 }
 
-/// The form in which a datagram is to reach the new collectors: as it is, but for SNMPv2c informs, which go out as traps.
+/// The form in which a datagram reaches the new collectors: unmodified, except that SNMPv2c informs
+/// become traps.
 fn as_forwarded(payload: &[u8]) -> Cow<'_, [u8]> {
     let Some(tag) = snmp::inform_tag(payload) else { return payload.into() };
     let mut trap = payload.to_vec();
@@ -270,12 +290,12 @@ fn payloads(report: &Report) -> Payloads {
     for (fingerprint, count) in &report.hashes {
         let kind =
             PORTS.iter().find(|(_, ports)| ports.contains(&fingerprint.port)).map_or(Kind::Syslog, |(kind, _)| *kind);
-        *payloads.entry((kind, fingerprint.length, fingerprint.hash)).or_default() += count;
+        *payloads.entry(PayloadKey { kind, length: fingerprint.length, hash: fingerprint.hash }).or_default() += count;
     }
     payloads
 }
 
-/// Live counts: a table that is drawn over itself on a terminal, else a line now and then.
+/// Live counts: a table that is redrawn on a terminal, or printed every 5 s otherwise.
 struct Display {
     terminal: bool,
     lines: usize,
@@ -287,8 +307,8 @@ impl Display {
         Display { terminal: std::io::stdout().is_terminal(), lines: 0, last: None }
     }
 
-    /// A line of its own, that stays.
-    fn say(&mut self, line: &str) {
+    /// Prints a line above the table.
+    fn print(&mut self, line: &str) {
         println!("{}{line}\n", if self.terminal { "\x1b[K" } else { "" });
         self.lines = 0;
     }

@@ -1,9 +1,11 @@
-//! Real collectors, as Debian packages them, each with a way to read back what it has written down.
+//! Real collectors, as Debian packages them, and readers of their output.
 //!
-//! A daemon runs in the foreground inside a namespace, with its configuration and everything it writes in a folder of its own, and
-//! nothing of it is left when its [`Collector`] is dropped. What it wrote is a set of [`Record`]s: what the daemon says about
-//! where a datagram came from, and all the rest. The time of arrival is in neither.
+//! A daemon runs in the foreground inside a namespace, with its configuration and output in a
+//! temporary folder that is removed when its [`Collector`] is dropped. Its output is a list of
+//! [`Record`]s: the source of a datagram as the daemon reports it, and the remaining content.
+//! Neither contains the time of arrival.
 
+mod argus;
 mod net_snmp;
 mod nfdump;
 mod pmacct;
@@ -21,6 +23,7 @@ use sekiwake_testkit::{
 };
 use tempfile::TempDir;
 
+pub use argus::Ra;
 pub use net_snmp::{Snmptrapd, TRAP_ENGINE, tool};
 pub use nfdump::{Nfcapd, Sfcapd};
 pub use pmacct::Nfacctd;
@@ -28,36 +31,36 @@ pub use programs::{installed_or_skipped, program};
 pub use sockets::{SocketState, sent_datagrams, socket_state};
 pub use syslog::{Rsyslogd, SyslogNg};
 
-/// How long a daemon may take to begin or to end.
-const LONG: Duration = Duration::from_secs(20);
+/// Time limit for a daemon to start or to end.
+const LONG: Duration = Duration::from_secs(60);
 
-/// One thing that a collector wrote down: a message, a flow, a notification.
+/// An entry in a collector's output: a message, a flow, a notification.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {
-    /// Who sent it, as the collector says it.
+    /// The source, as the collector reports it.
     pub source: String,
-    /// What it says besides.
+    /// The remaining content.
     pub content: String,
 }
 
-/// How a collector is started and read.
+/// How to start a collector and read its output.
 pub trait Recipe {
-    /// The daemon.
+    /// The daemon's program.
     const PROGRAM: &'static str;
-    /// The signal upon which it writes what it still holds and ends.
+    /// The signal on which it flushes its output and ends.
     const END: Signal = Signal::TERM;
 
-    /// Writes its configuration into `folder` and gives the command by which it receives at `address` and writes into `folder`.
-    ///
-    /// # Errors
-    /// A file cannot be written, or the daemon is not installed.
+    /// Writes its configuration into `folder` and returns the command that receives at `address`
+    /// and writes into `folder`.
     fn command(folder: &Path, address: SocketAddr) -> anyhow::Result<Command>;
 
-    /// What it has written into `folder` so far. Some write all at their end.
-    ///
-    /// # Errors
-    /// It cannot be read or understood.
+    /// Its output in `folder` so far. Some daemons write only when they end.
     fn read(folder: &Path) -> anyhow::Result<Vec<Record>>;
+
+    /// How many sequence errors of exporters it has counted, by its log. `None` if it counts none.
+    fn sequence_errors(_log: &str) -> Option<u64> {
+        None
+    }
 }
 
 /// A running collector.
@@ -71,68 +74,59 @@ pub struct Collector<'a, R: Recipe> {
 
 impl<'a, R: Recipe> Collector<'a, R> {
     /// Starts it and waits until its socket is bound.
-    ///
-    /// # Errors
-    /// It does not start, or does not bind `address` in time; with what it said.
     pub fn start(namespace: &'a Namespace, address: SocketAddr) -> anyhow::Result<Collector<'a, R>> {
         let folder = tempfile::Builder::new().prefix("skw-collector-").tempdir()?;
         let process = Process::spawn(namespace.exec(&R::command(folder.path(), address)?))?;
         let collector = Collector { process, namespace, address, folder, recipe: PhantomData };
         wait_for(&format!("{} at {address}", R::PROGRAM), LONG, || collector.socket().is_ok())
-            .with_context(|| collector.said())?;
+            .with_context(|| collector.log())?;
         Ok(collector)
     }
 
     /// The state of its socket.
-    ///
-    /// # Errors
-    /// It has none.
     pub fn socket(&self) -> anyhow::Result<SocketState> {
         let address = self.address;
         self.namespace.enter(|| socket_state(address))?
     }
 
-    /// What it has written so far.
-    ///
-    /// # Errors
-    /// As [`Recipe::read`].
+    /// Its records so far.
     pub fn records(&self) -> anyhow::Result<Vec<Record>> {
         R::read(self.folder.path())
     }
 
-    /// Ends it once it has read everything that has arrived, and gives all that it has written.
-    ///
-    /// # Errors
-    /// It does not end, or not well; its socket has lost datagrams; or as [`Recipe::read`].
-    pub fn finish(mut self) -> anyhow::Result<Vec<Record>> {
+    /// Stops it after it has read everything from its socket, and returns all of its records.
+    pub fn finish(self) -> anyhow::Result<Vec<Record>> {
+        self.finish_with_errors().map(|(records, _)| records)
+    }
+
+    /// As [`Collector::finish`], with the sequence errors that it has counted.
+    pub fn finish_with_errors(mut self) -> anyhow::Result<(Vec<Record>, Option<u64>)> {
         let read = |state: SocketState| state.queued_bytes == 0;
         wait_for(&format!("{} to read its socket", R::PROGRAM), LONG, || self.socket().is_ok_and(read))?;
         let SocketState { dropped, .. } = self.socket()?;
         ensure!(dropped == 0, "the socket of {} at {} lost {dropped} datagrams", R::PROGRAM, self.address);
         self.process.signal(R::END)?;
         let status = self.process.wait(LONG)?;
-        ensure!(status.success(), "{} ended with {status}: {}", R::PROGRAM, self.said());
-        self.records().with_context(|| self.said())
+        ensure!(status.success(), "{} ended with {status}: {}", R::PROGRAM, self.log());
+        let records = self.records().with_context(|| self.log())?;
+        Ok((records, R::sequence_errors(&self.log())))
     }
 
-    /// Kills it, as a crash does, and gives up what it has not written down. For daemons of one process.
-    ///
-    /// # Errors
-    /// The kernel refuses, or it does not end.
+    /// Kills it, as a crash does, with the loss of unwritten output. For daemons of one process.
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.process.signal(Signal::KILL)?;
         self.process.wait(LONG).map(drop)
     }
 
-    /// What it printed.
-    pub fn said(&self) -> String {
+    /// Its standard output and standard error.
+    pub fn log(&self) -> String {
         [self.process.stdout(), self.process.stderr()].concat().join("\n")
     }
 }
 
 impl<R: Recipe> Drop for Collector<'_, R> {
     fn drop(&mut self) {
-        // A daemon of several processes must end by itself: killing the first leaves the others.
+        // Daemons of several processes must end by themselves: killing the first leaves the others.
         if self.process.is_running().is_ok_and(|running| running) {
             let _ = self.process.signal(R::END);
             let _ = self.process.wait(Duration::from_secs(5));
@@ -140,8 +134,8 @@ impl<R: Recipe> Drop for Collector<'_, R> {
     }
 }
 
-/// Texts of many lines, in a form that any text daemon can be told to write: `RS source US content GS`, the separators of
-/// ASCII, none of which is in what the tests send.
+/// Messages of several lines, in a format that any text daemon can write: `RS source US content
+/// GS`, the separators of ASCII, which the tests do not send.
 pub(crate) mod marked {
     use super::Record;
 
@@ -149,7 +143,7 @@ pub(crate) mod marked {
     pub(crate) const MIDDLE: char = '\x1f';
     pub(crate) const END: char = '\x1d';
 
-    /// The records of a text; what stands between them, and a last one that is not yet whole, is none.
+    /// The records of a text, without the bytes between them and without an incomplete last record.
     pub(crate) fn read(bytes: &[u8]) -> Vec<Record> {
         let parts = bytes.split(|&byte| byte == BEGIN as u8).skip(1);
         parts

@@ -1,20 +1,21 @@
-//! snmptrapd, and the tools that send to it.
+//! snmptrapd and the tools that send to it.
 
 use std::{fs, net::SocketAddr, path::Path, process::Command};
 
 use super::{Recipe, Record, marked, programs::program};
 
-/// The engine of the agents: of a trap, the sender's engine is the authoritative one (RFC 3412 §7.1.9).
+/// The engine of the agents. The sender's engine is authoritative for a trap (RFC 3412 §7.1.9).
 pub const TRAP_ENGINE: &str = "0x8000000001020304";
 
 const CONFIGURATION: &str = "daemon.conf";
 const WRITTEN: &str = "notifications";
 
-/// net-snmp's receiver of notifications. It knows the community of everybody, and these users: `nobody` (noAuthNoPriv), `author`
-/// (SHA) and `secret` (SHA, AES), as agents of [`TRAP_ENGINE`] for traps and as its own for informs, with the passphrases
-/// `authenticate` and `keepsecret`.
+/// net-snmp's receiver of notifications. It accepts any community, and these users:
+/// `nobody` (noAuthNoPriv), `author` (SHA) and `secret` (SHA, AES), as agents of [`TRAP_ENGINE`]
+/// for traps and as its own for informs, with the passphrases `authenticate` and `keepsecret`.
 ///
-/// All instances are the same engine. An inform of version 3 is meant for one engine; only another one that passes for it can read it.
+/// All instances have the same engine id, because an inform of version 3 can be read only by the
+/// engine to which it is addressed.
 pub struct Snmptrapd;
 
 impl Recipe for Snmptrapd {
@@ -31,7 +32,9 @@ createUser {engine}secret SHA authenticate AES keepsecret
             );
         }
         fs::write(folder.join(CONFIGURATION), text)?;
-        let (begin, middle, end) = (marked::BEGIN, marked::MIDDLE, marked::END);
+        let begin = marked::BEGIN;
+        let middle = marked::MIDDLE;
+        let end = marked::END;
         let listen = match address {
             SocketAddr::V4(address) => format!("udp:{address}"),
             SocketAddr::V6(address) => format!("udp6:{address}"),
@@ -57,10 +60,7 @@ createUser {engine}secret SHA authenticate AES keepsecret
     }
 }
 
-/// A program of net-snmp that reads nobody's configuration and keeps what it must remember in `folder`.
-///
-/// # Errors
-/// It is not installed.
+/// A program of net-snmp without the system's configuration, with its state in `folder`.
 pub fn tool(name: &str, folder: &Path) -> anyhow::Result<Command> {
     let mut command = program(name)?;
     command.env("SNMP_PERSISTENT_DIR", folder.join("persistent")).env("SNMPCONFPATH", folder).env("MIBS", "");

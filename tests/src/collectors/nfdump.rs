@@ -1,4 +1,4 @@
-//! nfcapd and sfcapd, read back by nfdump.
+//! nfcapd and sfcapd, read by nfdump.
 
 use std::{fs, net::SocketAddr, path::Path, process::Command};
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Recipe, Record, programs::program};
 
-/// nfcapd: NetFlow and IPFIX, all versions at one port.
+/// nfcapd: NetFlow and IPFIX, all versions on one port.
 pub struct Nfcapd;
 
 /// sfcapd: sFlow.
@@ -21,7 +21,14 @@ impl Recipe for Nfcapd {
     }
 
     fn read(folder: &Path) -> anyhow::Result<Vec<Record>> {
-        read(folder, &OF_THE_RUN)
+        read(folder, &RUN_FIELDS)
+    }
+
+    /// "Ident: 'none' Flows: 12, …, Sequence Errors: 2, …" at its end.
+    fn sequence_errors(log: &str) -> Option<u64> {
+        let counts =
+            log.split("Sequence Errors: ").skip(1).filter_map(|rest| rest.split(',').next()?.parse::<u64>().ok());
+        Some(counts.sum())
     }
 }
 
@@ -33,28 +40,30 @@ impl Recipe for Sfcapd {
     }
 
     fn read(folder: &Path) -> anyhow::Result<Vec<Record>> {
-        // A sample has no time of its own: it is the time of arrival.
-        read(folder, &[&OF_THE_RUN[..], &["first", "last"]].concat())
+        // The times of a sample are its time of arrival.
+        read(folder, &[&RUN_FIELDS[..], &["first", "last"]].concat())
     }
 }
 
 fn command(name: &str, folder: &Path, address: SocketAddr) -> anyhow::Result<Command> {
     let mut command = program(name)?;
-    let (ip, port) = (address.ip().to_string(), address.port().to_string());
-    // A file an hour, and a receive buffer of its own.
+    let ip = address.ip().to_string();
+    let port = address.port().to_string();
+    // One file per hour, and a larger receive buffer.
     command.arg("-w").arg(folder).args(["-b", &ip, "-p", &port, "-t", "3600", "-B", "4000000"]);
     Ok(command)
 }
 
-/// What differs from one run to the next, or numbers exporters in the order in which they were first seen.
-const OF_THE_RUN: [&str; 2] = ["received", "export_sysid"];
-/// Who exported a flow.
+/// Fields that differ between runs, or number exporters in the order of their first datagram.
+const RUN_FIELDS: [&str; 2] = ["received", "export_sysid"];
+/// Fields with a flow's exporter.
 const EXPORTER: [&str; 2] = ["ip4_router", "ip6_router"];
 
 fn read(folder: &Path, not_compared: &[&str]) -> anyhow::Result<Vec<Record>> {
-    // Files are renamed when they are whole; the one under way is not.
-    let whole = |name: String| name.starts_with("nfcapd.2");
-    let any = fs::read_dir(folder)?.flatten().any(|entry| whole(entry.file_name().to_string_lossy().into_owned()));
+    // Complete files are renamed.
+    let is_complete = |name: String| name.starts_with("nfcapd.2");
+    let any =
+        fs::read_dir(folder)?.flatten().any(|entry| is_complete(entry.file_name().to_string_lossy().into_owned()));
     if !any {
         return Ok(Vec::new());
     }
@@ -66,7 +75,7 @@ fn read(folder: &Path, not_compared: &[&str]) -> anyhow::Result<Vec<Record>> {
         return Ok(Vec::new());
     }
     let flows: Vec<Map<String, Value>> =
-        serde_json::from_str(&text).with_context(|| format!("what nfdump printed is no JSON: {text}"))?;
+        serde_json::from_str(&text).with_context(|| format!("nfdump printed invalid JSON: {text}"))?;
     Ok(flows.into_iter().map(|flow| record(flow, not_compared)).collect())
 }
 

@@ -19,13 +19,15 @@ impl Recipe for Nfacctd {
     const END: Signal = Signal::INT;
 
     fn command(folder: &Path, address: SocketAddr) -> anyhow::Result<Command> {
-        let (ip, port) = (address.ip(), address.port());
+        let ip = address.ip();
+        let port = address.port();
         let written = folder.join(WRITTEN);
         let written = written.display();
         let text = format!(
             "daemonize: false
 nfacctd_ip: {ip}
 nfacctd_port: {port}
+nfacctd_disable_checks: false
 plugins: print
 print_output: json
 print_output_file: {written}
@@ -42,15 +44,15 @@ aggregate: peer_src_ip, src_host, dst_host, src_port, dst_port, proto
 
     fn read(folder: &Path) -> anyhow::Result<Vec<Record>> {
         let path = folder.join(WRITTEN);
-        // The file is made with the first flow that is written.
+        // The file is created with the first flow.
         if !path.exists() {
             return Ok(Vec::new());
         }
         let text = fs::read_to_string(&path)?;
-        // Counts of one key may stand in several lines, wherever its cache was emptied meanwhile.
+        // A key may have several lines, because the cache is flushed several times.
         let mut sums: BTreeMap<(String, String), [i128; 2]> = BTreeMap::new();
         for line in text.lines() {
-            let (key, counts) = counted(line).with_context(|| format!("cannot understand {line}"))?;
+            let (key, counts) = counted(line).with_context(|| format!("cannot parse {line}"))?;
             let sum = sums.entry(key).or_default();
             sum.iter_mut().zip(counts).for_each(|(sum, more)| *sum += more);
         }
@@ -60,12 +62,17 @@ aggregate: peer_src_ip, src_host, dst_host, src_port, dst_port, proto
         });
         Ok(records.collect())
     }
+
+    /// A line "expecting flow '105' but received '104' …" for each.
+    fn sequence_errors(log: &str) -> Option<u64> {
+        Some(log.matches("expecting flow '").count() as u64)
+    }
 }
 
-/// A line's exporter and flow, and its packets and bytes.
+/// Exporter and flow of a line, and its packets and bytes.
 fn counted(line: &str) -> Option<((String, String), [i128; 2])> {
     let mut flow: Map<String, Value> = serde_json::from_str(line).ok()?;
-    // An exporter need not count both, and the printer takes the highest bit for a sign.
+    // An exporter may count only one of them, and pmacct prints the highest bit as a sign.
     let mut count = |name: &str| flow.remove(name).map_or(Some(0), |count| integer(&count));
     let counts = [count("packets")?, count("bytes")?];
     let exporter = flow.remove("peer_ip_src")?.as_str()?.to_owned();

@@ -1,4 +1,4 @@
-//! Where the daemons and tools are.
+//! Finds installed daemons and tools.
 
 use std::{
     env,
@@ -8,15 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use sekiwake_testkit::netns::REQUIRE_VARIABLE;
+use sekiwake_testkit::skip::met_or_skipped;
 
-/// Where `deploy/packages` unpacks packages that cannot be installed beside others, seen from this crate.
+/// Where `deploy/packages` unpacks packages that conflict with others.
 const UNPACKED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/unpacked");
 
-/// A command for a program that is installed, or that lies in an unpacked package.
-///
-/// # Errors
-/// It is neither.
+/// A command for a program that is installed, or that is in an unpacked package.
 pub fn program(name: &str) -> anyhow::Result<Command> {
     let search = env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -32,21 +29,21 @@ pub fn program(name: &str) -> anyhow::Result<Command> {
             return Ok(command);
         }
     }
-    bail!("`{name}` is not installed (deploy/packages test)")
+    bail!("`{name}` is not installed, run deploy/packages test")
 }
 
-/// The folder of an unpacked package that holds `name`, if it is not an installed one.
+/// The folder of the unpacked package that contains `name`, unless it is installed.
 pub(super) fn unpacked_with(name: &str) -> Option<PathBuf> {
     let command = program(name).ok()?;
     let package = Path::new(command.get_program()).ancestors().nth(3)?.to_owned();
     package.starts_with(UNPACKED).then_some(package)
 }
 
-/// The library folders of an unpacked package: `usr/lib` and what is in it.
+/// The library folders of an unpacked package: `usr/lib` and its subfolders.
 fn library_path(package: &Path) -> anyhow::Result<OsString> {
     let libraries = package.join("usr/lib");
     let all = folders(&libraries).into_iter().chain([libraries]);
-    env::join_paths(all).context("a folder's name holds a colon")
+    env::join_paths(all).context("a folder's name contains a colon")
 }
 
 fn folders(parent: &Path) -> Vec<PathBuf> {
@@ -54,16 +51,8 @@ fn folders(parent: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
-/// True when all these programs are there. Else says loudly that `test` is skipped, or fails it when [`REQUIRE_VARIABLE`] asks for
-/// that.
-///
-/// # Panics
-/// One is missing although they are required.
-#[must_use]
-pub fn installed_or_skipped(test: &str, names: &[&str]) -> bool {
-    let Some(missing) = names.iter().find_map(|name| program(name).err()) else { return true };
-    let required = env::var_os(REQUIRE_VARIABLE).is_some_and(|value| value == "1");
-    assert!(!required, "{test} needs what is missing ({REQUIRE_VARIABLE}=1): {missing}");
-    eprintln!("SKIPPED: {test}: {missing}");
-    false
+/// True when all these programs are installed. Otherwise reports that the running test is skipped,
+/// or fails it when it must not be.
+pub fn installed_or_skipped(names: &[&str]) -> bool {
+    met_or_skipped(names.iter().try_for_each(|name| program(name).map(drop)))
 }

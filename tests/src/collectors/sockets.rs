@@ -1,4 +1,4 @@
-//! What the kernel knows of the sockets of this thread's namespace.
+//! The kernel's socket tables of this thread's namespace.
 
 use std::{fs, net::SocketAddr};
 
@@ -7,20 +7,17 @@ use anyhow::Context;
 /// A UDP socket as proc(5) lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketState {
-    /// Memory of the datagrams that wait to be read; 0 when there are none.
+    /// Memory of unread datagrams; 0 when all are read.
     pub queued_bytes: u64,
-    /// Datagrams that found no room.
+    /// Datagrams dropped because the receive buffer was full.
     pub dropped: u64,
 }
 
 /// The state of the UDP socket that is bound to `address`.
-///
-/// # Errors
-/// There is none.
 pub fn socket_state(address: SocketAddr) -> anyhow::Result<SocketState> {
     let path = if address.is_ipv4() { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" };
     let table = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    let shown = shown(address);
+    let shown = table_form(address);
     let row = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
     let row = row.into_iter().find(|row| row.get(1) == Some(&shown.as_str()));
     let row = row.with_context(|| format!("no socket is bound to {address}"))?;
@@ -28,11 +25,11 @@ pub fn socket_state(address: SocketAddr) -> anyhow::Result<SocketState> {
         let (_, queued) = row.get(4)?.split_once(':')?;
         Some(SocketState { queued_bytes: u64::from_str_radix(queued, 16).ok()?, dropped: row.last()?.parse().ok()? })
     };
-    parse().with_context(|| format!("cannot understand {path}: {row:?}"))
+    parse().with_context(|| format!("cannot parse {path}: {row:?}"))
 }
 
-/// An address as the table shows it: words of the host's byte order in hexadecimal digits.
-fn shown(address: SocketAddr) -> String {
+/// An address in the table's format: hexadecimal words in the host's byte order.
+fn table_form(address: SocketAddr) -> String {
     let octets = match address {
         SocketAddr::V4(address) => address.ip().octets().to_vec(),
         SocketAddr::V6(address) => address.ip().octets().to_vec(),
@@ -42,10 +39,7 @@ fn shown(address: SocketAddr) -> String {
     format!("{words}:{:04X}", address.port())
 }
 
-/// Datagrams that programs of this thread's namespace have sent so far, both families.
-///
-/// # Errors
-/// The kernel's tables cannot be read or understood.
+/// Datagrams sent so far in this thread's namespace, IPv4 and IPv6.
 pub fn sent_datagrams() -> anyhow::Result<u64> {
     let table = fs::read_to_string("/proc/thread-self/net/snmp")?;
     let mut rows = table.lines().filter(|line| line.starts_with("Udp: "));

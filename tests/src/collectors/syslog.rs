@@ -1,4 +1,4 @@
-//! rsyslog and syslog-ng: each message as it came, without parsing.
+//! rsyslog and syslog-ng, which write each message unmodified and unparsed.
 
 use std::{fs, net::SocketAddr, path::Path, process::Command};
 
@@ -21,7 +21,8 @@ impl Recipe for Rsyslogd {
     fn command(folder: &Path, address: SocketAddr) -> anyhow::Result<Command> {
         let octal = |mark: char| format!("\\{:03o}", u32::from(mark));
         let [begin, middle, end] = [marked::BEGIN, marked::MIDDLE, marked::END].map(octal);
-        let (ip, port) = (address.ip(), address.port());
+        let ip = address.ip();
+        let port = address.port();
         let shown = folder.display();
         let text = format!(
             r#"global(workDirectory="{shown}" maxMessageSize="64k" net.enableDNS="off")
@@ -49,11 +50,14 @@ impl Recipe for SyslogNg {
     const PROGRAM: &'static str = "syslog-ng";
 
     fn command(folder: &Path, address: SocketAddr) -> anyhow::Result<Command> {
-        let (ip, port) = (address.ip(), address.port());
+        let ip = address.ip();
+        let port = address.port();
         let version = if address.is_ipv4() { 4 } else { 6 };
-        let (begin, middle, end) = (marked::BEGIN, marked::MIDDLE, marked::END);
+        let begin = marked::BEGIN;
+        let middle = marked::MIDDLE;
+        let end = marked::END;
         let shown = folder.display();
-        // A configuration names the version that it is for; this one is for whichever is installed.
+        // A configuration must name its version; `current` is the installed one.
         let text = format!(
             r#"@version: current
 options {{ use-dns(no); dns-cache(no); use-fqdn(no); chain-hostnames(no); keep-hostname(no); flush-lines(1); log-msg-size(65536); stats-freq(0); }};
@@ -79,7 +83,7 @@ log {{ source(s); destination(d); }};
     }
 }
 
-/// The folder of modules in an unpacked package, which is named after the version.
+/// The folder of modules in an unpacked package, named after the version.
 fn modules(package: &Path) -> anyhow::Result<std::path::PathBuf> {
     let folder = package.join("usr/lib/syslog-ng");
     let mut versions = folder.read_dir()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
@@ -88,7 +92,7 @@ fn modules(package: &Path) -> anyhow::Result<std::path::PathBuf> {
 
 fn read(folder: &Path) -> anyhow::Result<Vec<Record>> {
     let path = folder.join(WRITTEN);
-    // The file is made with the first message.
+    // The file is created with the first message.
     if !path.exists() {
         return Ok(Vec::new());
     }

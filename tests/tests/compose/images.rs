@@ -1,10 +1,10 @@
-//! What must be true of the images, whoever runs them.
+//! Checks of the images.
 
 use serde_json::Value;
 
 use crate::project::{Project, docker};
 
-/// What runs without being root, whatever it is given.
+/// Services that run without root.
 const UNPRIVILEGED: [&str; 6] =
     ["proxy", "syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector"];
 const TOOLS: [&str; 2] = ["sender", "receiver"];
@@ -44,16 +44,16 @@ pub(crate) fn check(project: &Project) {
         for shell in ["bin/sh", "bin/bash", "bin/busybox"] {
             assert!(!files.iter().any(|file| file.ends_with(shell)), "{name} has {shell}");
         }
-        // Scanners of vulnerabilities find the versions of the libraries there.
+        // Vulnerability scanners read the versions of libraries from it.
         assert!(
             files.iter().any(|file| file.ends_with("var/lib/dpkg/status.d/libc6")),
-            "{name}: no record of its packages"
+            "{name} has no record of its packages"
         );
         eprintln!("        sekiwake-{name}: {} MB", size(&image));
     }
 }
 
-/// Megabytes, rounded.
+/// The size of an image in megabytes, rounded.
 fn size(image: &str) -> u64 {
     (docker(&["image", "inspect", "-f", "{{.Size}}", image]).parse::<u64>().unwrap() + 500_000) / 1_000_000
 }

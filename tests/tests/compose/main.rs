@@ -1,6 +1,7 @@
 //! The compose project on a real Docker engine: `make test-compose`.
 //!
-//! One test, for one build: images, the demonstration, an anomaly, replicas that come and go, a proxy that restarts, and what is left behind.
+//! One test, because of one build: images, the demonstration, an anomaly, scaling, a restart of the
+//! proxy, keys, and removal.
 #![allow(clippy::unwrap_used)]
 
 mod images;
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use sekiwake_testkit::wait::wait_for;
+use sekiwake_testkit::{skip::skip, wait::wait_for};
 use sekiwake_tests::get;
 use serde_json::Value;
 
@@ -23,7 +24,7 @@ const LONG: Duration = Duration::from_secs(60);
 const OLD: &str = "demo-old-collector";
 const NEW: [&str; 2] = ["demo-new-collector-a", "demo-new-collector-b"];
 const DEVICES: &str = "demo-devices";
-/// Numbered datagrams of the first stream.
+/// Number of datagrams of the first stream.
 const FIRST_STREAM: u64 = 20_000;
 const NUMBER_OF_DEVICES: usize = 64;
 
@@ -33,9 +34,9 @@ fn local(port: u16) -> SocketAddr {
 
 #[test]
 #[ignore = "make test-compose runs it: it builds images"]
-fn the_compose_project_does_what_it_says() {
+fn compose_project_works_as_documented() {
     if std::env::var_os("TEST_SEKIWAKE_SKIP_COMPOSE").is_some() {
-        eprintln!("SKIPPED: the compose project, as TEST_SEKIWAKE_SKIP_COMPOSE says");
+        skip("TEST_SEKIWAKE_SKIP_COMPOSE is set");
         return;
     }
     let mut project = Project::new(&[
@@ -48,32 +49,33 @@ fn the_compose_project_does_what_it_says() {
         ("SEKIWAKE_ANOMALY_GRACE", "1s"),
         ("SEKIWAKE_NOTIFY", "alertmanager+http://alertmanager:9093"),
     ]);
-    project.step("base images, and a build of everything");
+    project.step("base images and build");
     project.prepare();
     project.compose(&["--profile", "demo", "build"]);
     images::check(&project);
     settings::check(&project);
-    project.step("up, with the demonstration and what monitors it");
+    project.step("up, with demonstration and monitoring");
     project.compose(&["--profile", "monitoring", "up", "--detach", "prometheus", "alertmanager"]);
     project.compose(&["--profile", "demo", "up", "--detach"]);
-    every_service_is_well(&project);
+    check_health(&project);
 
-    project.step("every datagram is at both new collectors, from the device's address, and stored");
+    project.step("every datagram arrives at both new collectors from the device's address, and is stored");
     wait_for("the end of the first stream", LONG, || project.state(DEVICES) == "exited").unwrap();
     let sent = last_line(&project, DEVICES);
     assert_eq!(sent["sent"], FIRST_STREAM);
     let mut total = FIRST_STREAM;
-    let old = all_have(&project, total);
-    assert_eq!((&old["numbered"]["missing"], &old["numbered"]["doubled"]), (&0.into(), &0.into()));
-    assert_eq!(old["digest"], sent["digest"], "what the devices sent is what the old collector got");
+    let old = check_collectors(&project, total);
+    assert_eq!((&old["numbered"]["missing"], &old["numbered"]["duplicates"]), (&0.into(), &0.into()));
+    assert_eq!(old["digest"], sent["digest"], "the old collector received what the devices sent");
     let sources = old["by_source"].as_object().unwrap();
     assert_eq!(sources.len(), NUMBER_OF_DEVICES);
     assert!(sources.keys().all(|address| address.starts_with("198.18.")), "{sources:?}");
-    is_stored(&old);
+    check_stored(&old);
 
-    project.step("a burst is an anomaly, and Alertmanager is told of it and of its end");
+    project.step("a burst is an anomaly that fires and resolves at Alertmanager");
     total += project.send(200, "13s");
-    let burst = project.start_sending(4_000, "5s");
+    // Longer than an alarm takes to be notified, wherever its first interval begins.
+    let burst = project.start_sending(4_000, "12s");
     let alerts = || -> Vec<Value> {
         serde_json::from_str(&get(local(9093), "/api/v2/alerts?active=true").unwrap_or_default()).unwrap_or_default()
     };
@@ -81,15 +83,14 @@ fn the_compose_project_does_what_it_says() {
     wait_for("an alarm at Alertmanager", LONG, is_high).unwrap();
     wait_for("the alarm's end at Alertmanager", LONG, || !is_high()).unwrap();
     total += burst.finish();
-    all_have(&project, total);
+    check_collectors(&project, total);
 
-    project.step("three forwarders, and one again, while datagrams pass");
+    project.step("scaling to three forwarders and back to one under load");
     let stream = project.start_sending(1_000, "25s");
     sleep(Duration::from_secs(4));
     project.scale(3);
     wait_for("all three to be seen by Prometheus", LONG, || up("syslog-forwarder") == 3).unwrap();
     assert_eq!(project.containers("demo-syslog-forwarder").len(), 3);
-    // Each of them works.
     wait_for("all three to forward", LONG, || {
         let addresses = project.addresses("demo-syslog-forwarder");
         let forwards = |address: &Ipv4Addr| {
@@ -101,30 +102,30 @@ fn the_compose_project_does_what_it_says() {
     .unwrap();
     project.scale(1);
     total += stream.finish();
-    all_have(&project, total);
+    check_collectors(&project, total);
 
-    project.step("the proxy restarts while datagrams pass");
+    project.step("the proxy restarts under load");
     let stream = project.start_sending(1_000, "15s");
     sleep(Duration::from_secs(4));
     project.compose(&["restart", "proxy"]);
     total += stream.finish();
-    let old = all_have(&project, total);
-    is_stored(&old);
-    every_service_is_well(&project);
+    let old = check_collectors(&project, total);
+    check_stored(&old);
+    check_health(&project);
 
-    project.step("down, and up again with keys");
+    project.step("down, and up with keys");
     project.compose(&["--profile", "demo", "down", "--volumes"]);
     project.use_keys();
     project.compose(&["--profile", "demo", "up", "--detach"]);
-    every_service_is_well(&project);
-    all_have(&project, FIRST_STREAM);
-    project.step("down, and nothing is left");
+    check_health(&project);
+    check_collectors(&project, FIRST_STREAM);
+    project.step("down, without leftovers");
     project.down();
 }
 
-/// Waits until every container that has a health check is healthy, and none has been restarted.
-fn every_service_is_well(project: &Project) {
-    let unwell = || -> Vec<String> {
+/// Waits until every container with a health check is healthy, and none has been restarted.
+fn check_health(project: &Project) {
+    let unhealthy = || -> Vec<String> {
         let states = project.states();
         states
             .into_iter()
@@ -132,38 +133,38 @@ fn every_service_is_well(project: &Project) {
             .map(|(name, state)| format!("{name}: {state}"))
             .collect()
     };
-    let outcome = wait_for("all services to be healthy", LONG, || unwell().is_empty());
-    assert!(outcome.is_ok(), "{:?}", unwell());
+    let outcome = wait_for("all services to be healthy", LONG, || unhealthy().is_empty());
+    assert!(outcome.is_ok(), "{:?}", unhealthy());
 }
 
-/// What a container said last, as JSON.
+/// The last JSON line of a container's output.
 fn last_line(project: &Project, service: &str) -> Value {
     let log = project.log(service);
     let line = log.lines().rev().find(|line| line.starts_with('{'));
     line.and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default()
 }
 
-/// Waits until all collectors have `total` datagrams, and checks that they are the same.
-fn all_have(project: &Project, total: u64) -> Value {
+/// Waits until all collectors have `total` datagrams, and checks that they have the same ones.
+fn check_collectors(project: &Project, total: u64) -> Value {
     let received = |service: &str| last_line(project, service)["received"].as_u64().unwrap_or(0);
     let collectors = [OLD, NEW[0], NEW[1]];
     let outcome = wait_for("all datagrams", LONG, || collectors.iter().all(|one| received(one) >= total));
-    // More than all would come a little later.
+    // Duplicates would arrive later.
     sleep(Duration::from_secs(1));
     let counts = collectors.map(received);
     assert!(outcome.is_ok() && counts == [total; 3], "{total} sent, the collectors have {counts:?}");
     let old = last_line(project, OLD);
     for service in NEW {
         let new = last_line(project, service);
-        assert_eq!(new["digest"], old["digest"], "{service} has other payloads");
-        assert_eq!(new["by_source"], old["by_source"], "{service} has them from other addresses");
+        assert_eq!(new["digest"], old["digest"], "{service} has different payloads");
+        assert_eq!(new["by_source"], old["by_source"], "{service} has different source addresses");
         assert_eq!(new["dropped"], 0, "{service}");
     }
     old
 }
 
-/// Waits until as many messages are found as the old collector got.
-fn is_stored(old: &Value) {
+/// Waits until the storer finds as many messages as the old collector received.
+fn check_stored(old: &Value) {
     let syslog = old["by_port"]["514"].as_u64().unwrap();
     let found = || get(local(9605), "/search").map_or(0, |page| page.lines().count() as u64);
     let outcome = wait_for("all syslog to be stored", LONG, || found() >= syslog);
@@ -171,7 +172,7 @@ fn is_stored(old: &Value) {
     assert_eq!(found(), syslog);
 }
 
-/// How many instances of a job Prometheus reaches.
+/// The number of instances of a job that Prometheus reaches.
 fn up(job: &str) -> usize {
     let page =
         get(local(9090), &format!("/api/v1/query?query=up%7Bjob%3D%22{job}%22%7D%20%3D%3D%201")).unwrap_or_default();
@@ -179,7 +180,7 @@ fn up(job: &str) -> usize {
     answer["data"]["result"].as_array().map_or(0, Vec::len)
 }
 
-/// The sum over a metric's samples.
+/// The sum of a metric's samples.
 fn sum(page: &str, name: &str) -> f64 {
     let values = page
         .lines()

@@ -1,4 +1,4 @@
-//! The project as docker compose sees it, under a name and on a network of its own.
+//! The compose project, with its own name and network.
 
 use std::{
     collections::BTreeMap,
@@ -13,20 +13,20 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// What is removed when a test ends, however it ends.
+/// The project, which is removed when dropped.
 pub(crate) struct Project {
     name: String,
     environment: Vec<(String, String)>,
-    /// Images that were there before.
+    /// Images that existed before.
     images_before: Vec<String>,
     started: Instant,
     is_down: bool,
-    /// What is mounted as configuration.
+    /// The configuration directory.
     _config: TempDir,
 }
 
-/// A stream of datagrams that is under way.
-pub(crate) struct Sending(Child);
+/// A running sender.
+pub(crate) struct SenderRun(Child);
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -36,7 +36,7 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// Runs docker, which must be content.
+/// Runs docker, which must succeed. Returns its standard output.
 pub(crate) fn docker(arguments: &[&str]) -> String {
     let output = Command::new("docker").args(arguments).output().expect("docker cannot be started");
     assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -49,7 +49,7 @@ fn image_list() -> Vec<String> {
 }
 
 impl Project {
-    /// Nothing runs yet.
+    /// A project that is not started.
     pub(crate) fn new(settings: &[(&str, &str)]) -> Project {
         let name = format!("sekiwake-test-{}", std::process::id());
         let own = [
@@ -68,7 +68,7 @@ impl Project {
         let all = own.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let images_before = image_list();
         let config = tempfile::tempdir().unwrap();
-        // As a checkout's folder is: others may look.
+        // Readable for other users, as a checkout is.
         fs::set_permissions(config.path(), Permissions::from_mode(0o755)).unwrap();
         let mut environment: Vec<(String, String)> = all.collect();
         environment.push(("CONFIG".to_owned(), config.path().display().to_string()));
@@ -79,7 +79,7 @@ impl Project {
         eprintln!("{:>4} s  {what}", self.started.elapsed().as_secs());
     }
 
-    /// Base images, and those of Prometheus and Alertmanager.
+    /// Builds the base images, and those of Prometheus and Alertmanager.
     pub(crate) fn prepare(&self) {
         self.compose(&["prepare"]);
         for name in ["prometheus", "alertmanager"] {
@@ -106,7 +106,7 @@ impl Project {
         }
     }
 
-    /// `sekiwake-NAME` as it was built.
+    /// The built image `sekiwake-NAME`.
     pub(crate) fn image(&self, name: &str) -> String {
         format!("sekiwake-{name}:{}", self.name)
     }
@@ -117,7 +117,7 @@ impl Project {
             command.env_remove(name);
         }
         command.current_dir(root()).envs(self.environment.iter().map(|(name, value)| (name, value)));
-        // A .env of this checkout is not what is tested.
+        // Without the .env of this checkout.
         command
             .env("COMPOSE_DISABLE_ENV_FILE", "1")
             .env("COMPOSE_PROJECT_NAME", &self.name)
@@ -125,7 +125,7 @@ impl Project {
         command
     }
 
-    /// Runs compose, which must be content, and gives its standard output.
+    /// Runs compose, which must succeed. Returns its standard output.
     pub(crate) fn compose(&self, arguments: &[&str]) -> String {
         let output = self.command("deploy/compose").args(arguments).stdin(Stdio::null()).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -135,27 +135,27 @@ impl Project {
         text(&output)
     }
 
-    /// The identifiers of a service's containers, those that have ended too.
+    /// The identifiers of a service's containers, including stopped ones.
     pub(crate) fn containers(&self, service: &str) -> Vec<String> {
         let project = format!("label=com.docker.compose.project={}", self.name);
         let service = format!("label=com.docker.compose.service={service}");
         docker(&["ps", "-aq", "--filter", &project, "--filter", &service]).lines().map(str::to_owned).collect()
     }
 
-    /// Where they are on the project's network.
+    /// Their addresses on the project's network.
     pub(crate) fn addresses(&self, service: &str) -> Vec<Ipv4Addr> {
         let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
         self.containers(service).iter().filter_map(|id| docker(&["inspect", "-f", format, id]).parse().ok()).collect()
     }
 
-    /// Whether a service's container runs.
+    /// The state of a service's first container.
     pub(crate) fn state(&self, service: &str) -> String {
         self.containers(service)
             .first()
             .map_or_else(String::new, |id| docker(&["inspect", "-f", "{{.State.Status}}", id]))
     }
 
-    /// The state of each container, with its health or its exit status, by name; one that was restarted says so.
+    /// The state of each container by name, with its health, exit status and restarts.
     pub(crate) fn states(&self) -> BTreeMap<String, String> {
         let project = format!("label=com.docker.compose.project={}", self.name);
         let ids = docker(&["ps", "-aq", "--filter", &project]);
@@ -175,32 +175,32 @@ impl Project {
         ids.lines().map(describe).collect()
     }
 
-    /// What a service's first container has printed on its standard output.
+    /// The standard output of a service's first container.
     pub(crate) fn log(&self, service: &str) -> String {
         self.containers(service).first().map_or_else(String::new, |id| docker(&["logs", id]))
     }
 
-    /// Sends syslog and traps to the old collector, and gives how many.
+    /// Sends to the old collector. Returns the number of datagrams.
     pub(crate) fn send(&self, rate: u64, duration: &str) -> u64 {
         self.start_sending(rate, duration).finish()
     }
 
-    /// Begins to.
-    pub(crate) fn start_sending(&self, rate: u64, duration: &str) -> Sending {
+    /// Starts sending to the old collector.
+    pub(crate) fn start_sending(&self, rate: u64, duration: &str) -> SenderRun {
         let arguments = format!(
             "--profile demo run --rm --no-deps -T demo-devices --to 198.19.96.100 --from 198.18.0.0/16 --sources 64 \
              --protocol rfc5424:4,rfc3164:4,snmp2c-trap,ipfix --size 120-1400 --rate {rate} --duration {duration} --json"
         );
         let mut command = self.command("deploy/compose");
         command.args(arguments.split_ascii_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped());
-        Sending(command.spawn().unwrap())
+        SenderRun(command.spawn().unwrap())
     }
 
-    /// From here on the bus has keys, made by `deploy/keys` in a folder of the test's.
+    /// Enables keys on the bus, generated by `deploy/keys` in a folder of the test.
     pub(crate) fn use_keys(&mut self) {
         let files = "docker-compose.yml:deploy/compose.keys.yml:tests/tests/compose/keys.yml";
         self.environment.push(("COMPOSE_FILE".to_owned(), files.to_owned()));
-        // The demonstration's forwarders are root: theirs are made as for forwarders that spoof.
+        // The demonstration's forwarders run as root, so their keys are made as for spoofing.
         let demo = ["capture-demo", "demo-syslog-forwarder", "demo-xflow-forwarder", "demo-trap-forwarder"];
         for (spoof, names) in [("1", &demo[..]), ("", &[])] {
             let output = self.command("deploy/keys").env("SPOOF", spoof).args(names).output().unwrap();
@@ -208,7 +208,7 @@ impl Project {
         }
     }
 
-    /// So many syslog forwarders, of those that forward in the demonstration and of the others.
+    /// Sets the number of syslog forwarders, both of the demonstration and of the others.
     pub(crate) fn scale(&self, number: u32) {
         let one = format!("syslog-forwarder={number}");
         let other = format!("demo-syslog-forwarder={number}");
@@ -228,7 +228,7 @@ impl Project {
         ]);
     }
 
-    /// Removes everything, and checks that it is gone.
+    /// Removes everything, and checks that nothing is left.
     pub(crate) fn down(mut self) {
         self.remove();
         let label = format!("label=com.docker.compose.project={}", self.name);
@@ -238,16 +238,16 @@ impl Project {
         assert_eq!(self.images_to_remove(), Vec::<String>::new());
     }
 
-    /// Those of this test and, where it made them, the bases; with `TEST_SEKIWAKE_KEEP_IMAGES`, for a test that is run again and again, only the first,
-    /// and not what monitors.
+    /// The images of this test and the base images that it built; with `TEST_SEKIWAKE_KEEP_IMAGES`,
+    /// for repeated runs, only the images of this test.
     fn images_to_remove(&self) -> Vec<String> {
         let keeps = std::env::var_os("TEST_SEKIWAKE_KEEP_IMAGES").is_some();
-        let is_to_go = |image: &String| match image.as_str() {
+        let is_removed = |image: &String| match image.as_str() {
             "debian:bookworm-slim" | "rust:1.95-bookworm" => !keeps,
             "sekiwake-test-prometheus:latest" | "sekiwake-test-alertmanager:latest" => !keeps,
             image => image.ends_with(&self.name),
         };
-        image_list().into_iter().filter(|image| !self.images_before.contains(image) && is_to_go(image)).collect()
+        image_list().into_iter().filter(|image| !self.images_before.contains(image) && is_removed(image)).collect()
     }
 
     fn remove(&mut self) {
@@ -265,7 +265,7 @@ impl Project {
 impl Drop for Project {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the containers when it failed: {:#?}", self.states());
+            eprintln!("containers at the time of failure: {:#?}", self.states());
             for (name, state) in self.states() {
                 if name.contains("anomaly-detector") || !["running healthy", "running", "exited 0"].contains(&&*state) {
                     let output = Command::new("docker").args(["logs", "--tail", "40", &name]).output();
@@ -283,12 +283,12 @@ impl Drop for Project {
     }
 }
 
-impl Sending {
-    /// Waits for its end, and gives how many datagrams it was.
+impl SenderRun {
+    /// Waits for its end. Returns the number of datagrams.
     pub(crate) fn finish(self) -> u64 {
         let output = self.0.wait_with_output().unwrap();
-        let said = text(&output);
-        let summary: Value = said.lines().rev().find_map(|line| serde_json::from_str(line).ok()).unwrap_or_default();
-        summary["sent"].as_u64().unwrap_or_else(|| panic!("no count in {said:?}"))
+        let printed = text(&output);
+        let summary: Value = printed.lines().rev().find_map(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+        summary["sent"].as_u64().unwrap_or_else(|| panic!("no count in {printed:?}"))
     }
 }

@@ -1,4 +1,4 @@
-//! What must be true of the compose file as compose reads it.
+//! Checks of the resolved compose file.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::project::Project;
 
-/// Set by the images, or by a file of its own (keys), and none of the user's concern in the compose file.
-const NOT_HANDED_ON: [&str; 11] = [
+/// Set by the images or by a separate file (keys), and not passed on from the user's environment.
+const NOT_PASSED_ON: [&str; 11] = [
     // A savefile would be published again at each restart.
     "SEKIWAKE_CAPTURE_FILE",
     "SEKIWAKE_CAPTURE_WAIT",
@@ -30,28 +30,29 @@ pub(crate) fn check(project: &Project) {
     let resolved: Value = serde_json::from_str(&page).unwrap();
     let services = resolved["services"].as_object().unwrap();
     for name in SERVICES {
-        settings_are_handed_on(name, &services[name]);
+        check_passed_settings(name, &services[name]);
     }
     for (name, service) in services {
-        is_locked_up(name, service);
+        check_restrictions(name, service);
     }
-    // Those of Sekiwake's own images are in the images.
+    // Sekiwake's images have their own health checks.
     for name in ["prometheus", "alertmanager", "grafana"] {
         assert!(services[name]["healthcheck"]["test"].is_array(), "{name}");
     }
-    // With the additional files it is still one that compose takes, and what is in host networks is locked up as well.
+    // With the additional files the project is valid, and services in host networks have the same
+    // restrictions.
     let files = ["docker-compose.yml", "deploy/compose.keys.yml", "deploy/compose.spoof.yml"];
     let files = files.iter().flat_map(|file| ["-f", file]);
     let page = project.compose(&files.chain(["config", "--format", "json"]).collect::<Vec<_>>());
     let merged: Value = serde_json::from_str(&page).unwrap();
     for name in ["syslog-forwarder", "xflow-forwarder", "trap-forwarder"] {
         let service = &merged["services"][name];
-        is_locked_up(name, service);
+        check_restrictions(name, service);
         assert_eq!((&service["user"], &service["network_mode"]), (&"0:0".into(), &"host".into()), "{name}");
         assert_eq!(service["cap_add"], serde_json::json!(["NET_RAW"]), "{name}");
         assert!(service["environment"]["SEKIWAKE_BUS_KEY_FILE"].is_string(), "{name}");
     }
-    // The ones whose work takes NET_RAW, and no others.
+    // Only services that need NET_RAW have it.
     let privileged: BTreeSet<&str> =
         services.iter().filter(|(_, service)| !service["cap_add"].is_null()).map(|(name, _)| name.as_str()).collect();
     let expected = [
@@ -66,21 +67,21 @@ pub(crate) fn check(project: &Project) {
     assert!(services.values().filter_map(|service| service["cap_add"].as_array()).all(|added| *added == ["NET_RAW"]));
 }
 
-/// Each setting that a service reads can be made in `.env`, and no other is there.
-fn settings_are_handed_on(name: &str, service: &Value) {
+/// Each setting that a service reads can be set in `.env`, and no other is passed on.
+fn check_passed_settings(name: &str, service: &Value) {
     let reads = |readers: &[&str]| readers.contains(&name) || readers.contains(&EVERY_SERVICE);
     let read: BTreeSet<&str> = VARIABLES
         .iter()
-        .filter(|variable| reads(variable.read_by) && !NOT_HANDED_ON.contains(&variable.name))
+        .filter(|variable| reads(variable.read_by) && !NOT_PASSED_ON.contains(&variable.name))
         .map(|variable| variable.name)
         .collect();
     let environment = service["environment"].as_object().unwrap();
-    let handed_on: BTreeSet<&str> =
-        environment.keys().map(String::as_str).filter(|variable| !NOT_HANDED_ON.contains(variable)).collect();
-    assert_eq!(handed_on, read, "{name}");
+    let passed_on: BTreeSet<&str> =
+        environment.keys().map(String::as_str).filter(|variable| !NOT_PASSED_ON.contains(variable)).collect();
+    assert_eq!(passed_on, read, "{name}");
 }
 
-fn is_locked_up(name: &str, service: &Value) {
+fn check_restrictions(name: &str, service: &Value) {
     assert_eq!(service["read_only"], true, "{name}");
     assert_eq!(service["cap_drop"], serde_json::json!(["ALL"]), "{name}");
     assert_eq!(service["security_opt"], serde_json::json!(["no-new-privileges:true"]), "{name}");

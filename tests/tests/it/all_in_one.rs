@@ -1,17 +1,15 @@
-//! The all-in-one process, and the loop that cannot happen.
+//! The all-in-one process, and forwarding without loops.
 
 use std::time::Duration;
 
 use sekiwake_testkit::sink::Sink;
-use sekiwake_tests::{FIRST_DEVICE, MIRRORED, MIRRORED_V6, collector};
+use sekiwake_tests::{FIRST_DEVICE, MIRRORED, MIRRORED_V6, Samples, collector};
 
 use crate::support::*;
 
 #[test]
-fn the_all_in_one_forwards_everything_with_an_interface_and_destinations_alone() {
-    let Some(site) = site("the_all_in_one_forwards_everything_with_an_interface_and_destinations_alone") else {
-        return;
-    };
+fn all_in_one_forwards_everything_with_minimal_settings() {
+    let Some(site) = site() else { return };
     let ports = [514, 2055, 162];
     let sink = site.sink(&ports.map(|port| at(collector(0), port)), numbered());
     let [syslog, xflow, trap] = ports.map(|port| format!("udp://{}:{port}", collector(0)));
@@ -24,7 +22,7 @@ fn the_all_in_one_forwards_everything_with_an_interface_and_destinations_alone()
         ],
     );
     let sent = site.send(&format!(
-        "--to {MIRRORED_V6} --from 2001:db8:18:1::/64 --sources 8 --protocol {ALL_BUT_INFORMS} --size 100-5000 --rate 5000 --duration 2s"
+        "--to {MIRRORED_V6} --from 2001:db8:18:1::/64 --sources 8 --protocol all --size 100-5000 --rate 5000 --duration 2s"
     ));
     let _ = sink.wait_for(sent, LONG);
     let samples = services.get("sekiwake").metrics().unwrap();
@@ -33,20 +31,19 @@ fn the_all_in_one_forwards_everything_with_an_interface_and_destinations_alone()
     assert_eq!(report.received, sent);
     assert!(report.sequence.is_complete(), "{:?}", report.sequence);
     assert_eq!(samples.count("sekiwake_capture_claimed_datagrams_total", &[]), sent);
-    let of_forwarders = ["syslog", "xflow", "trap"].map(|kind| format!("service=\"{kind}-forwarder\""));
-    let received = of_forwarders
-        .iter()
-        .map(|service| samples.count("sekiwake_bus_received_records_total", &[service]))
-        .sum::<u64>();
+    let forwarders = ["syslog", "xflow", "trap"].map(|kind| format!("service=\"{kind}-forwarder\""));
+    let received =
+        forwarders.iter().map(|service| samples.count("sekiwake_bus_received_records_total", &[service])).sum::<u64>();
     assert_eq!(received, sent);
     assert_eq!(samples.count("sekiwake_forward_sent_datagrams_total", &[]), sent);
 }
 
 #[test]
-fn what_is_forwarded_out_of_the_captured_interface_is_not_captured_again() {
-    let Some(site) = site("what_is_forwarded_out_of_the_captured_interface_is_not_captured_again") else { return };
-    for names in [&["sekiwake"][..], &SYSLOG_WAY] {
-        // The destination is in the devices' network, so that the way there is the captured wire, port 514 included.
+fn own_datagrams_on_the_captured_wire_are_not_captured() {
+    let Some(site) = site() else { return };
+    for names in [&["sekiwake"][..], &SYSLOG_PATH] {
+        // The destination is in the devices' network, so that datagrams to it leave on the captured
+        // wire, to port 514.
         let address = at(std::net::Ipv4Addr::from(u32::from(FIRST_DEVICE) + 40), 514);
         let sink = site.devices.enter(|| Sink::bind(&[address], numbered())).unwrap().unwrap();
         let services = site.start(names, &[("SEKIWAKE_SYSLOG_DESTINATIONS", &format!("udp://{address}"))]);
@@ -54,13 +51,13 @@ fn what_is_forwarded_out_of_the_captured_interface_is_not_captured_again() {
             "--to {MIRRORED} --from 198.19.0.1,198.19.0.2,198.19.0.3 --size 100-1400 --rate 2000 --count 4000"
         ));
         let _ = sink.wait_for(sent, LONG);
-        // A storm would not end.
+        // A loop would not end.
         sink.wait_for_silence(Duration::from_millis(300), LONG).unwrap();
         let capture = &services.0[0];
-        let own = |samples: &sekiwake_tests::Samples| {
+        let own = |samples: &Samples| {
             samples.count("sekiwake_capture_unclaimed_datagrams_total", &["reason=\"own_destination\""])
         };
-        capture.wait_for_metrics("the count of our own datagrams", LONG, |samples| own(samples) >= sent).unwrap();
+        capture.wait_for_metrics("the counter of own datagrams", LONG, |samples| own(samples) >= sent).unwrap();
         let samples = capture.metrics().unwrap();
         services.stop().unwrap();
         let report = sink.finish();

@@ -1,58 +1,57 @@
-//! Too much and too little syslog, from the wire to those who are told.
+//! Too many and too few syslog messages, from the wire to the notified receivers.
 
-use std::{process::Command, time::Duration};
-
-use rustix::process::Signal;
-use sekiwake_testkit::{process::Process, wait::wait_for};
-use sekiwake_tests::{MIRRORED, Service, Services, Webhook, binary};
+use sekiwake_testkit::{process::Process, skip::skip, wait::wait_for};
+use sekiwake_tests::{MIRRORED, Service, Services, Webhook, binary, get};
 use serde_json::Value;
+use std::process::Command;
 
 use crate::support::*;
 
 const DETECTOR: &str = "sekiwake-anomaly-detector";
 
-/// A second an interval, so that a test sees many of them.
-const QUICK: [(&str, &str); 4] = [
+/// One second per interval, so that a test has many intervals, and every alarm is notified.
+const QUICK: [(&str, &str); 5] = [
     ("SEKIWAKE_ANOMALY_INTERVAL", "1s"),
     ("SEKIWAKE_ANOMALY_WINDOW", "4"),
     ("SEKIWAKE_ANOMALY_GRACE", "300ms"),
     ("SEKIWAKE_ANOMALY_MIN_WIDTH", "80"),
+    ("SEKIWAKE_NOTIFY_CONSECUTIVE", "1"),
 ];
 
-/// A receiver of webhooks on the host that Sekiwake runs on.
+/// A webhook receiver on the host that runs Sekiwake.
 fn webhook(site: &TestSite) -> Webhook {
     site.host.enter(Webhook::start).unwrap().unwrap()
 }
 
-/// What has been told, as kind and status.
-fn told(webhook: &Webhook) -> Vec<(String, String)> {
+/// The notifications so far, as kind and status.
+fn notified(webhook: &Webhook) -> Vec<(String, String)> {
     let text = |body: &Value, name: &str| body[name].as_str().unwrap_or_default().to_owned();
     webhook.bodies().iter().map(|body| (text(body, "kind"), text(body, "status"))).collect()
 }
 
-fn wait_for_told(webhook: &Webhook, expected: &[(&str, &str)], services: &Services<'_>) {
+fn wait_for_notified(webhook: &Webhook, expected: &[(&str, &str)], services: &Services<'_>) {
     let expected: Vec<_> = expected.iter().map(|(kind, state)| ((*kind).to_owned(), (*state).to_owned())).collect();
-    let came = wait_for(&format!("{expected:?}"), LONG, || told(webhook).len() >= expected.len());
-    let said: Vec<String> =
+    let arrived = wait_for(&format!("{expected:?}"), LONG, || notified(webhook).len() >= expected.len());
+    let log: Vec<String> =
         services.0.iter().filter(|one| one.name == DETECTOR).flat_map(|one| one.process.stderr()).collect();
-    assert!(came.is_ok() && told(webhook) == expected, "{:?}\n{}", told(webhook), said.join("\n"));
+    assert!(arrived.is_ok() && notified(webhook) == expected, "{:?}\n{}", notified(webhook), log.join("\n"));
 }
 
 fn start_load(site: &TestSite, rate: u32, seconds: u32) -> Process {
     site.start_sender(&format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 16 --rate {rate} --duration {seconds}s"))
 }
 
-fn wait_for_judged(services: &Services<'_>, intervals: u64) {
-    let judged = |service: &Service<'_>| {
-        service.metrics().map_or(0, |samples| samples.count("sekiwake_anomaly_judged_intervals_total", &[]))
+fn wait_for_intervals(services: &Services<'_>, intervals: u64) {
+    let evaluated = |service: &Service<'_>| {
+        service.metrics().map_or(0, |samples| samples.count("sekiwake_anomaly_evaluated_intervals_total", &[]))
     };
-    let sum = || services.0.iter().filter(|service| service.name == DETECTOR).map(judged).sum::<u64>();
-    wait_for("intervals to be judged", LONG, || sum() >= intervals).unwrap();
+    let sum = || services.0.iter().filter(|service| service.name == DETECTOR).map(evaluated).sum::<u64>();
+    wait_for("intervals to be evaluated", LONG, || sum() >= intervals).unwrap();
 }
 
 #[test]
-fn a_burst_and_a_silence_are_told_once_each_and_their_ends_too() {
-    let Some(site) = site("a_burst_and_a_silence_are_told_once_each_and_their_ends_too") else { return };
+fn burst_and_silence_fire_and_resolve_once_each() {
+    let Some(site) = site() else { return };
     let hook = webhook(&site);
     let notify = format!("webhook+http://{}/hook?token=secret syslog+udp://127.0.0.1:5514", hook.address());
     let syslog = site.host.udp_socket(at([127, 0, 0, 1], 5514)).unwrap();
@@ -62,19 +61,19 @@ fn a_burst_and_a_silence_are_told_once_each_and_their_ends_too() {
     command.args(["anomaly/", "--count", "4"]);
     let mut tap = Process::spawn(command).unwrap();
     let mut steady = start_load(&site, 400, 12);
-    wait_for_judged(&services, 6);
-    assert_eq!(told(&hook), []);
+    wait_for_intervals(&services, 6);
+    assert_eq!(notified(&hook), []);
     start_load(&site, 3000, 2).wait(LONG).unwrap();
-    wait_for_told(&hook, &[("high", "firing"), ("high", "resolved")], &services);
+    wait_for_notified(&hook, &[("high", "firing"), ("high", "resolved")], &services);
     steady.wait(LONG).unwrap();
-    wait_for_told(&hook, &[("high", "firing"), ("high", "resolved"), ("low", "firing")], &services);
-    // A long silence is one alarm.
-    wait_for_judged(&services, 17);
-    assert_eq!(told(&hook).len(), 3);
-    let mut back = start_load(&site, 400, 6);
-    wait_for("the end of the silence", LONG, || told(&hook).contains(&("low".to_owned(), "resolved".to_owned())))
+    wait_for_notified(&hook, &[("high", "firing"), ("high", "resolved"), ("low", "firing")], &services);
+    // A long silence fires once.
+    wait_for_intervals(&services, 17);
+    assert_eq!(notified(&hook).len(), 3);
+    let mut resumed = start_load(&site, 400, 6);
+    wait_for("the end of the silence", LONG, || notified(&hook).contains(&("low".to_owned(), "resolved".to_owned())))
         .unwrap();
-    back.wait(LONG).unwrap();
+    resumed.wait(LONG).unwrap();
     let burst = &hook.bodies()[0];
     assert!(burst["count"].as_u64().unwrap() > 1000 && burst["upper"].as_f64().unwrap() < 1000.0, "{burst}");
     assert_eq!(burst["id"], hook.bodies()[1]["id"]);
@@ -88,7 +87,7 @@ fn a_burst_and_a_silence_are_told_once_each_and_their_ends_too() {
     let status: Value = serde_json::from_str(&services.get(DETECTOR).page("/status").unwrap()).unwrap();
     let window = &status["roles"]["anomaly-detector"]["detector"]["series"]["total"]["window"];
     assert_eq!(window.as_array().map(Vec::len), Some(4), "{status}");
-    // The same, on the bus and as syslog.
+    // The same events on the bus and as syslog.
     tap.wait(LONG).unwrap();
     let events: Vec<Value> = tap.stdout().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(events, hook.bodies()[..4]);
@@ -100,8 +99,8 @@ fn a_burst_and_a_silence_are_told_once_each_and_their_ends_too() {
 }
 
 #[test]
-fn a_detector_that_goes_is_followed_by_another_that_knows_what_it_knew() {
-    let Some(site) = site("a_detector_that_goes_is_followed_by_another_that_knows_what_it_knew") else { return };
+fn standby_detector_takes_over_with_its_predecessors_state() {
+    let Some(site) = site() else { return };
     let hook = webhook(&site);
     let notify = format!("webhook+http://{}/", hook.address());
     let more = [&QUICK[..], &[("SEKIWAKE_NOTIFY", notify.as_str()), ("SEKIWAKE_MEMBER", "a")]].concat();
@@ -116,32 +115,31 @@ fn a_detector_that_goes_is_followed_by_another_that_knows_what_it_knew() {
         let detectors = services.0.iter().filter(|service| service.name == DETECTOR);
         detectors.map(|one| one.metrics().map_or(9, |samples| samples.count("sekiwake_anomaly_active", &[]))).collect()
     };
-    wait_for("one to count and one to stand by", LONG, || active(&services) == [1, 0]).unwrap();
+    wait_for("one active detector and one standby", LONG, || active(&services) == [1, 0]).unwrap();
     let mut load = start_load(&site, 400, 8);
-    wait_for_judged(&services, 6);
+    wait_for_intervals(&services, 6);
     load.wait(LONG).unwrap();
-    // In the middle of an alarm: a silence lasts. What has just been told may be told twice if it is killed before the proxy knows; a moment
-    // later it is not.
-    wait_for("the silence", LONG, || told(&hook).contains(&("low".to_owned(), "firing".to_owned()))).unwrap();
-    let judged = services.get(DETECTOR).metrics().unwrap().count("sekiwake_anomaly_judged_intervals_total", &[]);
-    wait_for_judged(&services, judged + 2);
-    let before = told(&hook);
+    // Kill it during an alarm, two intervals after the notification: earlier, before the proxy has
+    // its state, the notification could be sent twice.
+    wait_for("the silence", LONG, || notified(&hook).contains(&("low".to_owned(), "firing".to_owned()))).unwrap();
+    let evaluated = services.get(DETECTOR).metrics().unwrap().count("sekiwake_anomaly_evaluated_intervals_total", &[]);
+    wait_for_intervals(&services, evaluated + 2);
+    let before = notified(&hook);
     let mut victim = services.take(DETECTOR);
-    victim.process.signal(Signal::KILL).unwrap();
-    victim.process.wait(LONG).unwrap();
-    wait_for("the other to take over", LONG, || active(&services) == [1]).unwrap();
-    wait_for_judged(&services, 4);
-    assert_eq!(told(&hook), before, "the silence goes on, and nobody is told again");
+    victim.kill().unwrap();
+    wait_for("the standby to take over", LONG, || active(&services) == [1]).unwrap();
+    wait_for_intervals(&services, 4);
+    assert_eq!(notified(&hook), before, "the silence continues without another notification");
     let mut load = start_load(&site, 400, 10);
-    wait_for("its end", LONG, || told(&hook).contains(&("low".to_owned(), "resolved".to_owned()))).unwrap();
-    let all = told(&hook);
-    let times = |state: &str| all.iter().filter(|told| told.0 == "low" && told.1 == state).count();
+    wait_for("its end", LONG, || notified(&hook).contains(&("low".to_owned(), "resolved".to_owned()))).unwrap();
+    let all = notified(&hook);
+    let times = |state: &str| all.iter().filter(|(kind, status)| kind == "low" && status == state).count();
     assert_eq!((times("firing"), times("resolved")), (1, 1), "{all:?}");
     let id = |state: &str| {
         hook.bodies().into_iter().find(|body| body["kind"] == "low" && body["status"] == state).unwrap()["id"].clone()
     };
     assert_eq!(id("firing"), id("resolved"));
-    // No interval was missed where they changed.
+    // The take-over missed no interval.
     let taken_over = services.get(DETECTOR).metrics().unwrap();
     assert_eq!(taken_over.count("sekiwake_anomaly_unknown_intervals_total", &[]), 0);
     assert_eq!(taken_over.count("sekiwake_bus_lost_records_total", &[]), 0);
@@ -151,11 +149,10 @@ fn a_detector_that_goes_is_followed_by_another_that_knows_what_it_knew() {
 }
 
 #[test]
-fn alertmanager_is_told_of_an_alarm_and_of_its_end() {
-    let test = "alertmanager_is_told_of_an_alarm_and_of_its_end";
-    let Some(site) = site(test) else { return };
+fn alertmanager_receives_firing_and_resolved_alerts() {
+    let Some(site) = site() else { return };
     if Command::new("prometheus-alertmanager").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: {test}: prometheus-alertmanager is not installed");
+        skip("prometheus-alertmanager is not installed");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -169,18 +166,17 @@ fn alertmanager_is_told_of_an_alarm_and_of_its_end() {
     let mut alertmanager = Process::spawn(command).unwrap();
     let alerts = |query: &str| -> Vec<Value> {
         let path = format!("/api/v2/alerts{query}");
-        let page = site.host.enter(|| sekiwake_tests::get(at([127, 0, 0, 1], 9093), &path)).unwrap();
+        let page = site.host.enter(|| get(at([127, 0, 0, 1], 9093), &path)).unwrap();
         page.ok().and_then(|page| serde_json::from_str(&page).ok()).unwrap_or_default()
     };
-    let ready =
-        || site.host.enter(|| sekiwake_tests::get(at([127, 0, 0, 1], 9093), "/-/ready")).is_ok_and(|page| page.is_ok());
+    let ready = || site.host.enter(|| get(at([127, 0, 0, 1], 9093), "/-/ready")).is_ok_and(|page| page.is_ok());
     wait_for("Alertmanager to be ready", LONG, ready)
         .unwrap_or_else(|late| panic!("{late}: {}", alertmanager.stderr().join("\n")));
     let notify =
         ("SEKIWAKE_NOTIFY", "alertmanager+http://127.0.0.1:9093?label.site=lab webhook+http://127.0.0.1:1/dead");
     let services = site.start(&[CAPTURE, PROXY, DETECTOR], &[&QUICK[..], &[notify]].concat());
     let mut steady = start_load(&site, 400, 7);
-    wait_for_judged(&services, 6);
+    wait_for_intervals(&services, 6);
     steady.wait(LONG).unwrap();
     wait_for("the alert", LONG, || !alerts("").is_empty()).unwrap();
     let alert = alerts("").remove(0);
@@ -192,64 +188,92 @@ fn alertmanager_is_told_of_an_alarm_and_of_its_end() {
     );
     assert_eq!(alert["status"]["state"], "active");
     assert!(alert["annotations"]["summary"].as_str().is_some_and(|summary| !summary.is_empty()), "{alert}");
-    let mut back = start_load(&site, 400, 4);
+    let mut resumed = start_load(&site, 400, 4);
     let is_over = || alerts("").iter().all(|alert| alert["labels"]["alertname"] != "SyslogRateLow");
     wait_for("its end", LONG, is_over).unwrap();
-    back.wait(LONG).unwrap();
-    // A notifier that is dead delays nobody, and shows.
+    resumed.wait(LONG).unwrap();
+    // A dead notifier delays no other, and is reported.
     let samples = services.get(DETECTOR).metrics().unwrap();
     assert_eq!(samples.count("sekiwake_notify_up", &["127.0.0.1:1"]), 0);
     assert!(samples.count("sekiwake_notify_retries_total", &["127.0.0.1:1"]) > 0);
     assert!(samples.count("sekiwake_notify_sent_total", &["127.0.0.1:9093"]) >= 2);
     services.stop().unwrap();
-    alertmanager.stop(Duration::from_secs(10)).unwrap();
+    alertmanager.stop(LONG).unwrap();
 }
 
 #[test]
-fn a_restart_of_everything_keeps_the_windows_in_a_file() {
-    let Some(site) = site("a_restart_of_everything_keeps_the_windows_in_a_file") else { return };
+fn state_file_keeps_windows_over_a_full_restart() {
+    let Some(site) = site() else { return };
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("anomaly.state").display().to_string();
     let more = [&QUICK[..], &[("SEKIWAKE_ANOMALY_STATE", state.as_str())]].concat();
     let services = site.start(&[CAPTURE, PROXY, DETECTOR], &more);
     let mut load = start_load(&site, 400, 8);
-    wait_for_judged(&services, 6);
+    wait_for_intervals(&services, 6);
     load.wait(LONG).unwrap();
     services.stop().unwrap();
     let services = site.start(&[CAPTURE, PROXY, DETECTOR], &more);
     let mut load = start_load(&site, 400, 8);
-    wait_for_judged(&services, 2);
-    // Not warming up: the first interval that is judged has bands already.
+    wait_for_intervals(&services, 2);
+    // There is no warm-up: the first evaluated interval has bands.
     let samples = services.get(DETECTOR).metrics().unwrap();
     assert!(samples.count("sekiwake_anomaly_average", &["series=\"total\""]) > 50);
     load.wait(LONG).unwrap();
     services.stop().unwrap();
-    // What is no state is put aside, and said.
+    // An invalid state file is moved aside with a log message.
     std::fs::write(&state, "{}").unwrap();
     let services = site.start(&[PROXY, DETECTOR], &more);
-    assert!(services.get(DETECTOR).process.stderr().join("\n").contains("put aside"));
+    assert!(services.get(DETECTOR).process.stderr().join("\n").contains("state file unusable"));
     services.stop().unwrap();
 }
 
 #[test]
-fn a_proxy_that_is_killed_costs_no_interval_and_makes_no_alarm() {
-    let Some(site) = site("a_proxy_that_is_killed_costs_no_interval_and_makes_no_alarm") else { return };
+fn killed_proxy_loses_no_interval_and_raises_no_alarm() {
+    let Some(site) = site() else { return };
     let hook = webhook(&site);
     let notify = format!("webhook+http://{}/", hook.address());
     let mut services =
         site.start(&[CAPTURE, PROXY, DETECTOR], &[&QUICK[..], &[("SEKIWAKE_NOTIFY", notify.as_str())]].concat());
     let mut load = start_load(&site, 400, 60);
-    wait_for_judged(&services, 6);
+    wait_for_intervals(&services, 6);
     let mut proxy = services.take(PROXY);
-    proxy.process.signal(Signal::KILL).unwrap();
-    proxy.process.wait(LONG).unwrap();
+    proxy.kill().unwrap();
     services.add(site.start_one(PROXY, &[]));
-    wait_for_judged(&services, 13);
+    wait_for_intervals(&services, 13);
     let samples = services.get(DETECTOR).metrics().unwrap();
-    // One, when it began.
+    // Only the first interval is unknown.
     assert_eq!(samples.count("sekiwake_anomaly_unknown_intervals_total", &[]), 1);
     assert_eq!(samples.count("sekiwake_bus_lost_records_total", &[]), 0);
-    assert_eq!(told(&hook), []);
+    assert_eq!(notified(&hook), []);
+    load.terminate().unwrap();
+    load.wait(LONG).unwrap();
+    services.stop().unwrap();
+}
+
+#[test]
+fn changed_interval_ends_alarms_and_counts_anew() {
+    let Some(site) = site() else { return };
+    let hook = webhook(&site);
+    let notify = format!("webhook+http://{}/", hook.address());
+    let more = [&QUICK[..], &[("SEKIWAKE_NOTIFY", notify.as_str())]].concat();
+    let mut services = site.start(&[CAPTURE, PROXY, DETECTOR], &more);
+    let mut load = start_load(&site, 400, 8);
+    wait_for_intervals(&services, 6);
+    load.wait(LONG).unwrap();
+    wait_for_notified(&hook, &[("low", "firing")], &services);
+    services.take(DETECTOR).stop().unwrap();
+    let longer = [&more[..], &[("SEKIWAKE_ANOMALY_INTERVAL", "2s")]].concat();
+    services.add(site.start_one(DETECTOR, &longer));
+    wait_for_notified(&hook, &[("low", "firing"), ("low", "resolved")], &services);
+    let [firing, resolved] = &hook.bodies()[..] else { panic!("{:?}", hook.bodies()) };
+    assert_eq!((&firing["id"], &firing["starts_at"]), (&resolved["id"], &resolved["starts_at"]));
+    assert_eq!(resolved["reason"], "reset", "{resolved}");
+    let log = services.get(DETECTOR).process.stderr().join("\n");
+    assert!(log.contains("state of another interval discarded") && log.contains("of=1s interval=2s"), "{log}");
+    // Twice as many messages per interval are no anomaly.
+    let mut load = start_load(&site, 400, 120);
+    wait_for_intervals(&services, 7);
+    assert_eq!(notified(&hook).len(), 2, "{:?}", hook.bodies());
     load.terminate().unwrap();
     load.wait(LONG).unwrap();
     services.stop().unwrap();

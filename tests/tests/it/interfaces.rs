@@ -1,38 +1,39 @@
-//! Interfaces that go away and come back.
+//! Interfaces that disappear and return.
 
 use sekiwake_testkit::wait::wait_for;
-use sekiwake_tests::{MIRRORED, Services, WIRE, collector};
+use sekiwake_tests::{DEVICES_WIRE, MIRRORED, Samples, Services, WIRE, collector};
 
 use crate::support::*;
 
-/// Takes the wire away and gives it back, and checks that capture is not ready meanwhile, and captures again.
-fn check(test: &str, take_away: impl Fn(&TestSite), give_back: impl Fn(&TestSite)) {
-    let Some(site) = site(test) else { return };
+/// Removes and restores the wire, and checks that capture is not ready in between, and captures
+/// again afterwards.
+fn check(remove: impl Fn(&TestSite), restore: impl Fn(&TestSite)) {
+    let Some(site) = site() else { return };
     let sink = site.sink(&[at(collector(0), 514)], numbered());
-    let services = site.start(&SYSLOG_WAY, &[("SEKIWAKE_SYSLOG_DESTINATIONS", &syslog_to(0))]);
+    let services = site.start(&SYSLOG_PATH, &[("SEKIWAKE_SYSLOG_DESTINATIONS", &syslog_to(0))]);
     let mut arrived = 0;
     for _ in 0..2 {
         arrived += send_all(&site);
         let _ = sink.wait_for(arrived, LONG);
         assert_eq!(sink.received(), arrived, "{}", log(&services));
         let capture = services.get(CAPTURE);
-        take_away(&site);
-        wait_for("notice that the interface is gone", LONG, || !capture.is_ready())
+        remove(&site);
+        wait_for("capture not to be ready", LONG, || !capture.is_ready())
             .unwrap_or_else(|late| panic!("{late}: {}", log(&services)));
-        let up = |samples: &sekiwake_tests::Samples| samples.count("sekiwake_capture_up", &[]);
+        let up = |samples: &Samples| samples.count("sekiwake_capture_up", &[]);
         assert_eq!(up(&capture.metrics().unwrap()), 0);
-        assert!(capture.is_alive(), "waiting for an interface is no failure");
-        give_back(&site);
-        wait_for("being ready again", LONG, || capture.is_ready())
+        assert!(capture.is_alive(), "a service that waits for an interface is alive");
+        restore(&site);
+        wait_for("capture to be ready again", LONG, || capture.is_ready())
             .unwrap_or_else(|late| panic!("{late}: {}", log(&services)));
         assert_eq!(up(&capture.metrics().unwrap()), 1);
     }
     arrived += send_all(&site);
     let _ = sink.wait_for(arrived, LONG);
-    let ledger = closed_books(&services);
-    let said = log(&services);
+    let ledger = balanced_ledger(&services);
+    let log = log(&services);
     services.stop().unwrap();
-    assert_eq!(sink.finish().received, arrived, "{:?}; {said}", ledger.losses());
+    assert_eq!(sink.finish().received, arrived, "{:?}; {log}", ledger.losses());
 }
 
 fn send_all(site: &TestSite) -> u64 {
@@ -48,9 +49,8 @@ fn host_link(site: &TestSite, arguments: &str) {
 }
 
 #[test]
-fn an_interface_that_goes_down_and_up_is_captured_again() {
+fn interface_down_and_up_is_captured_again() {
     check(
-        "an_interface_that_goes_down_and_up_is_captured_again",
         |site| host_link(site, &format!("{WIRE} down")),
         |site| {
             host_link(site, &format!("{WIRE} up"));
@@ -60,9 +60,8 @@ fn an_interface_that_goes_down_and_up_is_captured_again() {
 }
 
 #[test]
-fn an_interface_that_is_deleted_and_made_again_is_captured_again() {
+fn deleted_and_recreated_interface_is_captured_again() {
     check(
-        "an_interface_that_is_deleted_and_made_again_is_captured_again",
         |site| {
             site.host.ip(&format!("link del {WIRE}")).unwrap();
         },
@@ -71,9 +70,8 @@ fn an_interface_that_is_deleted_and_made_again_is_captured_again() {
 }
 
 #[test]
-fn an_interface_that_loses_its_name_and_gets_it_back_is_captured_again() {
+fn interface_renamed_and_renamed_back_is_captured_again() {
     check(
-        "an_interface_that_loses_its_name_and_gets_it_back_is_captured_again",
         |site| {
             host_link(site, &format!("{WIRE} down"));
             host_link(site, &format!("{WIRE} name wire9"));
@@ -89,6 +87,6 @@ fn an_interface_that_loses_its_name_and_gets_it_back_is_captured_again() {
 }
 
 fn wait_for_carrier(site: &TestSite) {
-    let up = || site.devices.ip(&format!("-br link show dev {}", sekiwake_tests::DEVICES_WIRE));
+    let up = || site.devices.ip(&format!("-br link show dev {}", DEVICES_WIRE));
     wait_for("a carrier", LONG, || up().is_ok_and(|text| text.contains("LOWER_UP"))).unwrap();
 }

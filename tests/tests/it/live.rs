@@ -1,4 +1,4 @@
-//! Off the wire: large datagrams in fragments, tags, tunnels and extension headers, as they come on a mirror port.
+//! Live capture: fragments, VLAN tags, tunnels and extension headers, as on a mirror port.
 
 use std::net::Ipv6Addr;
 
@@ -15,19 +15,20 @@ use crate::support::*;
 
 const LARGE: usize = 65_000;
 
-/// Sends frames and datagrams on the wire, and compares what a collector of each IP version receives.
-fn check(test: &str, put_on_the_wire: impl FnOnce(&TestSite) -> Vec<Vec<u8>>) {
-    let Some(site) = site(test) else { return };
+/// Sends frames and datagrams on the wire, and compares the payloads at a collector of each IP
+/// version.
+fn check(send: impl FnOnce(&TestSite) -> Vec<Vec<u8>>) {
+    let Some(site) = site() else { return };
     let sinks = [at(collector(0), 514), at(collector_v6(1), 1514)]
         .map(|address| site.sink(&[address], Options::counts().payloads()));
     let destinations = format!("udp://{}:514 udp://[{}]:1514", collector(0), collector_v6(1));
-    let services = site.start(&SYSLOG_WAY, &[("SEKIWAKE_SYSLOG_DESTINATIONS", &destinations)]);
-    let expected = put_on_the_wire(&site);
+    let services = site.start(&SYSLOG_PATH, &[("SEKIWAKE_SYSLOG_DESTINATIONS", &destinations)]);
+    let expected = send(&site);
     for sink in &sinks {
-        // What is missing shows in the comparison, better than here.
+        // The comparison reports missing datagrams.
         let _ = sink.wait_for(expected.len() as u64, LONG);
     }
-    let ledger = closed_books(&services);
+    let ledger = balanced_ledger(&services);
     services.stop().unwrap();
     for (sink, version) in sinks.into_iter().zip(["IPv4", "IPv6"]) {
         let what = format!("{version} collector; losses: {:?}", ledger.losses());
@@ -36,8 +37,8 @@ fn check(test: &str, put_on_the_wire: impl FnOnce(&TestSite) -> Vec<Vec<u8>>) {
 }
 
 #[test]
-fn a_datagram_of_65000_bytes_in_fragments_arrives_whole_over_both_ip_versions() {
-    check("a_datagram_of_65000_bytes_in_fragments_arrives_whole_over_both_ip_versions", |site| {
+fn fragmented_datagrams_of_65000_bytes_arrive_whole() {
+    check(|site| {
         let payloads = [noise(1, LARGE), noise(2, LARGE), noise(3, 65_507), noise(4, 1_473)];
         let v4 = &payloads[..2];
         site.send_payloads(at(FIRST_DEVICE, 5140), at(MIRRORED, 514), v4);
@@ -47,7 +48,8 @@ fn a_datagram_of_65000_bytes_in_fragments_arrives_whole_over_both_ip_versions() 
     });
 }
 
-/// Every form of tags, outermost first: none, 802.1Q, priority tag, both forms of Q in Q, three tags.
+/// Every form of VLAN tags, outermost first: none, 802.1Q, priority tag, three forms of QinQ, three
+/// tags.
 const TAGS: [&[(u16, u16)]; 7] = [
     &[],
     &[(0x8100, 7)],
@@ -59,8 +61,8 @@ const TAGS: [&[(u16, u16)]; 7] = [
 ];
 
 #[test]
-fn large_and_small_datagrams_arrive_whole_behind_every_form_of_tags() {
-    check("large_and_small_datagrams_arrive_whole_behind_every_form_of_tags", |site| {
+fn datagrams_arrive_whole_with_every_form_of_vlan_tags() {
+    check(|site| {
         let mut expected = Vec::new();
         let addresses = [("198.19.0.1:5140", "198.18.0.2:514"), ("[2001:db8:18:1::1]:5140", "[2001:db8:18::2]:514")];
         for (number, (tags, (source, destination))) in
@@ -83,8 +85,8 @@ fn large_and_small_datagrams_arrive_whole_behind_every_form_of_tags() {
 }
 
 #[test]
-fn datagrams_in_tunnels_and_behind_labels_arrive() {
-    check("datagrams_in_tunnels_and_behind_labels_arrive", |site| {
+fn datagrams_in_tunnels_and_with_labels_arrive() {
+    check(|site| {
         let mut expected = Vec::new();
         let mut datagram = |source: &str, destination: &str| {
             let datagram = Datagram::new(source, destination, noise(expected.len() as u64, 500));
@@ -137,9 +139,10 @@ fn datagrams_in_tunnels_and_behind_labels_arrive() {
 }
 
 #[test]
-fn fragments_of_a_tunnelled_datagram_arrive_whole() {
-    check("fragments_of_a_tunnelled_datagram_arrive_whole", |site| {
-        // The inner datagram travels in fragments, each in a mirror packet of its own; and the mirror packet itself does.
+fn fragmented_tunnelled_datagrams_arrive_whole() {
+    check(|site| {
+        // Fragments of the inner datagram, each in its own mirror packet; and a fragmented mirror
+        // packet.
         let inner = Datagram::new("198.19.0.9:40000", "203.0.113.7:514", noise(1, 20_000)).identified(77);
         let mut frames: Vec<Vec<u8>> = inner
             .fragments(1200)
@@ -156,8 +159,8 @@ fn fragments_of_a_tunnelled_datagram_arrive_whole() {
 }
 
 #[test]
-fn datagrams_behind_ipv6_extension_headers_arrive() {
-    check("datagrams_behind_ipv6_extension_headers_arrive", |site| {
+fn datagrams_with_ipv6_extension_headers_arrive() {
+    check(|site| {
         let headers: [&[(u8, u8)]; 7] = [
             &[(0, 1)],
             &[(60, 2)],

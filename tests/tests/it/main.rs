@@ -1,7 +1,8 @@
-//! End to end: the real binaries, real packets over veth pairs, and every byte compared at the collectors.
+//! End-to-end tests: the real binaries, real packets over veth pairs, and every byte compared at
+//! the collectors.
 //!
-//! Takes root, iproute2 and `cargo build --release --workspace`. Where namespaces cannot be made the tests say loudly that
-//! they are skipped; with `TEST_SEKIWAKE_REQUIRE_NETNS=1` they fail.
+//! They require root, iproute2 and `cargo build --release --workspace`. Without network namespaces
+//! they report that they are skipped; with `TEST_SEKIWAKE_REQUIRE_NETNS=1` they fail.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accounting;
@@ -15,12 +16,22 @@ mod forwarding;
 mod interfaces;
 mod keys;
 mod life;
+mod links;
 mod live;
 mod load;
+mod logs;
 mod monitoring;
+mod moved_proxy;
+mod outages;
+mod package;
 mod payloads;
+mod renames;
 mod replicas;
 mod savefile;
+mod send_test;
 mod settings;
 mod storing;
 mod support;
+mod systemd;
+mod tree;
+mod unreachable;

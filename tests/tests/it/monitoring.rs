@@ -1,5 +1,5 @@
-//! What monitors Sekiwake: Prometheus' configuration, alert rules, dashboards and the runbook agree with each other and with what services
-//! expose, on a real pipeline, with a real Prometheus and a real Alertmanager.
+//! Monitoring: Prometheus's configuration, alert rules, dashboards and the runbook match each other
+//! and the services' metrics, on a real pipeline with a real Prometheus and Alertmanager.
 
 use std::{
     collections::BTreeSet,
@@ -11,17 +11,19 @@ use std::{
     thread,
 };
 
-use sekiwake_testkit::{process::Process, sink::Options, wait::wait_for};
+use sekiwake_testkit::{process::Process, sink::Options, skip::met_or_skipped, wait::wait_for};
 use sekiwake_tests::{FORWARDERS, MIRRORED, Services, collector, get};
 use serde_json::Value;
 
-use crate::support::*;
+use crate::{documents::metrics_page::WATCHED, keys::keygen, support::*};
 
 const TOOLS: [&str; 4] = ["promtool", "amtool", "prometheus", "prometheus-alertmanager"];
 const RULES: &str = "prometheus/rules/sekiwake.yml";
-/// The job of the binary that is every role in one: not of the committed configuration, but of the alerts.
+/// What stands before the path of each runbook_url: the external label, if it is set.
+const DOCS: &str = "{{ with $externalLabels.runbook_base }}{{ . }}/{{ end }}";
+/// The job of the all-in-one, which is in the alerts but not in the committed configuration.
 const ALL_IN_ONE: &str = "sekiwake";
-/// Jobs that are not Sekiwake's, and those of a site.
+/// Jobs other than Sekiwake's.
 const OTHER_JOBS: [&str; 3] = ["elsewhere", "prometheus", "alertmanager"];
 
 fn deploy(path: &str) -> PathBuf {
@@ -32,25 +34,21 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Whether the tools are there; says so if not.
-fn tools_or_skipped(test: &str) -> bool {
+/// Whether the tools are installed. Otherwise reports that the test is skipped, or fails it.
+fn tools_or_skipped() -> bool {
     let missing = TOOLS.into_iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
-    if let Some(tool) = missing {
-        assert!(std::env::var_os("TEST_SEKIWAKE_REQUIRE_NETNS").is_none(), "{tool} is not installed");
-        eprintln!("SKIPPED: {test}: {tool} is not installed");
-    }
-    missing.is_none()
+    met_or_skipped(missing.map_or(Ok(()), |tool| Err(format!("{tool} is not installed"))))
 }
 
-/// Runs a program, which must be content, and gives what it prints.
+/// Runs a program, which must succeed. Returns its output.
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).current_dir(deploy("")).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {said}");
-    said
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {printed}");
+    printed
 }
 
-/// The texts of the rules' unit tests.
+/// The files of the rules' unit tests.
 fn rule_tests() -> Vec<String> {
     let files = fs::read_dir(deploy("prometheus/tests")).unwrap();
     files.map(|file| file.unwrap().path().display().to_string()).collect()
@@ -69,7 +67,7 @@ fn dashboards() -> Vec<(String, Value)> {
     found
 }
 
-/// What follows `key` on the lines that have it.
+/// The values of `key` in YAML or Markdown.
 fn values<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
     text.lines()
         .filter_map(move |line| line.trim_start().strip_prefix("- ").unwrap_or(line.trim_start()).strip_prefix(key))
@@ -77,8 +75,8 @@ fn values<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
 }
 
 #[test]
-fn prometheus_and_alertmanager_take_their_configuration_and_the_rules_do_what_their_tests_say() {
-    if !tools_or_skipped("prometheus_and_alertmanager_take_their_configuration_and_the_rules_do_what_their_tests_say") {
+fn prometheus_and_alertmanager_configuration_is_valid() {
+    if !tools_or_skipped() {
         return;
     }
     run("promtool", &["check", "config", "prometheus/prometheus.yml"]);
@@ -95,7 +93,7 @@ fn prometheus_and_alertmanager_take_their_configuration_and_the_rules_do_what_th
 }
 
 #[test]
-fn each_alert_has_a_paragraph_in_the_runbook_and_a_test_and_none_is_without_an_alert() {
+fn alerts_runbook_and_rule_tests_match() {
     let rules = read(&deploy(RULES));
     let alerts: BTreeSet<&str> = values(&rules, "alert:").collect();
     assert!(!alerts.is_empty());
@@ -103,71 +101,78 @@ fn each_alert_has_a_paragraph_in_the_runbook_and_a_test_and_none_is_without_an_a
     let paragraphs: BTreeSet<&str> = values(&runbook, "## ").collect();
     assert_eq!(alerts, paragraphs);
     let links: BTreeSet<String> = values(&rules, "runbook_url:").map(str::to_owned).collect();
-    let expected = alerts.iter().map(|alert| format!("docs/runbook.md#{}", alert.to_lowercase()));
+    let expected = alerts.iter().map(|alert| format!("\"{DOCS}docs/runbook.md#{}\"", alert.to_lowercase()));
     assert_eq!(links, expected.collect());
     let tests: String = rule_tests().iter().map(|path| read(Path::new(path))).collect();
     for alert in &alerts {
-        // One that is expected, and one that is not.
+        // One case expects the alert, another expects its absence.
         let cases: Vec<&str> =
             tests.split("alertname: ").skip(1).filter(|case| case.starts_with(&format!("{alert}\n"))).collect();
         let is_quiet = |case: &&&str| case.lines().nth(1).is_some_and(|line| line.trim() == "exp_alerts: []");
         let quiet = cases.iter().filter(is_quiet).count();
-        assert!(cases.len() > quiet, "{alert} is nowhere expected");
-        assert!(quiet > 0, "{alert} is nowhere not expected");
+        assert!(cases.len() > quiet, "no test expects {alert}");
+        assert!(quiet > 0, "no test expects the absence of {alert}");
     }
-    // They look at the jobs that Prometheus has, all of them.
+    // The rules select all jobs of Prometheus.
     let config = read(&deploy("prometheus/prometheus.yml"));
     let jobs = values(&config, "job_name:").filter(|job| !OTHER_JOBS.contains(job)).chain([ALL_IN_ONE]);
     let jobs: BTreeSet<&str> = jobs.collect();
-    for (metric, label, wanted) in alternatives(&rules).filter(|(_, label, _)| label == "job") {
-        assert_eq!(wanted.iter().map(String::as_str).collect::<BTreeSet<_>>(), jobs, "{metric}: {label}");
+    for Matcher { metric, label, values } in matchers(&rules).filter(|matcher| matcher.label == "job") {
+        assert_eq!(values.iter().map(String::as_str).collect::<BTreeSet<_>>(), jobs, "{metric}: {label}");
     }
-    // What inhibits or is inhibited is an alert of these, or one of the detector's own.
+    // The inhibition rules name only existing alerts.
     let alertmanager = read(&deploy("alertmanager/alertmanager.yml"));
     for name in alertmanager.split(|letter: char| !letter.is_alphanumeric()).filter(|word| word.starts_with("Sekiwake"))
     {
-        assert!(alerts.contains(name), "Alertmanager's configuration has {name}");
+        assert!(alerts.contains(name), "Alertmanager's configuration names {name}, which is not an alert");
     }
 }
 
 #[test]
-fn dashboards_are_whole() {
+fn dashboards_are_consistent() {
     let provisioned = read(&deploy("grafana/provisioning/datasources/prometheus.yml"));
     let sources: BTreeSet<&str> = values(&provisioned, "uid:").collect();
     let mut uids = BTreeSet::new();
     for (name, dashboard) in dashboards() {
         let uid = dashboard["uid"].as_str().unwrap();
         assert_eq!(name, format!("{uid}.json"));
-        assert!(uids.insert(uid.to_owned()), "{uid} twice");
+        assert!(uids.insert(uid.to_owned()), "two dashboards have the uid {uid}");
         assert!(!dashboard["title"].as_str().unwrap().is_empty());
         let mut ids = BTreeSet::new();
         let mut taken = BTreeSet::new();
         for panel in dashboard["panels"].as_array().unwrap() {
             let title = panel["title"].as_str().unwrap();
-            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{name}: {title} has another's id");
-            let place = |key: &str| panel["gridPos"][key].as_u64().unwrap();
-            assert!(place("x") + place("w") <= 24, "{name}: {title} is wider than the page");
-            for cell in (place("x")..place("x") + place("w"))
-                .flat_map(|x| (place("y")..place("y") + place("h")).map(move |y| (x, y)))
+            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{name}: {title} has the id of another panel");
+            let position = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+            assert!(position("x") + position("w") <= 24, "{name}: {title} is wider than the page");
+            for cell in (position("x")..position("x") + position("w"))
+                .flat_map(|x| (position("y")..position("y") + position("h")).map(move |y| (x, y)))
             {
-                assert!(taken.insert(cell), "{name}: {title} lies over another panel");
+                assert!(taken.insert(cell), "{name}: {title} overlaps another panel");
             }
             let targets = panel["targets"].as_array().map_or(&[][..], Vec::as_slice);
-            assert!(!targets.is_empty() || panel["type"] == "row", "{name}: {title} asks nothing");
+            assert!(!targets.is_empty() || panel["type"] == "row", "{name}: {title} has no query");
             assert!(
                 panel["type"] == "row" || panel["fieldConfig"]["defaults"]["unit"].is_string(),
                 "{name}: {title}: unit"
             );
             for source in targets.iter().chain([panel]).filter_map(|one| one["datasource"]["uid"].as_str()) {
-                assert!(sources.contains(source), "{name}: {title} asks {source}");
+                assert!(sources.contains(source), "{name}: {title} uses the unknown data source {source}");
             }
         }
     }
     assert!(uids.len() >= 4);
 }
 
-/// Every expression of a dashboard, with its panel's title and the variables replaced as "All" does.
-fn expressions(dashboard: &Value) -> Vec<(String, String)> {
+/// A query of a dashboard.
+struct Query {
+    dashboard: String,
+    title: String,
+    expression: String,
+}
+
+/// Every query of a dashboard, with variables replaced as by "All".
+fn queries(dashboard_name: &str, dashboard: &Value) -> Vec<Query> {
     let names = dashboard["templating"]["list"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap());
     let names: Vec<&str> = names.collect();
     let replaced = |text: &str| {
@@ -178,26 +183,36 @@ fn expressions(dashboard: &Value) -> Vec<(String, String)> {
     for panel in dashboard["panels"].as_array().unwrap() {
         for target in panel["targets"].as_array().into_iter().flatten() {
             let expression = replaced(target["expr"].as_str().unwrap());
-            assert!(!expression.contains('$'), "a variable that is none: {expression}");
-            found.push((panel["title"].as_str().unwrap().to_owned(), expression));
+            assert!(!expression.contains('$'), "unknown variable in {expression}");
+            let title = panel["title"].as_str().unwrap().to_owned();
+            found.push(Query { dashboard: dashboard_name.to_owned(), title, expression });
         }
     }
     for variable in dashboard["templating"]["list"].as_array().unwrap() {
         let query = variable["query"]["query"].as_str().unwrap();
         let metric = query.strip_prefix("label_values(").and_then(|rest| rest.split(',').next()).unwrap();
-        found.push((format!("variable {}", variable["name"]), metric.to_owned()));
+        let title = format!("variable {}", variable["name"]);
+        found.push(Query { dashboard: dashboard_name.to_owned(), title, expression: metric.to_owned() });
     }
     found
 }
 
-/// The metrics that a text names.
+/// The metrics named in a text.
 fn metrics(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
     words.filter(|word| word.starts_with("sekiwake_") || word.starts_with("process_"))
 }
 
-/// What a text asks of labels: metric, label, and each of the values that it takes.
-fn alternatives(text: &str) -> impl Iterator<Item = (String, String, Vec<String>)> {
+/// A label matcher of a query.
+struct Matcher {
+    metric: String,
+    label: String,
+    /// The alternatives.
+    values: Vec<String>,
+}
+
+/// The label matchers of a text, without negative ones.
+fn matchers(text: &str) -> impl Iterator<Item = Matcher> {
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     text.match_indices('{').flat_map(move |(at, _)| {
         let before = &text[..at];
@@ -211,15 +226,17 @@ fn alternatives(text: &str) -> impl Iterator<Item = (String, String, Vec<String>
             .filter(|pair| !pair[0].contains('!'))
             .map(|pair| {
                 let label: String = pair[0].chars().filter(|&letter| is_word(letter)).collect();
-                (metric.clone(), label, pair[1].split('|').map(str::to_owned).collect())
+                let values = pair[1].split('|').map(str::to_owned).collect();
+                Matcher { metric: metric.clone(), label, values }
             })
             .collect();
         found
     })
 }
 
-/// The committed configuration, with the services' addresses in one namespace and everything a second.
-fn prometheus_here(folder: &Path) -> PathBuf {
+/// Writes the committed configuration with the services' addresses in one namespace and intervals
+/// of one second. Returns its path.
+fn write_prometheus_configuration(folder: &Path) -> PathBuf {
     let committed = read(&deploy("prometheus/prometheus.yml"));
     let mut job = "";
     let mut text = String::new();
@@ -246,17 +263,26 @@ fn prometheus_here(folder: &Path) -> PathBuf {
     }
     let path = folder.join("prometheus.yml");
     fs::write(&path, text).unwrap();
-    // Nobody waits here for minutes to be sure.
+    // With short waits before alerts fire.
     let rules = read(&deploy(RULES));
-    let hurried = |line: &str| match line.trim() {
+    let shortened = |line: &str| match line.trim() {
         wait if wait.starts_with("for:") => "        for: 2s".to_owned(),
         "interval: 1m" => "    interval: 1s".to_owned(),
         _ => line.to_owned(),
     };
-    let rules: Vec<String> = rules.lines().map(hurried).collect();
+    let rules: Vec<String> = rules.lines().map(shortened).collect();
     fs::create_dir(folder.join("rules")).unwrap();
     fs::write(folder.join("rules/sekiwake.yml"), rules.join("\n")).unwrap();
     path
+}
+
+/// An alert at Alertmanager.
+#[derive(Debug)]
+struct Alert {
+    name: String,
+    destination: String,
+    /// Whether it is sent, not inhibited.
+    is_active: bool,
 }
 
 struct Api<'a>(&'a TestSite);
@@ -267,7 +293,7 @@ impl Api<'_> {
         page.ok().and_then(|page| serde_json::from_str(&page).ok()).unwrap_or_default()
     }
 
-    /// How many results an expression has now; an error says why.
+    /// The number of results of an expression, or the error.
     fn query(&self, expression: &str) -> Result<usize, String> {
         let encoded: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let answer = self.get(9090, &format!("/api/v1/query?query={encoded}"));
@@ -277,27 +303,24 @@ impl Api<'_> {
         Ok(answer["data"]["result"].as_array().map_or(1, Vec::len))
     }
 
-    /// The alerts at Alertmanager that are on, as name, destination and whether they are told.
-    fn alerts(&self) -> BTreeSet<(String, String, bool)> {
+    /// The alerts at Alertmanager.
+    fn alerts(&self) -> Vec<Alert> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let answer = self.get(9093, "/api/v2/alerts");
         let alerts = answer.as_array().cloned().unwrap_or_default();
-        let describe = |alert: &Value| {
-            (
-                text(&alert["labels"]["alertname"]),
-                text(&alert["labels"]["destination"]),
-                alert["status"]["state"] == "active",
-            )
+        let describe = |alert: &Value| Alert {
+            name: text(&alert["labels"]["alertname"]),
+            destination: text(&alert["labels"]["destination"]),
+            is_active: alert["status"]["state"] == "active",
         };
         alerts.iter().map(describe).collect()
     }
 }
 
 #[test]
-fn every_panel_has_data_and_alerts_reach_alertmanager_and_end() {
-    let test = "every_panel_has_data_and_alerts_reach_alertmanager_and_end";
-    let Some(site) = site(test) else { return };
-    if !tools_or_skipped(test) {
+fn panels_have_data_and_alerts_fire_and_resolve() {
+    let Some(site) = site() else { return };
+    if !tools_or_skipped() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -307,18 +330,24 @@ fn every_panel_has_data_and_alerts_reach_alertmanager_and_end() {
     alertmanager.args([format!("--storage.path={}", path("alertmanager")), "--cluster.listen-address=".to_owned()]);
     let _alertmanager = Process::spawn(alertmanager).unwrap();
     let mut prometheus = site.host.command("prometheus");
-    prometheus.arg(format!("--config.file={}", prometheus_here(folder.path()).display()));
+    prometheus.arg(format!("--config.file={}", write_prometheus_configuration(folder.path()).display()));
     prometheus.arg(format!("--storage.tsdb.path={}", path("tsdb")));
     let prometheus = Process::spawn(prometheus).unwrap();
     let api = Api(&site);
 
-    // A whole pipeline, one of whose destinations is not there.
+    // A complete pipeline, with one unreachable destination.
     let dead = at(collector(1), 514);
     let ports = [514, 2055, 162];
     let _sink = site.sink(&ports.map(|port| at(collector(0), port)), Options::counts());
     let syslog = format!("udp://{}:514 tcp://{dead}", collector(0));
     let store = path("store");
+    // One key for all, which is enough for the metrics of keys.
+    let [key, public, allowed] = ["bus.key", "bus.key.pub", "allowed.keys"].map(path);
+    fs::write(&allowed, keygen(Path::new(&key))).unwrap();
     let environment = [
+        ("SEKIWAKE_BUS_KEY_FILE", key.as_str()),
+        ("SEKIWAKE_BUS_SERVER_KEY_FILE", &public),
+        ("SEKIWAKE_BUS_ALLOWED_KEYS_FILE", &allowed),
         ("SEKIWAKE_STORE_DIR", store.as_str()),
         ("SEKIWAKE_ANOMALY_INTERVAL", "1s"),
         ("SEKIWAKE_ANOMALY_WINDOW", "2"),
@@ -349,22 +378,26 @@ fn every_panel_has_data_and_alerts_reach_alertmanager_and_end() {
         let writer = thread::spawn(move || input.write_all(page.as_bytes()));
         let output = child.wait_with_output().unwrap();
         writer.join().unwrap().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.is_empty(), "{}: {said}", service.name);
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && printed.is_empty(), "{}: {printed}", service.name);
     }
 
-    // Every panel, and every metric of a rule.
-    let asked: Vec<(String, String, String)> = dashboards()
-        .iter()
-        .flat_map(|(name, dashboard)| {
-            expressions(dashboard).into_iter().map(move |(title, expression)| (name.clone(), title, expression))
-        })
-        .collect();
+    // Every panel, every query of docs/metrics.md, and every metric of a rule.
+    let mut asked: Vec<Query> = dashboards().iter().flat_map(|(name, dashboard)| queries(name, dashboard)).collect();
+    let watched = WATCHED.iter().flat_map(|one| one.queries);
+    asked.extend(watched.map(|query| Query {
+        dashboard: "docs/metrics.md".to_owned(),
+        title: "to watch".to_owned(),
+        expression: (*query).to_owned(),
+    }));
     let unanswered = || -> Vec<String> {
-        let outcome = |(name, title, expression): &(String, String, String)| match api.query(expression) {
-            Ok(0) => Some(format!("{name}: {title}: no data: {expression}")),
-            Ok(_) => None,
-            Err(error) => Some(format!("{name}: {title}: {error}: {expression}")),
+        let outcome = |query: &Query| {
+            let Query { dashboard, title, expression } = query;
+            match api.query(expression) {
+                Ok(0) => Some(format!("{dashboard}: {title}: no data: {expression}")),
+                Ok(_) => None,
+                Err(error) => Some(format!("{dashboard}: {title}: {error}: {expression}")),
+            }
         };
         asked.iter().filter_map(outcome).collect()
     };
@@ -374,18 +407,17 @@ fn every_panel_has_data_and_alerts_reach_alertmanager_and_end() {
     let known: BTreeSet<&str> = known["data"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     let rules = read(&deploy(RULES));
     let rules = values(&rules, "").filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
-    let named: BTreeSet<&str> =
-        asked.iter().map(|(.., expression)| expression.as_str()).chain([rules.as_str()]).flat_map(metrics).collect();
+    let texts = || asked.iter().map(|query| query.expression.as_str()).chain([rules.as_str()]);
+    let named: BTreeSet<&str> = texts().flat_map(metrics).collect();
     let unknown: Vec<&&str> = named.iter().filter(|name| !known.contains(**name)).collect();
     assert!(unknown.is_empty(), "no service exposes {unknown:?}");
 
-    // And every value of a label that is asked for: a reason that is misspelt would never be told.
+    // And every value of a label in a query: an alert with a misspelt reason would never fire.
     let mut checked = 0;
-    let texts = asked.iter().map(|(.., expression)| expression.as_str()).chain([rules.as_str()]);
-    for (metric, label, wanted) in texts.flat_map(alternatives).filter(|(_, label, _)| label != "job") {
-        for value in wanted {
+    for Matcher { metric, label, values } in texts().flat_map(matchers).filter(|matcher| matcher.label != "job") {
+        for value in values {
             let selector = format!("{metric}{{{label}=~\"{value}\"}}");
-            assert!(api.query(&selector).is_ok_and(|results| results > 0), "nothing has {selector}");
+            assert!(api.query(&selector).is_ok_and(|results| results > 0), "no series has {selector}");
             checked += 1;
         }
     }
@@ -396,40 +428,38 @@ fn every_panel_has_data_and_alerts_reach_alertmanager_and_end() {
         let name = rule["name"].as_str().unwrap();
         assert_eq!(rule["health"], "ok", "{rule}");
         assert!(["critical", "warning"].contains(&rule["labels"]["severity"].as_str().unwrap()), "{name}");
-        assert_eq!(rule["annotations"]["runbook_url"], format!("docs/runbook.md#{}", name.to_lowercase()));
+        assert_eq!(rule["annotations"]["runbook_url"], format!("{DOCS}docs/runbook.md#{}", name.to_lowercase()));
         for annotation in ["summary", "description"] {
             let text = rule["annotations"][annotation].as_str().unwrap();
             assert!(text.contains("$labels") || annotation == "description", "{name}: {annotation}: {text}");
         }
     }
 
-    // The destination that is not there, until it is.
-    let is_on =
-        |name: &str, told: bool| api.alerts().iter().any(|(alert, _, is_told)| alert == name && *is_told == told);
-    let is_off = |name: &str| !api.alerts().iter().any(|(alert, ..)| alert == name);
-    wait_for("an alert for the destination", LONG, || is_on("SekiwakeDestinationDown", true)).unwrap();
+    // The unreachable destination fires until it is reachable.
+    let fires =
+        |name: &str, active: bool| api.alerts().iter().any(|alert| alert.name == name && alert.is_active == active);
+    let is_resolved = |name: &str| !api.alerts().iter().any(|alert| alert.name == name);
+    wait_for("an alert for the destination", LONG, || fires("SekiwakeDestinationDown", true)).unwrap();
     let alerts = api.alerts();
-    let of: Vec<&str> = alerts
-        .iter()
-        .filter(|(name, ..)| name == "SekiwakeDestinationDown")
-        .map(|(_, destination, _)| destination.as_str())
-        .collect();
-    assert_eq!(of, [format!("tcp://{dead}")]);
+    let down = alerts.iter().filter(|alert| alert.name == "SekiwakeDestinationDown");
+    let down: Vec<&str> = down.map(|alert| alert.destination.as_str()).collect();
+    assert_eq!(down, [format!("tcp://{dead}")]);
     let listener: TcpListener = site.collectors.enter(|| TcpListener::bind(dead)).unwrap().unwrap();
     let peer = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         std::io::copy(&mut stream, &mut std::io::sink())
     });
-    wait_for("the end of that alert", LONG, || is_off("SekiwakeDestinationDown")).unwrap();
+    wait_for("the end of that alert", LONG, || is_resolved("SekiwakeDestinationDown")).unwrap();
 
-    // A proxy that is down: told once, not by everybody who misses it.
+    // A proxy that is down fires one alert, and inhibits those of its clients.
     services.take(PROXY).stop().unwrap();
-    wait_for("an alert for the proxy", LONG, || is_on("SekiwakeServiceDown", true)).unwrap();
-    wait_for("what follows from it, inhibited", LONG, || is_on("SekiwakeProxyUnreachable", false)).unwrap();
-    services.add(site.start_one(PROXY, &[]));
-    wait_for("the end of both", LONG, || is_off("SekiwakeServiceDown") && is_off("SekiwakeProxyUnreachable")).unwrap();
-    // Nothing was lost over all that.
-    assert!(is_off("SekiwakeBusLoss") && is_off("SekiwakeKernelDrops"), "{:?}", api.alerts());
+    wait_for("an alert for the proxy", LONG, || fires("SekiwakeServiceDown", true)).unwrap();
+    wait_for("the inhibited alerts of its clients", LONG, || fires("SekiwakeProxyUnreachable", false)).unwrap();
+    services.add(site.start_one(PROXY, &environment));
+    wait_for("the end of both", LONG, || is_resolved("SekiwakeServiceDown") && is_resolved("SekiwakeProxyUnreachable"))
+        .unwrap();
+    // Nothing was lost.
+    assert!(is_resolved("SekiwakeBusLoss") && is_resolved("SekiwakeKernelDrops"), "{:?}", api.alerts());
     sender.terminate().unwrap();
     sender.wait(LONG).unwrap();
     services.stop().unwrap();

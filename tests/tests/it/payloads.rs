@@ -1,11 +1,11 @@
-//! Byte for byte: whatever a device sends, a collector receives it as it was, in the order of the device.
+//! Payloads of any kind arrive unmodified, in the device's order.
 
 use sekiwake_testkit::sink::Options;
 use sekiwake_tests::{FIRST_DEVICE, FIRST_DEVICE_V6, MIRRORED, MIRRORED_V6, collector};
 
 use crate::support::*;
 
-/// What parsers, templates and line endings might spoil.
+/// Payloads that parsers, templates or line endings could modify.
 pub(crate) fn awkward() -> Vec<Vec<u8>> {
     let mut payloads: Vec<Vec<u8>> = [
         &b"no PRI at all"[..],
@@ -37,7 +37,7 @@ pub(crate) fn awkward() -> Vec<Vec<u8>> {
     payloads
 }
 
-/// Flow packets that are whole, cut, and followed by bytes that do not belong to them.
+/// Flow packets: complete, truncated, and with trailing bytes.
 fn flows() -> Vec<Vec<u8>> {
     let v5_header = [0, 5, 0, 1, 0, 0, 0, 1, 0x65, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0];
     let v5 = [&v5_header[..], &[7; 48]].concat();
@@ -55,53 +55,59 @@ fn flows() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn every_payload_arrives_byte_for_byte_and_in_the_devices_order() {
-    let Some(site) = site("every_payload_arrives_byte_for_byte_and_in_the_devices_order") else { return };
+fn payloads_arrive_unmodified_and_in_order() {
+    let Some(site) = site() else { return };
     let sink = site.sink(&[at(collector(0), 514)], Options::counts().payloads());
-    let services = site.start(&SYSLOG_WAY, &[("SEKIWAKE_SYSLOG_DESTINATIONS", &syslog_to(0))]);
+    let services = site.start(&SYSLOG_PATH, &[("SEKIWAKE_SYSLOG_DESTINATIONS", &syslog_to(0))]);
     let payloads = awkward();
     site.send_payloads(at(FIRST_DEVICE, 5140), at(MIRRORED, 514), &payloads);
     let _ = sink.wait_for(payloads.len() as u64, LONG);
     site.send_payloads(at(FIRST_DEVICE_V6, 5140), at(MIRRORED_V6, 514), &payloads);
     let _ = sink.wait_for(payloads.len() as u64 * 2, LONG);
-    let ledger = closed_books(&services);
+    let ledger = balanced_ledger(&services);
     services.stop().unwrap();
     assert_same(&format!("{:?}", ledger.losses()), &in_order(sink.finish()), &[payloads.clone(), payloads].concat());
 }
 
-/// Where a kind's destinations are set, its ports, and what is sent to each of them.
-type OfKind = (&'static str, &'static [u16], Vec<Vec<u8>>);
+/// Traffic of one kind.
+struct KindTraffic {
+    /// The variable of its destinations.
+    variable: &'static str,
+    ports: &'static [u16],
+    /// Sent to each port.
+    payloads: Vec<Vec<u8>>,
+}
 
 #[test]
-fn each_kind_goes_to_its_own_collector_whatever_its_payload_looks_like() {
-    let Some(site) = site("each_kind_goes_to_its_own_collector_whatever_its_payload_looks_like") else { return };
-    // Payloads that look like another kind's stay with the kind of their port.
-    let kinds: [OfKind; 3] = [
-        ("SEKIWAKE_SYSLOG_DESTINATIONS", &[514, 5514], [awkward(), flows()].concat()),
-        ("SEKIWAKE_XFLOW_DESTINATIONS", &[2055, 9995, 9996, 4739, 6343], flows()),
-        ("SEKIWAKE_TRAP_DESTINATIONS", &[162], [awkward(), flows()].concat()),
+fn kind_follows_the_port_not_the_payload() {
+    let Some(site) = site() else { return };
+    let kind = |variable, ports, payloads| KindTraffic { variable, ports, payloads };
+    let kinds = [
+        kind("SEKIWAKE_SYSLOG_DESTINATIONS", &[514, 5514], [awkward(), flows()].concat()),
+        kind("SEKIWAKE_XFLOW_DESTINATIONS", &[2055, 9995, 9996, 4739, 6343], flows()),
+        kind("SEKIWAKE_TRAP_DESTINATIONS", &[162], [awkward(), flows()].concat()),
     ];
     let sinks: Vec<_> =
         (0..3).map(|number| site.sink(&[at(collector(number), 7_000)], Options::counts().payloads())).collect();
     let destinations: Vec<String> = (0..3).map(|number| format!("udp://{}:7000", collector(number))).collect();
     let mut environment = vec![("SEKIWAKE_SYSLOG_PORTS", "514,5514")];
-    environment.extend(kinds.iter().zip(&destinations).map(|((variable, ..), to)| (*variable, to.as_str())));
+    environment.extend(kinds.iter().zip(&destinations).map(|(kind, to)| (kind.variable, to.as_str())));
     let services = site.start(&ALL, &environment);
     let mut expected = Vec::new();
-    for (_, ports, payloads) in &kinds {
-        let mut of_kind = Vec::new();
+    for KindTraffic { ports, payloads, .. } in &kinds {
+        let mut sent = Vec::new();
         for &port in *ports {
             site.send_payloads(at(FIRST_DEVICE, 6_000), at(MIRRORED, port), payloads);
-            of_kind.extend(payloads.iter().cloned());
+            sent.extend(payloads.iter().cloned());
         }
-        expected.push(of_kind);
+        expected.push(sent);
     }
     for (sink, expected) in sinks.iter().zip(&expected) {
         let _ = sink.wait_for(expected.len() as u64, LONG);
     }
-    let ledger = closed_books(&services);
+    let ledger = balanced_ledger(&services);
     services.stop().unwrap();
-    for ((sink, expected), (variable, ..)) in sinks.into_iter().zip(&expected).zip(&kinds) {
-        assert_same(&format!("{variable}, {:?}", ledger.losses()), &in_order(sink.finish()), expected);
+    for ((sink, expected), kind) in sinks.into_iter().zip(&expected).zip(&kinds) {
+        assert_same(&format!("{}, {:?}", kind.variable, ledger.losses()), &in_order(sink.finish()), expected);
     }
 }

@@ -1,16 +1,21 @@
-//! Settings and the command line, the same for every service.
+//! Settings and the command line, which are the same for every service.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use sekiwake_testkit::{netns::available_or_skipped, process::Process};
+use sekiwake_testkit::{netns::namespaces_or_skipped, process::Process};
 use sekiwake_tests::binary;
 
-use crate::support::*;
+use crate::{documents::document, support::*};
 
 const SERVICES: [&str; 7] = [CAPTURE, PROXY, SYSLOG, XFLOW, TRAP, "sekiwake-tap", "sekiwake"];
 
-/// Runs a program without a namespace.
-fn ended(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, Vec<String>, Vec<String>) {
+/// Runs a program to its end, without a namespace. Returns its exit status, standard output and
+/// standard error.
+fn run_to_end(
+    program: &str,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> (Option<i32>, Vec<String>, Vec<String>) {
     let mut command = std::process::Command::new(binary(program));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SEKIWAKE_")) {
         command.env_remove(name);
@@ -22,15 +27,15 @@ fn ended(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> (Op
 }
 
 #[test]
-fn every_binary_tells_what_it_is_and_its_version() {
-    for name in SERVICES.into_iter().chain(["sekiwake-sender"]) {
-        let (status, stdout, stderr) = ended(name, &["--help"], &[]);
+fn every_binary_has_help_and_version() {
+    for name in SERVICES.into_iter().chain(["sekiwake-sender", "sekiwake-receiver"]) {
+        let (status, stdout, stderr) = run_to_end(name, &["--help"], &[]);
         assert_eq!((status, stderr.len()), (Some(0), 0), "{name}");
         assert!(stdout.join("\n").contains(&format!("Usage: {name}")), "{name}: {stdout:?}");
-        let (status, stdout, _) = ended(name, &["--version"], &[]);
+        let (status, stdout, _) = run_to_end(name, &["--version"], &[]);
         assert_eq!(status, Some(0));
         assert!(stdout[0].starts_with(&format!("{name} ")) && stdout[0].contains(char::is_numeric), "{stdout:?}");
-        let (status, _, stderr) = ended(name, &["--no-such-option"], &[]);
+        let (status, _, stderr) = run_to_end(name, &["--no-such-option"], &[]);
         assert_eq!(status, Some(2), "{name}: {stderr:?}");
     }
 }
@@ -39,7 +44,7 @@ fn every_binary_tells_what_it_is_and_its_version() {
 fn check_prints_the_resolved_settings() {
     for name in SERVICES {
         let (status, stdout, stderr) =
-            ended(name, &["--check"], &[("SEKIWAKE_CAPTURE_INTERFACES", "lo"), ("SEKIWAKE_LOG", "debug")]);
+            run_to_end(name, &["--check"], &[("SEKIWAKE_CAPTURE_INTERFACES", "lo"), ("SEKIWAKE_LOG", "debug")]);
         assert_eq!((status, &stderr), (Some(0), &Vec::new()), "{name}");
         assert!(
             stdout.iter().any(|line| line.contains("SEKIWAKE_LOG") && line.contains("debug")),
@@ -49,20 +54,20 @@ fn check_prints_the_resolved_settings() {
 }
 
 #[test]
-fn an_all_in_one_takes_a_whole_bus_or_none() {
+fn all_in_one_requires_all_bus_endpoints_or_none() {
     let endpoint = "tcp://198.51.100.1:5559";
     let environment = [("SEKIWAKE_CAPTURE_INTERFACES", "lo"), ("SEKIWAKE_BUS_PUBLISH", endpoint)];
-    let (status, _, stderr) = ended("sekiwake", &["--check"], &environment);
+    let (status, _, stderr) = run_to_end("sekiwake", &["--check"], &environment);
     assert_eq!((status, stderr.len()), (Some(2), 2), "{stderr:?}");
     assert!(stderr.iter().any(|line| line.contains("SEKIWAKE_BUS_SUBSCRIBE")), "{stderr:?}");
     assert!(stderr.iter().any(|line| line.contains("SEKIWAKE_BUS_CONTROL")), "{stderr:?}");
     let whole = [("SEKIWAKE_BUS_SUBSCRIBE", endpoint), ("SEKIWAKE_BUS_CONTROL", endpoint)];
-    let (status, _, stderr) = ended("sekiwake", &["--check"], &[&environment[..], &whole].concat());
+    let (status, _, stderr) = run_to_end("sekiwake", &["--check"], &[&environment[..], &whole].concat());
     assert_eq!((status, stderr.len()), (Some(0), 0), "{stderr:?}");
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_one_line_each_with_what_the_variable_takes() {
+fn all_invalid_settings_are_reported_at_once() {
     let common = [
         ("SEKIWAKE_LOG_FORMAT", "xml"),
         ("SEKIWAKE_NO_SUCH_THING", "1"),
@@ -91,13 +96,13 @@ fn all_mistakes_are_told_at_once_one_line_each_with_what_the_variable_takes() {
     ] {
         let environment = [&common[..], &own].concat();
         for arguments in [&[][..], &["--check"]] {
-            let (status, stdout, stderr) = ended(name, arguments, &environment);
-            let said = stderr.join("\n");
-            assert_eq!((status, stdout.len()), (Some(2), 0), "{name}: {said}");
-            assert_eq!(stderr.len(), environment.len(), "{name}: {said}");
+            let (status, stdout, stderr) = run_to_end(name, arguments, &environment);
+            let log = stderr.join("\n");
+            assert_eq!((status, stdout.len()), (Some(2), 0), "{name}: {log}");
+            assert_eq!(stderr.len(), environment.len(), "{name}: {log}");
             for (variable, value) in &environment {
                 let line = stderr.iter().find(|line| line.starts_with(&format!("{variable}=")));
-                let line = line.unwrap_or_else(|| panic!("{name} says nothing of {variable}: {said}"));
+                let line = line.unwrap_or_else(|| panic!("{name} does not report {variable}: {log}"));
                 assert!(value.split(',').any(|part| line.contains(part)), "{line}");
                 let takes = ["expected", "no such setting"];
                 assert!(takes.iter().any(|words| line.contains(words)), "{line}");
@@ -109,12 +114,52 @@ fn all_mistakes_are_told_at_once_one_line_each_with_what_the_variable_takes() {
 }
 
 #[test]
-fn a_capture_without_the_right_to_capture_says_so_and_ends_with_status_1() {
-    let test = "a_capture_without_the_right_to_capture_says_so_and_ends_with_status_1";
-    if !available_or_skipped(test) {
+fn example_environment_is_accepted_as_a_file() {
+    let example = fs::read_to_string(document(".env.example")).unwrap();
+    // With every default set, as an operator who removes all comment signs.
+    let active: String = example.lines().map(|line| format!("{}\n", uncommented(line))).collect();
+    let active = active.replace("SEKIWAKE_CAPTURE_INTERFACES=\n", "SEKIWAKE_CAPTURE_INTERFACES=lo\n");
+    assert!(active.lines().filter(|line| line.starts_with("SEKIWAKE_")).count() > 50, "{active}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sekiwake.env");
+    for contents in [&example, &active] {
+        fs::write(&file, contents).unwrap();
+        for name in SERVICES {
+            let arguments = ["--check", "--env-file", file.to_str().unwrap()];
+            let (status, stdout, stderr) = run_to_end(name, &arguments, &[("SEKIWAKE_CAPTURE_INTERFACES", "lo")]);
+            assert_eq!((status, &stderr), (Some(0), &Vec::new()), "{name}");
+            assert!(stdout.iter().any(|line| line == "SEKIWAKE_LOG=info"), "{name}: {stdout:?}");
+        }
+    }
+}
+
+/// A line of the example with its setting in effect.
+fn uncommented(line: &str) -> &str {
+    if line.starts_with("#SEKIWAKE_") { &line[1..] } else { line }
+}
+
+#[test]
+fn mistakes_in_an_environment_file_name_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sekiwake.env");
+    let path = file.to_str().unwrap();
+    fs::write(&file, "SEKIWAKE_SYSLOG_DESTINATIONS=\"udp://198.51.100.7\n  upd://198.51.100.8\"\nSEKIWAKE_LOGG=info\n")
+        .unwrap();
+    for name in [SYSLOG, "sekiwake"] {
+        let (status, stdout, stderr) =
+            run_to_end(name, &["--check", "--env-file", path], &[("SEKIWAKE_CAPTURE_INTERFACES", "lo")]);
+        assert_eq!((status, stdout.len(), stderr.len()), (Some(2), 0, 2), "{name}: {stderr:?}");
+        assert!(stderr[0].starts_with(&format!("{path}:3: SEKIWAKE_LOGG=")), "{stderr:?}");
+        assert!(stderr[1].starts_with(&format!("{path}:1: SEKIWAKE_SYSLOG_DESTINATIONS=")), "{stderr:?}");
+    }
+}
+
+#[test]
+fn capture_without_permission_exits_with_status_1() {
+    if !namespaces_or_skipped() {
         return;
     }
-    // Where the build is nobody may be allowed to look.
+    // An unprivileged user may not have access to the build directory.
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join(CAPTURE);
@@ -124,28 +169,64 @@ fn a_capture_without_the_right_to_capture_says_so_and_ends_with_status_1() {
     command.env("SEKIWAKE_CAPTURE_INTERFACES", "lo").env("SEKIWAKE_ADMIN", "127.0.0.1:0");
     let mut process = Process::spawn(command).unwrap();
     let status = process.wait(LONG).unwrap();
-    let said = process.stderr().join("\n");
-    assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("no permission to capture on lo") && said.contains("NET_RAW"), "{said}");
+    let log = process.stderr().join("\n");
+    assert_eq!(status.code(), Some(1), "{log}");
+    let last = log.lines().last().unwrap_or_default();
+    assert!(last.contains("no permission to capture on lo") && last.contains("NET_RAW"), "{log}");
+    assert!(!log.contains("drain"), "{log}");
 }
 
 #[test]
-fn a_file_of_destinations_is_read_as_strictly_as_the_variable() {
+fn destinations_file_is_parsed_as_strictly_as_the_variable() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("destinations");
     let path = file.to_str().unwrap();
-    let refused = |more: &[(&str, &str)]| {
-        let (status, _, stderr) = ended(SYSLOG, &[], &[&[("SEKIWAKE_SYSLOG_DESTINATIONS_FILE", path)], more].concat());
+    let rejected = |more: &[(&str, &str)]| {
+        let (status, _, stderr) =
+            run_to_end(SYSLOG, &[], &[&[("SEKIWAKE_SYSLOG_DESTINATIONS_FILE", path)], more].concat());
         assert_eq!((status, stderr.len()), (Some(2), 1), "{stderr:?}");
         stderr.into_iter().next().unwrap()
     };
-    assert!(refused(&[]).contains("No such file"));
+    assert!(rejected(&[]).contains("No such file"));
     fs::write(&file, "udp://198.51.100.7:514\n# a comment\n  udp://198.51.100.7:514?spoof=perhaps\n").unwrap();
-    let line = refused(&[]);
+    let line = rejected(&[]);
     assert!(line.contains("SEKIWAKE_SYSLOG_DESTINATIONS_FILE") && line.contains("line 3, column 31: "), "{line}");
     fs::write(&file, "udp://198.51.100.7:514").unwrap();
-    let line = refused(&[("SEKIWAKE_SYSLOG_DESTINATIONS", "udp://198.51.100.8:514")]);
+    let line = rejected(&[("SEKIWAKE_SYSLOG_DESTINATIONS", "udp://198.51.100.8:514")]);
     assert!(line.contains("not both"), "{line}");
-    let (status, ..) = ended(SYSLOG, &["--check"], &[("SEKIWAKE_SYSLOG_DESTINATIONS_FILE", path)]);
+    let (status, ..) = run_to_end(SYSLOG, &["--check"], &[("SEKIWAKE_SYSLOG_DESTINATIONS_FILE", path)]);
     assert_eq!(status, Some(0));
+}
+
+#[test]
+fn check_reads_certificates_and_keys_unless_told_not_to() {
+    let tls = "tls://198.51.100.7:6514?ca=/nowhere/ca.pem udp://198.51.100.8:514";
+    let settings = [
+        ("SEKIWAKE_SYSLOG_DESTINATIONS", tls),
+        ("SEKIWAKE_BUS_KEY_FILE", "/nowhere/own.key"),
+        ("SEKIWAKE_BUS_SERVER_KEY_FILE", "/nowhere/proxy.key.pub"),
+    ];
+    for arguments in [&["--check"][..], &[]] {
+        let (status, _, stderr) = run_to_end(SYSLOG, arguments, &settings);
+        assert_eq!((status, stderr.len()), (Some(2), 3), "{stderr:?}");
+        let line = stderr.iter().find(|line| line.starts_with("SEKIWAKE_SYSLOG_DESTINATIONS=")).unwrap();
+        assert!(line.contains("ca=/nowhere/ca.pem") && line.contains("/nowhere/ca.pem: no such file"), "{line}");
+        assert!(!line.contains("198.51.100.8"), "only the wrong one: {line}");
+    }
+    let (status, stdout, stderr) = run_to_end(SYSLOG, &["--check", "--no-files"], &settings);
+    assert_eq!((status, stderr.len()), (Some(0), 0), "{stderr:?}");
+    assert!(stdout.iter().any(|line| line == &format!("SEKIWAKE_SYSLOG_DESTINATIONS={tls}")), "{stdout:?}");
+    // Mistakes that need no file are found all the same.
+    let half = [("SEKIWAKE_SYSLOG_DESTINATIONS", "tls://198.51.100.7?key=/nowhere/key.pem"), settings[1]];
+    let (status, _, stderr) = run_to_end(SYSLOG, &["--check", "--no-files"], &half);
+    assert_eq!((status, stderr.len()), (Some(2), 2), "{stderr:?}");
+    // In a file of destinations, too.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("destinations");
+    fs::write(&file, tls).unwrap();
+    let from_file = [("SEKIWAKE_SYSLOG_DESTINATIONS_FILE", file.to_str().unwrap())];
+    let (status, _, stderr) = run_to_end(SYSLOG, &["--check"], &from_file);
+    assert!(status == Some(2) && stderr[0].contains("/nowhere/ca.pem: no such file"), "{stderr:?}");
+    let (status, ..) = run_to_end(SYSLOG, &["--no-files"], &[]);
+    assert_eq!(status, Some(2), "it is for --check only");
 }

@@ -1,16 +1,18 @@
-//! Syslog on disk: what devices sent comes back as it was, whatever happens to the storer, its disk and its replicas.
+//! Stored syslog is complete and unmodified, over failures of the storer, its disk and its
+//! replicas.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use rustix::process::Signal;
-use sekiwake_sender::sequence_of;
+use base64::prelude::{BASE64_STANDARD, Engine};
 use sekiwake_testkit::wait::wait_for;
 use sekiwake_tests::{FIRST_DEVICE, Ledger, MIRRORED, Service, Services, binary};
+use sekiwake_traffic::sequence_of;
 use serde_json::Value;
 
 use crate::{
@@ -21,38 +23,21 @@ use crate::{
 };
 
 const STORER: &str = "sekiwake-storer";
-const WAY: [&str; 3] = [CAPTURE, PROXY, STORER];
+const STORING_PATH: [&str; 3] = [CAPTURE, PROXY, STORER];
 
-/// What a search answers, line by line.
+/// The messages found by a search.
 fn search(storer: &Service<'_>, query: &str) -> Vec<Value> {
     let page = storer.page(&format!("/search?{query}")).unwrap();
     page.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The message itself.
+/// The payload of a stored message.
 fn payload(message: &Value) -> Vec<u8> {
     match (message["payload"].as_str(), message["payload_base64"].as_str()) {
         (Some(text), None) => text.as_bytes().to_vec(),
-        (None, Some(text)) => from_base64(text),
+        (None, Some(text)) => BASE64_STANDARD.decode(text).unwrap(),
         _ => panic!("no payload in {message}"),
     }
-}
-
-/// RFC 4648 §4, from what is known to be that.
-fn from_base64(text: &str) -> Vec<u8> {
-    let value = |byte: u8| match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' => 62,
-        _ => 63,
-    };
-    let digits: Vec<u32> = text.bytes().filter(|&byte| byte != b'=').map(|byte| u32::from(value(byte))).collect();
-    let groups = digits.chunks(4).flat_map(|group| {
-        let bits = group.iter().fold(0, |bits, digit| bits << 6 | digit) << (6 * (4 - group.len()));
-        bits.to_be_bytes()[1..group.len()].to_vec()
-    });
-    groups.collect()
 }
 
 /// How often each of the sender's numbers is stored.
@@ -74,9 +59,9 @@ fn wait_until_written(storer: &Service<'_>, records: u64) {
         .unwrap();
 }
 
-fn check_books(storer: &Service<'_>) {
+fn check_ledger(storer: &Service<'_>) {
     let close = || Ledger::check_storer(&storer.metrics().unwrap());
-    let _ = wait_for("the storer's books to close", LONG, || close().is_ok());
+    let _ = wait_for("the storer's ledger to balance", LONG, || close().is_ok());
     close().unwrap();
 }
 
@@ -97,15 +82,14 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 fn start<'a>(site: &'a TestSite, dir: &Path, more: &[(&str, &str)]) -> Services<'a> {
     let dir = dir.display().to_string();
-    site.start(&WAY, &[&[("SEKIWAKE_STORE_DIR", dir.as_str())], more].concat())
+    site.start(&STORING_PATH, &[&[("SEKIWAKE_STORE_DIR", dir.as_str())], more].concat())
 }
 
 #[test]
-fn what_devices_sent_comes_back_verbatim_from_search_and_from_files() {
-    let test = "what_devices_sent_comes_back_verbatim_from_search_and_from_files";
-    let Some(site) = site(test) else { return };
+fn search_and_files_return_payloads_verbatim() {
+    let Some(site) = site() else { return };
     let mut sent = awkward();
-    if let Some(corpus) = corpus(test) {
+    if let Some(corpus) = corpus() {
         sent.extend(lines(&corpus, "9-text").into_iter().filter(|line| line.len() <= 60_000).take(20_000));
     }
     for format in ["json", "text"] {
@@ -126,7 +110,7 @@ fn what_devices_sent_comes_back_verbatim_from_search_and_from_files() {
             [format!("\"{FIRST_DEVICE}\""), "5140".to_owned(), format!("\"{MIRRORED}\""), "514".to_owned()]
         );
         assert!(found.is_sorted_by_key(|message| message["captured_at"].as_str().unwrap().to_owned()));
-        check_books(storer);
+        check_ledger(storer);
         // By severity, and by text.
         let found = search(storer, "severity=notice&text=CONFIG_I&limit=1");
         assert_eq!(
@@ -135,13 +119,19 @@ fn what_devices_sent_comes_back_verbatim_from_search_and_from_files() {
         );
         assert!(search(storer, "source=203.0.113.0/24").is_empty());
         services.stop().unwrap();
-        // Without any service, and by the tools that everybody has: a line a message, all with the device's address.
-        let mut command = Command::new(binary(STORER));
-        let output = command.arg("search").env("SEKIWAKE_STORE_DIR", dir.path()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let offline: Vec<Value> =
-            String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_same("offline", &offline.iter().map(payload).collect::<Vec<_>>(), &sent);
+        // Without a service, and with common tools: one line per message, with the device's
+        // address.
+        let by_variable = (vec![], dir.path());
+        let by_option = (vec![OsStr::new("--dir"), dir.path().as_os_str()], Path::new("/no-such-folder"));
+        for (options, variable) in [by_variable, by_option] {
+            let mut command = Command::new(binary(STORER));
+            command.arg("search").args(options).env("SEKIWAKE_STORE_DIR", variable);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let lines = String::from_utf8(output.stdout).unwrap();
+            let offline: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            assert_same("offline", &offline.iter().map(payload).collect::<Vec<_>>(), &sent);
+        }
         let text: String = files(dir.path()).iter().map(|path| fs::read_to_string(path).unwrap()).collect();
         assert_eq!(text.lines().count(), sent.len());
         assert!(text.lines().all(|line| line.contains(&FIRST_DEVICE.to_string()) && !line.contains('\r')));
@@ -149,8 +139,8 @@ fn what_devices_sent_comes_back_verbatim_from_search_and_from_files() {
 }
 
 #[test]
-fn a_storer_killed_under_load_loses_nothing_and_goes_on() {
-    let Some(site) = site("a_storer_killed_under_load_loses_nothing_and_goes_on") else { return };
+fn storer_killed_under_load_loses_nothing() {
+    let Some(site) = site() else { return };
     let dir = tempfile::tempdir().unwrap();
     let store = [("SEKIWAKE_STORE_DIR", dir.path().to_str().unwrap()), ("SEKIWAKE_STORE_COMMIT", "200ms")];
     let mut services = start(&site, dir.path(), &store[1..]);
@@ -161,8 +151,7 @@ fn a_storer_killed_under_load_loses_nothing_and_goes_on() {
     for _ in 0..2 {
         wait_until_written(services.get(STORER), 10_000);
         let mut victim = services.take(STORER);
-        victim.process.signal(Signal::KILL).unwrap();
-        victim.process.wait(LONG).unwrap();
+        victim.kill().unwrap();
         services.add(site.start_one(STORER, &store));
         services.get(STORER).wait_until_ready().unwrap();
         recovered += services.get(STORER).metrics().unwrap().count("sekiwake_store_recovered_files_total", &[]);
@@ -172,17 +161,17 @@ fn a_storer_killed_under_load_loses_nothing_and_goes_on() {
     wait_for("everything to be stored", LONG, || stored() >= sent).unwrap();
     let counts = numbers(&search(services.get(STORER), ""));
     let lost = services.get(STORER).metrics().unwrap().count("sekiwake_bus_lost_records_total", &[]);
-    check_books(services.get(STORER));
+    check_ledger(services.get(STORER));
     services.stop().unwrap();
     let repeated = counts.values().filter(|&&count| count > 1).count();
-    println!("{repeated} of {sent} stored twice, {recovered} files made whole");
+    println!("{repeated} of {sent} stored twice, {recovered} files recovered");
     assert_eq!((counts.len() as u64, lost), (sent, 0));
     assert!(recovered >= 2, "{recovered}");
-    // For each kill what came between two commits towards the bus, and what was under way.
-    assert!(repeated as u64 <= sent / 3, "{repeated}");
+    // Per kill, the records since the last commit to the bus; on a busy machine commits are late.
+    assert!(repeated as u64 <= sent / 2, "{repeated} of {sent}");
 }
 
-/// A small file system of its own, that goes when this is dropped.
+/// A small file system, unmounted when dropped.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -209,23 +198,22 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_shows_and_what_came_meanwhile_is_stored_when_there_is_room_again() {
-    let test = "a_full_disk_shows_and_what_came_meanwhile_is_stored_when_there_is_room_again";
-    let Some(site) = site(test) else { return };
+fn full_disk_is_reported_and_records_are_stored_later() {
+    let Some(site) = site() else { return };
     let disk = SmallDisk::new("2m");
     let services = start(&site, disk.0.path(), &[("SEKIWAKE_STORE_COMMIT", "200ms")]);
     let storer = services.get(STORER);
     let sent =
         site.send(&format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 8 --size 1000 --rate 5000 --duration 2s"));
-    wait_for("the storer to say that it is not ready", LONG, || !storer.is_ready()).unwrap();
-    let refusal = storer.page("/readyz").unwrap_err().to_string();
-    assert!(refusal.contains("storer"), "{refusal}");
+    wait_for("the storer not to be ready", LONG, || !storer.is_ready()).unwrap();
+    let error = storer.page("/readyz").unwrap_err().to_string();
+    assert!(error.contains("storer"), "{error}");
     assert!(storer.is_alive());
     let samples = storer.metrics().unwrap();
     assert_eq!(samples.count("sekiwake_store_up", &[]), 0);
     assert!(samples.count("sekiwake_store_failed_commits_total", &[]) > 0);
-    assert!(samples.count("sekiwake_store_held_records", &[]) > 0);
-    // What is there can be searched all the same.
+    assert!(samples.count("sekiwake_store_unsynced_records", &[]) > 0);
+    // Stored records can still be searched.
     let stored = search(storer, "").len() as u64;
     assert!(stored < sent, "{stored} of {sent} fit into 2 MiB");
     disk.grow("64m");
@@ -233,19 +221,21 @@ fn a_full_disk_shows_and_what_came_meanwhile_is_stored_when_there_is_room_again(
     assert!(storer.is_ready());
     let counts = numbers(&search(storer, ""));
     assert_eq!((counts.len() as u64, counts.values().max()), (sent, Some(&1)));
-    check_books(storer);
-    let complaints = storer.process.stderr().iter().filter(|line| line.contains("disk refuses")).count();
-    assert!((1..=3).contains(&complaints), "{complaints}: {}", storer.process.stderr().join("\n"));
+    check_ledger(storer);
+    // Every failed commit is counted, and only some are logged.
+    let logged = storer.process.stderr().iter().filter(|line| line.contains("write failed")).count() as u64;
+    let failed = storer.metrics().unwrap().count("sekiwake_store_failed_commits_total", &[]);
+    assert!(logged >= 1 && logged < failed, "{logged} of {failed}: {}", storer.process.stderr().join("\n"));
     services.stop().unwrap();
 }
 
 #[test]
 fn replicas_share_the_sources_and_a_directory() {
-    let Some(site) = site("replicas_share_the_sources_and_a_directory") else { return };
+    let Some(site) = site() else { return };
     let dir = tempfile::tempdir().unwrap();
     let mut services = start(&site, dir.path(), &[("SEKIWAKE_MEMBER", "a")]);
     let store = ("SEKIWAKE_STORE_DIR", dir.path().to_str().unwrap());
-    // A second one of the same name is a mistake that is told.
+    // A second replica with the same name exits with an error.
     let mut twin = site.start_one(STORER, &[store, ("SEKIWAKE_MEMBER", "a"), ("SEKIWAKE_ADMIN", "127.0.0.1:9704")]);
     assert_eq!(twin.process.wait(LONG).unwrap().code(), Some(1));
     assert!(twin.process.stderr().join("\n").contains("SEKIWAKE_MEMBER"), "{}", twin.process.stderr().join("\n"));
@@ -256,7 +246,7 @@ fn replicas_share_the_sources_and_a_directory() {
     let written = |storer: &Service<'_>| storer.metrics().unwrap().count("sekiwake_store_written_records_total", &[]);
     wait_for("everything to be written", LONG, || written(services.get(STORER)) + written(&second) == sent).unwrap();
     assert!(written(&second) > 0);
-    // Either answers for the directory.
+    // Each replica searches the whole directory.
     let counts = numbers(&search(&second, ""));
     assert_eq!((counts.len() as u64, counts.values().max()), (sent, Some(&1)));
     let members: BTreeSet<String> = files(dir.path())
@@ -269,8 +259,8 @@ fn replicas_share_the_sources_and_a_directory() {
 }
 
 #[test]
-fn full_files_are_compressed_searched_and_deleted_oldest_first() {
-    let Some(site) = site("full_files_are_compressed_searched_and_deleted_oldest_first") else { return };
+fn full_files_are_compressed_and_deleted_oldest_first() {
+    let Some(site) = site() else { return };
     let dir = tempfile::tempdir().unwrap();
     let more = [
         ("SEKIWAKE_STORE_ROTATE_BYTES", "64KiB"),
@@ -282,16 +272,17 @@ fn full_files_are_compressed_searched_and_deleted_oldest_first() {
         .send(&format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 3 --size 200-400 --rate 1000 --duration 3s"));
     let storer = services.get(STORER);
     wait_until_written(storer, sent);
-    let packed = || files(dir.path()).iter().filter(|path| path.extension().is_some_and(|end| end == "zst")).count();
+    let compressed =
+        || files(dir.path()).iter().filter(|path| path.extension().is_some_and(|end| end == "zst")).count();
     wait_for("full files to be compressed", LONG, || {
-        let plain = files(dir.path()).len() - packed();
-        packed() >= 6 && plain <= 3
+        let plain = files(dir.path()).len() - compressed();
+        compressed() >= 6 && plain <= 3
     })
     .unwrap();
     assert_eq!(numbers(&search(storer, "")).len() as u64, sent);
-    let of_one = search(storer, "source=198.19.0.0/32");
-    assert!(of_one.iter().all(|message| message["source"] == "198.19.0.0"));
-    // By the tools that everybody has.
+    let from_one = search(storer, "source=198.19.0.0/32");
+    assert!(from_one.iter().all(|message| message["source"] == "198.19.0.0"));
+    // With common tools.
     let mut zst: Vec<PathBuf> =
         files(dir.path()).into_iter().filter(|path| path.extension().is_some_and(|end| end == "zst")).collect();
     let output = Command::new("zstdcat").args(&zst).output().unwrap();
@@ -299,7 +290,7 @@ fn full_files_are_compressed_searched_and_deleted_oldest_first() {
     let lines = String::from_utf8(output.stdout).unwrap().lines().count() as u64;
     assert!(lines > 0 && lines <= sent);
     services.stop().unwrap();
-    // With a bound the oldest go.
+    // With a size limit the oldest files are deleted.
     let before = files(dir.path()).len();
     zst.sort_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
     let bounded = start(&site, dir.path(), &[&more[..], &[("SEKIWAKE_STORE_MAX_BYTES", "100KiB")]].concat());
@@ -309,16 +300,20 @@ fn full_files_are_compressed_searched_and_deleted_oldest_first() {
     assert!(samples.count("sekiwake_store_deleted_files_total", &["reason=\"size\""]) > 0);
     let kept = files(dir.path());
     assert!(!kept.is_empty() && !kept.contains(&zst[0]), "{kept:?}");
+    // The log names the rule and the files.
+    let is_named = |line: &str| line.contains("rule=\"SEKIWAKE_STORE_MAX_BYTES=100KiB\"");
+    let line = bounded.get(STORER).process.wait_for_line(LONG, is_named).unwrap();
+    assert!(line.contains(zst[0].file_name().unwrap().to_str().unwrap()), "{line}");
     bounded.stop().unwrap();
 }
 
 #[test]
-fn a_search_that_makes_no_sense_is_refused_with_a_reason() {
-    let Some(site) = site("a_search_that_makes_no_sense_is_refused_with_a_reason") else { return };
+fn invalid_search_is_rejected_with_a_reason() {
+    let Some(site) = site() else { return };
     let dir = tempfile::tempdir().unwrap();
     let services = start(&site, dir.path(), &[]);
     let storer = services.get(STORER);
-    for (query, told) in [
+    for (query, reason) in [
         ("severity=loud", "severity"),
         ("from=yesterday", "from"),
         ("colour=red", "colour"),
@@ -326,9 +321,9 @@ fn a_search_that_makes_no_sense_is_refused_with_a_reason() {
         ("source=300.1.1.1", "source"),
         ("limit=1&limit=2", "limit"),
     ] {
-        let refusal = storer.page(&format!("/search?{query}")).unwrap_err();
-        let refusal = format!("{refusal:#}");
-        assert!(refusal.contains(" 400 ") && refusal.contains(told), "{query}: {refusal}");
+        let error = storer.page(&format!("/search?{query}")).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains(" 400 ") && error.contains(reason), "{query}: {error}");
     }
     assert!(search(storer, "from=-1h&to=now").is_empty());
     services.stop().unwrap();

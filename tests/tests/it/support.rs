@@ -1,4 +1,4 @@
-//! What the tests share: a site of their own, sinks, senders, comparisons.
+//! Shared by the tests: a site, sinks, senders, comparisons.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -7,39 +7,45 @@ use std::{
     time::Duration,
 };
 
-use sekiwake_sender::sequence_of;
 use sekiwake_testkit::{
-    netns::{Namespace, available_or_skipped},
+    netns::{Namespace, namespaces_or_skipped},
     process::Process,
-    sink::{Numbered, Options, Report, Sink},
+    random::Random,
+    sink::{Options, Report, Sink},
+    wait::wait_for,
 };
-use sekiwake_tests::{DEVICES_WIRE, Ledger, Service, Services, Site, WIRE, binary, collector};
+use sekiwake_tests::{DEVICES_WIRE, Ledger, Service, Services, Site, WIRE, binary, collector, command};
 
-/// How long anything may take that is expected to happen.
-pub(crate) const LONG: Duration = Duration::from_secs(20);
+/// Time limit of every wait. Generous, because a busy machine is not a failure.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) const CAPTURE: &str = "sekiwake-capture";
 pub(crate) const PROXY: &str = "sekiwake-proxy";
 pub(crate) const SYSLOG: &str = "sekiwake-syslog-forwarder";
 pub(crate) const XFLOW: &str = "sekiwake-xflow-forwarder";
 pub(crate) const TRAP: &str = "sekiwake-trap-forwarder";
-/// The way of a syslog message.
-pub(crate) const SYSLOG_WAY: [&str; 3] = [CAPTURE, PROXY, SYSLOG];
-/// All services of the spine.
+/// The services that a syslog message passes.
+pub(crate) const SYSLOG_PATH: [&str; 3] = [CAPTURE, PROXY, SYSLOG];
+/// The orders in which they can be started.
+pub(crate) const ORDERS: [[&str; 3]; 6] = [
+    [CAPTURE, PROXY, SYSLOG],
+    [CAPTURE, SYSLOG, PROXY],
+    [PROXY, CAPTURE, SYSLOG],
+    [PROXY, SYSLOG, CAPTURE],
+    [SYSLOG, CAPTURE, PROXY],
+    [SYSLOG, PROXY, CAPTURE],
+];
+/// Capture, proxy and all forwarders.
 pub(crate) const ALL: [&str; 5] = [CAPTURE, PROXY, SYSLOG, XFLOW, TRAP];
 
-/// Every protocol of the sender but SNMPv2c informs: they go out as traps, and would come with the traps' numbers a second time.
-pub(crate) const ALL_BUT_INFORMS: &str =
-    "rfc3164,rfc5424,netflow5,netflow9,ipfix,sflow,snmp1-trap,snmp2c-trap,snmp3-trap";
-
-/// What nearly all captures here are told; a ring of the default size takes half a second to make.
-pub(crate) const CAPTURING: [(&str, &str); 2] =
+/// Settings of most captures. A ring of the default size takes half a second to allocate.
+pub(crate) const CAPTURE_SETTINGS: [(&str, &str); 2] =
     [("SEKIWAKE_CAPTURE_INTERFACES", WIRE), ("SEKIWAKE_CAPTURE_RING", "64MiB")];
 
-/// A site, and the promise that no other test runs in this process meanwhile.
+/// A site, and a lock that keeps other tests of this process waiting.
 pub(crate) struct TestSite {
     site: Site,
-    _alone: MutexGuard<'static, ()>,
+    _lock: MutexGuard<'static, ()>,
 }
 
 impl Deref for TestSite {
@@ -50,49 +56,59 @@ impl Deref for TestSite {
     }
 }
 
-/// A site for this test, unless there can be none here.
-pub(crate) fn site(test: &str) -> Option<TestSite> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    available_or_skipped(test).then(|| TestSite { site: Site::new().unwrap(), _alone: alone })
+/// A site, or `None` (and the test is skipped) without network namespaces.
+pub(crate) fn site() -> Option<TestSite> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    let lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    namespaces_or_skipped().then(|| TestSite { site: Site::new().unwrap(), _lock: lock })
 }
 
 impl TestSite {
-    /// Receives on the collectors' side.
+    /// A sink in the collectors' namespace.
     pub(crate) fn sink(&self, addresses: &[SocketAddr], options: Options) -> Sink {
         self.collectors.enter(|| Sink::bind(addresses, options)).unwrap().unwrap()
     }
 
-    /// Starts services with the usual capture settings and these.
+    /// Starts services with the usual capture settings and these, and waits for them.
     pub(crate) fn start(&self, names: &[&str], more: &[(&str, &str)]) -> Services<'_> {
-        Services::start(&self.host, names, &[&CAPTURING, more].concat()).unwrap()
+        Services::start(&self.host, names, &[&CAPTURE_SETTINGS, more].concat()).unwrap()
     }
 
-    /// Starts one service with the usual capture settings and these; does not wait for it.
+    /// Starts one service with the usual capture settings and these, without waiting for it.
     pub(crate) fn start_one(&self, name: &str, more: &[(&str, &str)]) -> Service<'_> {
-        Service::start(&self.host, name, &[&CAPTURING, more].concat()).unwrap()
+        Service::start(&self.host, name, &[&CAPTURE_SETTINGS, more].concat()).unwrap()
     }
 
-    /// For tests that count every packet on the wire: no neighbour discovery, no multicast reports.
-    pub(crate) fn switch_ipv6_off_on_the_wire(&self) {
+    /// Starts one service after the other, and waits until datagrams flow to this destination.
+    pub(crate) fn start_in_order(&self, names: [&str; 3], destination: &str) -> Services<'_> {
+        let mut services = Services(Vec::new());
+        for name in names {
+            let service = self.start_one(name, &[("SEKIWAKE_SYSLOG_DESTINATIONS", destination)]);
+            wait_for("an answer of the admin server", LONG, || service.is_alive()).unwrap();
+            services.add(service);
+        }
+        services.wait_until_datagrams_flow().unwrap();
+        services
+    }
+
+    /// Disables neighbour discovery and multicast reports, for tests that count every packet on the
+    /// wire.
+    pub(crate) fn disable_ipv6_on_the_wire(&self) {
         for (namespace, interface) in [(&self.devices, DEVICES_WIRE), (&self.host, WIRE)] {
             let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
             namespace.enter(|| std::fs::write(&path, "1")).unwrap().unwrap();
         }
     }
 
-    /// Runs a sender in the devices' namespace to its end and gives the number of datagrams that it sent.
+    /// Runs a sender in the devices' namespace to its end. Returns the number of datagrams sent.
     pub(crate) fn send(&self, arguments: &str) -> u64 {
         sent_by(&mut self.start_sender(arguments))
     }
 
     pub(crate) fn start_sender(&self, arguments: &str) -> Process {
         let mut command = self.devices.command(binary("sekiwake-sender"));
-        Process::spawn({
-            command.args(arguments.split_whitespace()).arg("--json");
-            command
-        })
-        .unwrap()
+        command.args(arguments.split_whitespace()).arg("--json");
+        Process::spawn(command).unwrap()
     }
 
     /// Sends payloads from one device's socket, in this order.
@@ -104,12 +120,9 @@ impl TestSite {
     }
 }
 
-/// What a sender has sent by its end.
+/// Waits for the end of a sender. Returns the number of datagrams sent.
 pub(crate) fn sent_by(sender: &mut Process) -> u64 {
-    let status = sender.wait(Duration::from_secs(60)).unwrap();
-    assert!(status.success(), "{}", sender.stderr().join("\n"));
-    let summary: serde_json::Value = serde_json::from_str(sender.stdout().last().unwrap()).unwrap();
-    summary["sent"].as_u64().unwrap()
+    sekiwake_tests::sent_by(sender, LONG).unwrap()
 }
 
 /// An address and a port.
@@ -117,25 +130,22 @@ pub(crate) fn at(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(address.into(), port)
 }
 
-/// Where syslog is forwarded in most tests, as a setting.
+/// The usual destination of syslog, as a setting.
 pub(crate) fn syslog_to(number: u8) -> String {
     format!("udp://{}:514", collector(number))
 }
 
-/// Counts, and the sender's numbers.
+/// Counts, and checks the sender's sequence numbers.
 pub(crate) fn numbered() -> Options {
-    Options::counts().sequence(|payload| {
-        let number = sequence_of(payload)?;
-        Some(Numbered { stream: number.stream(), sequence: number.sequence, step: number.step })
-    })
+    Options::counts().numbered()
 }
 
-/// The payloads in the order in which they came.
+/// The payloads in their order of arrival.
 pub(crate) fn in_order(report: Report) -> Vec<Vec<u8>> {
     report.payloads.into_iter().map(|datagram| datagram.payload).collect()
 }
 
-/// Compares payloads in order and says where they differ without printing them whole.
+/// Compares payloads in order, and prints only the first difference.
 pub(crate) fn assert_same(what: &str, received: &[Vec<u8>], expected: &[Vec<u8>]) {
     let show = |payload: Option<&Vec<u8>>| {
         payload.map(|bytes| format!("{} bytes, {}", bytes.len(), bytes[..bytes.len().min(40)].escape_ascii()))
@@ -152,46 +162,34 @@ pub(crate) fn assert_same(what: &str, received: &[Vec<u8>], expected: &[Vec<u8>]
     }
 }
 
-/// The same, in whatever order.
+/// Compares payloads in any order.
 pub(crate) fn assert_same_set(what: &str, mut received: Vec<Vec<u8>>, mut expected: Vec<Vec<u8>>) {
     received.sort();
     expected.sort();
     assert_same(what, &received, &expected);
 }
 
-/// Bytes that look random and differ for every seed.
+/// Pseudo-random bytes of a seed.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
+    Random::new(seed).bytes(length)
 }
 
-/// Reads the books until they close, which they do once all that is under way has been counted.
-pub(crate) fn closed_books(services: &Services<'_>) -> Ledger {
+/// Reads the ledger until it balances, which it does once everything in flight has been counted.
+pub(crate) fn balanced_ledger(services: &Services<'_>) -> Ledger {
     let mut last = Ledger::default();
-    let closed = sekiwake_testkit::wait::wait_for("the books to close", Duration::from_secs(5), || {
+    let balanced = wait_for("a balanced ledger", LONG, || {
         last = Ledger::read(services).unwrap();
         last.check().is_ok()
     });
-    if closed.is_err() {
+    if balanced.is_err() {
         last.check().unwrap();
     }
     last
 }
 
-/// Runs a program inside a namespace to its end.
+/// Starts a program inside a namespace, with only these `SEKIWAKE_` variables.
 pub(crate) fn run(namespace: &Namespace, program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Process {
-    let mut command = namespace.command(binary(program));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SEKIWAKE_")) {
-        command.env_remove(name);
-    }
-    command.args(arguments).envs(environment.iter().copied());
+    let mut command = command(namespace, &binary(program), environment);
+    command.args(arguments);
     Process::spawn(command).unwrap()
 }

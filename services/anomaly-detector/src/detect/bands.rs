@@ -1,4 +1,4 @@
-//! Bollinger bands: what a count is judged against.
+//! Bollinger bands, with which counts are compared.
 //!
 //! ```text
 //! window        the last `window` complete intervals, without the one under test
@@ -12,20 +12,21 @@ use std::collections::VecDeque;
 
 use serde::Serialize;
 
-/// How wide the bands are, and over how many intervals.
+/// Width of the bands, and length of the window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BandSettings {
     /// Complete intervals in the window, 2 to 1,000.
     pub window: usize,
     /// Standard deviations from the average to each band.
     pub sigma: f64,
-    /// The least distance from the average to each band, in messages an interval.
+    /// The least distance from the average to each band, messages per interval.
     pub min_width: f64,
-    /// The same in per cent of the average.
+    /// The same, as a percentage of the average.
     pub min_width_percent: f64,
 }
 
-/// The window's average and what lies around it, in messages an interval. The lower band may be below zero.
+/// The window's average and the bands around it, messages per interval. The lower band may be
+/// negative.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, serde::Deserialize)]
 pub struct Bands {
     /// Simple mean of the window.
@@ -36,22 +37,22 @@ pub struct Bands {
     pub upper: f64,
 }
 
-/// What is thought of one interval.
+/// The verdict on one interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The window is not full; nothing is said.
+    /// The window is not full yet.
     WarmUp {
         /// Intervals in the window.
         filled: usize,
     },
-    /// Between the bands, or on one.
+    /// Between the bands, inclusive.
     Normal,
-    /// Over the upper band.
+    /// Above the upper band.
     High,
-    /// Under the lower band, or silence where there never was any.
+    /// Below the lower band, or zero where no interval of the window was.
     Low,
-    /// The interval was not counted as a whole.
+    /// The interval was not counted completely.
     Unknown,
 }
 
@@ -69,7 +70,7 @@ impl Default for BandSettings {
 }
 
 impl Bands {
-    /// The lower band as it is shown: there are no fewer than no messages.
+    /// The lower band as displayed: not negative.
     pub fn lower_shown(&self) -> f64 {
         self.lower.max(0.0)
     }
@@ -81,13 +82,14 @@ impl Window {
         self.counts.iter().copied()
     }
 
-    /// The bands, once the window is full. Computed anew each time: running sums would drift.
+    /// The bands, once the window is full. Recomputed each time, because running sums would drift.
     pub fn bands(&self, settings: &BandSettings) -> Option<Bands> {
         let n = self.counts.len();
         if n < settings.window || n < 2 {
             return None;
         }
-        // Differences to one of the counts are exact and small where the counts are alike, however large they are.
+        // Relative to one of the counts, because the differences of similar counts are small and
+        // exact, even if the counts are large.
         let base = self.counts[0];
         let difference = |count: u64| if count >= base { (count - base) as f64 } else { -((base - count) as f64) };
         let offset = self.counts().map(difference).sum::<f64>() / n as f64;
@@ -99,8 +101,8 @@ impl Window {
         Some(Bands { average, lower: average - half, upper: average + half })
     }
 
-    /// Judges `count` against the window, which it does not enter.
-    pub fn judge(&self, settings: &BandSettings, count: u64) -> (Option<Bands>, Verdict) {
+    /// Evaluates `count` against the window, without adding it.
+    pub fn evaluate(&self, settings: &BandSettings, count: u64) -> (Option<Bands>, Verdict) {
         let Some(bands) = self.bands(settings) else {
             return (None, Verdict::WarmUp { filled: self.counts.len() });
         };
@@ -115,7 +117,7 @@ impl Window {
         (Some(bands), verdict)
     }
 
-    /// Takes a complete interval in, whatever was thought of it, and the oldest out.
+    /// Adds a complete interval, regardless of its verdict, and removes the oldest.
     pub fn push(&mut self, settings: &BandSettings, count: u64) {
         while self.counts.len() >= settings.window.max(1) {
             self.counts.pop_front();
@@ -135,34 +137,35 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_before_the_window_is_full() {
+    fn series_warms_up_until_the_window_is_full() {
         let settings = BandSettings::default();
         let mut window = Window::default();
         for filled in 0..20 {
-            assert_eq!(window.judge(&settings, 1_000_000), (None, Verdict::WarmUp { filled }));
+            assert_eq!(window.evaluate(&settings, 1_000_000), (None, Verdict::WarmUp { filled }));
             window.push(&settings, 5);
         }
-        assert_eq!(window.judge(&settings, 1_000_000).1, Verdict::High);
+        assert_eq!(window.evaluate(&settings, 1_000_000).1, Verdict::High);
     }
 
     #[test]
-    fn a_constant_series_takes_the_minimum_width_and_not_one_more() {
-        let (settings, window) = (BandSettings::default(), filled(100));
-        assert_eq!(window.judge(&settings, 110).1, Verdict::Normal);
-        assert_eq!(window.judge(&settings, 111).1, Verdict::High);
-        assert_eq!(window.judge(&settings, 90).1, Verdict::Normal);
-        assert_eq!(window.judge(&settings, 89).1, Verdict::Low);
+    fn constant_series_is_normal_within_the_minimum_width() {
+        let settings = BandSettings::default();
+        let window = filled(100);
+        assert_eq!(window.evaluate(&settings, 110).1, Verdict::Normal);
+        assert_eq!(window.evaluate(&settings, 111).1, Verdict::High);
+        assert_eq!(window.evaluate(&settings, 90).1, Verdict::Normal);
+        assert_eq!(window.evaluate(&settings, 89).1, Verdict::Low);
     }
 
     #[test]
-    fn silence_is_low_where_there_never_was_any() {
+    fn zero_is_low_if_the_window_has_no_zero() {
         let settings = BandSettings { sigma: 100.0, ..BandSettings::default() };
         let mut window = filled(100);
         window.push(&settings, 5);
         assert!(window.bands(&settings).unwrap().lower < 0.0);
-        assert_eq!(window.judge(&settings, 0).1, Verdict::Low);
+        assert_eq!(window.evaluate(&settings, 0).1, Verdict::Low);
         window.push(&settings, 0);
-        assert_eq!(window.judge(&settings, 0).1, Verdict::Normal);
-        assert_eq!(filled(9).judge(&settings, 0).1, Verdict::Normal);
+        assert_eq!(window.evaluate(&settings, 0).1, Verdict::Normal);
+        assert_eq!(filled(9).evaluate(&settings, 0).1, Verdict::Normal);
     }
 }

@@ -1,119 +1,173 @@
-//! Counts intervals of capture time, closes them when they are complete, and judges them.
+//! Counts messages per interval of capture time, closes complete intervals and evaluates them.
 //!
 //! ```text
-//!  closed: late from now on │ open, at most max_open                 │ ahead: not counted
+//!  closed: late             │ open, at most max_open                 │ ahead: not counted
 //! ──────────────────────────┼──────────┬──────────┬─────────┬────────┼───────────▶ interval
 //!                          next                  wall     wall + 1
 //! ```
 
-use std::collections::VecDeque;
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+    time::Duration,
+};
 
 use sekiwake_identify::syslog::Priority;
-use sekiwake_record::{Batch, SHARDS, Shard};
+use sekiwake_record::{Batch, SHARDS, Shard, WallTime};
 use serde::Serialize;
 
 use super::{
+    alarm::Watch,
     bands::{BandSettings, Bands, Verdict},
-    event::{Event, EventState},
-    notes::{MAX_NOTE_BYTES, StateNote, decode, encode},
-    series::{Key, SEVERITIES, Series},
+    event::{Event, EventKind, EventName, EventState, Reason, Span},
+    handoff::{MAX_HANDOFF_ENTRY_BYTES, StateEntry, decode, encode},
+    key::{Key, SEVERITIES},
+    series::{Criteria, FiringAlarm, Interval, Series},
     sources::{Source, Sources},
     tally::{Counts, Tally},
 };
 
-/// Ends of alarms of forgotten sources that wait to be told; beyond that the oldest are dropped and counted.
-const MAX_FORGOTTEN: usize = 1000;
+/// The most undelivered events of evicted sources; beyond that the oldest are dropped and counted.
+const MAX_EVICTED_EVENTS: usize = 1000;
 
-/// How often it is looked for silent sources.
-const SILENCE_EVERY_NS: u64 = 1_000_000_000;
+/// How often sources are checked for silence.
+const SILENCE_EVERY: Duration = Duration::from_secs(1);
 
 const CLOCK_KEY: &[u8] = b"N";
 const TALLY_KEY: &[u8] = b"C";
+const INTERVAL_KEY: &[u8] = b"I";
+/// Before the key of a series.
+const WATCH_KEY: u8 = b'A';
 
-/// What is counted and how it is judged.
+/// What is counted, and how it is evaluated.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Length of an interval, nanoseconds; not 0.
-    pub interval_ns: u64,
-    /// How long after its end an interval stays open, nanoseconds.
-    pub grace_ns: u64,
-    /// Intervals that wait for the bus, at most.
+    /// Length of an interval; not 0.
+    pub interval: Duration,
+    /// How long an interval stays open after its end.
+    pub grace: Duration,
+    /// The most intervals that stay open for missing records.
     pub max_open: u64,
     /// Window and bands.
     pub bands: BandSettings,
-    /// Intervals in a row that make an alarm or a recovery.
+    /// Intervals in a row that raise or resolve an alarm.
     pub consecutive: u32,
-    /// Whether the total is judged.
+    /// Intervals in a row on the same side after which an alarm is notified.
+    pub notify_consecutive: u32,
+    /// How long an alarm fires until its level is the usual one.
+    pub forget: Duration,
+    /// Whether the total is evaluated.
     pub total: bool,
-    /// Whether each severity is judged.
+    /// Whether each severity is evaluated.
     pub severities: bool,
-    /// Whether each source is judged.
+    /// Whether each source is evaluated.
     pub sources: bool,
-    /// Sources that are known at most.
+    /// The most sources tracked.
     pub max_sources: usize,
-    /// A source is reported that is silent for so many times its usual pause.
+    /// A source is reported when it is silent for this many times its usual pause.
     pub silent_after: Option<f64>,
 }
 
-/// The time, as the caller's clocks show it.
+impl Settings {
+    /// How counts are evaluated.
+    pub fn criteria(&self) -> Criteria {
+        Criteria {
+            bands: self.bands,
+            consecutive: self.consecutive,
+            notify_consecutive: self.notify_consecutive,
+            forget_intervals: (nanos(self.forget) / nanos(self.interval)).max(1),
+        }
+    }
+
+    /// The number of the interval that contains a time.
+    pub(crate) fn interval_of(&self, at: WallTime) -> u64 {
+        at.as_nanos() / nanos(self.interval)
+    }
+}
+
+/// The time of the caller's clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// CLOCK_REALTIME, nanoseconds since 1970-01-01T00:00:00Z.
-    pub wall_ns: u64,
-    /// CLOCK_BOOTTIME, nanoseconds: it runs evenly.
-    pub boot_ns: u64,
+    /// The wall clock, which may be set.
+    pub wall: WallTime,
+    /// Time since boot (CLOCK_BOOTTIME), which is never set.
+    pub boot: Duration,
 }
 
-/// One closed interval, or several in a row that nobody knows.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// A closed interval, or several consecutive unknown ones.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Closed {
-    /// Begin, nanoseconds since 1970-01-01T00:00:00Z.
-    pub start_ns: u64,
-    /// End.
-    pub end_ns: u64,
-    /// The total and the severities; none when the interval is unknown.
-    pub series: Vec<Judged>,
-    /// The sources together.
-    pub sources: SourcesJudged,
+    /// Its start.
+    pub start: WallTime,
+    /// Its end.
+    pub end: WallTime,
+    /// The total and the severities; empty if the interval is unknown.
+    pub series: Vec<SeriesResult>,
+    /// All sources together.
+    pub sources: SourceTotals,
 }
 
-/// What is thought of one series.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Judged {
+/// The result of one series.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeriesResult {
     /// `total`, `severity/err`.
     pub series: String,
     /// Messages.
     pub count: u64,
-    /// The bands, unless it warms up.
+    /// The bands, unless the series is warming up.
     pub bands: Option<Bands>,
     /// The verdict.
     pub verdict: Verdict,
 }
 
-/// How the sources were judged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct SourcesJudged {
-    /// Sources that are known.
-    pub known: usize,
-    /// Those whose alarm is on.
+/// Totals of all sources.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceTotals {
+    /// Sources tracked.
+    pub tracked: usize,
+    /// Sources with a firing alarm.
     pub firing: usize,
-    /// Those that had to make room since the start.
+    /// Sources evicted since the start.
     pub evicted: u64,
 }
 
-/// What was not counted, messages; for the last two, events and notes.
+/// Messages that were not counted, and dropped events and entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// Of an interval that was closed.
+    /// Messages of an interval that had been closed.
     pub late: u64,
-    /// Of an interval beyond the next.
+    /// Messages of an interval after the next one.
     pub ahead: u64,
-    /// Counted for an interval that then could not be judged.
+    /// Messages counted in an interval that then could not be evaluated.
     pub unknown: u64,
-    /// Events that nobody was there to take.
+    /// Events dropped because too many waited for delivery.
     pub events: u64,
-    /// Notes that are none.
-    pub notes: u64,
+    /// Invalid state entries.
+    pub handoff_entries: u64,
+}
+
+/// A batch's place in its stream, and the capture times of its header.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchInfo<'a> {
+    /// The shard of all its records.
+    pub shard: Shard,
+    /// The publisher's name.
+    pub stream_name: &'a str,
+    /// The publisher's epoch.
+    pub stream_epoch: u64,
+    /// The sequence number of the first record in its stream and shard.
+    pub first_sequence: u64,
+    /// The earliest capture time.
+    pub first_captured_at: WallTime,
+    /// The latest capture time.
+    pub last_captured_at: WallTime,
+}
+
+/// The value of the state entry `N`.
+#[derive(Serialize, serde::Deserialize)]
+struct ClockState {
+    next: u64,
+    started_in: Option<u64>,
 }
 
 /// The state machine.
@@ -123,57 +177,61 @@ pub struct Detector {
     tallies: Vec<Tally>,
     /// The next interval to close.
     next: u64,
-    /// Counting began in this interval: it is not whole.
-    begun: Option<u64>,
+    /// The interval in which counting started, which is incomplete.
+    started_in: Option<u64>,
     last: Now,
-    silence_looked_at: u64,
+    silence_checked_at: WallTime,
     total: Series,
     severities: [Series; SEVERITIES],
     sources: Sources,
-    forgotten: VecDeque<Event>,
+    /// Undelivered events of evicted sources.
+    evicted_events: VecDeque<Event>,
+    /// Those for log and bus.
+    evicted_announcements: VecDeque<Event>,
+    /// Restored watches of alarms, until everything has been restored.
+    restored_watches: HashMap<Key, [Watch; 2]>,
     is_clock_dirty: bool,
+    /// Whether the state entries include the length of an interval.
+    has_stored_interval: bool,
     losses: Losses,
 }
 
 impl Detector {
-    /// Begins to count at `now`: the interval of `now` is not whole and stays unknown, unless what is restored has its begin.
+    /// Starts to count at `now`. The interval of `now` is incomplete and stays unknown, unless the
+    /// restored state includes its start.
     pub fn new(settings: Settings, now: Now) -> Detector {
-        let settings =
-            Settings { interval_ns: settings.interval_ns.max(1), max_open: settings.max_open.max(1), ..settings };
-        let begun = now.wall_ns / settings.interval_ns;
+        let settings = Settings { max_open: settings.max_open.max(1), ..settings };
+        let started_in = settings.interval_of(now.wall);
         Detector {
             tallies: vec![Tally::default(); SHARDS],
-            next: begun,
-            begun: Some(begun),
+            next: started_in,
+            started_in: Some(started_in),
             last: now,
-            silence_looked_at: now.wall_ns,
+            silence_checked_at: now.wall,
             total: Series::default(),
             severities: Default::default(),
             sources: Sources::default(),
-            forgotten: VecDeque::new(),
+            evicted_events: VecDeque::new(),
+            evicted_announcements: VecDeque::new(),
+            restored_watches: HashMap::new(),
             is_clock_dirty: true,
+            has_stored_interval: false,
             losses: Losses::default(),
             settings,
         }
     }
 
-    /// Counts the records of a batch, each once, however often it comes: `first_sequence` is that of the batch's first record in its stream and
-    /// shard; the capture times, nanoseconds since 1970-01-01T00:00:00Z, are those of the batch's header.
-    pub fn take(
-        &mut self,
-        shard: Shard,
-        (stream_name, stream_epoch): (&str, u64),
-        first_sequence: u64,
-        (first_captured_ns, last_captured_ns): (u64, u64),
-        batch: &Batch<impl AsRef<[u8]>>,
-    ) {
+    /// Counts the records of a batch, each once, even if the batch is received several times.
+    pub fn count(&mut self, info: BatchInfo<'_>, batch: &Batch<impl AsRef<[u8]>>) {
+        let BatchInfo { shard, stream_name, stream_epoch, first_sequence, .. } = info;
         let tally = &mut self.tallies[shard.index()];
         tally.is_dirty = true;
-        let skip = tally.positions.take(stream_name, stream_epoch, first_sequence, batch.len());
-        let length = self.settings.interval_ns;
-        let first = first_captured_ns / length;
-        let knows_sources = self.knows_sources();
-        if !self.settings.severities && !knows_sources && first == last_captured_ns / length {
+        let skip = tally.positions.advance(stream_name, stream_epoch, first_sequence, batch.len());
+        let length = nanos(self.settings.interval);
+        let first = info.first_captured_at.as_nanos() / length;
+        let tracks_sources = self.tracks_sources();
+        // If only the total is counted and all records are in one interval, none needs to be read.
+        if !self.settings.severities && !tracks_sources && first == info.last_captured_at.as_nanos() / length {
             let count = (batch.len() - skip) as u64;
             if let Some(counts) = self.counts(shard, first, count) {
                 counts.total += count;
@@ -187,307 +245,413 @@ impl Detector {
             if let Some(counts) = self.counts(shard, record.captured_at_ns / length, 1) {
                 counts.total += 1;
                 counts.severities[severity] += 1;
-                if knows_sources {
+                if tracks_sources {
                     let count = counts.sources.entry(source).or_default();
                     *count = count.saturating_add(1);
                 }
             }
-            if knows_sources {
-                let known = self.sources.get(source, self.settings.max_sources, self.last.wall_ns, length);
-                if let Some(resolved) = known.heard(source, record.captured_at_ns) {
-                    known.series.pending.push(resolved);
+            if tracks_sources {
+                let Settings { max_sources, interval, .. } = self.settings;
+                let known = self.sources.get(source, max_sources, self.last.wall, interval);
+                if let Some(resolved) = known.observe(source, WallTime::from_nanos(record.captured_at_ns)) {
+                    known.series.report(resolved);
                 }
             }
         }
-        self.take_forgotten();
+        self.collect_evicted_events();
     }
 
-    /// Where messages of an interval are counted; `None`, and they are a loss, where they are not.
+    /// The counts of an open interval; `None` for any other, where `count` is added to the losses.
     fn counts(&mut self, shard: Shard, interval: u64, count: u64) -> Option<&mut Counts> {
         if interval < self.next {
             self.losses.late += count;
             return None;
         }
-        if interval > self.last.wall_ns / self.settings.interval_ns + 1 {
+        if interval > self.settings.interval_of(self.last.wall) + 1 {
             self.losses.ahead += count;
             return None;
         }
         Some(self.tallies[shard.index()].open.entry(interval).or_default())
     }
 
-    /// Closes what is over. `is_complete`: all that was captured until now has been taken.
+    /// Closes intervals that are over. `is_complete`: every record captured until now was counted.
     pub fn advance(&mut self, now: Now, is_complete: bool, out: &mut Vec<Closed>) {
-        let length = self.settings.interval_ns;
-        let wall = now.wall_ns / length;
-        let expected = self.last.wall_ns.saturating_add(now.boot_ns.saturating_sub(self.last.boot_ns));
+        let wall = self.settings.interval_of(now.wall);
+        let expected = self.last.wall + now.boot.saturating_sub(self.last.boot);
         self.last = now;
-        if now.wall_ns.abs_diff(expected) > length {
-            // The clock was set: what is open is not whole, and what was skipped never was.
-            self.pass_over(wall, out);
-            self.losses.unknown += self.tallies.iter_mut().map(|tally| tally.forget(|_| true)).sum::<u64>();
-            (self.next, self.begun, self.is_clock_dirty) = (wall, Some(wall), true);
-            // Nobody has been silent for as long as the clock says.
-            self.sources.known.values_mut().for_each(|source| source.seen_ns = now.wall_ns);
+        if now.wall.abs_diff(expected) > self.settings.interval {
+            // The clock was changed: open intervals are incomplete, and skipped ones never existed.
+            self.mark_unknown(wall, out);
+            self.losses.unknown += self.tallies.iter_mut().map(|tally| tally.drop_intervals(|_| true)).sum::<u64>();
+            self.next = wall;
+            self.started_in = Some(wall);
+            self.is_clock_dirty = true;
+            // A jump of the clock does not count as silence.
+            self.sources.tracked.values_mut().for_each(|source| source.last_seen = now.wall);
             return;
         }
-        let over = (now.wall_ns.saturating_sub(self.settings.grace_ns) / length).max(self.next);
-        self.pass_over(over.saturating_sub(self.settings.max_open), out);
+        let over = self.settings.interval_of(now.wall - self.settings.grace).max(self.next);
+        // Bounds the wait for missing records.
+        self.mark_unknown(over.saturating_sub(self.settings.max_open), out);
         while is_complete && self.next < over {
-            if self.begun == Some(self.next) {
-                self.pass_over(self.next + 1, out);
+            if self.started_in == Some(self.next) {
+                self.mark_unknown(self.next + 1, out);
             } else {
                 self.close(out);
             }
         }
         if is_complete {
-            self.look_for_silence(now.wall_ns);
+            self.check_silence(now.wall);
         }
     }
 
-    /// What lies before this time is not known: the detector was not there for all of it.
-    pub fn skip_to(&mut self, wall_ns: u64, out: &mut Vec<Closed>) {
-        self.pass_over(wall_ns / self.settings.interval_ns, out);
+    /// Marks everything before this time as unknown, because the detector was not running.
+    pub fn skip_to(&mut self, time: WallTime, out: &mut Vec<Closed>) {
+        self.mark_unknown(self.settings.interval_of(time), out);
     }
 
-    /// Everything before `end` is unknown: one entry, whatever its length.
-    fn pass_over(&mut self, end: u64, out: &mut Vec<Closed>) {
+    /// Marks everything before `end` as unknown, in one entry.
+    fn mark_unknown(&mut self, end: u64, out: &mut Vec<Closed>) {
         if end <= self.next {
             return;
         }
-        let length = self.settings.interval_ns;
-        let (start_ns, end_ns) = (self.next.saturating_mul(length), end.saturating_mul(length));
-        out.push(Closed { start_ns, end_ns, series: Vec::new(), sources: self.sources_judged() });
-        let forgotten: u64 = self.tallies.iter_mut().map(|tally| tally.forget(|interval| interval < end)).sum();
-        self.losses.unknown += forgotten;
-        (self.next, self.is_clock_dirty) = (end, true);
+        let start = self.interval(self.next).start();
+        let after = self.interval(end).start();
+        out.push(Closed { start, end: after, series: Vec::new(), sources: self.source_totals() });
+        let dropped: u64 = self.tallies.iter_mut().map(|tally| tally.drop_intervals(|interval| interval < end)).sum();
+        self.losses.unknown += dropped;
+        self.next = end;
+        self.is_clock_dirty = true;
     }
 
     fn close(&mut self, out: &mut Vec<Closed>) {
-        let (interval, length) = (self.next, self.settings.interval_ns);
+        let interval = self.interval(self.next);
         let mut sum = Counts::default();
         let mut unknown_shards = [false; SHARDS];
         for (tally, is_unknown) in self.tallies.iter_mut().zip(&mut unknown_shards) {
-            *is_unknown = tally.is_cut;
-            let Some(counts) = tally.open.remove(&interval) else { continue };
+            *is_unknown = tally.is_truncated;
+            let Some(counts) = tally.open.remove(&interval.number) else { continue };
             tally.is_dirty = true;
-            // What was cut off a note is missed in the intervals that were open then, and in no other.
-            tally.is_cut &= !tally.open.is_empty();
+            // A truncated entry lacks sources only in the intervals that were open then.
+            tally.is_truncated &= !tally.open.is_empty();
             sum.total += counts.total;
             sum.severities.iter_mut().zip(counts.severities).for_each(|(sum, count)| *sum += count);
             sum.sources.extend(counts.sources);
         }
-        let judging = (&self.settings.bands, self.settings.consecutive);
-        let mut judged = Vec::new();
-        let mut judge = |series: &mut Series, key: Key, count: u64| {
-            let (bands, verdict) = series.judge(key, judging, (interval, length), count);
-            judged.push(Judged { series: key.to_string(), count, bands, verdict });
+        let criteria = self.settings.criteria();
+        let mut results = Vec::new();
+        let mut evaluate = |series: &mut Series, key: Key, count: u64| {
+            let evaluation = series.evaluate(key, &criteria, interval, count);
+            let bands = evaluation.bands;
+            let verdict = evaluation.verdict;
+            results.push(SeriesResult { series: key.to_string(), count, bands, verdict });
         };
         if self.settings.total {
-            judge(&mut self.total, Key::Total, sum.total);
+            evaluate(&mut self.total, Key::Total, sum.total);
         }
         if self.settings.severities {
             for ((index, series), count) in (0..).zip(&mut self.severities).zip(sum.severities) {
-                judge(series, Key::Severity(index), count);
+                evaluate(series, Key::Severity(index), count);
             }
         }
         if self.settings.sources {
-            for (source, known) in &mut self.sources.known {
+            for (source, known) in &mut self.sources.tracked {
                 if unknown_shards[Shard::of(*source).index()] {
                     continue;
                 }
                 let count = sum.sources.get(source).copied().unwrap_or(0);
-                known.series.judge(Key::Source(*source), judging, (interval, length), u64::from(count));
+                known.series.evaluate(Key::Source(*source), &criteria, interval, u64::from(count));
             }
         }
-        (self.next, self.is_clock_dirty) = (interval + 1, true);
-        let (start_ns, end_ns) = (interval.saturating_mul(length), (interval + 1).saturating_mul(length));
-        out.push(Closed { start_ns, end_ns, series: judged, sources: self.sources_judged() });
+        self.next += 1;
+        self.is_clock_dirty = true;
+        let Span { start, end } = interval.span();
+        out.push(Closed { start, end, series: results, sources: self.source_totals() });
     }
 
-    fn look_for_silence(&mut self, now_ns: u64) {
+    fn interval(&self, number: u64) -> Interval {
+        Interval { number, length: self.settings.interval }
+    }
+
+    fn check_silence(&mut self, now: WallTime) {
         let Some(factor) = self.settings.silent_after else { return };
-        if now_ns.saturating_sub(self.silence_looked_at) < SILENCE_EVERY_NS {
+        if now - self.silence_checked_at < SILENCE_EVERY {
             return;
         }
-        self.silence_looked_at = now_ns;
-        // What was captured within the grace may be on its way.
-        let until_ns = now_ns.saturating_sub(self.settings.grace_ns);
-        for (source, known) in &mut self.sources.known {
-            if let Some(silent) = known.falls_silent(*source, factor, self.settings.interval_ns, until_ns) {
-                known.series.pending.push(silent);
+        self.silence_checked_at = now;
+        // Messages captured within the grace period may still arrive.
+        let until = now - self.settings.grace;
+        for (source, known) in &mut self.sources.tracked {
+            if let Some(silent) = known.check_silence(*source, factor, self.settings.interval, until) {
+                known.series.report(silent);
             }
         }
     }
 
-    fn knows_sources(&self) -> bool {
+    fn tracks_sources(&self) -> bool {
         self.settings.sources || self.settings.silent_after.is_some()
     }
 
-    fn take_forgotten(&mut self) {
-        self.forgotten.extend(self.sources.forgotten.drain(..));
-        let surplus = self.forgotten.len().saturating_sub(MAX_FORGOTTEN);
-        self.forgotten.drain(..surplus);
-        self.losses.events += surplus as u64;
+    fn collect_evicted_events(&mut self) {
+        for FiringAlarm { event, is_notified } in self.sources.resolved.drain(..) {
+            self.evicted_announcements.push_back(event.clone());
+            self.evicted_events.extend(is_notified.then_some(event));
+        }
+        self.limit_evicted_events();
     }
 
-    fn sources_judged(&self) -> SourcesJudged {
+    fn limit_evicted_events(&mut self) {
+        for events in [&mut self.evicted_events, &mut self.evicted_announcements] {
+            let surplus = events.len().saturating_sub(MAX_EVICTED_EVENTS);
+            events.drain(..surplus);
+            self.losses.events += surplus as u64;
+        }
+    }
+
+    fn source_totals(&self) -> SourceTotals {
         let is_firing = |source: &&Source| source.series.is_firing() || source.silent_since.is_some();
-        let firing = self.sources.known.values().filter(is_firing).count();
-        SourcesJudged { known: self.sources.known.len(), firing, evicted: self.sources.evicted }
+        let firing = self.sources.tracked.values().filter(is_firing).count();
+        SourceTotals { tracked: self.sources.tracked.len(), firing, evicted: self.sources.evicted }
     }
 
-    /// All series, those that are asked for.
+    /// All series that are evaluated.
     pub fn series(&self) -> impl Iterator<Item = (Key, &Series)> {
         let total = self.settings.total.then_some((Key::Total, &self.total));
         let severities = self.severities.iter().enumerate().take(if self.settings.severities { SEVERITIES } else { 0 });
         let severities = severities.map(|(index, series)| (Key::Severity(index as u8), series));
-        let sources = self.sources.known.iter().map(|(source, known)| (Key::Source(*source), &known.series));
+        let sources = self.sources.tracked.iter().map(|(source, known)| (Key::Source(*source), &known.series));
         total.into_iter().chain(severities).chain(sources)
     }
 
-    /// What has not been acknowledged, in no order but that of each series.
-    pub fn events(&self) -> impl Iterator<Item = &Event> {
-        self.series().flat_map(|(_, series)| &series.pending).chain(&self.forgotten)
+    /// Events for log and bus since the last call, in order within each series.
+    pub fn take_announcements(&mut self) -> Vec<Event> {
+        let sources = self.sources.tracked.values_mut().map(|source| &mut source.series);
+        let series = [&mut self.total].into_iter().chain(&mut self.severities).chain(sources);
+        let mut announcements: Vec<Event> = series.flat_map(|series| series.announcements.drain(..)).collect();
+        announcements.extend(self.evicted_announcements.drain(..));
+        announcements
     }
 
-    /// Forgets a change that has been told.
-    pub fn acknowledge(&mut self, id: &str, state: EventState) {
-        let is_told = |event: &Event| event.id == id && event.state == state;
-        self.forgotten.retain(|event| !is_told(event));
-        let sources = self.sources.known.values_mut().map(|source| &mut source.series);
+    /// Events for the notifiers that have not been acknowledged, in order within each series.
+    pub fn events(&self) -> impl Iterator<Item = &Event> {
+        self.series().flat_map(|(_, series)| &series.pending).chain(&self.evicted_events)
+    }
+
+    /// Removes an event that has been delivered.
+    pub fn acknowledge(&mut self, name: &EventName) {
+        let is_delivered = |event: &Event| event.id == name.id && event.state == name.state;
+        self.evicted_events.retain(|event| !is_delivered(event));
+        let sources = self.sources.tracked.values_mut().map(|source| &mut source.series);
         for series in [&mut self.total].into_iter().chain(&mut self.severities).chain(sources) {
             let before = series.pending.len();
-            series.pending.retain(|event| !is_told(event));
+            series.pending.retain(|event| !is_delivered(event));
             series.is_dirty |= series.pending.len() < before;
         }
     }
 
-    /// Alarms that are on, as their begins could be told.
+    /// Firing alarms as events.
     pub fn firing(&self) -> impl Iterator<Item = Event> {
-        let length = self.settings.interval_ns;
-        let of_series = self.series().flat_map(move |(key, series)| series.firing(key, length));
-        let silent = self.sources.known.iter().filter_map(|(source, known)| {
-            let since_ns = known.silent_since?;
-            let kind = super::EventKind::SilentSource;
-            let event =
-                Event::new(Key::Source(*source), kind, EventState::Firing, since_ns, (since_ns, self.last.wall_ns));
-            Some(Event { usual_pause_seconds: known.usual_pause().map(|pause| pause as f64 / 1000.0), ..event })
-        });
-        of_series.chain(silent)
+        self.alarms().map(|alarm| alarm.event)
     }
 
-    /// What was not counted.
+    /// Firing alarms that are notified, as events.
+    pub fn notified(&self) -> impl Iterator<Item = Event> {
+        self.alarms().filter(|alarm| alarm.is_notified).map(|alarm| alarm.event)
+    }
+
+    fn alarms(&self) -> impl Iterator<Item = FiringAlarm> {
+        let length = self.settings.interval;
+        let alarms = self.series().flat_map(move |(key, series)| series.firing(key, length));
+        let silent = self.sources.tracked.iter().filter_map(|(source, known)| {
+            let since = known.silent_since?;
+            let kind = EventKind::SilentSource;
+            let span = Span { start: since, end: self.last.wall };
+            let event = Event::new(Key::Source(*source), kind, EventState::Firing, since, span);
+            let usual_pause_seconds = known.usual_pause().map(|pause| pause.as_secs_f64());
+            Some(FiringAlarm { event: Event { usual_pause_seconds, ..event }, is_notified: true })
+        });
+        alarms.chain(silent)
+    }
+
+    /// Messages not counted, and dropped events and entries.
     pub fn losses(&self) -> Losses {
         self.losses
     }
 
-    /// The begin of the next interval to be judged, nanoseconds since 1970-01-01T00:00:00Z.
-    pub fn next_ns(&self) -> u64 {
-        self.next.saturating_mul(self.settings.interval_ns)
+    /// The start of the next interval to be evaluated.
+    pub fn next_start(&self) -> WallTime {
+        self.interval(self.next).start()
     }
 
-    /// What has changed since the last call, as notes.
-    pub fn take_changed(&mut self) -> Vec<StateNote> {
-        let notes = self.collect(|is_dirty| is_dirty, |_| true);
+    /// The state entries that have changed since the last call.
+    pub fn take_changed(&mut self) -> Vec<StateEntry> {
+        let entries = self.state(|is_dirty| is_dirty, |_| true);
         self.is_clock_dirty = false;
-        self.sources.gone.clear();
-        let sources = self.sources.known.values_mut().map(|source| &mut source.series);
+        self.has_stored_interval = true;
+        self.sources.deleted.clear();
+        let sources = self.sources.tracked.values_mut().map(|source| &mut source.series);
         let series = [&mut self.total].into_iter().chain(&mut self.severities).chain(sources);
-        series.for_each(|series| series.is_dirty = false);
+        series.for_each(|series| {
+            series.is_dirty = false;
+            series.had_watches = series.watches().is_some();
+        });
         self.tallies.iter_mut().for_each(|tally| tally.is_dirty = false);
-        notes
+        entries
     }
 
-    /// Everything, as notes. What has changed is still to be taken.
-    pub fn all_notes(&self) -> Vec<StateNote> {
-        self.collect(|_| true, |_| true)
+    /// All state entries. Changed entries stay marked as changed.
+    pub fn all_entries(&self) -> Vec<StateEntry> {
+        self.state(|_| true, |_| true)
     }
 
-    /// The same of one shard.
-    pub fn notes_of(&self, shard: Shard) -> Vec<StateNote> {
-        self.collect(|_| true, |of| of == shard)
+    /// All state entries of one shard. Changed entries stay marked as changed.
+    pub fn shard_entries(&self, wanted: Shard) -> Vec<StateEntry> {
+        self.state(|_| true, |shard| shard == wanted)
     }
 
-    /// In this order: of what comes first alone an interval is missed at worst, and never judged by a part of its messages.
-    fn collect(&self, is_wanted: impl Fn(bool) -> bool, is_asked: impl Fn(Shard) -> bool) -> Vec<StateNote> {
-        let mut notes = Vec::new();
-        let of_all = Key::Total.shard();
-        if is_wanted(self.is_clock_dirty) && is_asked(of_all) {
-            let value = encode(&(self.next, self.begun));
-            notes.push(StateNote { shard: of_all, key: CLOCK_KEY.to_vec(), value });
+    /// The order matters: if only the first entries are delivered, at worst an interval is skipped.
+    /// No interval is ever evaluated with part of its messages. The length of an interval is last:
+    /// until it is delivered, entries that replace those of another length are discarded with them.
+    fn state(&self, is_wanted: impl Fn(bool) -> bool, is_wanted_shard: impl Fn(Shard) -> bool) -> Vec<StateEntry> {
+        let mut entries = Vec::new();
+        let common = Key::Total.shard();
+        if is_wanted(self.is_clock_dirty) && is_wanted_shard(common) {
+            let value = encode(&ClockState { next: self.next, started_in: self.started_in });
+            entries.push(StateEntry { shard: common, key: CLOCK_KEY.to_vec(), value });
         }
-        let gone = self.sources.gone.iter().filter(|source| !self.sources.known.contains_key(source));
-        for source in gone.filter(|source| is_asked(Shard::of(**source))) {
+        let deleted = self.sources.deleted.iter().filter(|source| !self.sources.tracked.contains_key(source));
+        for source in deleted.filter(|source| is_wanted_shard(Shard::of(**source))) {
             let key = Key::Source(*source).to_bytes();
-            notes.push(StateNote { shard: Shard::of(*source), key, value: Vec::new() });
+            let shard = Shard::of(*source);
+            entries.push(StateEntry { shard, key: watch_key(&key), value: Vec::new() });
+            entries.push(StateEntry { shard, key, value: Vec::new() });
         }
         let severities = (0..).map(Key::Severity).zip(&self.severities);
-        for (key, series) in [(Key::Total, &self.total)].into_iter().chain(severities).filter(|_| is_asked(of_all)) {
+        let common_series = [(Key::Total, &self.total)].into_iter().chain(severities);
+        for (key, series) in common_series.filter(|_| is_wanted_shard(common)) {
             if is_wanted(series.is_dirty) && (series.is_dirty || *series != Series::default()) {
-                notes.push(StateNote { shard: of_all, key: key.to_bytes(), value: encode(series) });
+                entries.push(StateEntry { shard: common, key: key.to_bytes(), value: encode(series) });
+                entries.extend(watch_entry(common, key, series));
             }
         }
-        for (source, known) in &self.sources.known {
+        for (source, known) in &self.sources.tracked {
             let shard = Shard::of(*source);
-            if is_wanted(known.series.is_dirty) && is_asked(shard) {
-                notes.push(StateNote { shard, key: Key::Source(*source).to_bytes(), value: encode(known) });
+            if is_wanted(known.series.is_dirty) && is_wanted_shard(shard) {
+                entries.push(StateEntry { shard, key: Key::Source(*source).to_bytes(), value: encode(known) });
+                entries.extend(watch_entry(shard, Key::Source(*source), &known.series));
             }
         }
-        for (tally, shard) in self.tallies.iter().zip(Shard::all()).filter(|(_, shard)| is_asked(*shard)) {
+        for (tally, shard) in self.tallies.iter().zip(Shard::all()).filter(|(_, shard)| is_wanted_shard(*shard)) {
             if is_wanted(tally.is_dirty) && (tally.is_dirty || *tally != Tally::default()) {
-                notes.push(StateNote { shard, key: TALLY_KEY.to_vec(), value: tally_note(tally) });
+                entries.push(StateEntry { shard, key: TALLY_KEY.to_vec(), value: encode_tally(tally) });
             }
         }
-        notes
+        if is_wanted(!self.has_stored_interval) && is_wanted_shard(common) {
+            let value = encode(&nanos(self.settings.interval));
+            entries.push(StateEntry { shard: common, key: INTERVAL_KEY.to_vec(), value });
+        }
+        entries
     }
 
-    /// Takes in what another detector has noted, before anything is counted. `is_whole`: nothing that it had not counted has been missed
-    /// since, as when a group's next member takes over; of a file nobody knows that.
-    pub fn restore(&mut self, note: &StateNote, is_whole: bool) {
-        if self.try_restore(note, is_whole).is_none() {
-            self.losses.notes += 1;
+    /// Restores the state of another detector, before anything is counted. `is_complete`: all
+    /// records that it has not counted will be received, as when the group's next member takes
+    /// over. This is unknown for a state file.
+    ///
+    /// Counts of intervals of another length do not fit. Then only the ends of its alarms are taken
+    /// over, and the length is returned.
+    pub fn restore_all(&mut self, entries: &[StateEntry], is_complete: bool) -> Option<Duration> {
+        // Earlier releases do not store the length.
+        let interval = stored_interval(entries).unwrap_or(self.settings.interval);
+        if nanos(interval) == nanos(self.settings.interval) {
+            entries.iter().for_each(|entry| self.restore(entry, is_complete));
+            self.finish_restore();
+            return None;
+        }
+        let settings = Settings { interval, total: true, severities: true, ..self.settings.clone() };
+        let mut before = Detector::new(settings, self.last);
+        entries.iter().for_each(|entry| before.restore(entry, is_complete));
+        before.finish_restore();
+        self.discard(&before);
+        // Also those that the limits of this detector reject: they would be restored later.
+        self.sources.deleted = entries.iter().filter_map(stored_source).collect();
+        Some(interval)
+    }
+
+    /// Ends the alarms of a state that is not continued, with their ids and times, and replaces its
+    /// entries.
+    fn discard(&mut self, before: &Detector) {
+        let now = self.last.wall;
+        self.evicted_events.extend(before.events().cloned());
+        for FiringAlarm { event, is_notified } in before.alarms() {
+            let reason = Some(Reason::Reset);
+            let event = Event { state: EventState::Resolved, reason, start: now, end: now, ..event };
+            self.evicted_announcements.push_back(event.clone());
+            self.evicted_events.extend(is_notified.then_some(event));
+        }
+        self.limit_evicted_events();
+        for series in [&mut self.total].into_iter().chain(&mut self.severities) {
+            series.is_dirty = true;
+            series.had_watches = true;
+        }
+        self.tallies.iter_mut().for_each(|tally| tally.is_dirty = true);
+    }
+
+    /// Restores a state entry of a detector with the same interval.
+    pub(super) fn restore(&mut self, entry: &StateEntry, is_complete: bool) {
+        if self.try_restore(entry, is_complete).is_none() {
+            self.losses.handoff_entries += 1;
         }
     }
 
-    fn try_restore(&mut self, note: &StateNote, is_whole: bool) -> Option<()> {
-        let StateNote { shard, key, value } = note;
+    fn try_restore(&mut self, entry: &StateEntry, is_complete: bool) -> Option<()> {
+        let StateEntry { shard, key, value } = entry;
         match key.as_slice() {
+            INTERVAL_KEY => drop(decode::<u64>(value)?),
             CLOCK_KEY => {
-                let (next, begun): (u64, Option<u64>) = decode(value)?;
-                // A later one than ours comes from a clock that was ahead.
-                if is_whole && next <= self.last.wall_ns / self.settings.interval_ns {
-                    (self.next, self.begun) = (next, begun);
+                let ClockState { next, started_in } = decode(value)?;
+                // An interval later than ours comes from a clock that was ahead.
+                if is_complete && next <= self.settings.interval_of(self.last.wall) {
+                    self.next = next;
+                    self.started_in = started_in;
                 }
             }
             TALLY_KEY => {
                 let tally: Tally = decode(value)?;
-                if !tally.positions.is_sound() || tally.open.len() as u64 > self.settings.max_open + 2 {
+                if !tally.positions.is_valid() || tally.open.len() as u64 > self.settings.max_open + 2 {
                     return None;
                 }
-                if is_whole {
+                if is_complete {
                     self.tallies[shard.index()] = tally;
                 }
             }
+            [WATCH_KEY, key @ ..] => {
+                let key = Key::from_bytes(key)?;
+                if value.is_empty() {
+                    self.restored_watches.remove(&key);
+                } else if self.restored_watches.len() <= self.settings.max_sources.saturating_add(SEVERITIES) {
+                    self.restored_watches.insert(key, decode(value)?);
+                }
+            }
             bytes => match Key::from_bytes(bytes)? {
-                Key::Source(source) if value.is_empty() => drop(self.sources.known.remove(&source)),
+                Key::Source(source) if value.is_empty() => drop(self.sources.tracked.remove(&source)),
                 Key::Source(source) => {
                     let mut known: Source = decode(value)?;
-                    let is_sound = known.is_sound() && known.series.is_sound(&self.settings.bands);
-                    if !is_sound
-                        || !self.sources.known.contains_key(&source)
-                            && self.sources.known.len() >= self.settings.max_sources
+                    let is_valid = known.is_valid() && known.series.is_valid(&self.settings.bands);
+                    if !is_valid
+                        || !self.sources.tracked.contains_key(&source)
+                            && self.sources.tracked.len() >= self.settings.max_sources
                     {
                         return None;
                     }
-                    // Whoever took the note may have heard it since.
+                    // The previous owner may have received messages after it wrote the entry.
                     if known.silent_since.is_none() {
-                        known.seen_ns = self.last.wall_ns;
+                        known.last_seen = self.last.wall;
                     }
-                    self.sources.known.insert(source, known);
+                    self.sources.tracked.insert(source, known);
                 }
                 key => {
                     let series: Series = decode(value)?;
-                    if !series.is_sound(&self.settings.bands) {
+                    if !series.is_valid(&self.settings.bands) {
                         return None;
                     }
                     match key {
@@ -500,29 +664,69 @@ impl Detector {
         Some(())
     }
 
-    /// To be called when everything has been restored: counts of intervals that were closed are dropped, and sources that have only been
-    /// heard since are known.
-    pub fn restored(&mut self) {
-        let (next, now_ns) = (self.next, self.last.wall_ns);
-        let (max, length, knows_sources) = (self.settings.max_sources, self.settings.interval_ns, self.knows_sources());
+    /// To be called when everything has been restored: drops counts of closed intervals, and tracks
+    /// sources of which only counts were restored.
+    pub(super) fn finish_restore(&mut self) {
+        let watches = std::mem::take(&mut self.restored_watches);
+        self.total.restore_watches(watches.get(&Key::Total).copied());
+        for (index, series) in (0..).zip(&mut self.severities) {
+            series.restore_watches(watches.get(&Key::Severity(index)).copied());
+        }
+        for (source, known) in &mut self.sources.tracked {
+            known.series.restore_watches(watches.get(&Key::Source(*source)).copied());
+        }
+        let next = self.next;
+        let now = self.last.wall;
+        let Settings { max_sources, interval, .. } = self.settings;
+        let tracks_sources = self.tracks_sources();
         for tally in &mut self.tallies {
             tally.open.retain(|interval, _| *interval >= next);
-            let heard = tally.open.values().flat_map(|counts| counts.sources.keys());
-            for source in heard.filter(|_| knows_sources) {
-                let known = self.sources.get(*source, max, now_ns, length);
-                known.seen_ns = known.seen_ns.max(now_ns);
+            let counted = tally.open.values().flat_map(|counts| counts.sources.keys());
+            for source in counted.filter(|_| tracks_sources) {
+                let known = self.sources.get(*source, max_sources, now, interval);
+                known.last_seen = known.last_seen.max(now);
             }
         }
     }
 }
 
-/// A tally as it fits a note: without its sources where there are too many.
-fn tally_note(tally: &Tally) -> Vec<u8> {
+/// The source that a state entry is about, unless it was deleted.
+fn stored_source(entry: &StateEntry) -> Option<IpAddr> {
+    Key::from_bytes(&entry.key).filter(|_| !entry.value.is_empty())?.source()
+}
+
+/// The length of an interval that state entries were counted with.
+fn stored_interval(entries: &[StateEntry]) -> Option<Duration> {
+    let entry = entries.iter().rev().find(|entry| entry.key == INTERVAL_KEY)?;
+    decode::<u64>(&entry.value).map(Duration::from_nanos)
+}
+
+/// At least 1, because intervals are counted in it.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).max(1)
+}
+
+/// Encodes a tally within the size limit of an entry, if necessary without its sources.
+fn encode_tally(tally: &Tally) -> Vec<u8> {
     let value = encode(tally);
-    if value.len() <= MAX_NOTE_BYTES {
+    if value.len() <= MAX_HANDOFF_ENTRY_BYTES {
         return value;
     }
-    let mut cut = Tally { is_cut: true, ..tally.clone() };
-    cut.open.values_mut().for_each(|counts| counts.sources.clear());
-    encode(&cut)
+    let mut truncated = Tally { is_truncated: true, ..tally.clone() };
+    truncated.open.values_mut().for_each(|counts| counts.sources.clear());
+    encode(&truncated)
+}
+
+fn watch_key(key: &[u8]) -> Vec<u8> {
+    [&[WATCH_KEY], key].concat()
+}
+
+/// The entry of a series' watches; an empty one if they are no longer needed.
+fn watch_entry(shard: Shard, key: Key, series: &Series) -> Option<StateEntry> {
+    let value = match series.watches() {
+        Some(watches) => encode(&watches),
+        None if series.had_watches => Vec::new(),
+        None => return None,
+    };
+    Some(StateEntry { shard, key: watch_key(&key.to_bytes()), value })
 }

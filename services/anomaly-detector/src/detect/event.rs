@@ -1,12 +1,13 @@
-//! What somebody must be told.
+//! Events: an alarm fires or resolves.
 
 use std::net::IpAddr;
 
+use sekiwake_record::WallTime;
 use serde::{Deserialize, Serialize};
 
-use super::{bands::Bands, series::Key};
+use super::{bands::Bands, key::Key};
 
-/// What has been noticed.
+/// The kind of an anomaly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
@@ -14,75 +15,100 @@ pub enum EventKind {
     High,
     /// Fewer messages than the lower band, or none.
     Low,
-    /// A source that has always talked says nothing.
+    /// A regularly sending source has stopped.
     SilentSource,
 }
 
-/// Whether it begins or is over.
+/// The state of an alarm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventState {
-    /// It is on.
+    /// The alarm fires.
     Firing,
-    /// It is over.
+    /// The alarm has resolved.
     Resolved,
 }
 
-/// Why it is over.
+/// Why an alarm resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// It is as it was.
+    /// The rate is back to normal.
     Recovered,
-    /// The source had to make room for others, and nobody will know.
+    /// It has lasted for so long that it is the usual level.
+    NewLevel,
+    /// The source was evicted to make room for others, so that its state is unknown.
     Forgotten,
+    /// Counting restarted with intervals of another length.
+    Reset,
 }
 
-/// A change that is to be told: an alarm begins, or is over.
+/// A span of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) start: WallTime,
+    pub(super) end: WallTime,
+}
+
+/// Identifies an event. An alarm's start and its end share one id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventName {
+    /// The id of the alarm.
+    pub id: String,
+    /// Whether it fires or has resolved.
+    pub state: EventState,
+}
+
+/// A change to be delivered: an alarm fires or resolves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// The same for an alarm and its end: series, kind, begin.
+    /// The same for an alarm's start and end: series, kind and start time.
     pub id: String,
-    /// What has been noticed.
+    /// The kind.
     pub kind: EventKind,
-    /// Whether it begins or is over.
+    /// Whether it fires or has resolved.
     pub state: EventState,
-    /// Why it is over.
+    /// Why an alarm resolved.
     pub reason: Option<Reason>,
-    /// What was counted: `total`, `severity/err`, `source/198.51.100.7`.
+    /// The series: `total`, `severity/err`, `source/198.51.100.7`.
     pub series: String,
-    /// The source, where it is about one.
+    /// The source, if the series is of a source.
     pub source: Option<IpAddr>,
-    /// The interval that changed it, nanoseconds since 1970-01-01T00:00:00Z; for a silent source from when it spoke last until now.
-    pub start_ns: u64,
-    /// The end of that.
-    pub end_ns: u64,
-    /// When it began: the begin of the first interval, or when the source spoke last.
-    pub since_ns: u64,
+    /// Start of the interval that changed it; for a silent source the time of its last message.
+    pub start: WallTime,
+    /// End of the interval; for a silent source the time of detection.
+    pub end: WallTime,
+    /// When the alarm started: the start of its first interval, or the source's last message.
+    pub since: WallTime,
     /// Messages in the interval.
     pub count: u64,
-    /// What it was judged against.
+    /// The bands it was compared with.
     pub bands: Option<Bands>,
-    /// The usual pause of a silent source, seconds.
+    /// The usual time between messages of a silent source, seconds.
     pub usual_pause_seconds: Option<f64>,
 }
 
 impl Event {
-    pub(super) fn new(key: Key, kind: EventKind, state: EventState, since_ns: u64, span: (u64, u64)) -> Event {
+    pub(super) fn new(key: Key, kind: EventKind, state: EventState, since: WallTime, span: Span) -> Event {
         Event {
-            id: format!("{key}/{}/{since_ns}", kind.as_str()),
+            id: format!("{key}/{}/{}", kind.as_str(), since.as_nanos()),
             kind,
             state,
             reason: (state == EventState::Resolved).then_some(Reason::Recovered),
             series: key.to_string(),
             source: key.source(),
-            start_ns: span.0,
-            end_ns: span.1,
-            since_ns,
+            start: span.start,
+            end: span.end,
+            since,
             count: 0,
             bands: None,
             usual_pause_seconds: None,
         }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> EventName {
+        EventName { id: self.id.clone(), state: self.state }
     }
 }
 

@@ -1,26 +1,32 @@
-//! The detector: counts of syslog an interval against Bollinger bands. Logic without I/O, clock or thread.
+//! The detector compares counts of syslog per interval with Bollinger bands. Logic without I/O,
+//! clock or thread.
 //!
 //! ```text
-//! batch ─▶ Tally of its shard: positions, counts of open intervals ─ an interval is over and complete ─▶ each Series: window, bands, alarms ─▶ Event
-//!              └──────────── notes: one a shard, one a series ──▶ the next owner, or a file
+//! batch ─▶ Tally of its shard: ─── interval complete ───▶ Series: window, bands, alarms ─▶ Event
+//!          positions, open counts                                    │
+//!              └── state entries: one per shard, one per series ─────┴──▶ next owner, or file
 //! ```
 
 mod alarm;
 mod bands;
 mod detector;
 mod event;
-mod notes;
+mod handoff;
+mod key;
 mod positions;
 mod series;
 mod sources;
 mod tally;
 
-pub use alarm::{Alarm, Change};
+pub use alarm::{Alarm, Change, Observation, Watch};
 pub use bands::{BandSettings, Bands, Verdict, Window};
-pub use detector::{Closed, Detector, Judged, Losses, Now, Settings, SourcesJudged};
-pub use event::{Event, EventKind, EventState, Reason};
-pub use notes::{MAX_NOTE_BYTES, StateNote, read_file, write_file};
-pub use series::{Key, Series};
+pub use detector::{BatchInfo, Closed, Detector, Losses, Now, SeriesResult, Settings, SourceTotals};
+pub use event::{Event, EventKind, EventName, EventState, Reason};
+pub use handoff::{MAX_HANDOFF_ENTRY_BYTES, StateEntry, StateFile, read_file, write_file};
+pub use key::Key;
+pub use series::{Criteria, Evaluation, Interval, Series};
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

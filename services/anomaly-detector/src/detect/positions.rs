@@ -1,35 +1,45 @@
-//! How far each stream of a shard has been counted, so that what comes twice is counted once.
+//! The position up to which each stream of a shard has been counted, so that duplicates are not
+//! counted again.
 
-/// Streams that are known of one shard; the least recently used goes first.
+/// The most streams per shard; the least recently used is evicted.
 const MAX_STREAMS: usize = 64;
 
 /// The streams of one shard, most recently used last.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Positions {
-    streams: Vec<(Box<str>, u64, u64)>,
+    streams: Vec<Position>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Position {
+    name: Box<str>,
+    epoch: u64,
+    /// The first sequence number that has not been counted.
+    next: u64,
 }
 
 impl Positions {
-    /// Whether there are no more than there may be: not so of one that was read.
-    pub(crate) fn is_sound(&self) -> bool {
+    /// Whether decoded positions are within their bounds.
+    pub(crate) fn is_valid(&self) -> bool {
         self.streams.len() <= MAX_STREAMS
     }
 
-    /// How many of `count` records that begin at `first` have been counted before; from now on all of them have.
-    pub(crate) fn take(&mut self, name: &str, epoch: u64, first: u64, count: usize) -> usize {
+    /// Marks `count` records from `first` as counted. Returns how many of them had been counted
+    /// before.
+    pub(crate) fn advance(&mut self, name: &str, epoch: u64, first: u64, count: usize) -> usize {
         let end = first.saturating_add(count as u64);
-        let found = self.streams.iter().rposition(|(n, e, _)| *e == epoch && **n == *name);
+        let found = self.streams.iter().rposition(|stream| stream.epoch == epoch && *stream.name == *name);
         let Some(at) = found else {
             if self.streams.len() >= MAX_STREAMS {
                 self.streams.remove(0);
             }
-            self.streams.push((name.into(), epoch, end));
+            self.streams.push(Position { name: name.into(), epoch, next: end });
             return 0;
         };
         self.streams[at..].rotate_left(1);
-        let Some((_, _, next)) = self.streams.last_mut() else { return 0 };
-        let old = (*next).clamp(first, end) - first;
-        *next = (*next).max(end);
+        let Some(stream) = self.streams.last_mut() else { return 0 };
+        let old = stream.next.clamp(first, end) - first;
+        stream.next = stream.next.max(end);
         old as usize
     }
 }

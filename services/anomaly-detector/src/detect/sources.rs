@@ -1,130 +1,143 @@
-//! Sources, a bounded number of them: counts and alarms of each, and whether it still talks.
+//! A bounded number of sources, each with its counts, its alarms and its silence detection.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
+use sekiwake_record::WallTime;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    event::{Event, EventKind, EventState, Reason},
-    series::{Key, Series},
+    event::{Event, EventKind, EventState, Reason, Span},
+    key::Key,
+    series::{FiringAlarm, Series},
 };
 
-/// Pauses of a source that are remembered.
+/// The most pauses per source.
 const PAUSES: usize = 16;
 
-/// So many pauses must be known before one can be too long: a device that has been heard a few times has no habits yet.
+/// The least pauses before a silence is reported: a device that has sent a few messages has no
+/// usual pause yet.
 const PAUSES_NEEDED: usize = 8;
 
-/// Shorter ones are within one burst, milliseconds.
-const SHORTEST_PAUSE: u64 = 1000;
-
-const MILLISECOND: u64 = 1_000_000;
+/// Shorter pauses are within one burst.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A source.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Source {
     pub(super) series: Series,
-    /// When it spoke last, by capture time, nanoseconds since 1970-01-01T00:00:00Z.
-    pub(super) seen_ns: u64,
-    /// Its last pauses of at least a second, milliseconds, the newest last.
+    /// Capture time of its last message.
+    pub(super) last_seen: WallTime,
+    /// Its last pauses of at least one second, milliseconds, newest last.
     pauses: Vec<u32>,
-    /// When it spoke last, while it is reported as silent.
-    pub(super) silent_since: Option<u64>,
+    /// Capture time of its last message, while it is reported as silent.
+    pub(super) silent_since: Option<WallTime>,
 }
 
-/// All sources that are known.
+/// All tracked sources.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sources {
-    pub(super) known: HashMap<IpAddr, Source>,
-    /// Those that had to make room.
+    pub(super) tracked: HashMap<IpAddr, Source>,
+    /// Sources evicted.
     pub(super) evicted: u64,
-    /// Ends of alarms of those.
-    pub(super) forgotten: Vec<Event>,
-    /// Those that are gone, whose notes are to go.
-    pub(super) gone: Vec<IpAddr>,
+    /// Ends of the alarms of evicted sources.
+    pub(super) resolved: Vec<FiringAlarm>,
+    /// Evicted sources whose state entries have to be deleted.
+    pub(super) deleted: Vec<IpAddr>,
 }
 
 impl Source {
-    /// It has spoken. Gives the end of a silence that had been reported.
-    pub(super) fn heard(&mut self, source: IpAddr, captured_at_ns: u64) -> Option<Event> {
-        let pause = captured_at_ns.saturating_sub(self.seen_ns) / MILLISECOND;
-        let is_first = self.seen_ns == 0;
-        self.seen_ns = self.seen_ns.max(captured_at_ns);
-        // The end of a silence is no habit.
+    /// Records a message. Returns the end of a reported silence.
+    pub(super) fn observe(&mut self, source: IpAddr, captured_at: WallTime) -> Option<Event> {
+        let pause = captured_at - self.last_seen;
+        let is_first = self.last_seen == WallTime::EPOCH;
+        self.last_seen = self.last_seen.max(captured_at);
+        // A reported silence does not count as a usual pause.
         if !is_first && pause >= SHORTEST_PAUSE && self.silent_since.is_none() {
             if self.pauses.len() >= PAUSES {
                 self.pauses.remove(0);
             }
-            self.pauses.push(u32::try_from(pause).unwrap_or(u32::MAX));
+            self.pauses.push(u32::try_from(pause.as_millis()).unwrap_or(u32::MAX));
         }
-        let since_ns = self.silent_since.take()?;
+        let since = self.silent_since.take()?;
         self.series.is_dirty = true;
-        let span = (since_ns, captured_at_ns);
-        Some(Event::new(Key::Source(source), EventKind::SilentSource, EventState::Resolved, since_ns, span))
+        let span = Span { start: since, end: captured_at };
+        Some(Event::new(Key::Source(source), EventKind::SilentSource, EventState::Resolved, since, span))
     }
 
-    /// Its usual pause, milliseconds: the longest of the last ones. `None` while too few are known.
-    pub(super) fn usual_pause(&self) -> Option<u64> {
+    /// Its usual pause: the longest of the last ones; `None` with too few of them.
+    pub(super) fn usual_pause(&self) -> Option<Duration> {
         let is_known = self.pauses.len() >= PAUSES_NEEDED;
-        self.pauses.iter().max().filter(|_| is_known).map(|&pause| u64::from(pause))
+        self.pauses.iter().max().filter(|_| is_known).map(|&pause| Duration::from_millis(u64::from(pause)))
     }
 
-    /// Whether it has been silent for too long, and that is new: then what is to be told.
-    pub(super) fn falls_silent(&mut self, source: IpAddr, factor: f64, least_ns: u64, now_ns: u64) -> Option<Event> {
+    /// Returns an event if it has newly been silent for too long.
+    pub(super) fn check_silence(
+        &mut self,
+        source: IpAddr,
+        factor: f64,
+        least: Duration,
+        now: WallTime,
+    ) -> Option<Event> {
         let usual = self.usual_pause().filter(|_| self.silent_since.is_none())?;
-        let limit_ns = (usual as f64 * factor) * MILLISECOND as f64;
-        if (now_ns.saturating_sub(self.seen_ns) as f64) <= limit_ns.max(least_ns as f64) {
+        if now - self.last_seen <= usual.mul_f64(factor).max(least) {
             return None;
         }
-        self.silent_since = Some(self.seen_ns);
+        self.silent_since = Some(self.last_seen);
         self.series.is_dirty = true;
-        let span = (self.seen_ns, now_ns);
-        let event = Event::new(Key::Source(source), EventKind::SilentSource, EventState::Firing, self.seen_ns, span);
-        Some(Event { usual_pause_seconds: Some(usual as f64 / 1000.0), ..event })
+        let span = Span { start: self.last_seen, end: now };
+        let event = Event::new(Key::Source(source), EventKind::SilentSource, EventState::Firing, span.start, span);
+        Some(Event { usual_pause_seconds: Some(usual.as_secs_f64()), ..event })
     }
 
-    pub(super) fn is_sound(&self) -> bool {
+    pub(super) fn is_valid(&self) -> bool {
         self.pauses.len() <= PAUSES
     }
 }
 
 impl Sources {
-    /// A source that has spoken; known from now on.
-    pub(super) fn get(&mut self, source: IpAddr, max: usize, now_ns: u64, interval_ns: u64) -> &mut Source {
-        if !self.known.contains_key(&source) && self.known.len() >= max {
-            self.make_room(max, now_ns, interval_ns);
+    /// The source of a message, tracked from now on.
+    pub(super) fn get(&mut self, source: IpAddr, max: usize, now: WallTime, interval: Duration) -> &mut Source {
+        if !self.tracked.contains_key(&source) && self.tracked.len() >= max {
+            self.make_room(max, now, interval);
         }
-        self.known
+        self.tracked
             .entry(source)
             .or_insert_with(|| Source { series: Series { is_dirty: true, ..Series::default() }, ..Source::default() })
     }
 
-    /// The least recently seen go, some at once: to find one costs as much as to find many.
-    fn make_room(&mut self, max: usize, now_ns: u64, interval_ns: u64) {
-        let mut by_age: Vec<(u64, IpAddr)> =
-            self.known.iter().map(|(source, known)| (known.seen_ns, *source)).collect();
-        let going = (max / 16 + 1).min(by_age.len());
-        if going < by_age.len() {
-            by_age.select_nth_unstable(going);
+    /// Evicts the least recently seen, several at once, because finding one costs as much as
+    /// finding many.
+    fn make_room(&mut self, max: usize, now: WallTime, interval: Duration) {
+        let mut by_age: Vec<(WallTime, IpAddr)> =
+            self.tracked.iter().map(|(source, known)| (known.last_seen, *source)).collect();
+        let count = (max / 16 + 1).min(by_age.len());
+        if count < by_age.len() {
+            by_age.select_nth_unstable(count);
         }
-        for (_, source) in by_age.into_iter().take(going) {
-            let Some(gone) = self.known.remove(&source) else { continue };
+        for (_, source) in by_age.into_iter().take(count) {
+            let Some(evicted) = self.tracked.remove(&source) else { continue };
             self.evicted += 1;
-            self.gone.push(source);
+            self.deleted.push(source);
             let key = Key::Source(source);
-            let silent = gone.silent_since.map(|since_ns| {
-                Event::new(key, EventKind::SilentSource, EventState::Firing, since_ns, (since_ns, now_ns))
+            let silent = evicted.silent_since.map(|since| {
+                let span = Span { start: since, end: now };
+                let event = Event::new(key, EventKind::SilentSource, EventState::Firing, since, span);
+                FiringAlarm { event, is_notified: true }
             });
-            self.forgotten.extend(gone.series.firing(key, interval_ns).chain(silent).map(|firing| Event {
-                state: EventState::Resolved,
-                reason: Some(Reason::Forgotten),
-                start_ns: now_ns,
-                end_ns: now_ns,
-                ..firing
+            let firing = evicted.series.firing(key, interval).chain(silent);
+            self.resolved.extend(firing.map(|alarm| FiringAlarm {
+                event: Event {
+                    state: EventState::Resolved,
+                    reason: Some(Reason::Forgotten),
+                    start: now,
+                    end: now,
+                    ..alarm.event
+                },
+                ..alarm
             }));
         }
-        // Nobody may be there to take them.
-        let surplus = self.gone.len().saturating_sub(max);
-        self.gone.drain(..surplus);
+        // Bounded, because the state entries may not be collected for a while.
+        let surplus = self.deleted.len().saturating_sub(max);
+        self.deleted.drain(..surplus);
     }
 }

@@ -1,4 +1,5 @@
-//! What has been counted of one shard, and how far: the two go together, so that a take-over counts nothing twice.
+//! The counts of one shard with the positions that they include. Both are one value, so that a
+//! take-over counts no record twice.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,16 +8,17 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{positions::Positions, series::SEVERITIES};
+use super::{key::SEVERITIES, positions::Positions};
 
 /// Counts of a shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Tally {
     pub(super) positions: Positions,
-    /// By interval.
+    /// Counts per open interval.
     pub(super) open: BTreeMap<u64, Counts>,
-    /// There was no room for the sources in the note: what they are in the open intervals is not known.
-    pub(super) is_cut: bool,
+    /// The counts per source were left out, because the state entry would have been too large. They
+    /// are unknown in the open intervals.
+    pub(super) is_truncated: bool,
     #[serde(skip)]
     pub(super) is_dirty: bool,
 }
@@ -25,16 +27,16 @@ pub(super) struct Tally {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Counts {
     pub(super) total: u64,
-    /// By severity, and without a PRI; all 0 where they are not asked for.
+    /// Per severity, the last one without a PRI; all 0 unless severities are counted.
     pub(super) severities: [u64; SEVERITIES],
     pub(super) sources: HashMap<IpAddr, u32>,
 }
 
 impl Tally {
-    /// How many messages are in intervals before this one, or this and later ones.
-    pub(super) fn forget(&mut self, is_over: impl Fn(u64) -> bool) -> u64 {
-        let over: Vec<u64> = self.open.keys().copied().filter(|&interval| is_over(interval)).collect();
-        self.is_dirty |= !over.is_empty();
-        over.iter().filter_map(|interval| self.open.remove(interval)).map(|counts| counts.total).sum()
+    /// Drops the counts of some intervals. Returns the number of messages in them.
+    pub(super) fn drop_intervals(&mut self, is_dropped: impl Fn(u64) -> bool) -> u64 {
+        let dropped: Vec<u64> = self.open.keys().copied().filter(|&interval| is_dropped(interval)).collect();
+        self.is_dirty |= !dropped.is_empty();
+        dropped.iter().filter_map(|interval| self.open.remove(interval)).map(|counts| counts.total).sum()
     }
 }

@@ -1,4 +1,4 @@
-//! What is explained: counts, or stored messages that are counted here.
+//! Input of `explain`: counts, or stored messages, which are counted here.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -9,14 +9,16 @@ use std::{
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
-use sekiwake_store::{LineFormat, Lines, captured_at_of};
+use sekiwake_archive::{LineFormat, Lines, captured_at_of};
+use sekiwake_record::WallTime;
+use sekiwake_runtime::print_message;
 
 use crate::detect::{Key, Settings};
 
-/// What is looked at to tell counts from messages, bytes.
+/// Bytes examined to distinguish counts from messages.
 const BEGINNING: usize = 4096;
 
-/// Series that are not of a source: the total and the severities.
+/// The number of series that are not sources: the total and the severities.
 const SERIES_WITHOUT_SOURCES: usize = 10;
 
 /// The longest line of counts, bytes.
@@ -28,7 +30,7 @@ pub(super) struct Counts {
     pub(super) series: BTreeMap<Key, BTreeMap<u64, u64>>,
     first: Option<u64>,
     last: u64,
-    /// Of all series together.
+    /// Intervals of all series together.
     intervals: u64,
 }
 
@@ -42,13 +44,20 @@ impl Counts {
         (self.first.unwrap_or(0), self.last)
     }
 
-    /// Adds to an interval. An error when there are too many of them: memory has an end, and input may have none.
+    /// Adds to an interval. Fails if there are too many intervals, because the input may be endless
+    /// and memory is not.
     fn add(&mut self, key: Key, interval: u64, count: u64) -> anyhow::Result<()> {
-        let (first, last) = (self.first.map_or(interval, |first| first.min(interval)), self.last.max(interval));
+        let first = self.first.map_or(interval, |first| first.min(interval));
+        let last = self.last.max(interval);
         if last - first >= super::MAX_INTERVALS {
-            bail!("more than {} intervals from the first to the last", super::MAX_INTERVALS);
+            bail!(
+                "{} intervals from the first to the last, expected at most {}",
+                last - first + 1,
+                super::MAX_INTERVALS
+            );
         }
-        (self.first, self.last) = (Some(first), last);
+        self.first = Some(first);
+        self.last = last;
         match self.series.entry(key).or_default().entry(interval) {
             Entry::Occupied(mut sum) => *sum.get_mut() = sum.get().saturating_add(count),
             Entry::Vacant(place) => {
@@ -57,13 +66,13 @@ impl Counts {
             }
         }
         if self.intervals > super::MAX_INTERVALS {
-            bail!("more than {} intervals of all series together", super::MAX_INTERVALS);
+            bail!("{} intervals in all series together, expected at most {}", self.intervals, super::MAX_INTERVALS);
         }
         Ok(())
     }
 }
 
-/// Reads all files, one after the other.
+/// Reads all files in order.
 pub(super) fn read(files: &[PathBuf], settings: &Settings) -> anyhow::Result<Counts> {
     let mut counts = Counts::default();
     for path in files {
@@ -99,7 +108,7 @@ fn read_stored(reader: impl Read, settings: &Settings, counts: &mut Counts) -> a
             skipped += 1;
             continue;
         };
-        let interval = message.captured_at_ns / settings.interval_ns;
+        let interval = settings.interval_of(WallTime::from_nanos(message.captured_at_ns));
         let severity = || message.priority().map_or(8, |priority| priority.severity());
         let total = settings.total.then_some(Key::Total);
         let severity = settings.severities.then(|| Key::Severity(severity()));
@@ -108,18 +117,23 @@ fn read_stored(reader: impl Read, settings: &Settings, counts: &mut Counts) -> a
             counts.add(key, interval, 1).with_context(|| format!("line {number}"))?;
         }
         if counts.series.len() > settings.max_sources.saturating_add(SERIES_WITHOUT_SOURCES) {
-            bail!("line {number}: more than {} sources (SEKIWAKE_ANOMALY_SOURCES)", settings.max_sources);
+            bail!(
+                "line {number}: too many sources, expected at most {} (SEKIWAKE_ANOMALY_SOURCES)",
+                settings.max_sources
+            );
         }
     }
     if skipped > 0 {
-        eprintln!("sekiwake-anomaly-detector: passed over {skipped} lines that are no messages");
+        print_message(format_args!("sekiwake-anomaly-detector: skipped {skipped} lines that are not messages"));
     }
     Ok(())
 }
 
-/// A number a line, or a time and a number.
+/// One number per line, or a time and a number.
 fn read_counts(mut reader: impl BufRead, settings: &Settings, counts: &mut Counts) -> anyhow::Result<()> {
-    let (mut line, mut number, mut next) = (Vec::new(), 0_u64, counts.first.map_or(0, |_| counts.last + 1));
+    let mut line = Vec::new();
+    let mut number = 0_u64;
+    let mut next = counts.first.map_or(0, |_| counts.last + 1);
     let mut is_first = true;
     loop {
         line.clear();
@@ -127,7 +141,7 @@ fn read_counts(mut reader: impl BufRead, settings: &Settings, counts: &mut Count
             return Ok(());
         }
         number += 1;
-        let text = std::str::from_utf8(&line).with_context(|| format!("line {number} is no text"))?.trim();
+        let text = std::str::from_utf8(&line).with_context(|| format!("line {number} is not UTF-8 text"))?.trim();
         if line.len() as u64 >= MAX_LINE {
             bail!("line {number} is too long for a count");
         }
@@ -144,21 +158,22 @@ fn read_counts(mut reader: impl BufRead, settings: &Settings, counts: &mut Count
             _ => (None, None),
         };
         let (Some(interval), Some(count)) = (interval, count) else {
-            // The heading of a table has no number in it, not even one that is none.
+            // A table heading contains no number, not even an invalid one such as NaN.
             let is_heading =
                 fields.iter().all(|field| field.parse::<f64>().is_err() && field.parse::<Timestamp>().is_err());
             if std::mem::take(&mut is_first) && is_heading {
                 continue;
             }
             let shown: String = text.chars().take(60).collect();
-            bail!("line {number}: {shown:?} is no count, and no time and count");
+            bail!("line {number}: {shown:?}, expected a count, or a time and a count");
         };
-        (next, is_first) = (interval + 1, false);
+        next = interval + 1;
+        is_first = false;
         counts.add(Key::Total, interval, count).with_context(|| format!("line {number}"))?;
     }
 }
 
-/// A whole number, however it is written.
+/// A count, also in floating-point notation.
 fn count_of(text: &str) -> Option<u64> {
     if let Ok(count) = text.parse::<u64>() {
         return Some(count);
@@ -173,5 +188,5 @@ fn interval_of(text: &str, settings: &Settings) -> Option<u64> {
         Some(seconds) => (seconds * 1e9) as u64,
         None => u64::try_from(text.parse::<Timestamp>().ok()?.as_nanosecond()).ok()?,
     };
-    Some(ns / settings.interval_ns)
+    Some(settings.interval_of(WallTime::from_nanos(ns)))
 }

@@ -1,4 +1,4 @@
-//! `explain`: what the detector would have said, for those who tune its settings.
+//! `explain`: prints what the detector would have reported, for tuning its settings.
 
 mod input;
 mod picture;
@@ -11,92 +11,104 @@ use std::{
     io::{self, BufWriter, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
+use sekiwake_record::WallTime;
 use sekiwake_settings::Environment;
 use serde_json::json;
 
 use crate::{
-    detect::{Bands, Key, Series, Settings, Verdict},
-    settings::read_detecting,
+    detect::{Bands, Interval, Key, Series, Settings, Verdict},
+    settings::read_detection,
 };
 use input::Counts;
 
-/// The most intervals that are looked at.
+/// The most intervals evaluated.
 const MAX_INTERVALS: u64 = 1_000_000;
 
-/// What to explain. How it is judged is said by `SEKIWAKE_ANOMALY_*`, as for the service, and by options that take their place.
+/// Options of `explain`. They override the settings `SEKIWAKE_ANOMALY_*` of the service.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// Files with stored syslog (JSON lines or text, plain or .zst), or with counts: a number a line, or a time and a number; - for standard input
+    /// Files with stored syslog (JSON lines or text, plain or .zst), or with counts: one number per
+    /// line, or a time and a number; - for standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Seconds of an interval
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// Length of an interval, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     interval: Option<u64>,
     /// Intervals in the window
-    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..=1000))]
     window: Option<u32>,
-    /// Standard deviations to either band
-    #[arg(long)]
+    /// Distance of the bands from the average, in standard deviations
+    #[arg(long, value_name = "NUMBER")]
     sigma: Option<f64>,
-    /// Messages to either band at least
-    #[arg(long)]
+    /// Minimum distance of the bands from the average, in messages
+    #[arg(long, value_name = "MESSAGES")]
     min_width: Option<f64>,
-    /// The same in percent of the average
-    #[arg(long)]
+    /// Minimum distance of the bands, as a percentage of the average
+    #[arg(long, value_name = "PERCENT")]
     min_width_percent: Option<f64>,
-    /// Intervals that make an alarm, and that end it
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Consecutive intervals that raise or resolve an alarm
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1000))]
     consecutive: Option<u32>,
-    /// What is counted apart: total, severity, source
-    #[arg(long, value_parser = ["total", "severity", "source"])]
+    /// Consecutive intervals on the same side after which a notification is sent
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    notify_consecutive: Option<u32>,
+    /// Series to evaluate
+    #[arg(long, value_name = "SERIES", value_parser = ["total", "severity", "source"])]
     by: Option<String>,
-    /// JSON lines instead of a table
+    /// Print JSON lines instead of a table
     #[arg(long)]
     json: bool,
-    /// Only intervals outside of the bands
+    /// Print only intervals outside the bands
     #[arg(long)]
     anomalies: bool,
-    /// Draws the first series as well
+    /// Draw the first series as an SVG file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
 
-/// One interval of one series, judged.
+/// One evaluated interval of a series.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
-    pub(crate) start_ns: u64,
+    pub(crate) start: WallTime,
     pub(crate) count: u64,
     pub(crate) bands: Option<Bands>,
     pub(crate) verdict: Verdict,
-    /// An alarm is on at the end of it.
+    /// Whether an alarm is firing after it.
     pub(crate) is_firing: bool,
+    /// Whether it is notified.
+    pub(crate) is_notified: bool,
 }
 
-/// Prints what the detector would have said.
-///
-/// # Errors
-/// Settings, options or input that are none; output that cannot be written.
+/// The evaluated intervals of a series.
+#[derive(Debug)]
+pub(crate) struct Evaluated {
+    pub(crate) key: Key,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// Prints what the detector would have reported.
 pub fn run(arguments: &Arguments, environment: &Environment) -> anyhow::Result<ExitCode> {
-    let mut settings = sekiwake_settings::read(environment, read_detecting)?;
+    let mut settings = sekiwake_settings::read(environment, read_detection)?;
     apply(&mut settings, arguments)?;
     let counts = input::read(&arguments.files, &settings)?;
     if counts.is_empty() {
-        bail!("there is nothing to explain: no counts and no messages");
+        bail!("nothing to explain: the input has no counts and no messages");
     }
-    let judged: Vec<(Key, Vec<Row>)> = judge(&settings, &counts)?;
-    // Before the table: who reads that may stop early.
-    if let (Some(path), Some((key, rows))) = (&arguments.svg, judged.first()) {
-        let picture = picture::draw(*key, rows, &settings);
+    let evaluated = evaluate(&settings, &counts)?;
+    // Before the table, because its reader may close the pipe early.
+    if let (Some(path), Some(first)) = (&arguments.svg, evaluated.first()) {
+        let picture = picture::draw(first.key, &first.rows, &settings);
         fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))?;
     }
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match arguments.json {
-        true => write_json(&mut out, &judged, arguments.anomalies),
-        false => write_table(&mut out, &judged, arguments.anomalies, &settings),
+        true => write_json(&mut out, &evaluated, arguments.anomalies),
+        false => write_table(&mut out, &evaluated, arguments.anomalies, &settings),
     };
     match written.and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
@@ -107,11 +119,13 @@ pub fn run(arguments: &Arguments, environment: &Environment) -> anyhow::Result<E
 
 fn apply(settings: &mut Settings, arguments: &Arguments) -> anyhow::Result<()> {
     let number = |name: &str, value: Option<f64>, range: std::ops::RangeInclusive<f64>| match value {
-        Some(value) if !range.contains(&value) => bail!("--{name} {value}: from {} to {}", range.start(), range.end()),
+        Some(value) if !range.contains(&value) => {
+            bail!("--{name} {value}: expected {} to {}", range.start(), range.end())
+        }
         value => Ok(value),
     };
     if let Some(seconds) = arguments.interval {
-        settings.interval_ns = seconds * 1_000_000_000;
+        settings.interval = Duration::from_secs(seconds);
     }
     let bands = &mut settings.bands;
     bands.window = arguments.window.map_or(bands.window, |window| window as usize);
@@ -120,42 +134,52 @@ fn apply(settings: &mut Settings, arguments: &Arguments) -> anyhow::Result<()> {
     let percent = number("min-width-percent", arguments.min_width_percent, 0.0..=1000.0)?;
     bands.min_width_percent = percent.unwrap_or(bands.min_width_percent);
     settings.consecutive = arguments.consecutive.unwrap_or(settings.consecutive);
+    settings.notify_consecutive = arguments.notify_consecutive.unwrap_or(settings.notify_consecutive);
     if let Some(by) = &arguments.by {
-        (settings.total, settings.severities, settings.sources) = (by == "total", by == "severity", by == "source");
+        settings.total = by == "total";
+        settings.severities = by == "severity";
+        settings.sources = by == "source";
     }
     Ok(())
 }
 
-/// Judges every interval from the first to the last, as the service would have: with the same machine.
-fn judge(settings: &Settings, counts: &Counts) -> anyhow::Result<Vec<(Key, Vec<Row>)>> {
+/// Evaluates every interval from the first to the last, with the same code as the service.
+fn evaluate(settings: &Settings, counts: &Counts) -> anyhow::Result<Vec<Evaluated>> {
     let (first, last) = counts.span();
     let intervals = last - first + 1;
     if intervals.saturating_mul(counts.series.len() as u64) > MAX_INTERVALS {
-        bail!("{intervals} intervals of {} series: more than {MAX_INTERVALS} are not looked at", counts.series.len());
+        bail!("{intervals} intervals of {} series, expected at most {MAX_INTERVALS} in all", counts.series.len());
     }
-    let judged = counts.series.iter().map(|(key, by_interval)| {
+    let criteria = settings.criteria();
+    let evaluated = counts.series.iter().map(|(key, by_interval)| {
         let mut series = Series::default();
         let rows = (first..=last).map(|interval| {
             let count = by_interval.get(&interval).copied().unwrap_or(0);
-            let how = (&settings.bands, settings.consecutive);
-            let (bands, verdict) = series.judge(*key, how, (interval, settings.interval_ns), count);
-            let start_ns = interval.saturating_mul(settings.interval_ns);
-            Row { start_ns, count, bands, verdict, is_firing: series.is_firing() }
+            let interval = Interval { number: interval, length: settings.interval };
+            let evaluation = series.evaluate(*key, &criteria, interval, count);
+            Row {
+                start: interval.start(),
+                count,
+                bands: evaluation.bands,
+                verdict: evaluation.verdict,
+                is_firing: series.is_firing(),
+                is_notified: series.is_notified(),
+            }
         });
-        (*key, rows.collect())
+        Evaluated { key: *key, rows: rows.collect() }
     });
-    Ok(judged.collect())
+    Ok(evaluated.collect())
 }
 
 fn is_shown(row: &Row, anomalies: bool) -> bool {
     !anomalies || matches!(row.verdict, Verdict::High | Verdict::Low)
 }
 
-fn write_json(out: &mut impl Write, judged: &[(Key, Vec<Row>)], anomalies: bool) -> io::Result<()> {
-    for (key, rows) in judged {
+fn write_json(out: &mut impl Write, evaluated: &[Evaluated], anomalies: bool) -> io::Result<()> {
+    for Evaluated { key, rows } in evaluated {
         for row in rows.iter().filter(|row| is_shown(row, anomalies)) {
             let line = json!({
-                "start": time(row.start_ns),
+                "start": time(row.start),
                 "series": key.to_string(),
                 "count": row.count,
                 "average": row.bands.map(|bands| bands.average),
@@ -163,6 +187,7 @@ fn write_json(out: &mut impl Write, judged: &[(Key, Vec<Row>)], anomalies: bool)
                 "upper": row.bands.map(|bands| bands.upper),
                 "verdict": name(row.verdict),
                 "firing": row.is_firing,
+                "notified": row.is_notified,
             });
             writeln!(out, "{line}")?;
         }
@@ -170,17 +195,12 @@ fn write_json(out: &mut impl Write, judged: &[(Key, Vec<Row>)], anomalies: bool)
     Ok(())
 }
 
-fn write_table(
-    out: &mut impl Write,
-    judged: &[(Key, Vec<Row>)],
-    anomalies: bool,
-    settings: &Settings,
-) -> io::Result<()> {
-    let width = judged.iter().map(|(key, _)| key.to_string().len()).max().unwrap_or(5).max("series".len());
+fn write_table(out: &mut impl Write, evaluated: &[Evaluated], anomalies: bool, settings: &Settings) -> io::Result<()> {
+    let width = evaluated.iter().map(|series| series.key.to_string().len()).max().unwrap_or(5).max("series".len());
     let columns = ["count", "average", "lower", "upper"].map(|column| format!(" {column:>11}")).concat();
-    writeln!(out, "{:<20}  {:<width$}{columns}  verdict", "begin", "series")?;
+    writeln!(out, "{:<20}  {:<width$}{columns}  verdict", "start", "series")?;
     let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
-    for (key, rows) in judged {
+    for Evaluated { key, rows } in evaluated {
         for row in rows {
             *sums.entry(name(row.verdict)).or_default() += 1;
             if !is_shown(row, anomalies) {
@@ -192,27 +212,31 @@ fn write_table(
                 number(row.bands.map(|bands| bands.lower_shown())),
                 number(row.bands.map(|bands| bands.upper)),
             ];
-            let alarm = if row.is_firing { "  alarm" } else { "" };
+            let alarm = match (row.is_firing, row.is_notified) {
+                (true, true) => "  alarm, notified",
+                (true, false) => "  alarm",
+                (false, _) => "",
+            };
             writeln!(
                 out,
                 "{:<20}  {:<width$} {:>11} {average:>11} {lower:>11} {upper:>11}  {}{alarm}",
-                time(row.start_ns),
+                time(row.start),
                 key.to_string(),
                 row.count,
                 name(row.verdict)
             )?;
         }
     }
-    let of = |verdict: &str| sums.get(verdict).copied().unwrap_or(0);
+    let sum = |verdict: &str| sums.get(verdict).copied().unwrap_or(0);
     writeln!(
         out,
         "{} intervals of {} s: {} high, {} low, {} normal, {} warming up",
         sums.values().sum::<u64>(),
-        settings.interval_ns as f64 / 1e9,
-        of("high"),
-        of("low"),
-        of("normal"),
-        of("warming up")
+        settings.interval.as_secs_f64(),
+        sum("high"),
+        sum("low"),
+        sum("normal"),
+        sum("warming up")
     )
 }
 
@@ -226,7 +250,10 @@ fn name(verdict: Verdict) -> &'static str {
     }
 }
 
-pub(crate) fn time(ns: u64) -> String {
+pub(crate) fn time(time: WallTime) -> String {
     // 64 bits of nanoseconds end in the year 2554, jiff's timestamps in 9999.
-    Timestamp::from_nanosecond(i128::from(ns)).unwrap_or(Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    Timestamp::from_nanosecond(i128::from(time.as_nanos()))
+        .unwrap_or(Timestamp::MAX)
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string()
 }

@@ -1,6 +1,11 @@
-//! Counts, average, bands and what lies outside of them, as a picture: SVG by hand, no scripts.
+//! Draws counts, average and bands as SVG, without scripts.
+//!
+//! Written by hand rather than with a plotting crate, because a picture consists of a few kinds of
+//! elements and needs neither fonts nor image formats.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
+
+use sekiwake_record::WallTime;
 
 use super::{Row, time};
 use crate::detect::{Key, Settings, Verdict};
@@ -12,13 +17,13 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 64.0;
 const BOTTOM: f64 = 48.0;
 
-/// So many groups of intervals are told apart: more cannot be seen.
+/// The most groups of intervals: more could not be distinguished.
 const MAX_GROUPS: usize = 4000;
 
-/// About so many times stand below.
+/// The most times below the time axis.
 const MAX_TICKS: u64 = 8;
 
-/// What may lie between two of them, seconds.
+/// Distances between two of them, seconds.
 const TICK_STEPS: [u64; 24] = [
     1,
     2,
@@ -46,15 +51,46 @@ const TICK_STEPS: [u64; 24] = [
     315_360_000,
 ];
 
+/// Range and grid of the axes.
+struct Axes {
+    /// Distance of the horizontal grid lines, messages.
+    step: f64,
+    /// The topmost grid line, messages.
+    top: f64,
+    /// First and last interval.
+    first: WallTime,
+    last: WallTime,
+}
+
+impl Axes {
+    fn of(rows: &[Row]) -> Axes {
+        let highest = rows.iter().map(|row| (row.count as f64).max(row.bands.map_or(0.0, |bands| bands.upper)));
+        let highest = highest.fold(1.0, f64::max);
+        let step = grid_step(highest);
+        Axes {
+            step,
+            top: (highest / step).ceil() * step,
+            first: rows.first().map_or(WallTime::EPOCH, |row| row.start),
+            last: rows.last().map_or(WallTime::EPOCH, |row| row.start),
+        }
+    }
+
+    fn x(&self, time: WallTime) -> f64 {
+        let span = (self.last - self.first).max(Duration::from_nanos(1));
+        LEFT + (time - self.first).div_duration_f64(span) * (WIDTH - LEFT - RIGHT)
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        TOP + (1.0 - (value / self.top).clamp(0.0, 1.0)) * (HEIGHT - TOP - BOTTOM)
+    }
+}
+
 /// Draws a series.
 pub(super) fn draw(key: Key, rows: &[Row], settings: &Settings) -> String {
     let rows = thinned(rows);
-    let highest = rows.iter().map(|row| (row.count as f64).max(row.bands.map_or(0.0, |bands| bands.upper)));
-    let (step, top) = scale(highest.fold(1.0, f64::max));
-    let (first, last) = (rows.first().map_or(0, |row| row.start_ns), rows.last().map_or(1, |row| row.start_ns));
-    let span = last.saturating_sub(first).max(1) as f64;
-    let x = |ns: u64| LEFT + (ns.saturating_sub(first) as f64 / span) * (WIDTH - LEFT - RIGHT);
-    let y = |value: f64| TOP + (1.0 - (value / top).clamp(0.0, 1.0)) * (HEIGHT - TOP - BOTTOM);
+    let axes = Axes::of(&rows);
+    let x = |time: WallTime| axes.x(time);
+    let y = |value: f64| axes.y(value);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" \
          font-family=\"system-ui, sans-serif\" font-size=\"13\" role=\"img\">\n\
@@ -81,22 +117,22 @@ pub(super) fn draw(key: Key, rows: &[Row], settings: &Settings) -> String {
         bands.min_width_percent
     );
     legend(&mut out);
-    grid(&mut out, (step, top), (first, last), &x, &y);
-    band_areas(&mut out, &rows, &x, &y);
-    line(&mut out, "average", rows.iter().map(|row| row.bands.map(|bands| (x(row.start_ns), y(bands.average)))));
-    line(&mut out, "count", rows.iter().map(|row| Some((x(row.start_ns), y(row.count as f64)))));
+    grid(&mut out, &axes);
+    band_areas(&mut out, &rows, &axes);
+    line(&mut out, "average", rows.iter().map(|row| row.bands.map(|bands| (x(row.start), y(bands.average)))));
+    line(&mut out, "count", rows.iter().map(|row| Some((x(row.start), y(row.count as f64)))));
     for row in &rows {
-        let (class, says) = match row.verdict {
-            Verdict::High => ("high", "over the upper band"),
-            Verdict::Low => ("low", "under the lower band"),
+        let (class, position) = match row.verdict {
+            Verdict::High => ("high", "above the upper band"),
+            Verdict::Low => ("low", "below the lower band"),
             _ => continue,
         };
         let _ = writeln!(
             out,
-            "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"4.5\"><title>{}: {}, {says}</title></circle>",
-            x(row.start_ns),
+            "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"4.5\"><title>{}: {}, {position}</title></circle>",
+            x(row.start),
             y(row.count as f64),
-            time(row.start_ns),
+            time(row.start),
             row.count
         );
     }
@@ -105,10 +141,11 @@ pub(super) fn draw(key: Key, rows: &[Row], settings: &Settings) -> String {
 }
 
 fn seconds(settings: &Settings) -> f64 {
-    settings.interval_ns as f64 / 1e9
+    settings.interval.as_secs_f64()
 }
 
-/// Of very many intervals those that matter: of each group the first, the lowest, the highest, and one over and one under the bands.
+/// Thins out many intervals: of each group keeps the first, the lowest, the highest, and one above
+/// and one below the bands.
 pub(super) fn thinned(rows: &[Row]) -> Vec<Row> {
     let each = rows.len().div_ceil(MAX_GROUPS).max(1);
     let mut kept = Vec::new();
@@ -125,7 +162,7 @@ pub(super) fn thinned(rows: &[Row]) -> Vec<Row> {
     kept
 }
 
-/// As short as it can be read beside a line: 1500, 20k, 3M.
+/// A number as an axis label: 1500, 20k, 3M.
 fn short(value: f64) -> String {
     let units = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")];
     match units.into_iter().find(|(least, _)| value >= *least) {
@@ -136,23 +173,25 @@ fn short(value: f64) -> String {
     }
 }
 
-/// Round times from the first to the last interval; the first itself where there is none.
-fn ticks(first: u64, last: u64) -> Vec<u64> {
+/// Round times from the first to the last interval; the first interval if no round time is in the
+/// range.
+fn ticks(first: WallTime, last: WallTime) -> Vec<WallTime> {
     const NS: u64 = 1_000_000_000;
-    let fits = |step: &u64| last.saturating_sub(first) / (step * NS) < MAX_TICKS;
+    let fits = |step: &u64| (last - first).as_secs() / step < MAX_TICKS;
     let step = TICK_STEPS.into_iter().find(fits).unwrap_or(u64::MAX / NS) * NS;
-    let ticks: Vec<u64> = (first.div_ceil(step)..=last / step).filter_map(|number| number.checked_mul(step)).collect();
+    let numbers = first.as_nanos().div_ceil(step)..=last.as_nanos() / step;
+    let ticks: Vec<WallTime> =
+        numbers.filter_map(|number| number.checked_mul(step)).map(WallTime::from_nanos).collect();
     if ticks.is_empty() { vec![first] } else { ticks }
 }
 
-/// The distance of the lines of the grid, and the topmost of them: 1, 2 or 5 times a power of ten.
-fn scale(highest: f64) -> (f64, f64) {
+/// The distance of the grid lines: 1, 2 or 5 times a power of ten.
+fn grid_step(highest: f64) -> f64 {
     let rough = highest / 5.0;
     let power = 10_f64.powf(rough.log10().floor());
     let step =
         [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= rough).unwrap_or(rough);
-    let step = step.max(1.0);
-    (step, (highest / step).ceil() * step)
+    step.max(1.0)
 }
 
 fn legend(out: &mut String) {
@@ -170,17 +209,11 @@ fn legend(out: &mut String) {
     }
 }
 
-fn grid(
-    out: &mut String,
-    (step, top): (f64, f64),
-    (first, last): (u64, u64),
-    x: &impl Fn(u64) -> f64,
-    y: &impl Fn(f64) -> f64,
-) {
-    // Five lines or so, however high the numbers are.
-    for number in 0..=(top / step).round() as u32 {
-        let value = f64::from(number) * step;
-        let at = y(value);
+fn grid(out: &mut String, axes: &Axes) {
+    // About five lines, regardless of the range.
+    for number in 0..=(axes.top / axes.step).round() as u32 {
+        let value = f64::from(number) * axes.step;
+        let at = axes.y(value);
         let _ = writeln!(
             out,
             "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
@@ -191,14 +224,14 @@ fn grid(
             short(value)
         );
     }
-    for ns in ticks(first, last) {
-        let at = x(ns);
+    for tick in ticks(axes.first, axes.last) {
+        let at = axes.x(tick);
         let anchor = match at {
             ..110.0 => "start",
             1150.0.. => "end",
             _ => "middle",
         };
-        let shown = time(ns);
+        let shown = time(tick);
         let (date, clock) = shown.split_once('T').unwrap_or((&shown, ""));
         let _ = writeln!(
             out,
@@ -213,12 +246,12 @@ fn grid(
     }
 }
 
-/// The space between the bands, as far as there are any without a break.
-fn band_areas(out: &mut String, rows: &[Row], x: &impl Fn(u64) -> f64, y: &impl Fn(f64) -> f64) {
+/// The areas between the bands, one per unbroken run of them.
+fn band_areas(out: &mut String, rows: &[Row], axes: &Axes) {
     for run in rows.split(|row| row.bands.is_none()).filter(|run| !run.is_empty()) {
         let mut path = String::new();
-        let upper = run.iter().filter_map(|row| Some((x(row.start_ns), y(row.bands?.upper))));
-        let lower = run.iter().rev().filter_map(|row| Some((x(row.start_ns), y(row.bands?.lower_shown()))));
+        let upper = run.iter().filter_map(|row| Some((axes.x(row.start), axes.y(row.bands?.upper))));
+        let lower = run.iter().rev().filter_map(|row| Some((axes.x(row.start), axes.y(row.bands?.lower_shown()))));
         for (index, (x, y)) in upper.chain(lower).enumerate() {
             let _ = write!(path, "{}{x:.1} {y:.1}", if index == 0 { "M" } else { "L" });
         }
@@ -227,13 +260,14 @@ fn band_areas(out: &mut String, rows: &[Row], x: &impl Fn(u64) -> f64, y: &impl 
 }
 
 fn line(out: &mut String, class: &str, points: impl Iterator<Item = Option<(f64, f64)>>) {
-    let (mut path, mut is_open) = (String::new(), false);
+    let mut path = String::new();
+    let mut is_open = false;
     for point in points {
         let Some((x, y)) = point else {
             is_open = false;
             continue;
         };
-        // A point that stands alone is a line of no length.
+        // An isolated point is a line of zero length.
         let _ = if is_open { write!(path, "L{x:.1} {y:.1}") } else { write!(path, "M{x:.1} {y:.1}h0") };
         is_open = true;
     }

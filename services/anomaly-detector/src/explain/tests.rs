@@ -1,7 +1,8 @@
 use std::io::{self, Read};
 
-use sekiwake_record::{Flags, Format, Record, Vlans};
-use sekiwake_store::{LineEncoder, LineFormat};
+use sekiwake_archive::{LineEncoder, LineFormat};
+use sekiwake_record::Record;
+use sekiwake_testkit::fixtures;
 
 use super::{
     input::{Counts, read_one},
@@ -9,12 +10,12 @@ use super::{
 };
 use crate::detect::BandSettings;
 
-/// The begin of a minute, 2026-11-25T14:00:00Z.
-const BEGIN_NS: u64 = 1_795_615_200_000_000_000;
+/// The start of a minute, 2026-11-25T14:00:00Z.
+const START_NS: u64 = 1_795_615_200_000_000_000;
 
 fn settings() -> Settings {
     let environment = Environment::from_pairs([("SEKIWAKE_ANOMALY_WINDOW", "5")]);
-    sekiwake_settings::read(&environment, read_detecting).unwrap()
+    sekiwake_settings::read(&environment, read_detection).unwrap()
 }
 
 fn read(text: impl Read, settings: &Settings) -> anyhow::Result<Counts> {
@@ -25,15 +26,15 @@ fn read(text: impl Read, settings: &Settings) -> anyhow::Result<Counts> {
 
 fn total(text: &str) -> Vec<u64> {
     let settings = settings();
-    let judged = judge(&settings, &read(text.as_bytes(), &settings).unwrap()).unwrap();
-    judged[0].1.iter().map(|row| row.count).collect()
+    let evaluated = evaluate(&settings, &read(text.as_bytes(), &settings).unwrap()).unwrap();
+    evaluated[0].rows.iter().map(|row| row.count).collect()
 }
 
-fn refused(text: impl Read) -> String {
+fn rejection(text: impl Read) -> String {
     format!("{:#}", read(text, &settings()).unwrap_err())
 }
 
-/// Lines as the storer writes them, one a second from this on.
+/// Lines as the storer writes them, one per second from this time.
 fn stored(format: LineFormat, first_ns: u64, count: u64) -> Vec<u8> {
     let mut out = Vec::new();
     for second in 0..count {
@@ -42,14 +43,7 @@ fn stored(format: LineFormat, first_ns: u64, count: u64) -> Vec<u8> {
         let record = Record {
             captured_at_ns: first_ns + second * 1_000_000_000,
             source: [198, 51, 100, severity].into(),
-            source_port: 514,
-            destination: [203, 0, 113, 1].into(),
-            destination_port: 514,
-            format: Format::Rfc3164,
-            flags: Flags::default(),
-            payload: payload.as_bytes(),
-            vlans: Vlans::new(),
-            dscp_ttl: 0,
+            ..fixtures::record(payload.as_bytes())
         };
         LineEncoder::new(format).encode(&record, &mut out);
     }
@@ -57,7 +51,7 @@ fn stored(format: LineFormat, first_ns: u64, count: u64) -> Vec<u8> {
 }
 
 #[test]
-fn counts_are_read_however_they_are_written() {
+fn counts_are_read_in_all_notations() {
     let expected = [5, 0, 7];
     for text in [
         "5\n0\n7\n",
@@ -72,62 +66,65 @@ fn counts_are_read_however_they_are_written() {
 }
 
 #[test]
-fn stored_messages_are_counted_by_what_is_asked_for_and_packed_ones_too() {
-    let [text, json] = [LineFormat::Text, LineFormat::Json].map(|format| stored(format, BEGIN_NS, 150));
-    let packed = zstd::encode_all(&json[..], 1).unwrap();
-    for written in [&text, &json, &packed] {
-        let (settings, total) = (settings(), vec![60, 60, 30]);
-        let judged = judge(&settings, &read(&written[..], &settings).unwrap()).unwrap();
-        assert_eq!(judged[0].1.iter().map(|row| row.count).collect::<Vec<_>>(), total);
+fn stored_messages_are_counted_per_series() {
+    let [text, json] = [LineFormat::Text, LineFormat::Json].map(|format| stored(format, START_NS, 150));
+    let compressed = zstd::encode_all(&json[..], 1).unwrap();
+    for written in [&text, &json, &compressed] {
+        let settings = settings();
+        let total = vec![60, 60, 30];
+        let evaluated = evaluate(&settings, &read(&written[..], &settings).unwrap()).unwrap();
+        assert_eq!(evaluated[0].rows.iter().map(|row| row.count).collect::<Vec<_>>(), total);
     }
-    let of = |by: &str| {
+    let counts_by = |by: &str| {
         let environment = Environment::from_pairs([("SEKIWAKE_ANOMALY_BY", by)]);
-        let settings = sekiwake_settings::read(&environment, read_detecting).unwrap();
-        let judged = judge(&settings, &read(&packed[..], &settings).unwrap()).unwrap();
+        let settings = sekiwake_settings::read(&environment, read_detection).unwrap();
+        let evaluated = evaluate(&settings, &read(&compressed[..], &settings).unwrap()).unwrap();
         let counts = |rows: &[Row]| rows.iter().map(|row| row.count).collect::<Vec<_>>();
-        judged.iter().map(|(key, rows)| (key.to_string(), counts(rows))).collect::<Vec<_>>()
+        evaluated.iter().map(|series| (series.key.to_string(), counts(&series.rows))).collect::<Vec<_>>()
     };
-    assert_eq!(of("total"), [("total".to_owned(), vec![60, 60, 30])]);
+    assert_eq!(counts_by("total"), [("total".to_owned(), vec![60, 60, 30])]);
     let halves = vec![30, 30, 15];
     assert_eq!(
-        of("severity"),
+        counts_by("severity"),
         [("severity/err".to_owned(), halves.clone()), ("severity/warning".to_owned(), halves.clone())]
     );
     assert_eq!(
-        of("source"),
+        counts_by("source"),
         [("source/198.51.100.3".to_owned(), halves.clone()), ("source/198.51.100.4".to_owned(), halves)]
     );
 }
 
 #[test]
-fn what_is_no_count_is_refused_with_its_line() {
-    for wrong in
+fn invalid_count_is_rejected_with_its_line() {
+    for invalid in
         ["NaN", "-5", "inf", "1e400", "1 2 3", "x", "2026-11-25T14:00:00Z,nan", "1e300,1", "-1,1", "99999999999,1"]
     {
-        let said = refused(format!("1\n# a comment\n{wrong}\n").as_bytes());
-        assert!(said.starts_with("line 3"), "{wrong}: {said}");
+        let error = rejection(format!("1\n# a comment\n{invalid}\n").as_bytes());
+        assert!(error.starts_with("line 3"), "{invalid}: {error}");
     }
-    // Not even where a heading may stand.
-    for wrong in ["NaN", "-5", "time,inf"] {
-        assert!(refused(format!("{wrong}\n1\n").as_bytes()).starts_with("line 1"), "{wrong}");
+    // Not even in the place of a heading.
+    for invalid in ["NaN", "-5", "time,inf"] {
+        assert!(rejection(format!("{invalid}\n1\n").as_bytes()).starts_with("line 1"), "{invalid}");
     }
-    assert!(refused(&b"1\n\xff\xfe\n"[..]).starts_with("line 2"));
-    assert!(refused(&b"heading\nanother\n"[..]).starts_with("line 2"));
+    assert!(rejection(&b"1\n\xff\xfe\n"[..]).starts_with("line 2"));
+    assert!(rejection(&b"heading\nanother\n"[..]).starts_with("line 2"));
 }
 
 #[test]
-fn input_without_an_end_is_refused_before_memory_is() {
-    assert!(refused(io::repeat(b'1')).contains("line 1 is too long"));
-    let many = "5\n".repeat(1_000_001);
-    assert!(refused(many.as_bytes()).starts_with("line 1000001: more than 1000000 intervals"));
-    assert!(refused(&b"0,1\n17000000000,1\n"[..]).starts_with("line 2: more than 1000000 intervals"));
-    // Messages of all times.
-    let far = [stored(LineFormat::Json, BEGIN_NS, 1), stored(LineFormat::Json, 0, 1)].concat();
-    assert!(refused(&far[..]).starts_with("line 2: more than 1000000 intervals"), "{}", refused(&far[..]));
+fn endless_input_is_rejected_within_bounded_memory() {
+    assert!(rejection(io::repeat(b'1')).contains("line 1 is too long"));
+    let too_many = |line: &str, input: &[u8]| {
+        let error = rejection(input);
+        assert!(error.starts_with(line) && error.contains("expected at most 1000000"), "{error}");
+    };
+    too_many("line 1000001: ", "5\n".repeat(1_000_001).as_bytes());
+    too_many("line 2: ", b"0,1\n17000000000,1\n");
+    // Messages decades apart.
+    too_many("line 2: ", &[stored(LineFormat::Json, START_NS, 1), stored(LineFormat::Json, 0, 1)].concat());
 }
 
 #[test]
-fn nothing_is_nothing_to_explain() {
+fn empty_input_has_no_counts() {
     for text in ["", "\n\n", "# only words\n", "heading\n"] {
         assert!(read(text.as_bytes(), &settings()).unwrap().is_empty(), "{text:?}");
     }
@@ -136,17 +133,18 @@ fn nothing_is_nothing_to_explain() {
 fn rows(counts: &[u64]) -> Vec<Row> {
     let settings = settings();
     let text: String = counts.iter().map(|count| format!("{count}\n")).collect();
-    judge(&settings, &read(text.as_bytes(), &settings).unwrap()).unwrap().remove(0).1
+    evaluate(&settings, &read(text.as_bytes(), &settings).unwrap()).unwrap().remove(0).rows
 }
 
 #[test]
-fn a_burst_and_a_silence_are_in_table_lines_and_picture() {
+fn burst_and_silence_are_in_table_json_and_picture() {
     let settings = settings();
     let counts = [100, 101, 100, 99, 100, 100, 500, 100, 100, 100, 100, 100, 100, 0, 0, 100];
-    let judged = [(Key::Total, rows(&counts))];
-    let (mut table, mut lines) = (Vec::new(), Vec::new());
-    write_table(&mut table, &judged, false, &settings).unwrap();
-    write_json(&mut lines, &judged, true).unwrap();
+    let evaluated = [Evaluated { key: Key::Total, rows: rows(&counts) }];
+    let mut table = Vec::new();
+    let mut lines = Vec::new();
+    write_table(&mut table, &evaluated, false, &settings).unwrap();
+    write_json(&mut lines, &evaluated, true).unwrap();
     let table = String::from_utf8(table).unwrap();
     assert_eq!(table.lines().count(), 18, "{table}");
     let burst = "1970-01-01T00:06:00Z  total          500       100.0        90.0       110.0  high  alarm";
@@ -155,14 +153,14 @@ fn a_burst_and_a_silence_are_in_table_lines_and_picture() {
     let lines = String::from_utf8(lines).unwrap();
     let verdicts: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(verdicts.iter().map(|row| &row["verdict"]).collect::<Vec<_>>(), ["high", "low", "low"]);
-    let picture = picture::draw(Key::Total, &judged[0].1, &settings);
+    let picture = picture::draw(Key::Total, &evaluated[0].rows, &settings);
     let dots = |class: &str| picture.matches(&format!("<circle class=\"{class}\" cx=\"")).count();
-    // One of each is the legend's.
+    // Including one of each in the legend.
     assert_eq!((dots("high"), dots("low")), (2, 3));
 }
 
 #[test]
-fn a_picture_is_small_and_sound_whatever_is_in_it() {
+fn picture_is_small_and_well_formed_for_any_counts() {
     let settings = settings();
     let many: Vec<u64> = (0..100_000).map(|number| number % 7 * (number % 1000)).collect();
     for counts in [&[5][..], &[0, 0], &[u64::MAX; 8], &[u64::MAX, 0, 1], &many] {
@@ -176,22 +174,23 @@ fn a_picture_is_small_and_sound_whatever_is_in_it() {
         let opened = picture.matches('<').count() - picture.matches("</").count() - picture.matches("/>").count();
         assert_eq!(opened, picture.matches("</").count());
     }
-    // The highest is seen although it is one of very many and within the bands.
+    // The highest is visible, even among many intervals and within the bands.
     let mut counts = vec![1_u64; 20_000];
     counts[7_777] = 9_000;
     let wide = Settings { bands: BandSettings { min_width: 1e6, ..settings.bands }, ..settings.clone() };
-    let judged =
-        judge(&wide, &read(counts.iter().map(|n| format!("{n}\n")).collect::<String>().as_bytes(), &wide).unwrap());
-    let rows = &judged.unwrap()[0].1;
+    let evaluated =
+        evaluate(&wide, &read(counts.iter().map(|n| format!("{n}\n")).collect::<String>().as_bytes(), &wide).unwrap());
+    let rows = &evaluated.unwrap()[0].rows;
     assert!(rows.iter().all(|row| !matches!(row.verdict, Verdict::High | Verdict::Low)));
     let shown = picture::thinned(rows);
     assert!(shown.len() < rows.len() && shown.iter().any(|row| row.count == 9_000));
 }
 
 #[test]
-fn options_take_the_place_of_settings() {
+fn options_override_settings() {
     let folder = tempfile::tempdir().unwrap();
-    let (input, svg) = (folder.path().join("counts"), folder.path().join("a.svg"));
+    let input = folder.path().join("counts");
+    let svg = folder.path().join("a.svg");
     fs::write(&input, "5\n".repeat(30)).unwrap();
     let arguments = Arguments {
         files: vec![input],
@@ -201,15 +200,16 @@ fn options_take_the_place_of_settings() {
         min_width: Some(1.0),
         min_width_percent: None,
         consecutive: None,
+        notify_consecutive: None,
         by: None,
         json: false,
         anomalies: true,
         svg: Some(svg.clone()),
     };
-    let nothing = Environment::from_pairs([("SEKIWAKE_ANOMALY_WINDOW", "5")]);
-    run(&arguments, &nothing).unwrap();
+    let environment = Environment::from_pairs([("SEKIWAKE_ANOMALY_WINDOW", "5")]);
+    run(&arguments, &environment).unwrap();
     let picture = fs::read_to_string(svg).unwrap();
     assert!(picture.contains("messages in 30 s") && picture.contains("average of 3 intervals"), "{picture}");
-    let wrong = Arguments { sigma: Some(f64::NAN), ..arguments };
-    assert!(run(&wrong, &nothing).is_err());
+    let invalid = Arguments { sigma: Some(f64::NAN), ..arguments };
+    assert!(run(&invalid, &environment).is_err());
 }

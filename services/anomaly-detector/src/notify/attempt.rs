@@ -1,4 +1,5 @@
-//! One try, in a thread of its own: what a request or a look-up of a name waits for is not to be waited for by who must beat and stop.
+//! One delivery attempt in a thread of its own, because requests and name lookups block and the
+//! notifier's thread has to send heartbeats and stop in time.
 
 use std::{thread, time::Duration};
 
@@ -7,10 +8,10 @@ use sekiwake_runtime::Worker;
 
 use super::transport::{Http, Outcome, send};
 
-/// How often is looked whether to stop.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often the caller checks for a stop.
+const STOP_POLL: Duration = Duration::from_millis(100);
 
-/// What is to be tried.
+/// A delivery attempt.
 pub(super) enum Attempt {
     /// JSON over HTTP.
     Post { http: Http, url: String, authorization: Option<String>, key: Option<String>, json: String },
@@ -19,7 +20,8 @@ pub(super) enum Attempt {
 }
 
 impl Attempt {
-    /// Waits for what comes of it, or until `is_over` says that time is up: nothing, then. The process does not wait for the thread.
+    /// Waits for the outcome; `None` if `is_over` returns true first. The process does not wait for
+    /// the thread.
     pub(super) fn make(self, worker: &Worker, is_over: impl Fn() -> bool) -> Option<Outcome> {
         let (sender, receiver) = bounded(1);
         let body = move || {
@@ -29,19 +31,17 @@ impl Attempt {
                 }
                 Attempt::Send { host, port, line } => send(&host, port, &line),
             };
-            // Refused when nobody waits any more.
+            // Fails if the caller has stopped waiting.
             let _ = sender.send(outcome);
         };
-        if let Err(error) = thread::Builder::new().name("notify try".to_owned()).spawn(body) {
-            return Some(Outcome::Later { why: format!("no thread for a try: {error}"), after: None });
+        if let Err(error) = thread::Builder::new().name("notify attempt".to_owned()).spawn(body) {
+            return Some(Outcome::failed(format!("cannot spawn a thread: {error}")));
         }
         loop {
             worker.beat();
-            match receiver.recv_timeout(LOOK_EVERY) {
+            match receiver.recv_timeout(STOP_POLL) {
                 Ok(outcome) => return Some(outcome),
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Some(Outcome::Later { why: "the try panicked".to_owned(), after: None });
-                }
+                Err(RecvTimeoutError::Disconnected) => return Some(Outcome::failed("the attempt panicked".to_owned())),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if is_over() {

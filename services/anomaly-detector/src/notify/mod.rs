@@ -1,10 +1,11 @@
-//! Telling people and machines: Alertmanager, webhooks, syslog.
+//! Notifications to Alertmanager, webhooks and syslog servers.
 //!
 //! ```text
-//! event ─ offer ─▶ queue of each notifier ═▶ its thread ─ tries, again with back-off ─▶ HTTP or UDP
-//!                                               └─ told, or given up ─▶ the detector may forget it
+//! event ─ offer ─▶ queue of each notifier ═▶ its thread ─ attempts with back-off ─▶ HTTP or UDP
+//!                                               └─ delivered or dropped ─▶ acknowledged to the detector
 //! ```
-//! A notifier has a thread and a bounded queue of its own: one that is dead delays neither the others nor the counting.
+//! Each notifier has its own thread and bounded queue, so that an unavailable receiver delays
+//! neither the others nor the counting.
 
 mod attempt;
 mod backoff;
@@ -22,34 +23,33 @@ use std::{
 
 use sekiwake_runtime::Scope;
 
-use crate::detect::{Event, EventState};
+use crate::detect::{Event, EventName};
 
 pub use message::About;
-pub use queue::names;
 pub use uri::{Notifier, Notifiers, NotifyError};
 
 pub(crate) use message::object;
 use queue::Queue;
 use worker::NotifierWorker;
 
-/// How patient notifiers are.
+/// Timeouts and intervals of notifiers.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// The first pause before another try; it doubles from try to try.
+pub struct Timing {
+    /// The pause after the first failed attempt; it doubles with each attempt.
     pub first_pause: Duration,
     /// The longest pause.
     pub longest_pause: Duration,
-    /// How long one event is tried.
+    /// How long delivery of one event is attempted.
     pub give_up_after: Duration,
-    /// How long one request may take.
+    /// The timeout of one request.
     pub request: Duration,
-    /// How often Alertmanager is told again what fires.
+    /// How often firing alerts are sent to Alertmanager again.
     pub repeat: Duration,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience {
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
             first_pause: Duration::from_secs(1),
             longest_pause: Duration::from_secs(60),
             give_up_after: Duration::from_secs(900),
@@ -59,38 +59,38 @@ impl Default for Patience {
     }
 }
 
-/// What an event is named by: an alarm's begin and its end have one id.
-type Name = (String, EventState);
-
-/// Events that some notifier still has to tell: a bit for each that has.
+/// Events that have not been finished by all notifiers.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
-    left: HashMap<Name, u32>,
-    told: Vec<Name>,
+pub(crate) struct Undelivered {
+    /// One bit per notifier that has not finished an event.
+    pending: HashMap<EventName, u32>,
+    /// Events that all notifiers have finished.
+    finished: Vec<EventName>,
 }
 
 /// Running notifiers.
 #[derive(Debug)]
-pub struct Telling {
+pub struct Dispatcher {
     queues: Vec<Arc<Queue>>,
-    progress: Arc<Mutex<Progress>>,
+    undelivered: Arc<Mutex<Undelivered>>,
 }
 
-impl Telling {
-    /// Starts a thread for each notifier.
+impl Dispatcher {
+    /// Starts a thread per notifier.
     ///
     /// # Errors
-    /// When the system gives no threads, or no certificates can be had for one that speaks TLS.
-    pub fn start(notifiers: &Notifiers, about: &About, patience: Patience, scope: &Scope) -> anyhow::Result<Telling> {
-        let progress: Arc<Mutex<Progress>> = Arc::default();
+    /// A thread cannot be spawned, or no certificates can be loaded for a notifier with TLS.
+    pub fn start(notifiers: &Notifiers, about: &About, timing: Timing, scope: &Scope) -> anyhow::Result<Dispatcher> {
+        let undelivered: Arc<Mutex<Undelivered>> = Arc::default();
         let mut queues = Vec::new();
         for notifier in notifiers.iter() {
             let queue = Arc::new(Queue::new(scope, notifier.label(), 1 << queues.len()));
             let worker = NotifierWorker::new(
                 notifier.clone(),
                 about.clone(),
-                patience,
-                (Arc::clone(&queue), Arc::clone(&progress)),
+                timing,
+                Arc::clone(&queue),
+                Arc::clone(&undelivered),
             )?;
             scope.spawn(format!("notify {}", queues.len()), move |thread| {
                 worker.run(thread);
@@ -98,52 +98,53 @@ impl Telling {
             })?;
             queues.push(queue);
         }
-        Ok(Telling { queues, progress })
+        Ok(Dispatcher { queues, undelivered })
     }
 
-    /// Has everybody told. Never waits: a notifier whose queue is full loses the oldest event in it, counted.
+    /// Queues an event for all notifiers. Never blocks: a notifier whose queue is full drops the
+    /// oldest event in it, counted.
     pub fn offer(&self, event: &Event) {
-        let name = (event.id.clone(), event.state);
         {
-            let mut progress = lock(&self.progress);
+            let mut undelivered = lock(&self.undelivered);
             match self.queues.len() {
-                0 => progress.told.push(name),
-                // 16 at most.
-                count => drop(progress.left.insert(name, (1 << count) - 1)),
+                0 => undelivered.finished.push(event.name()),
+                // At most 16 notifiers, so the bits fit.
+                count => drop(undelivered.pending.insert(event.name(), (1 << count) - 1)),
             }
         }
         for queue in &self.queues {
-            if let Some(lost) = queue.push(event.clone()) {
-                finish(&self.progress, queue.bit, &(lost.id, lost.state));
+            if let Some(dropped) = queue.push(event.clone()) {
+                finish(&self.undelivered, queue.bit, &dropped.name());
             }
         }
     }
 
-    /// What everybody has been told, or has been given up with, since the last call.
-    pub fn take_told(&self) -> Vec<(String, EventState)> {
-        std::mem::take(&mut lock(&self.progress).told)
+    /// The events that every notifier has delivered or dropped since the last call.
+    pub fn take_finished(&self) -> Vec<EventName> {
+        std::mem::take(&mut lock(&self.undelivered).finished)
     }
 
-    /// Says which alarms are on, for those who must be told again and again.
+    /// Sets the firing alarms, for receivers that need them repeatedly.
     pub fn set_firing(&self, firing: &[Event]) {
         self.queues.iter().for_each(|queue| queue.set_firing(firing.to_vec()));
     }
 
-    /// Somebody else tells from now on, also what waits here: whoever went on telling of an alarm would never hear of its end.
+    /// Leaves everything to another detector, including queued events. Repeating an alarm here
+    /// would keep it firing after the other detector has resolved it.
     pub fn stand_by(&self) {
-        lock(&self.progress).left.clear();
+        lock(&self.undelivered).pending.clear();
         self.queues.iter().for_each(|queue| queue.stand_by());
     }
 }
 
-/// One notifier, that with this bit, is done with an event. To be done with it twice is no harm.
-pub(crate) fn finish(progress: &Mutex<Progress>, bit: u32, name: &Name) {
-    let mut progress = lock(progress);
-    let Some(left) = progress.left.get_mut(name) else { return };
-    *left &= !bit;
-    if *left == 0 {
-        progress.left.remove(name);
-        progress.told.push(name.clone());
+/// Marks an event as finished by the notifier with this bit. Idempotent.
+pub(crate) fn finish(undelivered: &Mutex<Undelivered>, bit: u32, name: &EventName) {
+    let mut undelivered = lock(undelivered);
+    let Some(pending) = undelivered.pending.get_mut(name) else { return };
+    *pending &= !bit;
+    if *pending == 0 {
+        undelivered.pending.remove(name);
+        undelivered.finished.push(name.clone());
     }
 }
 

@@ -1,4 +1,4 @@
-//! What one notifier still has to tell.
+//! The queue of one notifier.
 
 use std::{
     collections::VecDeque,
@@ -10,46 +10,32 @@ use prometheus::{IntCounter, IntGauge};
 use sekiwake_runtime::{LossReason, Losses, Scope};
 
 use super::lock;
-use crate::detect::Event;
+use crate::{detect::Event, metrics::names};
 
-/// The most events that wait.
+/// The most queued events.
 const MAX_EVENTS: usize = 256;
 
-/// The most alarms that are told again and again.
+/// The most firing alarms that are repeated.
 const MAX_FIRING: usize = 1000;
 
-/// Metric names.
-pub mod names {
-    /// Notifications that were accepted, by notifier. Alarms that are told to Alertmanager once more are not among them.
-    pub const SENT: &str = "sekiwake_notify_sent_total";
-    /// Notifications that were given up, by notifier and reason.
-    pub const DROPPED: &str = "sekiwake_notify_dropped_total";
-    /// Tries that failed and are done again.
-    pub const RETRIES: &str = "sekiwake_notify_retries_total";
-    /// Notifications that wait.
-    pub const QUEUE: &str = "sekiwake_notify_queue";
-    /// 1 when the last try succeeded, 0 when it failed; 1 before the first.
-    pub const UP: &str = "sekiwake_notify_up";
-}
-
-/// Why a notification was given up.
+/// Why a notification was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dropped {
-    /// More came than could be told.
+    /// The queue was full.
     QueueFull,
-    /// It was tried for as long as it is tried.
+    /// All attempts failed until the timeout.
     GaveUp,
-    /// The other side does not want it.
-    Refused,
-    /// The time to stop was up. The next detector tells it.
+    /// The receiver rejected it.
+    Rejected,
+    /// The drain deadline was reached. The next detector delivers it.
     Shutdown,
-    /// Another detector counts now, and tells it.
+    /// Another detector is active now, and delivers it.
     HandedOver,
 }
 
 impl LossReason for Dropped {
     const ALL: &'static [Dropped] =
-        &[Dropped::QueueFull, Dropped::GaveUp, Dropped::Refused, Dropped::Shutdown, Dropped::HandedOver];
+        &[Dropped::QueueFull, Dropped::GaveUp, Dropped::Rejected, Dropped::Shutdown, Dropped::HandedOver];
 
     fn index(self) -> usize {
         self as usize
@@ -59,7 +45,7 @@ impl LossReason for Dropped {
         match self {
             Dropped::QueueFull => "queue_full",
             Dropped::GaveUp => "gave_up",
-            Dropped::Refused => "refused",
+            Dropped::Rejected => "rejected",
             Dropped::Shutdown => "shutdown",
             Dropped::HandedOver => "handed_over",
         }
@@ -68,26 +54,34 @@ impl LossReason for Dropped {
 
 #[derive(Debug, Default)]
 struct State {
-    /// With when they came.
-    events: VecDeque<(Instant, Event)>,
-    orders: Option<Orders>,
+    events: VecDeque<QueuedEvent>,
+    instructions: Option<Instructions>,
 }
 
-/// What a notifier is told beside events.
+/// An event in the queue.
 #[derive(Debug)]
-pub(super) struct Orders {
-    /// The alarms that are on.
+pub(super) struct QueuedEvent {
+    pub(super) event: Event,
+    pub(super) queued_at: Instant,
+    /// Failed attempts.
+    pub(super) attempts: u32,
+}
+
+/// Instructions for a notifier besides events.
+#[derive(Debug)]
+pub(super) struct Instructions {
+    /// The firing alarms.
     pub(super) firing: Vec<Event>,
-    /// What it was telling is told by somebody else.
+    /// Whether another detector delivers the event that is being attempted.
     pub(super) is_handed_over: bool,
 }
 
-/// See the module.
+/// A bounded queue between the dispatcher and one notifier.
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
     length: IntGauge,
-    /// Which of the notifiers it is.
+    /// The bit of this notifier.
     pub(super) bit: u32,
     pub(super) dropped: Losses<Dropped>,
     pub(super) sent: IntCounter,
@@ -105,32 +99,42 @@ impl Queue {
     pub(super) fn new(scope: &Scope, label: &str, bit: u32) -> Queue {
         let labels = [("notifier", label)];
         let metrics = scope.metrics();
-        let dropped = "Notifications that were given up, by notifier and reason.";
-        let up = metrics.gauge(names::UP, "1 when the last try succeeded, 0 when it failed.", &labels);
+        let dropped = "Notifications dropped, by notifier and reason.";
+        let up = metrics.gauge(names::NOTIFY_UP, "1 if the last attempt succeeded, 0 if it failed.", &labels);
         up.set(1);
         Queue {
             state: Mutex::default(),
             changed: Condvar::new(),
             bit,
-            length: metrics.gauge(names::QUEUE, "Notifications that wait.", &labels),
-            dropped: scope.losses(names::DROPPED, dropped, format!("notifying {label}"), &labels),
-            sent: metrics.counter(names::SENT, "Notifications that were accepted.", &labels),
-            retries: metrics.counter(names::RETRIES, "Tries that failed and are done again.", &labels),
+            length: metrics.gauge(names::NOTIFY_QUEUE, "Notifications queued.", &labels),
+            dropped: scope.losses(names::NOTIFY_DROPPED, dropped, format!("notifying {label}"), &labels),
+            sent: metrics.counter(names::NOTIFY_SENT, "Notifications accepted.", &labels),
+            retries: metrics.counter(names::NOTIFY_RETRIES, "Delivery attempts failed and retried.", &labels),
             up,
         }
     }
 
-    /// Adds an event; gives the one that had to go for it.
+    /// Adds an event; returns the one that was dropped for it.
     pub(super) fn push(&self, event: Event) -> Option<Event> {
         let mut state = lock(&self.state);
-        let lost = if state.events.len() >= MAX_EVENTS { state.events.pop_front().map(|(_, lost)| lost) } else { None };
-        if lost.is_some() {
+        let dropped = if state.events.len() >= MAX_EVENTS { state.events.pop_front() } else { None };
+        if dropped.is_some() {
             self.dropped.add(Dropped::QueueFull, 1);
         }
-        state.events.push_back((Instant::now(), event));
+        state.events.push_back(QueuedEvent { event, queued_at: Instant::now(), attempts: 0 });
         self.length.set(state.events.len() as i64);
         self.changed.notify_all();
-        lost
+        dropped.map(|dropped| dropped.event)
+    }
+
+    /// Lets the other events go first: puts an event back at the end, but before the next one of
+    /// the same alarm.
+    pub(super) fn postpone(&self, queued: QueuedEvent) {
+        let mut state = lock(&self.state);
+        let is_same = |other: &QueuedEvent| other.event.id == queued.event.id;
+        let at = state.events.iter().position(is_same).unwrap_or(state.events.len());
+        state.events.insert(at, queued);
+        self.length.set(state.events.len() as i64);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -140,39 +144,39 @@ impl Queue {
     pub(super) fn set_firing(&self, mut firing: Vec<Event>) {
         firing.truncate(MAX_FIRING);
         let mut state = lock(&self.state);
-        // Whoever has not yet heard of a hand-over still has to.
-        let is_handed_over = state.orders.take().is_some_and(|orders| orders.is_handed_over);
-        state.orders = Some(Orders { firing, is_handed_over });
+        // Keep a hand-over that the notifier has not seen yet.
+        let is_handed_over = state.instructions.take().is_some_and(|instructions| instructions.is_handed_over);
+        state.instructions = Some(Instructions { firing, is_handed_over });
         self.changed.notify_all();
     }
 
-    /// Somebody else tells what waits, and what fires.
+    /// Leaves queued events and firing alarms to another detector.
     pub(super) fn stand_by(&self) {
         self.dropped.add(Dropped::HandedOver, self.clear());
-        lock(&self.state).orders = Some(Orders { firing: Vec::new(), is_handed_over: true });
+        lock(&self.state).instructions = Some(Instructions { firing: Vec::new(), is_handed_over: true });
         self.changed.notify_all();
     }
 
-    /// Forgets what waits: so many events.
+    /// Drops all queued events, and returns their number.
     pub(super) fn clear(&self) -> u64 {
-        let waited = std::mem::take(&mut lock(&self.state).events);
+        let events = std::mem::take(&mut lock(&self.state).events);
         self.length.set(0);
-        waited.len() as u64
+        events.len() as u64
     }
 
-    /// What has been said since the last call.
-    pub(super) fn take_orders(&self) -> Option<Orders> {
-        lock(&self.state).orders.take()
+    /// The instructions since the last call.
+    pub(super) fn take_instructions(&self) -> Option<Instructions> {
+        lock(&self.state).instructions.take()
     }
 
-    /// The oldest event, and when it came; waits for one, or for something else to be said, for so long at most.
-    pub(super) fn pop(&self, patience: Duration) -> Option<(Instant, Event)> {
+    /// Removes the oldest event. Waits up to `timeout` for one, or for instructions.
+    pub(super) fn pop(&self, timeout: Duration) -> Option<QueuedEvent> {
         let state = lock(&self.state);
-        let waiting = |state: &mut State| state.events.is_empty() && state.orders.is_none();
-        let waited = self.changed.wait_timeout_while(state, patience, waiting);
+        let waiting = |state: &mut State| state.events.is_empty() && state.instructions.is_none();
+        let waited = self.changed.wait_timeout_while(state, timeout, waiting);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        // Orders come first: they may speak of the events.
-        let event = if state.orders.is_none() { state.events.pop_front() } else { None };
+        // Instructions come first, because they may be about the queued events.
+        let event = if state.instructions.is_none() { state.events.pop_front() } else { None };
         self.length.set(state.events.len() as i64);
         event
     }

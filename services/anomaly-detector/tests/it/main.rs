@@ -1,6 +1,6 @@
-//! The bands against a reference, and notifiers against real receivers.
+//! The bands against a reference implementation, and notifiers against real receivers.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a test without its preconditions fails")]
 
 mod notify;
 mod reference;

@@ -9,9 +9,11 @@ fn assert_close(got: f64, expected: &Value, scale: f64, at: &str) {
 }
 
 #[test]
-fn every_interval_is_judged_as_the_reference_says() {
+fn every_interval_matches_the_reference() {
     let cases: Vec<Value> = serde_json::from_str(include_str!("../reference/series.json")).unwrap();
-    let (mut judged, mut high, mut low) = (0, 0, 0);
+    let mut evaluated = 0;
+    let mut high = 0;
+    let mut low = 0;
     for case in &cases {
         let number = |name: &str| case["settings"][name].as_f64().unwrap();
         let settings = BandSettings {
@@ -30,7 +32,7 @@ fn every_interval_is_judged_as_the_reference_says() {
                 assert_eq!(expected[0], "unknown", "{at}");
                 continue;
             };
-            let (bands, verdict) = window.judge(&settings, count);
+            let (bands, verdict) = window.evaluate(&settings, count);
             let name = match verdict {
                 Verdict::WarmUp { .. } => "warm_up",
                 Verdict::Normal => "normal",
@@ -44,12 +46,15 @@ fn every_interval_is_judged_as_the_reference_says() {
                 // A lower band near zero is the difference of two large numbers.
                 assert_close(bands.lower, &expected[2], bands.average, &at);
                 assert_close(bands.upper, &expected[3], 0.0, &at);
-                judged += 1;
+                evaluated += 1;
             }
             high += i32::from(verdict == Verdict::High);
             low += i32::from(verdict == Verdict::Low);
             window.push(&settings, count);
         }
     }
-    assert!(cases.len() >= 40 && judged > 3_000 && high > 50 && low > 50, "{judged} judged, {high} high, {low} low");
+    assert!(
+        cases.len() >= 40 && evaluated > 3_000 && high > 50 && low > 50,
+        "{evaluated} evaluated, {high} high, {low} low"
+    );
 }

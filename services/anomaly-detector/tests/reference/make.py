@@ -42,8 +42,8 @@ SETTINGS = [
 ]
 
 
-def judge(counts, s):
-    known = pd.Series(counts).dropna()  # what is missing neither enters a window nor is judged
+def evaluate(counts, s):
+    known = pd.Series(counts).dropna()  # a missing interval neither enters a window nor is evaluated
     rows = []
     for i, count in enumerate(counts):
         if np.isnan(count):
@@ -63,7 +63,7 @@ def judge(counts, s):
 
 
 cases = [
-    {"name": name, "settings": s, "counts": [None if np.isnan(c) else int(c) for c in counts], "expected": judge(counts, s)}
+    {"name": name, "settings": s, "counts": [None if np.isnan(c) else int(c) for c in counts], "expected": evaluate(counts, s)}
     for name, counts in SERIES.items()
     for s in SETTINGS
 ]

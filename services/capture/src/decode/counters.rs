@@ -1,38 +1,41 @@
-//! What became of every packet.
+//! Counters of packets, and the reasons for dropping them.
 
 use std::fmt;
 
-/// Why a packet did not become a datagram. Every packet that is dropped has exactly one of these.
+/// Why a packet did not become a datagram. Every dropped packet has exactly one reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DropReason {
-    /// Something else than IPv4 or IPv6 is in the frame: ARP, LLDP, spanning tree, an unknown EtherType.
+    /// The frame carries neither IPv4 nor IPv6 but ARP, LLDP, spanning tree, or an unknown
+    /// EtherType.
     NotIp,
-    /// IP carries something else than UDP: TCP, ICMP, ESP.
+    /// The IP packet does not carry UDP but TCP, ICMP, ESP, ...
     NotUdp,
-    /// The packet was cut, by the snap length or by what mirrored it, before the end of the datagram.
+    /// The snapshot length or the mirroring device truncated the packet before the end of the
+    /// datagram.
     Truncated,
     /// A header is malformed, or a length contradicts the header around it.
     BadLength,
-    /// A tunnel of a sort or version that is not decoded, such as the PPTP variant of GRE.
+    /// An unsupported tunnel type or version, such as the PPTP variant of GRE.
     UnsupportedEncapsulation,
-    /// More tunnels in one another than [`MAX_TUNNELS`](super::MAX_TUNNELS).
+    /// More nested tunnels than [`MAX_TUNNELS`](super::MAX_TUNNELS).
     TooDeep,
-    /// Longer than the link's MTU: segmentation offload joined several datagrams before they were captured.
+    /// Longer than the link's MTU: segmentation offload coalesced several datagrams before capture.
     Offload,
-    /// The rest of the datagram did not come in time, or not before the end of the savefile.
+    /// The datagram was still incomplete at the timeout, or at the end of the savefile.
     FragmentTimeout,
-    /// The same fragment a second time.
+    /// A fragment received before.
     FragmentDuplicate,
-    /// Fragments contradict each other: all of the datagram is discarded (RFC 5722).
+    /// Fragments overlap or contradict each other: the whole datagram is discarded (RFC 5722).
     FragmentOverlap,
-    /// Put aside unfinished, because more fragments were waiting than memory is allowed for them.
+    /// Evicted while incomplete, because pending fragments reached a memory limit.
     FragmentMemory,
-    /// A fragment that cannot be one: empty, beyond 65,535 bytes, or of an odd length in the middle.
+    /// An impossible fragment: empty, past byte 65,535, or not the last one and of a length that is
+    /// not a multiple of 8.
     FragmentInvalid,
 }
 
 impl DropReason {
-    /// How many reasons there are.
+    /// The number of reasons.
     pub const COUNT: usize = DropReason::ALL.len();
 
     /// Every reason, in the order of [`DropReason::index`].
@@ -81,34 +84,35 @@ impl fmt::Display for DropReason {
     }
 }
 
-/// Running totals of a decoder. They close at any time:
-/// `packets == datagrams + dropped.total() + fragments_joined + fragments_held`.
+/// Running totals of a decoder. At any time
+/// `packets == datagrams + dropped.total() + fragments_reassembled + fragments_pending`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Packets given to the decoder.
+    /// Packets decoded.
     pub packets: u64,
     /// Captured bytes of these packets.
     pub bytes: u64,
     /// Datagrams delivered.
     pub datagrams: u64,
-    /// Datagrams among them that came in fragments.
+    /// Datagrams among them that were reassembled from fragments.
     pub reassembled: u64,
-    /// Datagrams among them that were taken out of a tunnel.
+    /// Datagrams among them that were decapsulated from a tunnel.
     pub decapsulated: u64,
-    /// Well-formed IP fragments seen, in whatever tunnel. A packet may count twice: in the tunnel and around it.
+    /// Well-formed IP fragments, inside tunnels too. A packet may count twice: as a fragment of the
+    /// tunnel and as one inside it.
     pub fragments: u64,
-    /// Packets that wait in reassembly now.
-    pub fragments_held: u64,
-    /// Packets whose bytes went into a datagram that a later packet completed.
-    pub fragments_joined: u64,
-    /// Packets that became nothing, by reason.
+    /// Packets waiting in reassembly.
+    pub fragments_pending: u64,
+    /// Packets reassembled, except the one that completed each datagram.
+    pub fragments_reassembled: u64,
+    /// Packets dropped, by reason.
     pub dropped: Dropped,
 }
 
 impl Counters {
-    /// Whether every packet is accounted for.
-    pub fn close(&self) -> bool {
-        self.packets == self.datagrams + self.dropped.total() + self.fragments_joined + self.fragments_held
+    /// Whether every packet is counted exactly once.
+    pub fn add_up(&self) -> bool {
+        self.packets == self.datagrams + self.dropped.total() + self.fragments_reassembled + self.fragments_pending
     }
 }
 
@@ -117,12 +121,12 @@ impl Counters {
 pub struct Dropped([u64; DropReason::COUNT]);
 
 impl Dropped {
-    /// How many packets were dropped for `reason`.
+    /// Packets dropped for `reason`.
     pub fn get(&self, reason: DropReason) -> u64 {
         self.0[reason.index()]
     }
 
-    /// How many packets were dropped at all.
+    /// Packets dropped for any reason.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }

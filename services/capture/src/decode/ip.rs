@@ -1,21 +1,20 @@
-//! IPv4, IPv6 and its extension headers, fragments, UDP.
+//! IPv4, IPv6 and its extension headers, fragments, and UDP.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
     IpAuthHeaderSlice, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice, Ipv6RawExtHeaderSlice, UdpHeaderSlice,
 };
 
 use super::{
-    Accepted, Datagram, Decoder, DropReason, Layers,
+    Accepted, Datagram, Decoder, DropReason, Layers, Undecoded,
     link::{Network, ether_type},
     mix,
-    reassembly::{Fragment, Head, Key},
+    reassembly::{Fragment, HeaderFields, Key},
     tunnel::{self, Tunnel},
-    tunnel_drop,
 };
 
-/// Numbers of IPv4's protocol field and IPv6's next header.
+/// IP protocol numbers: IPv4's protocol field, IPv6's next header.
 mod protocol {
     pub(super) const HOP_BY_HOP: u8 = 0;
     pub(super) const IPV4: u8 = 4;
@@ -33,7 +32,7 @@ mod protocol {
     pub(super) const ETHERNET: u8 = 143;
 }
 
-/// What is kept of an IP header.
+/// The fields of an IP header that outlive its decoding.
 #[derive(Clone, Copy)]
 pub(super) struct Header {
     source: IpAddr,
@@ -43,7 +42,8 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The context of packets inside of a tunnel whose outer header this is.
+    /// The context of the packets in a tunnel with this outer header. `around` is the context that
+    /// the tunnel itself is in.
     pub(super) fn context(&self, around: u64, identifier: u32) -> u64 {
         let context = mix(around, &identifier.to_be_bytes());
         [self.source, self.destination].iter().fold(context, |context, address| match address {
@@ -53,13 +53,13 @@ impl Header {
     }
 }
 
-/// An IP payload that is about to be read.
+/// An IP payload to be decoded.
 #[derive(Clone, Copy)]
 struct Payload<'a> {
     /// The protocol of its first header.
     protocol: u8,
     bytes: &'a [u8],
-    /// It was put together from fragments, so there must be no fragment header in it.
+    /// It was reassembled, so it must not contain another fragment header.
     reassembled: bool,
 }
 
@@ -72,7 +72,7 @@ impl Decoder {
         deliver: &mut F,
     ) -> Result<Accepted, DropReason> {
         let header = Ipv4HeaderSlice::from_slice(packet).map_err(|error| match error {
-            etherparse::err::ipv4::HeaderSliceError::Len(_) => layers.cut(),
+            etherparse::err::ipv4::HeaderSliceError::Len(_) => layers.too_short(),
             etherparse::err::ipv4::HeaderSliceError::Content(_) => DropReason::BadLength,
         })?;
         let header_bytes = header.slice().len();
@@ -99,7 +99,7 @@ impl Decoder {
             offset: u32::from(header.fragments_offset().value()) * 8,
             more: header.more_fragments(),
             bytes: payload.bytes,
-            head: kept.head(payload.protocol),
+            fields: kept.fields(payload.protocol),
         };
         let identification = u32::from(header.identification());
         self.fragment(layers, &kept, identification, payload.protocol, fragment, deliver)
@@ -113,7 +113,7 @@ impl Decoder {
         deliver: &mut F,
     ) -> Result<Accepted, DropReason> {
         let header = Ipv6HeaderSlice::from_slice(packet).map_err(|error| match error {
-            etherparse::err::ipv6::HeaderSliceError::Len(_) => layers.cut(),
+            etherparse::err::ipv6::HeaderSliceError::Len(_) => layers.too_short(),
             etherparse::err::ipv6::HeaderSliceError::Content(_) => DropReason::BadLength,
         })?;
         let header_bytes = header.slice().len();
@@ -133,18 +133,18 @@ impl Decoder {
         self.payload(layers, &kept, payload, deliver)
     }
 
-    /// Notes what the length field of an IP header says about the packet.
+    /// Compares the length field of an IP header with the captured bytes and with the MTU.
     #[inline]
     fn measure(&self, layers: &mut Layers, packet: &[u8], total_bytes: usize) {
         layers.missing = total_bytes.saturating_sub(packet.len());
-        // A length that the frame itself does not have is damage, and no sign of offload.
+        // A length field larger than the frame is damage, not a sign of offload.
         let carried_bytes = total_bytes.min(layers.frame_bytes);
         if layers.tunnels == 0 && self.settings.mtu.is_some_and(|mtu| carried_bytes > mtu as usize) {
             layers.oversize = true;
         }
     }
 
-    /// Goes through what follows an IP header, up to UDP or into a tunnel.
+    /// Decodes the headers after an IP header, up to UDP or into a tunnel.
     #[inline]
     fn payload<F: FnMut(&Datagram<'_>)>(
         &mut self,
@@ -153,18 +153,20 @@ impl Decoder {
         mut payload: Payload<'_>,
         deliver: &mut F,
     ) -> Result<Accepted, DropReason> {
-        // Every turn consumes bytes of the packet.
+        // Terminates, because each iteration consumes at least the bytes of one header.
         loop {
             let bytes = payload.bytes;
             let (next, header_bytes) = match payload.protocol {
                 protocol::UDP => return self.udp(layers, ip, bytes, deliver),
                 protocol::AUTHENTICATION => match IpAuthHeaderSlice::from_slice(bytes) {
                     Ok(header) => (header.next_header().0, header.slice().len()),
-                    Err(_) => return Err(layers.cut()),
+                    Err(_) => return Err(layers.too_short()),
                 },
                 protocol::FRAGMENT if ip.source.is_ipv6() => {
-                    let header = Ipv6FragmentHeaderSlice::from_slice(bytes).map_err(|_| layers.cut())?;
+                    let header = Ipv6FragmentHeaderSlice::from_slice(bytes).map_err(|_| layers.too_short())?;
                     let header_bytes = header.slice().len();
+                    // An extension header occurs once (RFC 8200 §4.1). Nested ones must not be
+                    // followed, because each level is a recursive call.
                     if payload.reassembled {
                         return Err(DropReason::FragmentInvalid);
                     }
@@ -173,11 +175,12 @@ impl Decoder {
                             offset: u32::from(header.fragment_offset().value()) * 8,
                             more: header.more_fragments(),
                             bytes: &bytes[header_bytes..],
-                            head: ip.head(header.next_header().0),
+                            fields: ip.fields(header.next_header().0),
                         };
                         return self.fragment(layers, ip, header.identification(), 0, fragment, deliver);
                     }
-                    // An atomic fragment (RFC 6946): it is whole by itself, whatever else has its identification.
+                    // An atomic fragment (RFC 6946) is a whole datagram. It must not be combined
+                    // with other fragments of the same identification.
                     (header.next_header().0, header_bytes)
                 }
                 protocol::HOP_BY_HOP
@@ -188,17 +191,17 @@ impl Decoder {
                 | protocol::SHIM6
                     if ip.source.is_ipv6() =>
                 {
-                    let header = Ipv6RawExtHeaderSlice::from_slice(bytes).map_err(|_| layers.cut())?;
+                    let header = Ipv6RawExtHeaderSlice::from_slice(bytes).map_err(|_| layers.too_short())?;
                     (header.next_header().0, header.slice().len())
                 }
                 _ if self.settings.tunnels => return self.encapsulated(layers, ip, payload, deliver),
-                _ => return Err(DropReason::NotUdp),
+                protocol => return Err(self.stop_at(Some(Undecoded::IpProtocol(protocol)), DropReason::NotUdp)),
             };
             payload = Payload { protocol: next, bytes: &bytes[header_bytes..], ..payload };
         }
     }
 
-    /// Goes into a tunnel that is directly over IP.
+    /// Decodes a tunnel directly over IP.
     fn encapsulated<F: FnMut(&Datagram<'_>)>(
         &mut self,
         layers: &mut Layers,
@@ -212,15 +215,16 @@ impl Decoder {
             protocol::MPLS => Network::EtherType(ether_type::MPLS, payload.bytes),
             protocol::ETHERNET => Network::EtherType(ether_type::TRANSPARENT_ETHERNET, payload.bytes),
             protocol::GRE => {
-                let tunnel = tunnel::gre(payload.bytes).map_err(|error| tunnel_drop(layers, &error))?;
+                let tunnel = tunnel::gre(payload.bytes)
+                    .map_err(|error| self.tunnel_drop(layers, Undecoded::IpProtocol(payload.protocol), &error))?;
                 return self.tunnel(layers, ip, tunnel, deliver);
             }
-            _ => return Err(DropReason::NotUdp),
+            protocol => return Err(self.stop_at(Some(Undecoded::IpProtocol(protocol)), DropReason::NotUdp)),
         };
         self.tunnel(layers, ip, Tunnel { inner, identifier: u32::from(payload.protocol) }, deliver)
     }
 
-    /// Gives a fragment to reassembly and reads the datagram that it completes.
+    /// Adds a fragment to reassembly and decodes the datagram that it completes.
     fn fragment<F: FnMut(&Datagram<'_>)>(
         &mut self,
         layers: &mut Layers,
@@ -237,11 +241,11 @@ impl Decoder {
         let context = layers.vlans.iter().fold(layers.context, |context, vlan| mix(context, &vlan.to_be_bytes()));
         let key = Key { source: ip.source, destination: ip.destination, identification, protocol, context };
         let Some(datagram) = self.reassembly.push(key, fragment, layers.captured_at_ns, &mut self.counters)? else {
-            return Ok(Accepted::Held);
+            return Ok(Accepted::Pending);
         };
         layers.reassembled = true;
-        let first = Header { dscp: datagram.head.dscp, ttl: datagram.head.ttl, ..*ip };
-        let payload = Payload { protocol: datagram.head.protocol, bytes: &datagram.bytes, reassembled: true };
+        let first = Header { dscp: datagram.fields.dscp, ttl: datagram.fields.ttl, ..*ip };
+        let payload = Payload { protocol: datagram.fields.protocol, bytes: &datagram.bytes, reassembled: true };
         let accepted = self.payload(layers, &first, payload, deliver);
         self.reassembly.recycle(datagram);
         accepted
@@ -255,13 +259,15 @@ impl Decoder {
         segment: &[u8],
         deliver: &mut F,
     ) -> Result<Accepted, DropReason> {
-        let header = UdpHeaderSlice::from_slice(segment).map_err(|_| layers.cut())?;
+        let header = UdpHeaderSlice::from_slice(segment).map_err(|_| layers.too_short())?;
         let header_bytes = header.slice().len();
         let length = usize::from(header.length());
         if length < header_bytes || length > segment.len() + layers.missing {
             return Err(DropReason::BadLength);
         }
         if layers.oversize {
+            let is_tunnel = self.settings.tunnels && tunnel::is_udp_port(header.destination_port());
+            self.coalesced_to = (!is_tunnel).then(|| SocketAddr::new(ip.destination, header.destination_port()));
             return Err(DropReason::Offload);
         }
         let Some(payload) = segment.get(header_bytes..length) else {
@@ -293,7 +299,7 @@ impl Decoder {
 }
 
 impl Header {
-    fn head(&self, protocol: u8) -> Head {
-        Head { protocol, dscp: self.dscp, ttl: self.ttl }
+    fn fields(&self, protocol: u8) -> HeaderFields {
+        HeaderFields { protocol, dscp: self.dscp, ttl: self.ttl }
     }
 }

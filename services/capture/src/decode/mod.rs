@@ -1,34 +1,35 @@
-//! From a captured packet to the UDP datagram in it.
+//! Decodes captured packets to UDP datagrams.
 //!
 //! ```text
-//! link layer ─▶ VLAN tags, MPLS, PPPoE ─▶ IPv4 or IPv6 ─▶ extension headers ─▶ UDP ─▶ datagram
+//! link layer ─▶ tags, LLC, MPLS, PPPoE ─▶ IPv4 or IPv6 ─▶ extension headers ─▶ UDP ─▶ datagram
 //!                        ▲                      │                │              │
 //!                        │                      └── fragments ───┤              │
 //!                        │                          reassembled ─┘              │
-//!                        └── GRE, ERSPAN, IP in IP ◀── VXLAN, Geneve ◀──────────┘     at most MAX_TUNNELS deep
+//!                        └── GRE, ERSPAN, IP in IP ◀── VXLAN, Geneve ◀──────────┘
+//!                            at most MAX_TUNNELS deep
 //! ```
 //!
-//! The decoder has no clock and does no I/O: packets and their times go in, datagrams come out through a callback, borrowed
-//! from the packet or from the reassembly buffer. Every packet ends as a datagram, as a fragment that waits or was joined
-//! with others, or under one [`DropReason`]; [`Counters::close`] says so.
+//! The decoder has no clock and does no I/O: packets and their times go in, datagrams come out
+//! through a callback, borrowed from the packet or from the reassembly buffer. Every packet is
+//! counted once: as a datagram, as a pending or reassembled fragment, or under one [`DropReason`];
+//! [`Counters::add_up`] checks that.
 //!
-//! A datagram counts as whole when all bytes that its UDP length promises are there. Checksums are no reason to drop: on the
-//! sending host they are filled in after capture, and mirrors rewrite headers.
+//! A datagram is complete if all bytes that its UDP length covers were captured. Checksums are not
+//! verified: a sending host fills them in after capture, and mirror ports rewrite headers.
 
-mod bytes;
 mod counters;
 mod ip;
 mod link;
 mod reassembly;
 mod tunnel;
+mod undecoded;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use sekiwake_record::Vlans;
+use sekiwake_record::{Vlans, bytes::u16_at};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use self::{
-    bytes::{skip, u16_at},
     link::{Network, ether_type},
     reassembly::Reassembly,
     tunnel::{Tunnel, TunnelError},
@@ -38,28 +39,30 @@ pub use self::{
     counters::{Counters, DropReason, Dropped},
     link::LinkType,
     reassembly::ReassemblyLimits,
+    undecoded::{Undecoded, UndecodedCounts},
 };
 
-/// How many tunnels may be nested in one another.
+/// Tunnels that may be nested.
 pub const MAX_TUNNELS: u8 = 4;
 
-/// A packet as libpcap gives it.
+/// A packet as libpcap returns it.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
-    /// When it was captured, nanoseconds since 1970-01-01T00:00:00Z.
+    /// Capture time, nanoseconds since 1970-01-01T00:00:00Z.
     pub captured_at_ns: u64,
-    /// What the data begins with.
+    /// The link type of the data.
     pub link: LinkType,
     /// The captured bytes.
     pub data: &'a [u8],
-    /// How long the packet was on the wire, bytes. More than `data` when it was cut by the snap length.
+    /// Length of the packet on the wire, bytes. More than `data` if the snapshot length truncated
+    /// it.
     pub original_length: u32,
 }
 
-/// A UDP datagram, whole.
+/// A complete UDP datagram.
 #[derive(Clone, Debug)]
 pub struct Datagram<'a> {
-    /// When the packet that completed it was captured, nanoseconds since 1970-01-01T00:00:00Z.
+    /// Capture time of the packet that completed it, nanoseconds since 1970-01-01T00:00:00Z.
     pub captured_at_ns: u64,
     /// Source address of the innermost IP header.
     pub source: IpAddr,
@@ -69,29 +72,32 @@ pub struct Datagram<'a> {
     pub destination: IpAddr,
     /// Destination port.
     pub destination_port: u16,
-    /// Exactly the bytes that the UDP length covers, without the UDP header.
+    /// The bytes that the UDP length covers, without the UDP header.
     pub payload: &'a [u8],
-    /// VLAN identifiers of the packet that completed it, outermost first, those inside of tunnels last.
+    /// VLAN identifiers of the packet that completed it, outermost first, those inside tunnels
+    /// last.
     pub vlans: Vlans,
-    /// Differentiated services code point, 6 bits; of a fragmented datagram, that of the first fragment.
+    /// Differentiated services code point, 6 bits; that of the first fragment if it was fragmented.
     pub dscp: u8,
-    /// Time to live or hop limit; of a fragmented datagram, that of the first fragment.
+    /// Time to live or hop limit; that of the first fragment if it was fragmented.
     pub ttl: u8,
-    /// It came in IP fragments.
+    /// It was reassembled from IP fragments.
     pub reassembled: bool,
-    /// It was taken out of a tunnel.
+    /// It was decapsulated from a tunnel.
     pub decapsulated: bool,
 }
 
-/// What a decoder does and how much memory it may take.
+/// Settings of a [`Decoder`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecoderSettings {
     /// Bounds of fragment reassembly.
     pub reassembly: ReassemblyLimits,
-    /// The link's MTU, bytes from the IP header on. What is longer is no packet of the wire but the work of segmentation
-    /// offload, and is dropped as [`DropReason::Offload`]. `None` for savefiles, whose link is unknown.
+    /// The link's MTU, bytes from the IP header on. A longer packet was never on the wire: it is an
+    /// artefact of segmentation offload, and is dropped as [`DropReason::Offload`]. `None` for
+    /// savefiles, whose link is unknown.
     pub mtu: Option<u32>,
-    /// Whether tunnels are looked into. If not, a tunnel over UDP is a datagram and any other is [`DropReason::NotUdp`].
+    /// Whether packets inside tunnels are decoded. If not, a tunnel over UDP is a datagram, and any
+    /// other is dropped as [`DropReason::NotUdp`].
     pub tunnels: bool,
 }
 
@@ -101,41 +107,45 @@ impl Default for DecoderSettings {
     }
 }
 
-/// What became of a packet.
+/// The result of decoding a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A datagram was delivered.
     Delivered,
-    /// It is a fragment and waits for others.
-    Held,
-    /// It is counted under this reason.
+    /// It is a fragment of an incomplete datagram.
+    Pending,
+    /// It was dropped for this reason.
     Dropped(DropReason),
 }
 
-/// Finds UDP datagrams in packets.
+/// Decodes packets to UDP datagrams.
 pub struct Decoder {
     settings: DecoderSettings,
     reassembly: Reassembly,
     counters: Counters,
+    /// Of the last packet dropped for a reason that [`Decoder::undecoded`] lists.
+    undecoded: Option<Undecoded>,
+    /// Of the last packet dropped as [`DropReason::Offload`].
+    coalesced_to: Option<SocketAddr>,
 }
 
-/// What became of a packet that was not dropped.
+/// The result for a packet that was not dropped.
 enum Accepted {
     Delivered,
-    Held,
+    Pending,
 }
 
-/// What the headers read so far say about the packet.
+/// What is known about a packet from the headers decoded so far.
 struct Layers {
     captured_at_ns: u64,
     vlans: Vlans,
-    /// How many tunnels the current header is in.
+    /// Tunnels around the current header.
     tunnels: u8,
-    /// A hash of these tunnels.
+    /// A hash of these tunnels, see [`mix`].
     context: u64,
-    /// How many bytes the innermost length field promises that were not captured.
+    /// Bytes that the innermost length field covers but that were not captured.
     missing: usize,
-    /// How long the frame was on the wire, bytes.
+    /// Length of the frame on the wire, bytes.
     frame_bytes: usize,
     /// The outermost IP packet is longer than the link's MTU.
     oversize: bool,
@@ -143,20 +153,27 @@ struct Layers {
 }
 
 impl Layers {
-    /// The reason for a packet that ends too early.
+    /// The drop reason of a packet that ends inside a header: truncated if bytes are known to be
+    /// missing, otherwise its length is wrong.
     #[cold]
-    fn cut(&self) -> DropReason {
+    fn too_short(&self) -> DropReason {
         if self.missing > 0 { DropReason::Truncated } else { DropReason::BadLength }
     }
 }
 
 impl Decoder {
-    /// A decoder that waits for no fragments yet.
+    /// A decoder without pending fragments.
     pub fn new(settings: DecoderSettings) -> Decoder {
-        Decoder { settings, reassembly: Reassembly::new(settings.reassembly), counters: Counters::default() }
+        Decoder {
+            settings,
+            reassembly: Reassembly::new(settings.reassembly),
+            counters: Counters::default(),
+            undecoded: None,
+            coalesced_to: None,
+        }
     }
 
-    /// Decodes one packet and hands its datagram, if it completes one, to `deliver`: at most one call.
+    /// Decodes one packet. If it completes a datagram, calls `deliver` once.
     ///
     /// The packet's time is also the clock of reassembly.
     #[inline]
@@ -175,11 +192,11 @@ impl Decoder {
         };
         let accepted = match link::network(packet.link, packet.data) {
             Some(network) => self.network(&mut layers, network, deliver),
-            None => Err(layers.cut()),
+            None => Err(layers.too_short()),
         };
         match accepted {
             Ok(Accepted::Delivered) => Outcome::Delivered,
-            Ok(Accepted::Held) => Outcome::Held,
+            Ok(Accepted::Pending) => Outcome::Pending,
             Err(reason) => {
                 self.counters.dropped.add(reason, 1);
                 Outcome::Dropped(reason)
@@ -187,33 +204,56 @@ impl Decoder {
         }
     }
 
-    /// Gives up the fragments that have waited too long. To be called now and then with the time of day, so that a quiet
-    /// link does not hold them for ever.
+    /// Discards the fragments that have timed out at `now_ns`, nanoseconds since
+    /// 1970-01-01T00:00:00Z. Call it about once per second: on a quiet link no packet arrives that
+    /// would trigger this.
     pub fn expire(&mut self, now_ns: u64) {
         self.reassembly.expire(now_ns, &mut self.counters);
     }
 
-    /// Gives up all fragments that wait: no more packets will come.
+    /// Discards all pending fragments at the end of a capture.
     pub fn finish(&mut self) {
         self.reassembly.finish(&mut self.counters);
     }
 
-    /// Changes the largest IP packet that the link carries, bytes; `None`: not known.
+    /// Sets the largest IP packet that the link carries, bytes; `None` if unknown.
     pub fn set_mtu(&mut self, mtu: Option<u32>) {
         self.settings.mtu = mtu;
     }
 
-    /// What became of all packets so far.
+    /// The running totals.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Memory that waiting fragments take, bytes, as [`ReassemblyLimits::bytes`] bounds it.
+    /// Where decoding of the last packet stopped, if it was dropped for this reason; `None` if the
+    /// reason is not an unsupported protocol, or no header field announced the protocol.
+    pub fn undecoded(&self, reason: DropReason) -> Option<Undecoded> {
+        match reason {
+            DropReason::NotIp | DropReason::NotUdp | DropReason::UnsupportedEncapsulation => self.undecoded,
+            _ => None,
+        }
+    }
+
+    /// The destination of the last packet dropped as [`DropReason::Offload`]; `None` for a tunnel,
+    /// whose inner datagrams may have any destination.
+    pub fn coalesced_to(&self) -> Option<SocketAddr> {
+        self.coalesced_to
+    }
+
+    /// Remembers where decoding stopped.
+    #[cold]
+    fn stop_at(&mut self, at: Option<Undecoded>, reason: DropReason) -> DropReason {
+        self.undecoded = at;
+        reason
+    }
+
+    /// Memory of pending fragments, bytes, which [`ReassemblyLimits::bytes`] bounds.
     pub fn reassembly_bytes(&self) -> usize {
         self.reassembly.memory()
     }
 
-    /// Goes through everything between the link layer and IP.
+    /// Decodes the headers between the link layer and IP.
     #[inline]
     fn network<F: FnMut(&Datagram<'_>)>(
         &mut self,
@@ -221,47 +261,73 @@ impl Decoder {
         mut network: Network<'_>,
         deliver: &mut F,
     ) -> Result<Accepted, DropReason> {
-        // Every turn consumes bytes of the packet.
+        let mut announced_by = None;
+        // Terminates, because each iteration consumes bytes, except one that only determines the IP
+        // version.
         loop {
             network = match network {
                 Network::EtherType(ether_type::IPV4, packet) => return self.ipv4(layers, packet, deliver),
                 Network::EtherType(ether_type::IPV6, packet) => return self.ipv6(layers, packet, deliver),
-                Network::EtherType(ether_type, packet) => self.between(layers, ether_type, packet)?,
+                Network::EtherType(ether_type, packet) => {
+                    announced_by = Some(Undecoded::EtherType(ether_type));
+                    self.shim_header(layers, ether_type, packet)?
+                }
                 Network::Ip(packet) => match packet.first().map(|first| first >> 4) {
                     Some(4) => Network::EtherType(ether_type::IPV4, packet),
                     Some(6) => Network::EtherType(ether_type::IPV6, packet),
                     Some(_) => Network::Other,
-                    None => return Err(layers.cut()),
+                    None => return Err(layers.too_short()),
                 },
-                Network::Other => return Err(DropReason::NotIp),
+                Network::Other => return Err(self.stop_at(announced_by, DropReason::NotIp)),
             };
         }
     }
 
-    /// Reads one header that is neither the link layer's nor IP's.
-    fn between<'a>(&self, layers: &mut Layers, ether_type: u16, packet: &'a [u8]) -> Result<Network<'a>, DropReason> {
+    /// Decodes one header between the link layer and IP: a tag, LLC with SNAP, MPLS, PPPoE or
+    /// bridged Ethernet.
+    fn shim_header<'a>(
+        &mut self,
+        layers: &mut Layers,
+        ether_type: u16,
+        packet: &'a [u8],
+    ) -> Result<Network<'a>, DropReason> {
+        if let Some(tag_bytes) = link::tag_bytes(ether_type) {
+            let (Some(tag), Some(inner_type), Some(inner)) =
+                (u16_at(packet, 0), u16_at(packet, tag_bytes), packet.get(tag_bytes + 2..))
+            else {
+                return Err(layers.too_short());
+            };
+            if ether_type::is_vlan(ether_type) && !layers.vlans.is_full() {
+                layers.vlans.push(tag & 0x0fff);
+            }
+            return Ok(Network::EtherType(inner_type, inner));
+        }
         match ether_type {
-            ether_type::VLAN | ether_type::SERVICE_VLAN | ether_type::OLD_SERVICE_VLAN => {
-                let (Some(tag), Some(inner_type), Some(inner)) =
-                    (u16_at(packet, 0), u16_at(packet, 2), skip(packet, 4))
-                else {
-                    return Err(layers.cut());
-                };
-                if !layers.vlans.is_full() {
-                    layers.vlans.push(tag & 0x0fff);
+            ..ether_type::MIN => match link::llc(packet).ok_or_else(|| layers.too_short())? {
+                Network::EtherType(inner_type, inner) if inner_type >= ether_type::MIN => {
+                    Ok(Network::EtherType(inner_type, inner))
                 }
-                Ok(Network::EtherType(inner_type, inner))
-            }
+                _ => Err(self.stop_at(packet.first().copied().map(Undecoded::Llc), DropReason::NotIp)),
+            },
             ether_type::MPLS | ether_type::MPLS_UPSTREAM => {
-                tunnel::below_mpls(packet).map(Network::Ip).ok_or_else(|| layers.cut())
+                tunnel::below_mpls(packet).map(Network::Ip).ok_or_else(|| layers.too_short())
             }
-            ether_type::PPPOE_SESSION => tunnel::pppoe_session(packet).map_err(|error| tunnel_drop(layers, &error)),
-            ether_type::TRANSPARENT_ETHERNET => link::ethernet(packet).ok_or_else(|| layers.cut()),
-            _ => Err(DropReason::NotIp),
+            ether_type::PPPOE_SESSION => tunnel::pppoe_session(packet)
+                .map_err(|error| self.tunnel_drop(layers, Undecoded::EtherType(ether_type), &error)),
+            ether_type::TRANSPARENT_ETHERNET => link::ethernet(packet).ok_or_else(|| layers.too_short()),
+            _ => Err(self.stop_at(Some(Undecoded::EtherType(ether_type)), DropReason::NotIp)),
         }
     }
 
-    /// Goes into a tunnel.
+    /// The drop reason of a tunnel that `at` announces and that cannot be decoded.
+    fn tunnel_drop(&mut self, layers: &Layers, at: Undecoded, error: &TunnelError) -> DropReason {
+        match error {
+            TunnelError::Short => layers.too_short(),
+            TunnelError::Unsupported => self.stop_at(Some(at), DropReason::UnsupportedEncapsulation),
+        }
+    }
+
+    /// Decodes the packet in a tunnel.
     fn tunnel<F: FnMut(&Datagram<'_>)>(
         &mut self,
         layers: &mut Layers,
@@ -278,14 +344,8 @@ impl Decoder {
     }
 }
 
-fn tunnel_drop(layers: &Layers, error: &TunnelError) -> DropReason {
-    match error {
-        TunnelError::Short => layers.cut(),
-        TunnelError::Unsupported => DropReason::UnsupportedEncapsulation,
-    }
-}
-
-/// A hash that tells the surroundings of a packet from others. It decides which fragments belong together and nothing else.
+/// Adds bytes to the hash of the VLANs and tunnels around a packet. The hash only decides which
+/// fragments belong together.
 fn mix(context: u64, bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, context)
 }

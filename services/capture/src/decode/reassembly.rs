@@ -1,7 +1,11 @@
-//! IP fragments wait here until their datagram is complete.
+//! Reassembly of IP fragments.
 //!
-//! Everything is bounded: bytes, datagrams, and time. What does not fit pushes out the oldest. Fragments that contradict each
-//! other cost the whole datagram, as RFC 5722 asks for IPv6 and as Linux does for IPv4: a guess could be the attacker's.
+//! Bytes, datagrams and time are bounded; at a limit the oldest datagram is evicted. Fragments that
+//! overlap or contradict each other discard the whole datagram, as RFC 5722 requires for IPv6 and
+//! as Linux does for IPv4, because an attacker could exploit any rule for choosing between them.
+//!
+//! The kernel can reassemble on the capture socket (`PACKET_FANOUT_FLAG_DEFRAG`), but only IPv4,
+//! not inside tunnels and not for savefiles.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,97 +14,117 @@ use std::{
 
 use super::{Counters, DropReason};
 
-/// How much may wait in reassembly, and for how long.
+/// Bounds of reassembly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReassemblyLimits {
-    /// Memory for waiting fragments and what keeps track of them, bytes. Beside it a few buffers (1 MiB in all) are kept for
-    /// reuse, and one datagram more may be held for a moment.
+    /// Memory for pending fragments and their bookkeeping, bytes. In addition up to 1 MiB of
+    /// buffers is kept for reuse, and one more datagram may exist while its fragments are
+    /// assembled.
     pub bytes: usize,
-    /// How many unfinished datagrams may wait.
+    /// Incomplete datagrams.
     pub datagrams: usize,
-    /// How long a datagram may take from its first fragment to its last, nanoseconds of packet time.
-    pub timeout_ns: u64,
+    /// Time from the first fragment of an IPv4 datagram to its last, nanoseconds of packet time.
+    pub ipv4_timeout_ns: u64,
+    /// The same for IPv6.
+    pub ipv6_timeout_ns: u64,
 }
 
 impl Default for ReassemblyLimits {
-    /// 16 MiB, 8,192 datagrams, and the 30 s of a Linux receiver.
+    /// 16 MiB, 8,192 datagrams, the 30 s of a Linux receiver for IPv4, and the 60 s of RFC 8200
+    /// §4.5 for IPv6.
     fn default() -> ReassemblyLimits {
-        ReassemblyLimits { bytes: 16 << 20, datagrams: 8192, timeout_ns: 30_000_000_000 }
+        ReassemblyLimits {
+            bytes: 16 << 20,
+            datagrams: 8192,
+            ipv4_timeout_ns: 30_000_000_000,
+            ipv6_timeout_ns: 60_000_000_000,
+        }
     }
 }
 
-/// What the fragments of one datagram have in common.
+/// The fields that all fragments of one datagram share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
     pub(super) identification: u32,
-    /// The protocol of IPv4. Zero for IPv6, whose fragments need not agree on the next header (RFC 8200 §4.5).
+    /// The protocol field of IPv4. Zero for IPv6, whose fragments may have different next headers
+    /// (RFC 8200 §4.5).
     pub(super) protocol: u8,
-    /// A hash of the VLANs and tunnels around the packet: the same private addresses may be in use in many of them.
+    /// A hash of the VLANs and tunnels around the packet, because several of them may use the same
+    /// private addresses.
     pub(super) context: u64,
+}
+
+impl Key {
+    fn is_ipv6(&self) -> bool {
+        self.source.is_ipv6()
+    }
 }
 
 /// One fragment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fragment<'a> {
-    /// Where its bytes belong, from the start of the datagram's IP payload.
+    /// Position of its bytes in the datagram's IP payload, bytes.
     pub(super) offset: u32,
-    /// Whether others follow it in the datagram.
+    /// The "more fragments" flag: it is not the last one.
     pub(super) more: bool,
     pub(super) bytes: &'a [u8],
-    /// Its own IP header's word on the following; the first fragment's counts.
-    pub(super) head: Head,
+    /// Fields of its own headers. The datagram gets those of the fragment at offset 0.
+    pub(super) fields: HeaderFields,
 }
 
-/// What the first fragment says about the whole datagram.
+/// Header fields that a datagram takes from its first fragment.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Head {
-    /// What the reassembled bytes begin with.
+pub(super) struct HeaderFields {
+    /// The protocol of the reassembled bytes' first header.
     pub(super) protocol: u8,
     pub(super) dscp: u8,
     pub(super) ttl: u8,
 }
 
-/// A datagram put together. Its buffer goes back with [`Reassembly::recycle`].
+/// The IP payload of a complete datagram. [`Reassembly::recycle`] takes its buffer back.
 pub(super) struct Reassembled {
     pub(super) bytes: Vec<u8>,
-    pub(super) head: Head,
+    pub(super) fields: HeaderFields,
 }
 
-/// The longest IP payload that fragments may make up, bytes.
+/// The longest IP payload that can be reassembled, bytes.
 const MAX_LENGTH: u32 = 65_535;
 
-/// What an unfinished datagram costs beside its bytes: its places in the map and in the order of age.
+/// Memory of an incomplete datagram in addition to its bytes: its entries in the map and in the
+/// order of age.
 const DATAGRAM_OVERHEAD: usize = 256;
 
-/// How many buffers are kept for the next datagrams, so that steady fragment traffic allocates nothing.
+/// Buffers kept for the next datagrams, so that steady fragment traffic does not allocate.
 const SPARE_BUFFERS: usize = 16;
 
 pub(super) struct Reassembly {
     limits: ReassemblyLimits,
-    unfinished: HashMap<Key, Unfinished>,
-    /// The keys of `unfinished` in the order in which their first fragments came.
-    by_age: BTreeMap<u64, Key>,
+    incomplete: HashMap<Key, Incomplete>,
+    /// The keys of `incomplete` in the order in which their first fragments arrived: those of IPv4,
+    /// those of IPv6. They time out at different ages, so the oldest of each is the next to do so.
+    by_age: [BTreeMap<u64, Key>; 2],
     next_serial: u64,
     memory: usize,
     spare: Vec<Vec<u8>>,
 }
 
 #[derive(Default)]
-struct Unfinished {
+struct Incomplete {
     serial: u64,
     started_ns: u64,
-    /// Its fragments contradicted each other. It stays to swallow the rest of them.
+    /// Its fragments contradicted each other. The entry stays, so that the remaining fragments are
+    /// dropped too.
     discarded: bool,
-    /// Packets held in it.
+    /// Packets received for it.
     packets: u64,
-    head: Head,
-    /// The bytes of all pieces in the order of their arrival.
+    fields: HeaderFields,
+    /// The bytes of all pieces in order of arrival.
     bytes: Vec<u8>,
-    /// In the order of their offsets, without overlap.
+    /// Ordered by offset, without overlap.
     pieces: Vec<Piece>,
-    /// The datagram's length, once its last fragment has come.
+    /// The datagram's length, bytes, once its last fragment has arrived.
     length: Option<u32>,
 }
 
@@ -108,7 +132,7 @@ struct Unfinished {
 struct Piece {
     offset: u32,
     length: u32,
-    /// Where in `bytes` it begins.
+    /// Where it begins in [`Incomplete::bytes`].
     start: u32,
 }
 
@@ -122,15 +146,16 @@ impl Reassembly {
     pub(super) fn new(limits: ReassemblyLimits) -> Reassembly {
         Reassembly {
             limits,
-            unfinished: HashMap::new(),
-            by_age: BTreeMap::new(),
+            incomplete: HashMap::new(),
+            by_age: Default::default(),
             next_serial: 0,
             memory: 0,
             spare: Vec::new(),
         }
     }
 
-    /// Takes a fragment. Gives the datagram when it is the one that was missing, `None` when it waits for others.
+    /// Adds a fragment. Returns the datagram if it is complete now, `None` if fragments are
+    /// missing.
     pub(super) fn push(
         &mut self,
         key: Key,
@@ -144,14 +169,15 @@ impl Reassembly {
         if length == 0 || end > MAX_LENGTH || (fragment.more && !length.is_multiple_of(8)) {
             return Err(DropReason::FragmentInvalid);
         }
-        // Packet time may step back, and then the oldest is not the first to expire.
-        if self.unfinished.get(&key).is_some_and(|datagram| self.is_stale(datagram, now_ns)) {
+        // `expire` stops at the first entry that has not timed out. Where packet time steps back,
+        // that may be an older one than this.
+        if self.incomplete.get(&key).is_some_and(|datagram| self.is_stale(&key, datagram, now_ns)) {
             self.give_up(&key, DropReason::FragmentTimeout, counters);
         }
-        if !self.unfinished.contains_key(&key) {
+        if !self.incomplete.contains_key(&key) {
             self.start(key, now_ns, counters);
         }
-        let Some(datagram) = self.unfinished.get_mut(&key) else {
+        let Some(datagram) = self.incomplete.get_mut(&key) else {
             return Err(DropReason::FragmentMemory);
         };
 
@@ -161,7 +187,7 @@ impl Reassembly {
         if let Err(reason) = placed {
             if datagram.discarded {
                 let packets = std::mem::take(&mut datagram.packets);
-                counters.fragments_held -= packets;
+                counters.fragments_pending -= packets;
                 counters.dropped.add(reason, packets);
             }
             return Err(reason);
@@ -177,47 +203,57 @@ impl Reassembly {
                 None => break,
             }
         }
-        if let Some(datagram) = self.unfinished.get_mut(&key) {
+        if let Some(datagram) = self.incomplete.get_mut(&key) {
             datagram.packets += 1;
-            counters.fragments_held += 1;
+            counters.fragments_pending += 1;
         }
         Ok(None)
     }
 
-    /// Gives up what has waited too long at `now_ns`.
+    /// Discards the datagrams that have timed out at `now_ns`.
     pub(super) fn expire(&mut self, now_ns: u64, counters: &mut Counters) {
-        while let Some((_, &key)) = self.by_age.first_key_value() {
-            if !self.unfinished.get(&key).is_none_or(|datagram| self.is_stale(datagram, now_ns)) {
-                return;
+        for version in 0..self.by_age.len() {
+            while let Some((_, &key)) = self.by_age[version].first_key_value() {
+                if !self.incomplete.get(&key).is_none_or(|datagram| self.is_stale(&key, datagram, now_ns)) {
+                    break;
+                }
+                self.give_up(&key, DropReason::FragmentTimeout, counters);
             }
-            self.give_up(&key, DropReason::FragmentTimeout, counters);
         }
     }
 
-    /// Gives up everything: no more fragments will come.
+    /// Discards all incomplete datagrams at the end of a capture.
     pub(super) fn finish(&mut self, counters: &mut Counters) {
-        while let Some((_, &key)) = self.by_age.first_key_value() {
+        while let Some(key) = self.oldest() {
             self.give_up(&key, DropReason::FragmentTimeout, counters);
         }
     }
 
-    /// Takes the buffer of a datagram back for the next one.
+    /// Takes back the buffer of a datagram for the next one.
     pub(super) fn recycle(&mut self, reassembled: Reassembled) {
         self.keep_buffer(reassembled.bytes);
     }
 
-    /// Bytes in use, as [`ReassemblyLimits::bytes`] counts them.
+    /// Bytes in use, which [`ReassemblyLimits::bytes`] bounds.
     pub(super) fn memory(&self) -> usize {
         self.memory
     }
 
-    /// A datagram is stale when too much time has passed, in either direction: clocks are set back, and savefiles joined.
-    fn is_stale(&self, datagram: &Unfinished, now_ns: u64) -> bool {
-        now_ns.abs_diff(datagram.started_ns) > self.limits.timeout_ns
+    /// Whether a datagram has timed out. A difference in either direction counts, because clocks
+    /// are set back and savefiles are concatenated.
+    fn is_stale(&self, key: &Key, datagram: &Incomplete, now_ns: u64) -> bool {
+        let timeout_ns = if key.is_ipv6() { self.limits.ipv6_timeout_ns } else { self.limits.ipv4_timeout_ns };
+        now_ns.abs_diff(datagram.started_ns) > timeout_ns
+    }
+
+    /// The datagram whose first fragment arrived first, of either IP version.
+    fn oldest(&self) -> Option<Key> {
+        let oldest = self.by_age.iter().filter_map(BTreeMap::first_key_value);
+        oldest.min_by_key(|(serial, _)| **serial).map(|(_, key)| *key)
     }
 
     fn start(&mut self, key: Key, now_ns: u64, counters: &mut Counters) {
-        while self.unfinished.len() >= self.limits.datagrams {
+        while self.incomplete.len() >= self.limits.datagrams {
             if self.give_up_oldest(counters).is_none() {
                 return;
             }
@@ -225,21 +261,21 @@ impl Reassembly {
         let serial = self.next_serial;
         self.next_serial += 1;
         let bytes = self.spare.pop().unwrap_or_default();
-        let datagram = Unfinished { serial, started_ns: now_ns, bytes, ..Unfinished::default() };
+        let datagram = Incomplete { serial, started_ns: now_ns, bytes, ..Incomplete::default() };
         self.memory += datagram.memory();
-        self.unfinished.insert(key, datagram);
-        self.by_age.insert(serial, key);
+        self.incomplete.insert(key, datagram);
+        self.by_age[usize::from(key.is_ipv6())].insert(serial, key);
     }
 
     fn give_up_oldest(&mut self, counters: &mut Counters) -> Option<Key> {
-        let (_, &key) = self.by_age.first_key_value()?;
+        let key = self.oldest()?;
         self.give_up(&key, DropReason::FragmentMemory, counters);
         Some(key)
     }
 
     fn give_up(&mut self, key: &Key, reason: DropReason, counters: &mut Counters) {
         if let Some(datagram) = self.remove(key) {
-            counters.fragments_held -= datagram.packets;
+            counters.fragments_pending -= datagram.packets;
             counters.dropped.add(reason, datagram.packets);
             self.keep_buffer(datagram.bytes);
         }
@@ -247,22 +283,22 @@ impl Reassembly {
 
     fn take(&mut self, key: &Key, counters: &mut Counters) -> Option<Reassembled> {
         let datagram = self.remove(key)?;
-        counters.fragments_held -= datagram.packets;
-        counters.fragments_joined += datagram.packets;
-        if datagram.came_in_order() {
-            return Some(Reassembled { bytes: datagram.bytes, head: datagram.head });
+        counters.fragments_pending -= datagram.packets;
+        counters.fragments_reassembled += datagram.packets;
+        if datagram.arrived_in_order() {
+            return Some(Reassembled { bytes: datagram.bytes, fields: datagram.fields });
         }
         let mut ordered = self.spare.pop().unwrap_or_default();
         for piece in &datagram.pieces {
             ordered.extend_from_slice(datagram.bytes_of(*piece));
         }
         self.keep_buffer(datagram.bytes);
-        Some(Reassembled { bytes: ordered, head: datagram.head })
+        Some(Reassembled { bytes: ordered, fields: datagram.fields })
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Unfinished> {
-        let datagram = self.unfinished.remove(key)?;
-        self.by_age.remove(&datagram.serial);
+    fn remove(&mut self, key: &Key) -> Option<Incomplete> {
+        let datagram = self.incomplete.remove(key)?;
+        self.by_age[usize::from(key.is_ipv6())].remove(&datagram.serial);
         self.memory -= datagram.memory();
         Some(datagram)
     }
@@ -275,7 +311,7 @@ impl Reassembly {
     }
 }
 
-impl Unfinished {
+impl Incomplete {
     fn place(&mut self, fragment: Fragment<'_>) -> Result<(), DropReason> {
         if self.discarded {
             return Err(DropReason::FragmentOverlap);
@@ -283,9 +319,9 @@ impl Unfinished {
         let length = fragment.bytes.len() as u32;
         let piece = Piece { offset: fragment.offset, length, start: self.bytes.len() as u32 };
         let index = self.pieces.partition_point(|earlier| earlier.offset < piece.offset);
-        if let Some(twin) = self.pieces.get(index)
-            && (twin.offset, twin.length) == (piece.offset, piece.length)
-            && self.bytes_of(*twin) == fragment.bytes
+        if let Some(same) = self.pieces.get(index)
+            && (same.offset, same.length) == (piece.offset, piece.length)
+            && self.bytes_of(*same) == fragment.bytes
             && fragment.more == (self.length != Some(piece.end()))
         {
             return Err(DropReason::FragmentDuplicate);
@@ -300,14 +336,15 @@ impl Unfinished {
             self.length = Some(piece.end());
         }
         if piece.offset == 0 {
-            self.head = fragment.head;
+            self.fields = fragment.fields;
         }
         self.bytes.extend_from_slice(fragment.bytes);
         self.pieces.insert(index, piece);
         Ok(())
     }
 
-    /// Whether a piece, to be inserted at `index`, overlaps others or disagrees with them on where the datagram ends.
+    /// Whether a piece to be inserted at `index` overlaps others, or disagrees with them about the
+    /// end of the datagram.
     fn contradicts(&self, piece: Piece, index: usize, more: bool) -> bool {
         let overlaps_previous = index > 0 && self.pieces[index - 1].end() > piece.offset;
         let overlaps_next = self.pieces.get(index).is_some_and(|next| piece.end() > next.offset);
@@ -321,12 +358,13 @@ impl Unfinished {
         overlaps_previous || overlaps_next || end_disagrees
     }
 
-    /// Pieces do not overlap, so the datagram is whole when as many bytes have come as it is long.
+    /// Pieces do not overlap, so the datagram is complete once as many bytes have arrived as it is
+    /// long.
     fn is_complete(&self) -> bool {
         self.length.is_some_and(|length| length as usize == self.bytes.len())
     }
 
-    fn came_in_order(&self) -> bool {
+    fn arrived_in_order(&self) -> bool {
         self.pieces.iter().all(|piece| piece.offset == piece.start)
     }
 

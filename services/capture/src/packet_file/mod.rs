@@ -1,62 +1,71 @@
 //! Reads savefiles: pcap and pcapng, in either byte order.
 //!
-//! libpcap reads them too, but refuses what is in daily use elsewhere: a pcapng file whose interfaces have different snapshot
-//! lengths or link types, and it cuts packets that are longer than a pcap file's header admits.
+//! Not libpcap, which rejects pcapng files whose interfaces differ in snapshot length or link type,
+//! and truncates packets longer than the snapshot length in a pcap file's header. Not pcap-parser
+//! either, which has no obsolete packet blocks and reads big-endian time offsets and modified pcap
+//! records as little-endian; and it leaves interfaces, time conversion and buffer sizes to its
+//! user, which is half of this module.
 //!
-//! A file is hostile input: memory grows with the bytes that are there, never with the lengths that they claim.
+//! A file is hostile input: memory grows with the bytes in the file, never with a length field.
 
 mod pcap;
 mod pcapng;
 
 use std::io::{self, Read};
 
-/// The longest packet that a savefile may hold, bytes; libpcap and Wireshark have the same bound.
+/// The longest packet in a savefile, bytes; libpcap and Wireshark have the same limit.
 const MAX_PACKET_BYTES: u32 = 262_144;
 
-/// The longest block of a pcapng file that is read, bytes.
+/// The longest block in a pcapng file, bytes.
 const MAX_BLOCK_BYTES: u32 = 16 << 20;
 
-/// A packet out of a savefile.
+/// A packet of a savefile.
 #[derive(Clone, Copy, Debug)]
 pub struct FilePacket<'a> {
-    /// When it was captured, nanoseconds since 1970-01-01T00:00:00Z; 0 where the file does not say.
+    /// Capture time, nanoseconds since 1970-01-01T00:00:00Z; 0 if the file has none.
     pub captured_at_ns: u64,
     /// The `LINKTYPE_` number of its interface.
     pub link_number: u16,
     /// The captured bytes.
     pub data: &'a [u8],
-    /// How long it was on the wire, bytes.
+    /// Length on the wire, bytes.
     pub original_length: u32,
 }
 
-/// Why a savefile cannot be read, or not any further.
+/// Why a savefile, or the rest of it, cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum PacketFileError {
-    /// The file cannot be read.
+    /// I/O failed.
     #[error("cannot read")]
     Read(#[from] io::Error),
-    /// It is neither pcap nor pcapng.
+    /// The file is neither pcap nor pcapng.
     #[error("neither a pcap nor a pcapng file")]
     UnknownFormat,
-    /// A version that is not known.
+    /// The file is compressed.
+    #[error("compressed: {tool} FILE | sekiwake-capture explain -, or decompress the file first")]
+    Compressed {
+        /// The command that writes the file decompressed to its output.
+        tool: &'static str,
+    },
+    /// The version is not supported.
     #[error("{format} version {major}.{minor} is not supported")]
     Version {
         /// `pcap` or `pcapng`.
         format: &'static str,
-        /// The version, before the dot.
+        /// The major version.
         major: u16,
-        /// The version, after the dot.
+        /// The minor version.
         minor: u16,
     },
-    /// It ends in the middle of a record: its writer was stopped, or the copy is not complete.
+    /// The file ends in the middle of a record: its writer was killed, or the copy is incomplete.
     #[error("the file ends in the middle of a record")]
-    CutShort,
-    /// What stands where a record should be is none.
+    Truncated,
+    /// A record is invalid.
     #[error("damaged: {0}")]
     Damaged(&'static str),
 }
 
-/// A savefile that is read packet by packet.
+/// A savefile, read packet by packet.
 pub struct PacketFile<R> {
     source: Source<R>,
     format: Format,
@@ -68,16 +77,19 @@ enum Format {
 }
 
 impl<R: Read> PacketFile<R> {
-    /// Reads the beginning of a savefile. `reader` should be buffered.
+    /// Reads the header of a savefile. `reader` should be buffered.
     ///
     /// # Errors
-    /// When it is no savefile, or of an unknown version.
+    /// When it is not a savefile, or of an unsupported version.
     pub fn new(reader: R) -> Result<PacketFile<R>, PacketFileError> {
         let mut source = Source { reader, buffer: Vec::new() };
         let magic: [u8; 4] = match source.array() {
-            Err(PacketFileError::CutShort) => return Err(PacketFileError::UnknownFormat),
+            Err(PacketFileError::Truncated) => return Err(PacketFileError::UnknownFormat),
             magic => magic?,
         };
+        if let Some(tool) = decompressor(magic) {
+            return Err(PacketFileError::Compressed { tool });
+        }
         let format = if magic == pcapng::SECTION_HEADER.to_be_bytes() {
             Format::PcapNg(pcapng::Section::read(&mut source)?)
         } else {
@@ -89,7 +101,7 @@ impl<R: Read> PacketFile<R> {
     /// The next packet; `None` at the end of the file.
     ///
     /// # Errors
-    /// When the file ends or is damaged in the middle of a record. Nothing after that can be read.
+    /// When the file ends in the middle of a record or is damaged. The rest cannot be read then.
     pub fn next_packet(&mut self) -> Result<Option<FilePacket<'_>>, PacketFileError> {
         match &mut self.format {
             Format::Pcap(header) => header.next_packet(&mut self.source),
@@ -97,7 +109,7 @@ impl<R: Read> PacketFile<R> {
         }
     }
 
-    /// The `LINKTYPE_` numbers of all interfaces that the file has named so far.
+    /// The `LINKTYPE_` numbers of all interfaces read so far, each once.
     pub fn link_numbers(&self) -> &[u16] {
         match &self.format {
             Format::Pcap(header) => header.link_numbers(),
@@ -106,30 +118,43 @@ impl<R: Read> PacketFile<R> {
     }
 }
 
-/// The bytes of the file, and the record that was read last.
+/// The command that decompresses files that begin with these bytes; `None` if they do not belong to
+/// a format in which savefiles are kept.
+fn decompressor(magic: [u8; 4]) -> Option<&'static str> {
+    match magic {
+        [0x1f, 0x8b, ..] => Some("zcat"),
+        [0x28, 0xb5, 0x2f, 0xfd] => Some("zstdcat"),
+        [0xfd, b'7', b'z', b'X'] => Some("xzcat"),
+        [b'B', b'Z', b'h', _] => Some("bzcat"),
+        [0x04, 0x22, 0x4d, 0x18] => Some("lz4cat"),
+        _ => None,
+    }
+}
+
+/// The bytes of the file, and the record read last.
 struct Source<R> {
     reader: R,
     buffer: Vec<u8>,
 }
 
 impl<R: Read> Source<R> {
-    /// The next bytes, all of them or [`PacketFileError::CutShort`].
+    /// The next `N` bytes, or [`PacketFileError::Truncated`].
     fn array<const N: usize>(&mut self) -> Result<[u8; N], PacketFileError> {
-        self.array_or_end()?.ok_or(PacketFileError::CutShort)
+        self.array_or_end()?.ok_or(PacketFileError::Truncated)
     }
 
-    /// The next bytes, or `None` when the file ends before the first of them.
+    /// The next `N` bytes; `None` if the file ends before the first of them.
     fn array_or_end<const N: usize>(&mut self) -> Result<Option<[u8; N]>, PacketFileError> {
         let length = self.fill(N as u32)?;
         if length == 0 {
             return Ok(None);
         }
-        self.buffer.first_chunk().copied().map(Some).ok_or(PacketFileError::CutShort)
+        self.buffer.first_chunk().copied().map(Some).ok_or(PacketFileError::Truncated)
     }
 
-    /// The next `length` bytes, all of them or [`PacketFileError::CutShort`].
+    /// The next `length` bytes, or [`PacketFileError::Truncated`].
     fn bytes(&mut self, length: u32) -> Result<&[u8], PacketFileError> {
-        if self.fill(length)? < length as usize { Err(PacketFileError::CutShort) } else { Ok(&self.buffer) }
+        if self.fill(length)? < length as usize { Err(PacketFileError::Truncated) } else { Ok(&self.buffer) }
     }
 
     fn fill(&mut self, length: u32) -> io::Result<usize> {
@@ -138,7 +163,7 @@ impl<R: Read> Source<R> {
     }
 }
 
-/// How numbers are written in a file.
+/// The byte order of a file or section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ByteOrder {
     Big,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! header  magic 4 | major 2 | minor 2 | reserved 8 | snapshot length 4 | FCS, link type 4
-//! record  seconds 4 | fraction 4 | captured length 4 | original length 4 | [8 in the modified format] | packet
+//! record  seconds 4 | fraction 4 | captured length 4 | original length 4 | [modified: 8] | packet
 //! ```
 
 use std::io::Read;
@@ -11,17 +11,17 @@ use super::{ByteOrder, FilePacket, MAX_PACKET_BYTES, PacketFileError, Source};
 
 const MICROSECONDS: u32 = 0xa1b2_c3d4;
 const NANOSECONDS: u32 = 0xa1b2_3c4d;
-/// Of a patched libpcap of the nineties ("Kuznetzov's"): each record says its interface as well.
+/// The format of Kuznetzov's patched libpcap of the 1990s: 8 more bytes per record.
 const MODIFIED: u32 = 0xa1b2_cd34;
 
 const MAJOR_VERSION: u16 = 2;
 
-/// What the header of a pcap file says about its records.
+/// The format of a pcap file's records, from its header.
 pub(super) struct PcapHeader {
     order: ByteOrder,
     minor: u16,
     fraction_ns: u64,
-    /// Bytes between the two lengths of a record and its packet.
+    /// Bytes between a record's header and its packet.
     extra_bytes: u32,
     link_number: [u16; 1],
 }
@@ -36,7 +36,8 @@ impl PcapHeader {
         let magic = order.u32(magic);
         let [major_0, major_1, minor_0, minor_1, _, _, _, _, _, _, _, _, _, _, _, _, link @ ..] =
             source.array::<20>()?;
-        let (major, minor) = (order.u16([major_0, major_1]), order.u16([minor_0, minor_1]));
+        let major = order.u16([major_0, major_1]);
+        let minor = order.u16([minor_0, minor_1]);
         if major != MAJOR_VERSION {
             return Err(PacketFileError::Version { format: "pcap", major, minor });
         }
@@ -45,7 +46,8 @@ impl PcapHeader {
             minor,
             fraction_ns: if magic == NANOSECONDS { 1 } else { 1000 },
             extra_bytes: if magic == MODIFIED { 8 } else { 0 },
-            // The upper half tells of frame check sequences, which come after the packet and do no harm.
+            // The upper half describes frame check sequences. They follow the packet and are
+            // ignored like other trailing bytes.
             link_number: [order.u32(link) as u16],
         })
     }
@@ -58,13 +60,14 @@ impl PcapHeader {
             return Ok(None);
         };
         let field = |index: usize| self.order.u32_at(&record, index * 4).unwrap_or_default();
-        let (mut captured_length, mut original_length) = (field(2), field(3));
-        // The lengths changed places in version 2.3, and not all writers noticed.
+        let mut captured_length = field(2);
+        let mut original_length = field(3);
+        // Version 2.3 swapped the two lengths, and some of its writers still use the old order.
         if self.minor < 3 || (self.minor == 3 && captured_length > original_length) {
             (captured_length, original_length) = (original_length, captured_length);
         }
         if captured_length > MAX_PACKET_BYTES {
-            return Err(PacketFileError::Damaged("a packet longer than any can be"));
+            return Err(PacketFileError::Damaged("packet longer than 262144 bytes"));
         }
         let seconds_ns = u64::from(field(0)) * 1_000_000_000;
         let captured_at_ns = seconds_ns + u64::from(field(1)) * self.fraction_ns;

@@ -7,7 +7,8 @@
 //! interface  link type 2 | reserved 2 | snapshot length 4 | options
 //! enhanced   interface 4 | time 4 + 4 | captured length 4 | original length 4 | packet | options
 //! simple     original length 4 | packet
-//! obsolete   interface 2 | drops 2 | time 4 + 4 | captured length 4 | original length 4 | packet | options
+//! obsolete   interface 2 | drops 2 | time 4 + 4 | captured length 4 | original length 4 | packet |
+//!            options
 //! option     code 2 | length 2 | value, padded to 4
 //! ```
 
@@ -29,14 +30,14 @@ const BLOCK_OVERHEAD: u32 = 12;
 
 const MAJOR_VERSION: u16 = 1;
 
-/// More interfaces than any host has; each costs a few bytes of memory.
+/// The most interfaces per section, to bound memory; far more than any host has.
 const MAX_INTERFACES: usize = 65_536;
 
-/// What the blocks so far say about the packets to come.
+/// The byte order and the interfaces of a section, from its blocks so far.
 pub(super) struct Section {
     order: ByteOrder,
     interfaces: Vec<Interface>,
-    /// Of every interface of every section.
+    /// Of all interfaces of all sections, each once.
     link_numbers: Vec<u16>,
 }
 
@@ -44,14 +45,14 @@ pub(super) struct Section {
 struct Interface {
     link_number: u16,
     snapshot_length: u32,
-    /// Ticks of its clock in a second.
+    /// Resolution of its times.
     ticks_per_second: u128,
-    /// Seconds to add to its times.
+    /// To be added to its times.
     offset_seconds: i64,
 }
 
 impl Section {
-    /// Reads a section header, from behind the block's type.
+    /// Reads a section header whose block type has been read.
     pub(super) fn read<R: Read>(source: &mut Source<R>) -> Result<Section, PacketFileError> {
         let mut section = Section { order: ByteOrder::Little, interfaces: Vec::new(), link_numbers: Vec::new() };
         section.begin(source)?;
@@ -96,43 +97,44 @@ impl Section {
         self.order = [ByteOrder::Little, ByteOrder::Big]
             .into_iter()
             .find(|order| order.u32(magic) == BYTE_ORDER_MAGIC)
-            .ok_or(PacketFileError::Damaged("a section without a byte order"))?;
+            .ok_or(PacketFileError::Damaged("section without a byte order"))?;
         self.interfaces.clear();
         let length = self.order.u32([length_0, length_1, length_2, length_3]);
         let order = self.order;
         let body = self.body(source, length, 12)?;
         let version = order.u16_at(body, 0).zip(order.u16_at(body, 2));
-        match version.ok_or(PacketFileError::Damaged("a section header without a version"))? {
+        match version.ok_or(PacketFileError::Damaged("section header without a version"))? {
             (MAJOR_VERSION, _) => Ok(()),
             (major, minor) => Err(PacketFileError::Version { format: "pcapng", major, minor }),
         }
     }
 
-    /// Reads what is left of a block of which `consumed` bytes were read, and gives it without the second length.
+    /// Reads the rest of a block of which `consumed` bytes were read, and returns it without the
+    /// second length.
     fn body<'a, R: Read>(
         &self,
         source: &'a mut Source<R>,
         length: u32,
         consumed: u32,
     ) -> Result<&'a [u8], PacketFileError> {
-        // The length should be a multiple of 4; some writers leave the padding out of it.
+        // The length must be a multiple of 4, but some writers do not count the padding.
         let padded = length.checked_next_multiple_of(4).unwrap_or(u32::MAX);
         if !(BLOCK_OVERHEAD.max(consumed + 4)..=MAX_BLOCK_BYTES).contains(&padded) {
-            return Err(PacketFileError::Damaged("a block of an impossible length"));
+            return Err(PacketFileError::Damaged("block of an impossible length"));
         }
         let order = self.order;
         let rest = source.bytes(padded - consumed)?;
         match rest.split_last_chunk() {
             Some((body, &again)) if order.u32(again) == length => Ok(body),
-            _ => Err(PacketFileError::Damaged("a block with two different lengths")),
+            _ => Err(PacketFileError::Damaged("block with two different lengths")),
         }
     }
 
     fn interface(&mut self, body: &[u8]) -> Result<(), PacketFileError> {
         let fields = self.order.u16_at(body, 0).zip(self.order.u32_at(body, 4));
-        let (link_number, snapshot_length) = fields.ok_or(PacketFileError::Damaged("a short interface block"))?;
+        let (link_number, snapshot_length) = fields.ok_or(PacketFileError::Damaged("interface block too short"))?;
         if self.interfaces.len() == MAX_INTERFACES {
-            return Err(PacketFileError::Damaged("too many interfaces"));
+            return Err(PacketFileError::Damaged("more than 65536 interfaces"));
         }
         let mut interface = Interface { link_number, snapshot_length, ticks_per_second: 1_000_000, offset_seconds: 0 };
         interface.read_options(self.order, body.get(8..).unwrap_or_default());
@@ -143,9 +145,9 @@ impl Section {
         Ok(())
     }
 
-    /// Reads the head of a packet block. The packet itself is a place in the body.
+    /// Decodes the fields of a packet block. The packet itself stays in the body.
     fn packet(&self, block_type: u32, body: &[u8]) -> Result<PacketPlace, PacketFileError> {
-        const SHORT: PacketFileError = PacketFileError::Damaged("a short packet block");
+        const SHORT: PacketFileError = PacketFileError::Damaged("packet block too short");
         let u32_at = |offset| self.order.u32_at(body, offset).ok_or(SHORT);
         let number = match block_type {
             SIMPLE_PACKET => 0,
@@ -155,7 +157,7 @@ impl Section {
         let interface = self
             .interfaces
             .get(number as usize)
-            .ok_or(PacketFileError::Damaged("a packet of an interface that is not described"))?;
+            .ok_or(PacketFileError::Damaged("packet of an interface without a description"))?;
         let (start, captured_at_ns, captured_length, original_length) = if block_type == SIMPLE_PACKET {
             let original_length = u32_at(0)?;
             let limit = if interface.snapshot_length == 0 { u32::MAX } else { interface.snapshot_length };
@@ -166,13 +168,13 @@ impl Section {
         };
         let captured_length = captured_length as usize;
         if body.len() - start < captured_length {
-            return Err(PacketFileError::Damaged("a packet longer than its block"));
+            return Err(PacketFileError::Damaged("packet longer than its block"));
         }
         Ok(PacketPlace { start, captured_length, captured_at_ns, original_length, link_number: interface.link_number })
     }
 }
 
-/// Where in the body of its block a packet is.
+/// The position of a packet in the body of its block, and its fields.
 struct PacketPlace {
     start: usize,
     captured_length: usize,
@@ -205,7 +207,8 @@ impl Interface {
         }
     }
 
-    /// The time of a tick, nanoseconds since 1970; what lies outside of 64 bits becomes the nearest that does not.
+    /// The time of a tick count, nanoseconds since 1970-01-01T00:00:00Z, saturating at 0 and at the
+    /// largest 64-bit number.
     fn nanoseconds(&self, ticks: u64) -> u64 {
         let since_offset = u128::from(ticks) * 1_000_000_000 / self.ticks_per_second;
         let since_offset = i128::try_from(since_offset).unwrap_or(i128::MAX);

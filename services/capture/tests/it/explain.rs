@@ -1,11 +1,12 @@
-//! `explain` from outside: its lines, its summary, its exit.
+//! The `explain` command: its lines, its summary, its exit status.
 
 use std::{
+    io::Write,
     path::Path,
     process::{Command, Output, Stdio},
 };
 
-use sekiwake_testkit::packets::{Datagram, SaveFile, ethernet, tagged};
+use sekiwake_testkit::packets::{Datagram, Gre, SaveFile, ethernet, ethernet_frame, ip_packet, tagged, with_tag};
 use serde_json::{Value, json};
 
 fn explain(options: &[&str], file: &Path) -> Output {
@@ -38,7 +39,7 @@ fn datagram(port: u16) -> Vec<u8> {
 }
 
 #[test]
-fn a_line_says_all_that_is_known_of_a_datagram_in_a_fixed_order() {
+fn line_has_all_fields_of_a_datagram_in_a_fixed_order() {
     let frame = tagged(&datagram(514), &[(0x88a8, 20), (0x8100, 30)]);
     let output = explain_bytes(&[], &SaveFile::new(1).packet(1_700_000_000_000_000_123, &frame).into_bytes());
     assert!(output.status.success(), "{}", log(&output));
@@ -52,7 +53,7 @@ fn a_line_says_all_that_is_known_of_a_datagram_in_a_fixed_order() {
 }
 
 #[test]
-fn ports_without_a_setting_show_with_all_and_are_counted_without() {
+fn unclaimed_ports_are_printed_with_all_and_counted_without() {
     let bytes = SaveFile::new(1).packet(1, &datagram(514)).packet(2, &datagram(53)).into_bytes();
     let all = explain_bytes(&["--all"], &bytes);
     assert_eq!(lines(&all).iter().map(|line| line["kind"].clone()).collect::<Vec<_>>(), [json!("syslog"), json!(null)]);
@@ -62,18 +63,44 @@ fn ports_without_a_setting_show_with_all_and_are_counted_without() {
 }
 
 #[test]
-fn what_is_not_printed_is_counted_by_reason() {
+fn packets_not_printed_are_counted_by_reason() {
     let frame = datagram(514);
     let mut arp = frame.clone();
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
     let bytes = SaveFile::new(1).packet(1, &arp).packet_cut(2, &frame, 40).packet(3, &arp).into_bytes();
     let output = explain_bytes(&[], &bytes);
     assert_eq!(lines(&output).len(), 0);
-    assert_eq!(log(&output), "3 packets, 0 datagrams\nnot_ip: 2\ntruncated: 1\n");
+    assert_eq!(
+        log(&output),
+        "3 packets, 0 datagrams\nnot_ip: 2\ntruncated: 1\nnot decoded, EtherType 0x0806 (ARP): 2\n"
+    );
 }
 
 #[test]
-fn a_savefile_that_is_cut_is_explained_up_to_there_with_a_warning() {
+fn what_is_not_decoded_is_named_wherever_it_is() {
+    let frame = |ether_type: u16| ethernet_frame(ether_type, &[0; 46]);
+    let gre = |protocol: u16| {
+        ethernet(&ip_packet("198.51.100.1", "198.51.100.2", 47, &Gre::default().packet(protocol, &[0; 28])))
+    };
+    let tcp = ethernet(&ip_packet("198.51.100.1", "198.51.100.2", 6, &[0; 20]));
+    let pptp = ip_packet("2001:db8::1", "2001:db8::2", 47, &[0x30, 0x01, 0x88, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let packets = [
+        (frame(0x8999), "EtherType 0x8999"),
+        (tagged(&frame(0x88e5), &[(0x8100, 7)]), "EtherType 0x88e5 (MACsec)"),
+        (with_tag(&frame(0x894f), 0x8926, &[0; 4]), "EtherType 0x894f (NSH)"),
+        (gre(0x0099 | 0x7000), "EtherType 0x7099"),
+        (ethernet_frame(38, &[0x42; 46]), "802.3 LLC 0x42 (spanning tree)"),
+        (tcp, "IP protocol 6 (TCP)"),
+        (ethernet(&pptp), "IP protocol 47 (GRE)"),
+    ];
+    for (packet, name) in packets {
+        let output = explain_bytes(&[], &SaveFile::new(1).packet(1, &packet).packet(2, &packet).into_bytes());
+        assert!(log(&output).ends_with(&format!("not decoded, {name}: 2\n")), "{name}: {}", log(&output));
+    }
+}
+
+#[test]
+fn truncated_savefile_is_explained_with_a_warning() {
     let bytes = SaveFile::new(1).packet(1, &datagram(514)).packet(2, &datagram(514)).into_bytes();
     let output = explain_bytes(&[], &bytes[..bytes.len() - 3]);
     assert!(output.status.success());
@@ -82,7 +109,7 @@ fn a_savefile_that_is_cut_is_explained_up_to_there_with_a_warning() {
 }
 
 #[test]
-fn a_link_type_that_is_not_decoded_fails_with_one_line_that_names_it() {
+fn unsupported_link_type_fails_with_one_line_that_names_it() {
     let output = explain_bytes(&["--all"], &SaveFile::new(127).packet(1, &datagram(514)).into_bytes());
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
     assert_eq!(log(&output).lines().count(), 1);
@@ -90,8 +117,8 @@ fn a_link_type_that_is_not_decoded_fails_with_one_line_that_names_it() {
 }
 
 #[test]
-fn what_is_no_savefile_fails_with_one_line() {
-    for bytes in [&b""[..], b"abc", b"this is a text and no savefile"] {
+fn file_that_is_not_a_savefile_fails_with_one_line() {
+    for bytes in [&b""[..], b"abc", b"this is text, not a savefile"] {
         let output = explain_bytes(&[], bytes);
         assert_eq!((output.status.code(), log(&output).lines().count()), (Some(1), 1), "{}", log(&output));
     }
@@ -100,7 +127,34 @@ fn what_is_no_savefile_fails_with_one_line() {
 }
 
 #[test]
-fn absurd_times_are_printed_and_not_fatal() {
+fn hyphen_reads_standard_input() {
+    let bytes = SaveFile::new(1).packet(1, &datagram(514)).into_bytes();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sekiwake-capture"));
+    command.args(["explain", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
+    child.stdin.take().expect("a pipe").write_all(&bytes).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", log(&output));
+    assert_eq!(lines(&output).len(), 1);
+}
+
+#[test]
+fn compressed_file_fails_with_the_command_that_helps() {
+    let forms: [(&[u8], &str); 4] = [
+        (&[0x1f, 0x8b, 8, 0, 0, 0], "zcat"),
+        (&[0x28, 0xb5, 0x2f, 0xfd, 4], "zstdcat"),
+        (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xzcat"),
+        (b"BZh91AY", "bzcat"),
+    ];
+    for (bytes, tool) in forms {
+        let output = explain_bytes(&[], bytes);
+        assert_eq!((output.status.code(), log(&output).lines().count()), (Some(1), 1), "{}", log(&output));
+        assert!(log(&output).contains(&format!("{tool} FILE | sekiwake-capture explain -")), "{}", log(&output));
+    }
+}
+
+#[test]
+fn out_of_range_times_are_printed() {
     let mut bytes = SaveFile::new(1).packet(0, &datagram(514)).into_bytes();
     bytes[24..32].fill(0xff);
     let output = explain_bytes(&[], &bytes);
@@ -108,7 +162,7 @@ fn absurd_times_are_printed_and_not_fatal() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_it_quietly() {
+fn closed_output_pipe_ends_explain_quietly() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("file.pcap");
     let frame = datagram(514);

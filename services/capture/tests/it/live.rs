@@ -1,4 +1,4 @@
-//! The program on interfaces: what it captures shows in its metrics; no bus is needed.
+//! The program on real interfaces, observed through its metrics. No bus is needed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -8,12 +8,14 @@ use std::{
 };
 
 use sekiwake_testkit::{
-    netns::{End, Link, Namespace, available_or_skipped},
+    netns::{End, Link, Namespace, namespaces_or_skipped},
+    packets::{Datagram, ethernet, ethernet_frame, snap, tagged, tzsp, with_tag},
     process::Process,
     wait::wait_for,
 };
 
-const LONG: Duration = Duration::from_secs(20);
+/// The limit of a wait.
+const LONG: Duration = Duration::from_secs(60);
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9600);
 
 /// A capture in a namespace.
@@ -36,7 +38,7 @@ impl<'a> Capture<'a> {
         capture
     }
 
-    /// The sum of a metric's samples with this label; 0 while nobody answers.
+    /// The sum of a metric's samples with this label; 0 while the admin server does not answer.
     fn sum(&self, metric: &str, label: &str) -> u64 {
         let text = self.namespace.enter(|| get("/metrics")).unwrap().unwrap_or_default();
         let samples = text.lines().filter(|line| line.starts_with(&format!("{metric}{{")) && line.contains(label));
@@ -72,7 +74,8 @@ fn send(namespace: &Namespace, from: &str, to: &str, count: usize, length: usize
 }
 
 fn pair() -> (Namespace, Namespace) {
-    let (devices, host) = (Namespace::new("skw-cap").unwrap(), Namespace::new("skw-cap").unwrap());
+    let devices = Namespace::new("skw-cap").unwrap();
+    let host = Namespace::new("skw-cap").unwrap();
     for network in 0..2 {
         let left = End::new(&devices, &format!("left{network}"))
             .addresses((1..=8).map(|number| format!("198.18.{network}.{number}/24")))
@@ -86,13 +89,13 @@ fn pair() -> (Namespace, Namespace) {
 }
 
 #[test]
-fn several_threads_share_an_interface_and_fragments_meet_in_one_of_them() {
-    if !available_or_skipped("several_threads_share_an_interface_and_fragments_meet_in_one_of_them") {
+fn threads_share_an_interface_and_fragments_reach_one_thread() {
+    if !namespaces_or_skipped() {
         return;
     }
     let (devices, host) = pair();
     let capture = Capture::start(&host, "right0", 1, &[("SEKIWAKE_CAPTURE_THREADS", "4")]);
-    let joined = || capture.process.stderr().iter().filter(|line| line.contains("capturing interface")).count();
+    let joined = || capture.process.stderr().iter().filter(|line| line.contains("capture started")).count();
     wait_for("all four threads to join", LONG, || joined() == 4)
         .unwrap_or_else(|late| panic!("{late}: {}", capture.process.stderr().join("\n")));
     for number in 1..=8 {
@@ -101,13 +104,13 @@ fn several_threads_share_an_interface_and_fragments_meet_in_one_of_them() {
     }
     send(&devices, "[2001:db8::1]:5140", "[2001:db8::200]:514", 20, 9_000);
     capture.wait_for_claimed(8 * 40 + 20, "");
-    assert_eq!(capture.sum("sekiwake_capture_held_fragments", ""), 0);
+    assert_eq!(capture.sum("sekiwake_capture_pending_fragments", ""), 0);
     capture.stop();
 }
 
 #[test]
-fn several_interfaces_are_captured_each_with_its_own_counts() {
-    if !available_or_skipped("several_interfaces_are_captured_each_with_its_own_counts") {
+fn interfaces_are_counted_separately() {
+    if !namespaces_or_skipped() {
         return;
     }
     let (devices, host) = pair();
@@ -121,8 +124,8 @@ fn several_interfaces_are_captured_each_with_its_own_counts() {
 }
 
 #[test]
-fn loopback_and_any_give_each_datagram_once() {
-    if !available_or_skipped("loopback_and_any_give_each_datagram_once") {
+fn loopback_and_any_capture_each_datagram_once() {
+    if !namespaces_or_skipped() {
         return;
     }
     for interface in ["lo", "any"] {
@@ -136,8 +139,8 @@ fn loopback_and_any_give_each_datagram_once() {
 }
 
 #[test]
-fn a_users_filter_narrows_what_is_captured() {
-    if !available_or_skipped("a_users_filter_narrows_what_is_captured") {
+fn user_filter_narrows_the_capture() {
+    if !namespaces_or_skipped() {
         return;
     }
     let (devices, host) = pair();
@@ -150,12 +153,12 @@ fn a_users_filter_narrows_what_is_captured() {
 }
 
 #[test]
-fn frames_that_segmentation_offload_has_joined_are_dropped_and_counted_not_published_as_one() {
-    let test = "frames_that_segmentation_offload_has_joined_are_dropped_and_counted_not_published_as_one";
-    if !available_or_skipped(test) {
+fn frames_coalesced_by_offload_are_dropped_and_counted() {
+    if !namespaces_or_skipped() {
         return;
     }
-    let (devices, host) = (Namespace::new("skw-cap").unwrap(), Namespace::new("skw-cap").unwrap());
+    let devices = Namespace::new("skw-cap").unwrap();
+    let host = Namespace::new("skw-cap").unwrap();
     let left = End::new(&devices, "left0").address("198.18.0.1/24");
     let right = End::new(&host, "right0").address("198.18.0.200/24");
     Link::new(left, right).segmentation_offload(true).checksum_offload(true).create().unwrap();
@@ -178,4 +181,73 @@ s.sendto(bytes(500), ('198.18.0.200', 514))
     })
     .unwrap();
     capture.stop();
+}
+
+/// Sends each frame `rounds` times from `left0`, or until it is stopped.
+fn send_frames(namespace: &Namespace, frames: &[Vec<u8>], rounds: u64) -> Process {
+    let script = "
+import socket, sys, time
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(('left0', 0))
+for _ in range(int(sys.argv[1])):
+    for frame in sys.argv[2:]:
+        s.send(bytes.fromhex(frame))
+    time.sleep(0.001)
+";
+    let mut command = namespace.command("python3");
+    command.args(["-c", script, &rounds.to_string()]);
+    command.args(frames.iter().map(|frame| frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>()));
+    Process::spawn(command).unwrap()
+}
+
+#[test]
+fn frames_with_tags_snap_and_tzsp_are_captured() {
+    if !namespaces_or_skipped() {
+        return;
+    }
+    let (devices, host) = pair();
+    let plain = ethernet(&Datagram::new("203.0.113.1:5140", "203.0.113.2:514", "<13>tagged").packet());
+    let mirrored = Datagram::new("203.0.113.3:40000", "203.0.113.4:37008", tzsp(&[], &plain)).packet();
+    let ttag = with_tag(&plain, 0x8988, &[0; 6]);
+    let frames = [
+        with_tag(&plain, 0x8926, &[0; 4]),
+        with_tag(&plain, 0x893f, &[0; 6]),
+        with_tag(&plain, 0x8909, &[1, 1, 0, 1, 0, 9]),
+        tagged(&with_tag(&ttag, 0x8926, &[0; 4]), &[(0x8100, 7)]),
+        with_tag(&tagged(&ttag, &[(0x8100, 7)]), 0x8926, &[0; 4]),
+        snap(&plain, &[]),
+        snap(&ttag, &[(0x8100, 7)]),
+        ethernet(&mirrored),
+        ttag,
+    ];
+    let capture = Capture::start(&host, "right0", 1, &[]);
+    assert!(send_frames(&devices, &frames, 5).wait(LONG).unwrap().success());
+    capture.wait_for_claimed(5 * frames.len() as u64, "");
+    capture.stop();
+}
+
+#[test]
+fn discover_lists_what_is_not_decoded() {
+    if !namespaces_or_skipped() {
+        return;
+    }
+    let (devices, host) = pair();
+    let datagram = Datagram::new("203.0.113.1:5140", "203.0.113.2:5514", "<13>text").packet();
+    let frames = [
+        ethernet(&datagram),
+        ethernet_frame(0x8999, &[0; 46]),
+        tagged(&ethernet_frame(0x88e5, &[0; 46]), &[(0x8100, 7)]),
+    ];
+    let mut sender = send_frames(&devices, &frames, u64::from(u32::MAX));
+    let mut command = host.command(env!("CARGO_BIN_EXE_sekiwake-capture"));
+    command.args(["discover", "--seconds", "2", "right0"]);
+    let mut discover = Process::spawn(command).unwrap();
+    assert!(discover.wait(LONG).unwrap().success(), "{}", discover.stderr().join("\n"));
+    let _ = sender.stop(LONG);
+    let lines = discover.stdout();
+    for start in ["203.0.113.2:5514 ", "EtherType 0x8999 ", "EtherType 0x88e5 (MACsec) "] {
+        let line = lines.iter().find(|line| line.starts_with(start));
+        let count = line.and_then(|line| line[start.len()..].split_whitespace().next()?.parse::<f64>().ok());
+        assert!(count.is_some_and(|count| count > 0.0), "{start}: {lines:#?}");
+    }
 }

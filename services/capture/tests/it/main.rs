@@ -1,7 +1,10 @@
-//! The capture crate from outside.
+//! Tests of the capture crate through its public interface and its binary.
 
 mod decode;
 mod explain;
 mod filter;
 mod live;
 mod packet_file;
+mod pipe;
+mod pipeline;
+mod settings;

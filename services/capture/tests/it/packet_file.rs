@@ -1,30 +1,49 @@
-//! Savefiles: both formats, both byte orders, damage.
+//! Savefiles: both formats, both byte orders, damaged files.
 
 use proptest::prelude::*;
-use sekiwake_capture::packet_file::{PacketFile, PacketFileError};
+use sekiwake_capture::packet_file::{FilePacket, PacketFile, PacketFileError};
 use sekiwake_testkit::packets::SaveFile;
 
-/// Time, link type, data and original length of every packet, and how the file ended.
-type Read = (Vec<(u64, u16, Vec<u8>, u32)>, Result<(), PacketFileError>);
+/// A packet as it was read.
+#[derive(Debug, PartialEq)]
+struct Packet {
+    captured_at_ns: u64,
+    link_number: u16,
+    data: Vec<u8>,
+    original_length: u32,
+}
+
+impl Packet {
+    fn new(captured_at_ns: u64, link_number: u16, data: &[u8], original_length: u32) -> Packet {
+        Packet { captured_at_ns, link_number, data: data.to_vec(), original_length }
+    }
+}
+
+/// Everything read from a file, and how it ended.
+struct Read {
+    packets: Vec<Packet>,
+    end: Result<(), PacketFileError>,
+}
 
 fn read(bytes: &[u8]) -> Read {
     let mut packets = Vec::new();
     let mut file = match PacketFile::new(bytes) {
         Ok(file) => file,
-        Err(error) => return (packets, Err(error)),
+        Err(error) => return Read { packets, end: Err(error) },
     };
     loop {
         match file.next_packet() {
             Ok(Some(packet)) => {
-                packets.push((packet.captured_at_ns, packet.link_number, packet.data.to_vec(), packet.original_length));
+                let FilePacket { captured_at_ns, link_number, data, original_length } = packet;
+                packets.push(Packet::new(captured_at_ns, link_number, data, original_length));
             }
-            Ok(None) => return (packets, Ok(())),
-            Err(error) => return (packets, Err(error)),
+            Ok(None) => return Read { packets, end: Ok(()) },
+            Err(error) => return Read { packets, end: Err(error) },
         }
     }
 }
 
-/// A pcapng file in the making.
+/// Builds a pcapng file.
 struct Ng {
     is_big_endian: bool,
     bytes: Vec<u8>,
@@ -77,25 +96,25 @@ impl Ng {
 }
 
 #[test]
-fn a_pcap_file_is_read_in_both_byte_orders_and_all_resolutions() {
+fn pcap_file_is_read_in_both_byte_orders_and_all_resolutions() {
     let own = SaveFile::new(113).packet(1_000_000_002, b"abc").packet_cut(5, b"defgh", 2).into_bytes();
-    let expected = vec![(1_000_000_002, 113, b"abc".to_vec(), 3), (5, 113, b"de".to_vec(), 5)];
-    assert_eq!(read(&own).0, expected);
+    let expected = [Packet::new(1_000_000_002, 113, b"abc", 3), Packet::new(5, 113, b"de", 5)];
+    assert_eq!(read(&own).packets, expected);
 
     let mut big = Vec::new();
     big.extend(0xa1b2_c3d4_u32.to_be_bytes());
     big.extend([0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 101]);
     big.extend([0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 9, b'a', b'b', b'c']);
-    assert_eq!(read(&big).0, [(1_000_002_000, 101, b"abc".to_vec(), 9)]);
+    assert_eq!(read(&big).packets, [Packet::new(1_000_002_000, 101, b"abc", 9)]);
 
     let mut modified = big.clone();
     modified[..4].copy_from_slice(&0xa1b2_cd34_u32.to_be_bytes());
     modified.splice(40..40, [0; 8]);
-    assert_eq!(read(&modified).0, [(1_000_002_000, 101, b"abc".to_vec(), 9)]);
+    assert_eq!(read(&modified).packets, [Packet::new(1_000_002_000, 101, b"abc", 9)]);
 }
 
 #[test]
-fn a_pcapng_file_may_have_interfaces_of_many_kinds_and_sections_of_both_byte_orders() {
+fn pcapng_file_may_mix_interfaces_and_byte_orders() {
     for is_big_endian in [false, true] {
         let mut file = Ng::new(is_big_endian);
         file.interface(1, 96, &[]);
@@ -106,27 +125,27 @@ fn a_pcapng_file_may_have_interfaces_of_many_kinds_and_sections_of_both_byte_ord
         file.enhanced(1, 7, b"", 0);
         file.block(0x0bad, b"skipped");
         file.enhanced(2, 1536, b"x", 1);
-        let expected = vec![
-            (1_000_001_000, 1, b"abcde".to_vec(), 100),
-            (10_000_000_007, 101, b"".to_vec(), 0),
-            (1_500_000_000, 276, b"x".to_vec(), 1),
+        let expected = [
+            Packet::new(1_000_001_000, 1, b"abcde", 100),
+            Packet::new(10_000_000_007, 101, b"", 0),
+            Packet::new(1_500_000_000, 276, b"x", 1),
         ];
-        let (packets, end) = read(&file.bytes);
-        assert_eq!(packets, expected);
-        assert!(end.is_ok());
+        let read_first = read(&file.bytes);
+        assert_eq!(read_first.packets, expected);
+        assert!(read_first.end.is_ok());
 
         let mut other = Ng::new(!is_big_endian);
         other.interface(12, 3, &[]);
         let simple = [&other.u32(4)[..], b"abc"].concat();
         other.block(3, &simple);
-        let (packets, end) = read(&[&file.bytes[..], &other.bytes].concat());
-        assert_eq!(packets.last(), Some(&(0, 12, b"abc".to_vec(), 4)));
-        assert!(end.is_ok());
+        let read_both = read(&[&file.bytes[..], &other.bytes].concat());
+        assert_eq!(read_both.packets.last(), Some(&Packet::new(0, 12, b"abc", 4)));
+        assert!(read_both.end.is_ok());
     }
 }
 
 #[test]
-fn a_file_that_is_cut_gives_what_came_before() {
+fn truncated_file_gives_the_packets_before() {
     let mut ng = Ng::new(false);
     ng.interface(1, 0, &[]);
     ng.enhanced(0, 1, b"abcd", 4);
@@ -136,19 +155,19 @@ fn a_file_that_is_cut_gives_what_came_before() {
     let longer = SaveFile::new(1).packet(1, b"abcd").packet(2, b"efgh").into_bytes();
     for (bytes, whole) in [(&ng.bytes, whole), (&longer, pcap.len())] {
         for kept in whole + 1..bytes.len() {
-            let (packets, end) = read(&bytes[..kept]);
+            let Read { packets, end } = read(&bytes[..kept]);
             assert_eq!(packets.len(), 1);
-            assert!(matches!(end, Err(PacketFileError::CutShort)), "{end:?}");
+            assert!(matches!(end, Err(PacketFileError::Truncated)), "{end:?}");
         }
-        assert!(read(&bytes[..whole]).1.is_ok());
+        assert!(read(&bytes[..whole]).end.is_ok());
     }
 }
 
 #[test]
-fn a_length_that_no_packet_can_have_is_damage() {
+fn impossible_packet_length_is_damage() {
     let mut pcap = SaveFile::new(1).packet(1, b"abcd").into_bytes();
     pcap[32..36].fill(0xff);
-    assert!(matches!(read(&pcap).1, Err(PacketFileError::Damaged(_))));
+    assert!(matches!(read(&pcap).end, Err(PacketFileError::Damaged(_))));
     let mut ng = Ng::new(false);
     ng.block(1, &[1, 0, 0, 0, 0, 0, 0, 0]);
     let start = ng.bytes.len();
@@ -156,13 +175,13 @@ fn a_length_that_no_packet_can_have_is_damage() {
     for length in [0_u32, 8, 11, 28, u32::MAX] {
         let mut bytes = ng.bytes.clone();
         bytes[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
-        assert!(matches!(read(&bytes).1, Err(PacketFileError::Damaged(_))), "{length}");
+        assert!(matches!(read(&bytes).end, Err(PacketFileError::Damaged(_))), "{length}");
     }
 }
 
 proptest! {
     #[test]
-    fn no_damage_makes_more_bytes_than_the_file_has(
+    fn damaged_file_gives_no_more_bytes_than_it_has(
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
         is_big_endian: bool,
         is_pcap: bool,
@@ -176,7 +195,7 @@ proptest! {
             let index = index.index(bytes.len());
             bytes[index] = value;
         }
-        let (packets, _) = read(&bytes);
-        prop_assert!(packets.iter().map(|packet| packet.2.len()).sum::<usize>() <= bytes.len());
+        let packets = read(&bytes).packets;
+        prop_assert!(packets.iter().map(|packet| packet.data.len()).sum::<usize>() <= bytes.len());
     }
 }

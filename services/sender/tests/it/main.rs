@@ -1,15 +1,16 @@
-//! The sender's datagrams before independent judges: tshark, nfcapd and snmptrapd; and the program itself.
+//! The sender's datagrams, checked by tshark, nfcapd and snmptrapd; and the program itself.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{net::SocketAddr, process::Command, time::Duration};
 
-use sekiwake_sender::sequence_of;
 use sekiwake_testkit::{
-    netns::{End, Link, Namespace, available_or_skipped},
+    netns::{End, Link, Namespace, namespaces_or_skipped},
     process::Process,
-    sink::{Numbered, Options, Sink},
+    sink::{Options, Sink},
+    skip::skip,
     wait::wait_for,
 };
+use sekiwake_traffic::Protocol;
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -19,7 +20,7 @@ fn sender(arguments: &str) -> Command {
     command
 }
 
-/// Runs the sender inside `namespace` to its end and gives its last line.
+/// Runs the sender inside `namespace` to its end and returns its last line.
 fn send(namespace: &Namespace, arguments: &str) -> serde_json::Value {
     let mut process = Process::spawn(namespace.exec(&sender(&format!("{arguments} --json")))).unwrap();
     let status = process.wait(LONG).unwrap();
@@ -27,31 +28,25 @@ fn send(namespace: &Namespace, arguments: &str) -> serde_json::Value {
     serde_json::from_str(process.stdout().last().unwrap()).unwrap()
 }
 
-/// A namespace, unless it or one of the tools cannot be had.
-fn namespace_with(test: &str, tools: &[&str]) -> Option<Namespace> {
-    if !available_or_skipped(test) {
+/// A namespace, or `None` when namespaces or one of the tools are not available.
+fn namespace_with(tools: &[&str]) -> Option<Namespace> {
+    if !namespaces_or_skipped() {
         return None;
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let installed = |tool: &&&str| std::env::split_paths(&path).any(|directory| directory.join(tool).exists());
     if let Some(missing) = tools.iter().find(|tool| !installed(tool)) {
-        eprintln!("SKIPPED: {test}: {missing} is not installed");
+        skip(format!("{missing} is not installed"));
         return None;
     }
     Some(Namespace::new("skw-send").unwrap())
 }
 
-fn numbered(payload: &[u8]) -> Option<Numbered> {
-    let number = sequence_of(payload)?;
-    Some(Numbered { stream: number.stream(), sequence: number.sequence, step: number.step })
-}
-
 fn check_complete(to: &str, from: &str, options: &str) {
-    let Some(namespace) = namespace_with("check_complete", &[]) else { return };
+    let Some(namespace) = namespace_with(&[]) else { return };
     let ports = [514, 2055, 4739, 6343, 162];
     let listening: Vec<SocketAddr> = ports.map(|port| SocketAddr::new(to.parse().unwrap(), port)).to_vec();
-    let sink =
-        namespace.enter(|| Sink::bind(&listening, Options::counts().digest().sequence(numbered))).unwrap().unwrap();
+    let sink = namespace.enter(|| Sink::bind(&listening, Options::counts().digest().numbered())).unwrap().unwrap();
     let arguments = format!("--to {to} --from {from} --protocol all --rate 20000 --count 4000 --digest {options}");
     let said = send(&namespace, &arguments);
     sink.wait_for(4000, LONG).unwrap();
@@ -62,8 +57,8 @@ fn check_complete(to: &str, from: &str, options: &str) {
     assert_eq!(said["sent"], 4000);
     assert_eq!(said["bytes"], report.bytes);
     assert_eq!(said["digest"], format!("{:032x}", report.digest));
-    for (_, of_protocol) in said["by_protocol"].as_object().unwrap() {
-        assert_eq!(of_protocol["sent"], 400);
+    for (_, one) in said["by_protocol"].as_object().unwrap() {
+        assert_eq!(one["sent"], 400);
     }
 }
 
@@ -73,18 +68,18 @@ fn every_datagram_arrives_numbered_over_ipv4() {
 }
 
 #[test]
-fn every_datagram_arrives_numbered_over_ipv6_from_addresses_that_nobody_has() {
+fn every_datagram_arrives_numbered_from_foreign_ipv6_addresses() {
     check_complete("::1", "2001:db8::/64 --sources 8", "--size 200,1400");
 }
 
 #[test]
-fn segmentation_offload_gives_the_same_datagrams() {
+fn gso_sends_the_same_datagrams() {
     check_complete("127.0.0.1", "127.0.0.0/8 --sources 2", "--gso --run 20 --size 200");
 }
 
 #[test]
-fn tshark_finds_nothing_wrong_with_any_protocol() {
-    let Some(namespace) = namespace_with("tshark_finds_nothing_wrong_with_any_protocol", &["tshark", "tcpdump"]) else {
+fn tshark_decodes_every_protocol_without_warnings() {
+    let Some(namespace) = namespace_with(&["tshark", "tcpdump"]) else {
         return;
     };
     let directory = tempfile::tempdir().unwrap();
@@ -93,9 +88,10 @@ fn tshark_finds_nothing_wrong_with_any_protocol() {
     tcpdump.args(["-i", "lo", "-B", "65536", "-U", "-Z", "root", "-w"]).arg(&file).arg("udp");
     let mut tcpdump = Process::spawn(tcpdump).unwrap();
     tcpdump.wait_for_line(LONG, |line| line.contains("listening on")).unwrap();
-    // tshark keeps one series for each exporter and domain, whatever the version: each protocol gets an address of its own.
-    let protocols = sekiwake_sender::Protocol::ALL;
-    // The file's head, then for each datagram the head of a record, Ethernet, IPv4, UDP.
+    // tshark keeps one sequence per exporter and domain for all versions, so each protocol needs
+    // its own address.
+    let protocols = Protocol::ALL;
+    // The file header, then per datagram the record header, Ethernet, IPv4 and UDP.
     let mut file_bytes = 24 + 1000 * (16 + 14 + 20 + 8);
     for (number, protocol) in (1..).zip(protocols) {
         let arguments = format!(
@@ -114,7 +110,7 @@ fn tshark_finds_nothing_wrong_with_any_protocol() {
     tcpdump.stop(LONG).unwrap();
     let rows = captured();
     assert_eq!(rows.lines().count(), 1000);
-    // Warnings (0x600000) and errors (0x800000); notes speak of the sampled frames' TCP.
+    // Warnings (0x600000) and errors (0x800000); notes concern the TCP of sampled frames.
     let wrong: Vec<&str> = rows
         .lines()
         .filter(|row| {
@@ -127,8 +123,8 @@ fn tshark_finds_nothing_wrong_with_any_protocol() {
 }
 
 #[test]
-fn nfcapd_counts_the_flows_and_misses_none() {
-    let Some(namespace) = namespace_with("nfcapd_counts_the_flows_and_misses_none", &["nfcapd", "nfdump"]) else {
+fn nfcapd_counts_every_flow() {
+    let Some(namespace) = namespace_with(&["nfcapd", "nfdump"]) else {
         return;
     };
     for protocol in ["netflow5", "netflow9", "ipfix"] {
@@ -157,13 +153,13 @@ fn nfcapd_counts_the_flows_and_misses_none() {
     }
 }
 
-/// Waits until somebody listens on a UDP port.
+/// Waits until a process listens on a UDP port.
 fn namespace_listens(namespace: &Namespace, port: u16) {
     let wanted = format!(":{port:04X} ");
     wait_for("listening", LONG, || udp_table(namespace).contains(&wanted)).unwrap();
 }
 
-/// Waits until nothing is left in the queue of a UDP port.
+/// Waits until the receive queue of a UDP port is empty.
 fn namespace_has_read(namespace: &Namespace, port: u16) {
     let wanted = format!(":{port:04X} ");
     wait_for("reading", LONG, || {
@@ -179,8 +175,8 @@ fn udp_table(namespace: &Namespace) -> String {
 }
 
 #[test]
-fn snmptrapd_takes_traps_and_informs() {
-    let Some(namespace) = namespace_with("snmptrapd_takes_traps_and_informs", &["snmptrapd"]) else { return };
+fn snmptrapd_accepts_traps_and_informs() {
+    let Some(namespace) = namespace_with(&["snmptrapd"]) else { return };
     let directory = tempfile::tempdir().unwrap();
     let configuration = directory.path().join("snmptrapd.conf");
     let rules = "authCommunity log public\n\
@@ -215,7 +211,7 @@ fn snmptrapd_takes_traps_and_informs() {
 }
 
 #[test]
-fn sigterm_ends_a_run_with_its_last_line_and_status_0() {
+fn sigterm_ends_a_run_with_a_last_line_and_status_0() {
     let sink = Sink::bind(&["127.0.0.1:0".parse().unwrap()], Options::counts()).unwrap();
     let mut process = Process::spawn(sender(&format!("--to {} --rate 1000 --json", sink.addresses()[0]))).unwrap();
     sink.wait_for(10, LONG).unwrap();
@@ -236,7 +232,7 @@ fn mistakes_exit_2_and_failures_exit_1() {
     let (code, said) = status("--to 127.0.0.1 --from 2001:db8::1");
     assert_eq!(code, Some(2));
     assert!(said.contains("2001:db8::1"), "{said}");
-    // The broadcast address takes an option that this program does not set.
+    // The broadcast address requires a socket option that this program does not set.
     let (code, said) = status("--to 255.255.255.255:514 --count 1");
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("255.255.255.255"), "{said}");
@@ -246,7 +242,8 @@ fn mistakes_exit_2_and_failures_exit_1() {
 #[test]
 #[ignore = "a measurement"]
 fn speed_over_a_veth_pair() {
-    let (left, right) = (Namespace::new("skw-send").unwrap(), Namespace::new("skw-send").unwrap());
+    let left = Namespace::new("skw-send").unwrap();
+    let right = Namespace::new("skw-send").unwrap();
     Link::new(End::new(&left, "left0").address("198.18.0.1/16"), End::new(&right, "right0").address("198.18.255.1/16"))
         .checksum_offload(true)
         .create()
@@ -255,7 +252,7 @@ fn speed_over_a_veth_pair() {
         ["--rate 0", "--rate 0 --sources 64", "--rate 0 --gso", "--rate 200000", "--rate 300000 --sources 64"]
     {
         let listening = ["198.18.255.1:514".parse().unwrap()];
-        let sink = right.enter(|| Sink::bind(&listening, Options::counts().sequence(numbered))).unwrap().unwrap();
+        let sink = right.enter(|| Sink::bind(&listening, Options::counts().numbered())).unwrap().unwrap();
         let arguments = format!("--to 198.18.255.1 --from 198.18.0.0/16 --size 200 --duration 3s {options} --json");
         let mut process = Process::spawn(left.exec(&sender(&arguments))).unwrap();
         let mut spent = Duration::ZERO;

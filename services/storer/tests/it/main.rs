@@ -1,4 +1,4 @@
-//! The writer and the keeping, on disks that are real and on one that is not.
+//! The writer and the maintenance, on a real and on a simulated disk.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod hostile;

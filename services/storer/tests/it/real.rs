@@ -1,17 +1,22 @@
-//! On a real file system.
+//! The writer and the maintenance on a real file system.
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use sekiwake_record::Name;
-use sekiwake_store::{LineFormat, Lines, PartName, walk};
-use sekiwake_storer::{Disk, Keeping, KeepingSettings, Load, RealDisk, StoreError, Template, Writer, WriterSettings};
+use sekiwake_archive::{FileState, LineFormat, Lines, Part, PartName, walk};
+use sekiwake_record::{Name, WallTime};
+use sekiwake_storer::{
+    Disk, Load, Locked, Maintenance, MaintenanceSettings, RealDisk, Round, StoreError, Template, Writer, WriterSettings,
+};
+use sekiwake_sys::clock::wall_now_ns;
+use tempfile::TempDir;
 
-pub(crate) const HOUR: u64 = 3600 * 1_000_000_000;
-pub(crate) const START: u64 = 1_795_615_200_000_000_000;
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const START: WallTime = WallTime::from_nanos(1_795_615_200_000_000_000);
 
 pub(crate) fn member(name: &str) -> Name {
     Name::new(name).unwrap()
@@ -22,14 +27,38 @@ pub(crate) fn writer(dir: &Path, name: &str, rotate_bytes: u64) -> Writer<RealDi
     Writer::open(RealDisk::open(dir).unwrap(), settings).unwrap().0
 }
 
-pub(crate) fn keeping(dir: &Path, settings: impl FnOnce(&mut KeepingSettings)) -> Keeping<RealDisk> {
-    let mut chosen = KeepingSettings { member: member("m"), compress: None, keep: None, max_bytes: None };
-    settings(&mut chosen);
-    Keeping::new(RealDisk::open(dir).unwrap(), chosen)
+fn maintenance(dir: &Path, change: impl FnOnce(&mut MaintenanceSettings)) -> Maintenance<RealDisk> {
+    let mut options = MaintenanceSettings { member: member("m"), compress: None, keep: None, max_bytes: None };
+    change(&mut options);
+    Maintenance::new(RealDisk::open(dir).unwrap(), options)
+}
+
+/// One round of maintenance now.
+pub(crate) fn maintain(
+    dir: &Path,
+    change: impl FnOnce(&mut MaintenanceSettings),
+    is_over: bool,
+) -> (Round, Option<StoreError>) {
+    maintenance(dir, change).round(WallTime::from_nanos(wall_now_ns()), &|| is_over)
+}
+
+/// A directory in which one message has been stored.
+struct Stored {
+    dir: TempDir,
+    writer: Writer<RealDisk>,
+}
+
+fn stored(template: &str) -> Stored {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(dir.path(), "m", 1 << 30);
+    let mut load = load(template);
+    put(&mut load, START, 1, 100);
+    writer.store(START, &mut load).unwrap();
+    Stored { dir, writer }
 }
 
 /// Adds a message of this size.
-pub(crate) fn put(load: &mut Load, at: u64, source: u32, bytes: usize) {
+pub(crate) fn put(load: &mut Load, at: WallTime, source: u32, bytes: usize) {
     let source = std::net::Ipv4Addr::from(0xc612_0000 + source).into();
     let text = format!("<13>{}", "x".repeat(bytes));
     let line = format!("2026-11-25T14:00:00.000000000Z {source}:514 203.0.113.1:514 user.notice rfc3164 {text}\n");
@@ -48,23 +77,27 @@ pub(crate) fn files(dir: &Path) -> Vec<(PartName, PathBuf)> {
 }
 
 pub(crate) fn lines(path: &Path) -> u64 {
-    let (mut lines, mut count) = (Lines::open(path).unwrap(), 0);
+    let mut lines = Lines::open(path).unwrap();
+    let mut count = 0;
     while lines.next_line().unwrap().is_some() {
         count += 1;
     }
     count
 }
 
+fn lock(disk: &RealDisk) -> fs::File {
+    match disk.lock(&member("m")).unwrap() {
+        Locked::Taken(lock) => lock,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn set_age(path: &Path, age: Duration) {
     fs::File::open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
 }
 
-pub(crate) fn now_ns() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64
-}
-
 #[test]
-fn thousands_of_sources_have_files_of_their_own_with_few_descriptors() {
+fn thousands_of_files_need_few_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = writer(dir.path(), "m", 1 << 30);
     let mut load = load("{date}/{source}");
@@ -78,43 +111,28 @@ fn thousands_of_sources_have_files_of_their_own_with_few_descriptors() {
     let files = files(dir.path());
     assert_eq!(files.len(), 3000);
     assert!(files.iter().all(|(_, path)| lines(path) == 3));
-    writer.tend(START + 3 * HOUR);
+    writer.close_due(START + HOUR * 3);
     assert_eq!(writer.open_parts(), 0);
-    assert!(files.iter().all(|(_, path)| fs::metadata(path).unwrap().permissions().readonly()));
+    assert!(files.iter().all(|(name, _)| name.state == FileState::Open));
+    let files = self::files(dir.path());
+    assert!(files.iter().all(|(name, path)| {
+        name.state == FileState::Closed && fs::metadata(path).unwrap().permissions().readonly()
+    }));
 }
 
 #[test]
-fn a_directory_that_is_deleted_costs_what_was_in_it_and_nothing_more() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut writer = writer(dir.path(), "m", 1 << 30);
-    let mut load = load("{date}/{kind}");
-    put(&mut load, START, 1, 100);
-    writer.store(START, &mut load).unwrap();
-    load.clear();
-    fs::remove_dir_all(dir.path().join("2026-11-25")).unwrap();
-    put(&mut load, START, 1, 100);
-    put(&mut load, START, 2, 100);
-    // The file has no name any more, which shows when it is synced; the next try makes another one.
-    let refused = writer.store(START, &mut load).unwrap_err().to_string();
-    assert!(refused.contains("sync"), "{refused}");
-    writer.store(START, &mut load).unwrap();
-    let files = files(dir.path());
-    assert_eq!(files.iter().map(|(_, path)| lines(path)).collect::<Vec<_>>(), [2]);
-}
-
-#[test]
-fn two_of_one_name_do_not_write_side_by_side() {
+fn two_writers_of_one_name_exclude_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let first = writer(dir.path(), "m", 1 << 30);
     let settings = WriterSettings::new(member("m"), LineFormat::Text);
     let second = Writer::open(RealDisk::open(dir.path()).unwrap(), settings.clone());
-    assert!(matches!(second, Err(StoreError::Twin(_))));
+    assert!(matches!(second, Err(StoreError::NameInUse(_))));
     drop(first);
     assert!(Writer::open(RealDisk::open(dir.path()).unwrap(), settings).is_ok());
 }
 
 #[test]
-fn the_oldest_closed_files_go_first_and_nothing_else() {
+fn retention_deletes_the_oldest_closed_files_only() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = writer(dir.path(), "m", 1000);
     let mut load = load("{date}/{kind}");
@@ -125,30 +143,30 @@ fn the_oldest_closed_files_go_first_and_nothing_else() {
     }
     let all = files(dir.path());
     assert_eq!(all.len(), 5);
-    // The one with the highest number is the oldest, and the last is still open.
+    // The file with the highest number gets the greatest age, and is still open.
     for (index, (_, path)) in all.iter().enumerate() {
         set_age(path, Duration::from_secs(3600 * (index as u64 + 1)));
     }
-    let strangers = ["notes.txt", "2026-11-25/.x.tmp", "2026-11-25/syslog@x@m@1-1.log"];
+    let strangers = ["readme.txt", "2026-11-25/.x.tmp", "2026-11-25/syslog@x@m@1-1.log"];
     for stranger in strangers {
         fs::write(dir.path().join(stranger), [b'x'; 5000]).unwrap();
     }
     let size: u64 = all.iter().map(|(_, path)| fs::metadata(path).unwrap().len()).sum();
-    let (round, error) = keeping(dir.path(), |settings| settings.max_bytes = Some(size - 1)).round(now_ns(), &|| false);
+    let (round, error) = maintain(dir.path(), |settings| settings.max_bytes = Some(size - 1), false);
     assert!(error.is_none());
-    assert_eq!((round.deleted_by_size.0, round.files.0), (1, 4));
-    assert!(all[4].1.exists(), "an open file stays, however old it is");
+    assert_eq!((round.deleted_by_size.totals.files, round.remaining.files), (1, 4));
+    assert!(all[4].1.exists(), "an open file is kept at any age");
     assert!(!all[3].1.exists());
-    let (round, _) = keeping(dir.path(), |settings| settings.keep = Some(Duration::from_secs(3600 * 5 / 2)))
-        .round(now_ns(), &|| false);
-    assert_eq!((round.deleted_by_age.0, round.files.0), (1, 3));
+    assert_eq!(round.deleted_by_size.paths, [all[3].0.to_string()]);
+    let (round, _) = maintain(dir.path(), |settings| settings.keep = Some(Duration::from_secs(3600 * 5 / 2)), false);
+    assert_eq!((round.deleted_by_age.totals.files, round.remaining.files), (1, 3));
     assert!(!all[2].1.exists() && all[1].1.exists());
     drop(writer);
     assert!(strangers.iter().all(|stranger| dir.path().join(stranger).exists()));
 }
 
 #[test]
-fn files_keep_their_age_and_their_lines_when_they_are_compressed() {
+fn compression_keeps_age_and_lines() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = writer(dir.path(), "m", 100_000);
     let mut load = load("{date}/{kind}");
@@ -158,61 +176,139 @@ fn files_keep_their_age_and_their_lines_when_they_are_compressed() {
     let plain = files(dir.path()).remove(0).1;
     set_age(&plain, Duration::from_secs(7200));
     let modified = fs::metadata(&plain).unwrap().modified().unwrap();
-    // A round that is told to stop leaves nothing behind.
-    let (round, _) = keeping(dir.path(), |settings| settings.compress = Some(3)).round(now_ns(), &|| true);
-    assert_eq!((round.packed, files(dir.path()).len()), (0, 1));
-    let (round, error) = keeping(dir.path(), |settings| settings.compress = Some(3)).round(now_ns(), &|| false);
+    // An interrupted round leaves nothing behind.
+    let (round, _) = maintain(dir.path(), |settings| settings.compress = Some(3), true);
+    assert_eq!((round.compressed, files(dir.path()).len()), (0, 1));
+    let (round, error) = maintain(dir.path(), |settings| settings.compress = Some(3), false);
     assert!(error.is_none(), "{error:?}");
-    assert_eq!(round.packed, 1);
+    assert_eq!(round.compressed, 1);
     let (name, path) = files(dir.path()).remove(0);
-    assert!(name.packed && !plain.exists());
+    assert!(name.state == FileState::Compressed && !plain.exists());
     assert_eq!(lines(&path), 2000);
     let metadata = fs::metadata(&path).unwrap();
     assert!(metadata.permissions().readonly());
-    assert_eq!((metadata.modified().unwrap(), metadata.len()), (modified, round.files.1));
+    assert_eq!((metadata.modified().unwrap(), metadata.len()), (modified, round.remaining.bytes));
 }
 
 #[test]
-fn what_a_member_left_that_is_no_more_is_kept_by_the_others() {
+fn files_of_stopped_members_are_maintained_by_others() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut gone, alive) = (writer(dir.path(), "gone", 1 << 30), writer(dir.path(), "alive", 1 << 30));
-    let mut load = Load::new(Template::default(), member("gone"), 3600);
+    let mut stopped = writer(dir.path(), "stopped", 1 << 30);
+    let running = writer(dir.path(), "running", 1 << 30);
+    let mut load = Load::new(Template::default(), member("stopped"), 3600);
     put(&mut load, START, 1, 100);
-    gone.store(START, &mut load).unwrap();
+    stopped.store(START, &mut load).unwrap();
     let path = files(dir.path()).remove(0).1;
     let round = |name: &str| {
-        keeping(dir.path(), |settings| (settings.member, settings.compress) = (member(name), Some(3)))
-            .round(now_ns(), &|| false)
-            .0
+        let change = |settings: &mut MaintenanceSettings| {
+            settings.member = member(name);
+            settings.compress = Some(3);
+        };
+        maintain(dir.path(), change, false).0
     };
-    assert_eq!(round("alive").files.0, 0, "it is alive, and its files are its own");
-    drop(gone);
+    assert_eq!(round("running").remaining.files, 0, "files of a running member are its own");
+    drop(stopped);
     let mut torn = fs::read(&path).unwrap();
     torn.extend_from_slice(b"2026-11-25T14:00:00.0");
     fs::write(&path, &torn).unwrap();
-    let done = round("alive");
-    assert_eq!((done.recovered.files, done.recovered.cut_bytes, done.packed, done.files.0), (1, 21, 1, 1));
+    let done = round("running");
+    assert_eq!(
+        (done.recovered.files, done.recovered.truncated_bytes, done.compressed, done.remaining.files),
+        (1, 21, 1, 1)
+    );
     assert_eq!(lines(&files(dir.path()).remove(0).1), 1);
-    drop(alive);
+    drop(running);
 }
 
 #[test]
-fn runs_are_counted_over_restarts() {
+fn files_of_older_releases_are_recognised_by_their_modes() {
+    let Stored { dir, mut writer } = stored("{kind}");
+    writer.close_all();
+    drop(writer);
+    let (name, closed) = files(dir.path()).remove(0);
+    let whole = fs::read(&closed).unwrap();
+    // As an older release leaves it after a crash: torn, and only its mode says that it was open.
+    let left_open = PartName { part: Part { run: 1, number: 2 }, ..name.clone() };
+    let path = dir.path().join(left_open.to_string());
+    fs::write(&path, [&whole[..], b"2026-11"].concat()).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    // A closed one, with the same end, would not be touched.
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o640)).unwrap();
+    fs::write(&closed, [&whole[..], b"2026-11"].concat()).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o440)).unwrap();
+    let settings = WriterSettings::new(member("m"), LineFormat::Text);
+    let (_writer, recovered) = Writer::open(RealDisk::open(dir.path()).unwrap(), settings).unwrap();
+    assert_eq!((recovered.files, recovered.truncated_bytes), (1, 7));
+    assert_eq!(fs::read(&path).unwrap(), whole);
+    assert!(fs::metadata(&path).unwrap().permissions().readonly());
+    assert_eq!(fs::read(&closed).unwrap().len(), whole.len() + 7);
+    let probes = fs::read_dir(dir.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("modes"));
+    assert_eq!(probes.count(), 0);
+}
+
+#[test]
+fn open_file_has_the_mode_that_older_releases_judge_by() {
+    let Stored { dir, mut writer } = stored("{date}/{kind}");
+    let (name, path) = files(dir.path()).remove(0);
+    assert_eq!(name.state, FileState::Open);
+    assert!(path.to_str().unwrap().ends_with("2026-11-25/syslog.open@20261125T140000Z-3600s@m@1-1.log"), "{path:?}");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    writer.close_all();
+    let (name, path) = files(dir.path()).remove(0);
+    assert_eq!(name.state, FileState::Closed);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o440);
+}
+
+#[test]
+fn file_that_cannot_be_closed_is_reported_and_retried() {
+    let Stored { dir, mut writer } = stored("{kind}");
+    let (name, _) = files(dir.path()).remove(0);
+    let in_the_way = dir.path().join(name.in_state(FileState::Closed).to_string());
+    fs::create_dir(&in_the_way).unwrap();
+    for _ in 0..3 {
+        writer.close_due(START + HOUR * 3);
+        assert!(writer.close_error().is_some());
+        assert_eq!(writer.closed(), 0);
+    }
+    fs::remove_dir(&in_the_way).unwrap();
+    writer.close_due(START + HOUR * 3);
+    assert!(writer.close_error().is_none());
+    assert_eq!((writer.closed(), files(dir.path()).remove(0).0.state), (1, FileState::Closed));
+}
+
+#[test]
+fn file_that_cannot_be_deleted_is_a_failure_of_retention() {
+    let Stored { dir, mut writer } = stored("{kind}");
+    writer.close_all();
+    let (round, _) = maintain(dir.path(), |settings| settings.max_bytes = Some(1), false);
+    assert_eq!((round.retention_failed, files(dir.path()).len()), (false, 0));
+    // A folder cannot be removed as a file, nor listed as one: fail at the listing.
+    let missing = tempfile::tempdir().unwrap();
+    let unlistable = maintenance(missing.path(), |settings| settings.max_bytes = Some(1));
+    drop(missing);
+    let (round, error) = unlistable.round(START, &|| false);
+    assert!(round.retention_failed && error.is_some());
+}
+
+#[test]
+fn run_numbers_grow_across_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let disk = RealDisk::open(dir.path()).unwrap();
-    let lock = disk.lock(&member("m")).unwrap().unwrap();
-    assert_eq!([1, 2, 3], [(); 3].map(|()| disk.next_run(&lock, 0).unwrap()));
-    drop(lock);
-    let lock = disk.lock(&member("m")).unwrap().unwrap();
+    let first = lock(&disk);
+    assert_eq!([1, 2, 3], [(); 3].map(|()| disk.next_run(&first, 0).unwrap()));
+    drop(first);
+    let lock = lock(&disk);
     assert_eq!(disk.next_run(&lock, 0).unwrap(), 4);
-    assert_eq!(disk.next_run(&lock, 9).unwrap(), 10, "what is seen on the disk counts, too");
+    assert_eq!(disk.next_run(&lock, 9).unwrap(), 10, "runs seen in file names count, too");
     assert!(disk.next_run(&lock, u32::MAX).is_err());
 }
 
-/// `cargo test --release -p sekiwake-storer --test it -- --ignored --nocapture writing`
+/// `cargo test --release -p sekiwake-storer --test it -- --ignored --nocapture measure_writing`
 #[test]
 #[ignore = "a measurement"]
-fn writing_takes_so_long() {
+fn measure_writing() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut writer = writer(dir.path(), "m", 1 << 30);
     let mut load = load("{date}/{kind}");
@@ -222,9 +318,9 @@ fn writing_takes_so_long() {
     let bytes = load.bytes();
     let started = std::time::Instant::now();
     for _ in 0..10 {
-        load.begin_again();
+        load.mark_unwritten();
         writer.store(START, &mut load).unwrap();
     }
     let rate = 10.0 * bytes as f64 / started.elapsed().as_secs_f64() / 1e6;
-    println!("{rate:.0} MB/s, with a sync each {} MiB", bytes >> 20);
+    println!("{rate:.0} MB/s, with one sync per {} MiB", bytes >> 20);
 }

@@ -1,4 +1,4 @@
-//! A disk that tears writes, forgets what was not synced, and fails whenever it likes.
+//! A simulated disk that tears writes, loses unsynced data and fails on demand.
 
 use std::{
     cell::RefCell,
@@ -7,44 +7,48 @@ use std::{
     rc::Rc,
 };
 
-use sekiwake_record::Name;
-use sekiwake_store::PartName;
-use sekiwake_storer::{Disk, Found};
+use sekiwake_archive::{FileState, PartName};
+use sekiwake_record::{Name, WallTime};
+use sekiwake_storer::{Created, Disk, Found, Listing, Locked};
+use sekiwake_testkit::random::Random;
 
 const SECTOR: usize = 512;
 
-/// Clones are the same disk.
+/// Clones share one disk.
 #[derive(Clone, Debug)]
 pub(crate) struct SimulatedDisk(Rc<RefCell<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    random: u64,
+    random: Random,
     inodes: Vec<Inode>,
-    /// What a process sees: files by their number, directories without one.
+    /// The names that a process sees: files with their inode, directories without one.
     names: BTreeMap<String, Option<usize>>,
     durable: BTreeMap<String, Option<usize>>,
-    /// Changes of directories that a crash may forget, in their order.
+    /// Directory changes that a crash may undo, in order.
     pending: Vec<(String, Change)>,
-    /// Names that have been there.
+    /// Names that have been used.
     used: BTreeSet<String>,
     locked: BTreeSet<String>,
     known: BTreeSet<String>,
     runs: BTreeMap<String, u32>,
-    /// Operations until one goes wrong, and how.
+    /// Operations until a fault, and the fault.
     fault: Option<(u32, Fault)>,
-    /// The power is off: nothing works any more.
+    /// Whether the power is off: every operation then fails.
     is_dead: bool,
-    /// Stored files that somebody has deleted.
+    has_modes: bool,
+    /// Contents of stored files that another program has deleted.
     wiped: Vec<Vec<u8>>,
-    now_ns: u64,
+    now: WallTime,
     pub(crate) open_files: i64,
     pub(crate) most_open: i64,
-    /// Faults of the code under test that the tests want to be caught.
+    /// The most open files, if they are limited.
+    max_files: Option<i64>,
+    /// A bug in the code under test, which the tests must catch.
     mutant: Mutant,
 }
 
-/// What is left undone on purpose, to see that a test notices.
+/// An operation that is skipped on purpose, to check that a test notices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Mutant {
     #[default]
@@ -53,19 +57,19 @@ pub(crate) enum Mutant {
     NoDirectorySync,
     /// Files are not synced.
     NoSync,
-    /// Nothing is cut off.
-    NoCut,
+    /// Files are not truncated.
+    NoTruncation,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// A full disk: a part is written.
+    /// A full disk: part of the data is written.
     Full,
-    /// An error of the device: what was to be synced is lost, and nobody says so again.
+    /// A device error: unsynced data is lost, which is reported once.
     Device,
-    /// The power goes.
+    /// A power failure.
     Power,
-    /// Somebody deletes a directory, or a file; nothing fails by that itself.
+    /// Another program deletes a directory or a file. The operation itself succeeds.
     Wipe,
 }
 
@@ -73,21 +77,23 @@ pub(crate) enum Fault {
 struct Inode {
     current: Vec<u8>,
     synced: Vec<u8>,
-    /// From here on what was written has been lost by a failed sync, and is not written back by another one.
+    /// From this offset on, data was lost by a failed sync, and is not written by later syncs.
     lost_from: Option<usize>,
-    is_closed: bool,
-    is_durably_closed: bool,
-    modified_ns: u64,
+    is_protected: bool,
+    is_durably_protected: bool,
+    modified: WallTime,
 }
 
 #[derive(Clone, Debug)]
 enum Change {
     Add(String, Option<usize>),
     Remove(String),
+    /// One journal entry: both or neither.
+    Rename(String, String, usize),
 }
 
 impl Inode {
-    /// What differs from what was synced is lost, unless it is written anew.
+    /// Loses everything that differs from the synced data, unless it is written again.
     fn lose(&mut self) {
         let same = self.synced.iter().zip(&self.current).take_while(|(one, other)| one == other).count();
         self.lost_from = Some(self.lost_from.unwrap_or(same).min(same));
@@ -107,7 +113,7 @@ impl Drop for SimulatedFile {
     }
 }
 
-/// Held while a member lives.
+/// Locked while a member is running.
 #[derive(Debug)]
 pub(crate) struct SimulatedLock {
     disk: SimulatedDisk,
@@ -122,14 +128,18 @@ impl Drop for SimulatedLock {
 
 impl SimulatedDisk {
     pub(crate) fn new(seed: u64) -> SimulatedDisk {
-        SimulatedDisk(Rc::new(RefCell::new(State { random: seed | 1, ..State::default() })))
+        SimulatedDisk(Rc::new(RefCell::new(State {
+            random: Random::new(seed),
+            has_modes: seed & 2 == 0,
+            ..State::default()
+        })))
     }
 
     pub(crate) fn set_mutant(&self, mutant: Mutant) {
         self.0.borrow_mut().mutant = mutant;
     }
 
-    /// After so many operations the next one goes wrong.
+    /// The operation after this many fails.
     pub(crate) fn fail_after(&self, operations: u32, fault: Fault) {
         self.0.borrow_mut().fault = Some((operations, fault));
     }
@@ -142,22 +152,22 @@ impl SimulatedDisk {
         self.0.borrow().is_dead
     }
 
-    /// What is written from now on is of this time.
-    pub(crate) fn set_clock(&self, now_ns: u64) {
-        self.0.borrow_mut().now_ns = now_ns;
+    /// Sets the modification time of later writes.
+    pub(crate) fn set_clock(&self, now: WallTime) {
+        self.0.borrow_mut().now = now;
     }
 
-    /// Somebody deletes a directory with all that is in it, or a file in the uppermost one.
+    /// Deletes a directory recursively, or a file in the top directory.
     pub(crate) fn wipe(&self) {
         self.0.borrow_mut().wipe();
     }
 
-    /// What was in the files that somebody has deleted since the last call.
+    /// The contents of files deleted by [`SimulatedDisk::wipe`] since the last call.
     pub(crate) fn take_wiped(&self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.0.borrow_mut().wiped)
     }
 
-    /// All stored files, as [`Disk::list`] has them, and what is in them.
+    /// All stored files, as in [`Disk::list`], with their contents.
     pub(crate) fn listing(&self) -> Vec<(Found, Vec<u8>)> {
         let state = self.0.borrow();
         state.found().map(|(found, inode)| (found, inode.current.clone())).collect()
@@ -167,7 +177,7 @@ impl SimulatedDisk {
         self.0.borrow().most_open
     }
 
-    /// The power comes back: of what was not synced anything may be there.
+    /// The state after a power failure: any part of the unsynced data may exist.
     pub(crate) fn crash(&self) {
         let mut state = self.0.borrow_mut();
         let mut names = std::mem::take(&mut state.durable);
@@ -178,9 +188,13 @@ impl SimulatedDisk {
             match change {
                 Change::Add(path, inode) => drop(names.insert(path, inode)),
                 Change::Remove(path) => drop(names.remove(&path)),
+                Change::Rename(from, to, inode) => {
+                    names.remove(&from);
+                    names.insert(to, Some(inode));
+                }
             }
         }
-        // What is in a directory that is not there cannot be reached.
+        // Entries of a missing directory are unreachable.
         let all = names.clone();
         names.retain(|path, _| path.match_indices('/').all(|(index, _)| all.contains_key(&path[..index])));
         for index in 0..state.inodes.len() {
@@ -190,9 +204,9 @@ impl SimulatedDisk {
             inode.synced = torn;
             inode.lost_from = None;
             if state.next(2) == 0 {
-                inode.is_closed = inode.is_durably_closed;
+                inode.is_protected = inode.is_durably_protected;
             }
-            inode.is_durably_closed = inode.is_closed;
+            inode.is_durably_protected = inode.is_protected;
             state.inodes[index] = inode;
         }
         state.durable = names.clone();
@@ -202,7 +216,7 @@ impl SimulatedDisk {
         state.fault = None;
     }
 
-    /// Counts an operation, and fails if it is the one.
+    /// Counts an operation, and fails if its fault is due.
     fn step(&self) -> io::Result<()> {
         let mut state = self.0.borrow_mut();
         if state.is_dead {
@@ -217,7 +231,7 @@ impl SimulatedDisk {
         state.fault = None;
         match fault {
             Fault::Full => Err(ErrorKind::StorageFull.into()),
-            Fault::Device => Err(io::Error::other("an error of the device")),
+            Fault::Device => Err(io::Error::other("device error")),
             Fault::Power => {
                 state.is_dead = true;
                 Err(io::Error::other("the power is off"))
@@ -231,6 +245,19 @@ impl SimulatedDisk {
 
     fn inode(&self, path: &str) -> io::Result<usize> {
         self.0.borrow().names.get(path).copied().flatten().ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    pub(crate) fn set_max_files(&self, limit: i64) {
+        self.0.borrow_mut().max_files = Some(limit);
+    }
+
+    /// Fails if no more files may be open.
+    fn check_descriptors(&self) -> io::Result<()> {
+        let state = self.0.borrow();
+        match state.max_files.is_some_and(|limit| state.open_files >= limit) {
+            true => Err(io::Error::from_raw_os_error(24)),
+            false => Ok(()),
+        }
     }
 
     fn file(&self, inode: usize) -> SimulatedFile {
@@ -249,7 +276,7 @@ impl SimulatedDisk {
             current.resize(offset + length, 0);
         }
         current[offset..offset + length].copy_from_slice(&bytes[..length]);
-        state.inodes[inode].modified_ns = state.now_ns;
+        state.inodes[inode].modified = state.now;
         result
     }
 
@@ -258,25 +285,22 @@ impl SimulatedDisk {
         let inode = &mut state.inodes[inode];
         let mut synced = inode.current.clone();
         if let Some(from) = inode.lost_from {
-            // The kernel believes that it has written this.
+            // The kernel assumes that this has been written.
             let end = synced.len();
             synced[from.min(end)..].fill(0);
         }
         inode.synced = synced;
-        inode.is_durably_closed = inode.is_closed;
+        inode.is_durably_protected = inode.is_protected;
     }
 }
 
 impl State {
     fn next(&mut self, below: u64) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random >> 16) % below
+        self.random.below(below)
     }
 
-    /// What a crash may leave of a file: of the sectors that differ from what was synced each may be there or not, and it may be as long as
-    /// it was, as it is, or anything between.
+    /// A possible state of a file after a crash: each sector that differs from the synced data may
+    /// be old or new, and the length is between the old and the new one.
     fn tear(&mut self, inode: &Inode) -> Vec<u8> {
         let (short, long) = match inode.synced.len() <= inode.current.len() {
             true => (inode.synced.len(), inode.current.len()),
@@ -307,8 +331,10 @@ impl State {
     fn found(&self) -> impl Iterator<Item = (Found, &Inode)> {
         self.names.iter().filter_map(|(path, inode)| {
             let inode = &self.inodes[(*inode)?];
-            let (bytes, modified_ns, is_closed) = (inode.current.len() as u64, inode.modified_ns, inode.is_closed);
-            Some((Found { name: PartName::parse(path)?, bytes, modified_ns, is_closed }, inode))
+            let bytes = inode.current.len() as u64;
+            let modified = inode.modified;
+            let is_writable = !inode.is_protected;
+            Some((Found { name: PartName::parse(path)?, bytes, modified, is_writable }, inode))
         })
     }
 
@@ -323,7 +349,7 @@ impl State {
         let below = format!("{root}/");
         let mut paths: Vec<String> =
             self.names.keys().filter(|path| **path == root || path.starts_with(&below)).cloned().collect();
-        // What is below goes first.
+        // Entries before their directory.
         paths.reverse();
         for path in paths {
             if let (Some(Some(inode)), true) = (self.names.get(&path).copied(), PartName::parse(&path).is_some()) {
@@ -343,6 +369,11 @@ impl State {
                 self.names.remove(path);
                 path
             }
+            Change::Rename(from, to, inode) => {
+                self.names.remove(from);
+                self.names.insert(to.clone(), Some(*inode));
+                to
+            }
         };
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
         self.pending.push((folder, change));
@@ -353,14 +384,14 @@ impl Disk for SimulatedDisk {
     type File = SimulatedFile;
     type Lock = SimulatedLock;
 
-    fn list(&self) -> io::Result<(Vec<Found>, Vec<String>)> {
+    fn list(&self) -> io::Result<Listing> {
         self.step()?;
         let state = self.0.borrow();
-        let found = state.found().map(|(found, _)| found).collect();
+        let files = state.found().map(|(found, _)| found).collect();
         let is_leftover =
             |(path, inode): &(&String, &Option<usize>)| inode.is_some() && PartName::parse(path).is_none();
         let leftovers = state.names.iter().filter(is_leftover).map(|(path, _)| path.clone()).collect();
-        Ok((found, leftovers))
+        Ok(Listing { files, leftovers })
     }
 
     fn is_in_place(&self) -> io::Result<bool> {
@@ -368,40 +399,45 @@ impl Disk for SimulatedDisk {
         Ok(true)
     }
 
-    fn check_named(&self, file: &SimulatedFile) -> io::Result<()> {
-        self.step()?;
-        match self.0.borrow().names.values().any(|inode| *inode == Some(file.inode)) {
-            true => Ok(()),
-            false => Err(ErrorKind::NotFound.into()),
-        }
+    fn can_sync_all(&self) -> bool {
+        true
     }
 
-    fn create(&self, path: &str) -> io::Result<(SimulatedFile, BTreeSet<String>)> {
+    fn named_bytes(&self, file: &SimulatedFile, _path: &str) -> io::Result<Option<u64>> {
         self.step()?;
-        let mut changed = BTreeSet::new();
+        let state = self.0.borrow();
+        let is_named = state.names.values().any(|inode| *inode == Some(file.inode));
+        Ok(is_named.then_some(state.inodes[file.inode].current.len() as u64))
+    }
+
+    fn create(&self, path: &str) -> io::Result<Created<SimulatedFile>> {
+        self.step()?;
+        self.check_descriptors()?;
+        let mut directories = BTreeSet::new();
         let mut state = self.0.borrow_mut();
         if state.names.contains_key(path) {
             return Err(ErrorKind::AlreadyExists.into());
         }
         let is_stored = PartName::parse(path).is_some();
-        assert!(!is_stored || state.used.insert(path.to_owned()), "{path} has been there before");
+        assert!(!is_stored || state.used.insert(path.to_owned()), "{path} has been used before");
         for (index, _) in path.match_indices('/') {
             let folder = path[..index].to_owned();
-            changed.insert(folder.rsplit_once('/').map_or("", |(above, _)| above).to_owned());
+            directories.insert(folder.rsplit_once('/').map_or("", |(above, _)| above).to_owned());
             if !state.names.contains_key(&folder) {
                 state.change(Change::Add(folder, None));
             }
         }
-        changed.insert(path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned());
+        directories.insert(path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned());
         state.inodes.push(Inode::default());
         let inode = state.inodes.len() - 1;
         state.change(Change::Add(path.to_owned(), Some(inode)));
         drop(state);
-        Ok((self.file(inode), changed))
+        Ok(Created { file: self.file(inode), directories })
     }
 
     fn open(&self, path: &str) -> io::Result<SimulatedFile> {
         self.step()?;
+        self.check_descriptors()?;
         let inode = self.inode(path)?;
         Ok(self.file(inode))
     }
@@ -413,7 +449,7 @@ impl Disk for SimulatedDisk {
     fn set_len(&self, file: &SimulatedFile, bytes: u64) -> io::Result<()> {
         self.step()?;
         let mut state = self.0.borrow_mut();
-        if state.mutant == Mutant::NoCut {
+        if state.mutant == Mutant::NoTruncation {
             return Ok(());
         }
         let inode = &mut state.inodes[file.inode];
@@ -430,12 +466,11 @@ impl Disk for SimulatedDisk {
         if self.0.borrow().mutant != Mutant::NoSync {
             self.sync_inode(file.inode);
         }
-        let is_named = self.0.borrow().names.values().any(|inode| *inode == Some(file.inode));
-        if is_named { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
+        Ok(())
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        // Whatever was to be synced, of whatever file.
+        // Any unsynced data of any file is lost.
         if let Err(error) = self.step() {
             let mut state = self.0.borrow_mut();
             let is_dirty = |inode: &&mut Inode| inode.synced != inode.current;
@@ -452,6 +487,7 @@ impl Disk for SimulatedDisk {
 
     fn sync_directory(&self, path: &str) -> io::Result<()> {
         self.step()?;
+        self.check_descriptors()?;
         let mut state = self.0.borrow_mut();
         if !path.is_empty() && !state.names.contains_key(path) {
             return Err(ErrorKind::NotFound.into());
@@ -465,15 +501,23 @@ impl Disk for SimulatedDisk {
             match change {
                 Change::Add(path, inode) => drop(state.durable.insert(path, inode)),
                 Change::Remove(path) => drop(state.durable.remove(&path)),
+                Change::Rename(from, to, inode) => {
+                    state.durable.remove(&from);
+                    state.durable.insert(to, Some(inode));
+                }
             }
         }
         Ok(())
     }
 
-    fn close(&self, file: &SimulatedFile) -> io::Result<()> {
-        self.step()?;
-        self.0.borrow_mut().inodes[file.inode].is_closed = true;
-        Ok(())
+    fn protect(&self, file: &SimulatedFile) {
+        if self.step().is_ok() {
+            self.0.borrow_mut().inodes[file.inode].is_protected = self.has_modes();
+        }
+    }
+
+    fn has_modes(&self) -> bool {
+        self.0.borrow().has_modes
     }
 
     fn read(&self, path: &str) -> io::Result<Box<dyn Read + '_>> {
@@ -486,9 +530,9 @@ impl Disk for SimulatedDisk {
         Box::new(Sequential { file, at: 0 })
     }
 
-    fn set_modified(&self, file: &SimulatedFile, modified_ns: u64) -> io::Result<()> {
+    fn set_modified(&self, file: &SimulatedFile, modified: WallTime) -> io::Result<()> {
         self.step()?;
-        self.0.borrow_mut().inodes[file.inode].modified_ns = modified_ns;
+        self.0.borrow_mut().inodes[file.inode].modified = modified;
         Ok(())
     }
 
@@ -496,12 +540,9 @@ impl Disk for SimulatedDisk {
         self.step()?;
         let inode = self.inode(from)?;
         let mut state = self.0.borrow_mut();
-        // One entry of the journal: both or none.
-        let at_once = [Change::Remove(from.to_owned()), Change::Add(to.to_owned(), Some(inode))];
-        state.names.remove(from);
-        state.names.insert(to.to_owned(), Some(inode));
-        let folder = to.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
-        state.pending.extend(at_once.map(|change| (folder.clone(), change)));
+        let is_closed = PartName::parse(to).is_some_and(|name| name.state == FileState::Closed);
+        assert!(!is_closed || !state.names.contains_key(to), "{to} exists already");
+        state.change(Change::Rename(from.to_owned(), to.to_owned(), inode));
         Ok(())
     }
 
@@ -512,14 +553,14 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
-    fn lock(&self, member: &Name) -> io::Result<Option<SimulatedLock>> {
+    fn lock(&self, member: &Name) -> io::Result<Locked<SimulatedLock>> {
         self.step()?;
         let mut state = self.0.borrow_mut();
         state.known.insert(member.to_string());
         if !state.locked.insert(member.to_string()) {
-            return Ok(None);
+            return Ok(Locked::InUse);
         }
-        Ok(Some(SimulatedLock { disk: self.clone(), member: member.to_string() }))
+        Ok(Locked::Taken(SimulatedLock { disk: self.clone(), member: member.to_string() }))
     }
 
     fn next_run(&self, lock: &SimulatedLock, seen: u32) -> io::Result<u32> {

@@ -3,7 +3,6 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    net::{IpAddr, Ipv4Addr},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -12,15 +11,16 @@ use rustix::{
     io::ioctl_fionread,
     process::{Pid, Signal, kill_process},
 };
-use sekiwake_record::{BatchBuilder, Flags, Format, Header, Record, Vlans};
+use sekiwake_record::{Header, Record};
 use sekiwake_testkit::{
+    fixtures::{batch_of, record},
     process::Process,
     wait::{wait_for, wait_for_some},
 };
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
-/// What stands in for the proxy: an XPUB that a tap connects to.
+/// A stand-in for the proxy: an XPUB socket that a tap connects to.
 struct Source {
     socket: zmq::Socket,
     endpoint: String,
@@ -53,7 +53,7 @@ impl Source {
         while self.socket.recv_bytes(0).unwrap()[1..] != *prefix.as_bytes() {}
     }
 
-    /// Records and events have a connection each, and their subscriptions come in any order.
+    /// Records and events have separate connections, so their subscriptions arrive in any order.
     fn wait_for_subscriptions(&self, prefixes: &[&str]) {
         let mut left: Vec<&str> = prefixes.to_vec();
         while !left.is_empty() {
@@ -63,22 +63,9 @@ impl Source {
     }
 
     fn send(&mut self, topic: &str, payloads: &[&[u8]]) {
-        let mut batch = BatchBuilder::new(Vec::new());
-        for payload in payloads {
-            batch.push(&Record {
-                captured_at_ns: 1_700_000_000_123_456_789,
-                source: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)),
-                source_port: 40_000,
-                destination: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
-                destination_port: 514,
-                format: Format::Rfc3164,
-                flags: Flags::default(),
-                payload,
-                vlans: Vlans::new(),
-                dscp_ttl: 64,
-            });
-        }
-        let batch = batch.close().unwrap();
+        let captured_at_ns = 1_700_000_000_123_456_789;
+        let records = payloads.iter().map(|payload| Record { captured_at_ns, ..record(payload) });
+        let batch = batch_of(records).close().unwrap();
         let header = Header {
             stream_name: "wire-1",
             stream_epoch: 1,
@@ -95,7 +82,7 @@ impl Source {
 }
 
 #[test]
-fn records_become_json_lines_and_sigterm_ends_it_with_status_0() {
+fn records_are_printed_as_json_lines_until_sigterm() {
     let mut source = Source::new();
     let mut tap = Process::spawn(source.tap(&[])).unwrap();
     source.wait_for_subscription("xflow/");
@@ -118,11 +105,11 @@ fn records_become_json_lines_and_sigterm_ends_it_with_status_0() {
 }
 
 #[test]
-fn it_ends_after_so_many_records_and_listens_to_the_topics_it_was_given() {
+fn count_and_topics_limit_the_printed_records() {
     let mut source = Source::new();
     let mut tap = Process::spawn(source.tap(&["--count", "3", "snmptrap/01"])).unwrap();
     source.wait_for_subscription("snmptrap/01");
-    source.send("syslog/00", &[b"not wanted"]);
+    source.send("syslog/00", &[b"not selected"]);
     source.send("snmptrap/01", &[b"1", b"2"]);
     source.send("snmptrap/01", &[b"3", b"4"]);
     assert_eq!(tap.wait(LONG).unwrap().code(), Some(0));
@@ -132,7 +119,7 @@ fn it_ends_after_so_many_records_and_listens_to_the_topics_it_was_given() {
 }
 
 #[test]
-fn each_event_is_one_line_alone_and_beside_records_and_what_is_none_is_passed_over() {
+fn each_event_is_one_line_and_malformed_events_are_skipped() {
     for (topics, subscriptions) in [
         (&["anomaly/"][..], &["anomaly/"][..]),
         (&["anomaly/", "syslog/"], &["anomaly/", "syslog/"]),
@@ -162,7 +149,7 @@ fn each_event_is_one_line_alone_and_beside_records_and_what_is_none_is_passed_ov
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_ends_it_with_status_0() {
+fn closed_pipe_ends_the_tap_with_status_0() {
     let mut source = Source::new();
     let mut tap = source.tap(&["syslog/"]).stdout(Stdio::piped()).spawn().unwrap();
     source.wait_for_subscription("syslog/");
@@ -176,25 +163,25 @@ fn a_reader_that_has_seen_enough_ends_it_with_status_0() {
         source.send("syslog/00", &[b"two"]);
         tap.try_wait().unwrap()
     });
-    // Nothing stays behind, whatever happened.
+    // No process may stay behind, even if the test fails.
     let _ = tap.kill();
     assert_eq!(status.unwrap().code(), Some(0));
 }
 
 #[test]
-fn a_tap_whose_lines_nobody_reads_ends_soon_after_one_sigterm_with_status_1() {
+fn sigterm_ends_a_tap_whose_output_is_not_read() {
     let mut source = Source::new();
     let mut tap = source.tap(&["syslog/"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     source.wait_for_subscription("syslog/");
-    // Several times what the pipe and the buffer before it hold.
+    // Several times the capacity of the pipe and the buffer.
     for _ in 0..200 {
         source.send("syslog/00", &[&[b'x'; 4_000]]);
     }
     let out = tap.stdout.take().unwrap();
     let full = wait_for("a full pipe", LONG, || ioctl_fionread(&out).unwrap() > 60_000);
     kill_process(Pid::from_child(&tap), Signal::TERM).unwrap();
-    let status = wait_for_some("the end of the tap", Duration::from_secs(8), || tap.try_wait().unwrap());
-    // Nothing stays behind, whatever happened.
+    let status = wait_for_some("the end of the tap", LONG, || tap.try_wait().unwrap());
+    // No process may stay behind, even if the test fails.
     let _ = tap.kill();
     full.unwrap();
     assert_eq!(status.unwrap().code(), Some(1));
@@ -204,13 +191,13 @@ fn a_tap_whose_lines_nobody_reads_ends_soon_after_one_sigterm_with_status_1() {
 }
 
 #[test]
-fn a_topic_that_cannot_exist_is_refused_with_those_that_can() {
+fn impossible_topic_is_rejected_with_the_possible_ones() {
     let source = Source::new();
     for topic in ["foo", "syslog/40", "syslog/0A", "syslogs", "@stream/", "anomalies", "anomaly//", "anomaly/a b/"] {
         let mut tap = Process::spawn(source.tap(&["--count", "0", topic])).unwrap();
         assert_eq!(tap.wait(LONG).unwrap().code(), Some(2), "{topic}");
-        let said = tap.stderr().join("\n");
-        assert!(said.contains(topic) && said.contains("syslog/, xflow/ and snmptrap/"), "{said}");
+        let stderr = tap.stderr().join("\n");
+        assert!(stderr.contains(topic) && stderr.contains("syslog/, xflow/ and snmptrap/"), "{stderr}");
     }
     for topic in [
         "",

@@ -1,45 +1,46 @@
-//! The proxy's end of the control plane: a ROUTER, and the coordinator behind it.
+//! The proxy's end of the control plane: a ROUTER socket in front of the coordinator.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use sekiwake_group::{
-    Coordinator, CoordinatorSettings, CoordinatorView, GroupView, NoteRefusals, NoteStore, NoteStoreSettings,
-    NotesView, Peer, Refusals, StreamView, wire::is_about_notes,
+    BootTime, Coordinator, CoordinatorEvent, CoordinatorSettings, HandoffRejections, HandoffStore,
+    HandoffStoreSettings, Peer, Rejections, wire::is_handoff,
 };
-use sekiwake_record::Kind;
-use sekiwake_runtime::{Latch, Metrics, RateLimited, StatusDesk, Worker};
-use serde_json::{Value, json};
+use sekiwake_runtime::{Latch, RateLimited, StatusResponder, Worker};
 use tracing::{info, warn};
 
+use super::{dealer::CONTROL_BURST, group_log::GroupLog, intake::Intake, plane_status::coordinator_status};
 use crate::{
-    BusError, ServerKeys,
-    control::{CONTROL_BURST, boot_now, pass_over, patience},
+    BusError, Reporting, ServerKeys,
+    clock::{boot_now, poll_timeout},
+    connections::Side,
+    listeners::Listeners,
     metrics::ControlPlaneMetrics,
-    relay::bind_all,
-    socket::{Bus, milliseconds, uninterrupted},
+    port_guard::PortGuard,
+    socket::{Bus, Rest, bind_all, milliseconds, receive_rest, uninterrupted},
 };
 
 /// The longest sleep, so that a stop is noticed.
-const PATIENCE: Duration = Duration::from_millis(50);
+const IDLE_POLL: Duration = Duration::from_millis(50);
+/// Messages read from the socket between two bursts of work.
+const DRAIN_BURST: usize = 4_096;
 /// How often metrics are set.
 const METER_EVERY: Duration = Duration::from_millis(500);
-/// What is said last has so long to leave.
+/// How long the last messages may linger.
 const LINGER: Duration = Duration::from_millis(200);
-/// When told to stop it goes on for as long as members or publishers are on their way out too, and so much longer, for those who
-/// have been told at the same time and have not said so yet.
+/// After a stop request it continues while members or publishers are leaving, and for this long
+/// afterwards: others may have been stopped at the same time without having announced it yet.
 const LEAVING_GRACE: Duration = Duration::from_millis(700);
-/// Publishers are waited for no longer than this: one that reads a file may take hours, and the next proxy serves it.
-const PUBLISHERS_AT_MOST: Duration = Duration::from_secs(4);
+/// The longest wait for publishers: one that reads a file may take hours, and the next proxy can
+/// serve it.
+const PUBLISHER_WAIT: Duration = Duration::from_secs(4);
 
 /// Where the control plane binds.
 #[derive(Clone, Debug, Default)]
 pub struct ControlPlaneSettings {
-    /// For everybody.
+    /// The endpoints for publishers and members.
     pub endpoints: Vec<String>,
-    /// The proxy's keys, where the bus is encrypted.
+    /// The proxy's keys, if the bus is encrypted.
     pub keys: Option<ServerKeys>,
 }
 
@@ -47,91 +48,117 @@ pub struct ControlPlaneSettings {
 pub struct ControlPlane {
     bus: Bus,
     socket: zmq::Socket,
-    /// Held for as long as the socket is: the gatekeeper goes with the last of them.
+    guard: PortGuard,
+    /// Kept as long as the socket: the gatekeeper ends with the last of them.
     keys: Option<ServerKeys>,
     endpoints: Vec<String>,
+    intake: Intake<ReceivedFrame>,
     coordinator: Coordinator,
-    notes: NoteStore,
+    handoff: HandoffStore,
     metrics: ControlPlaneMetrics,
-    counted: (Refusals, NoteRefusals),
+    counted: Counted,
     metered_at: Option<Instant>,
-    refused_log: RateLimited,
+    rejected_log: RateLimited,
     ready: Latch,
-    desk: StatusDesk,
-    said_settled: bool,
-    /// What each group's members were when that was last logged.
-    logged: BTreeMap<String, usize>,
+    status: StatusResponder,
+    is_granting_logged: bool,
+    group_log: GroupLog,
+}
+
+/// Rejected messages that are in the metrics already.
+#[derive(Default)]
+struct Counted {
+    coordinator: Rejections,
+    handoff: HandoffRejections,
+}
+
+/// The one frame of a control message.
+struct ReceivedFrame(zmq::Message);
+
+impl AsRef<[u8]> for ReceivedFrame {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The shutdown of the control plane.
+struct Shutdown {
+    since: Instant,
+    /// When a member or publisher was last seen leaving.
+    last_leaver: Instant,
 }
 
 impl ControlPlane {
     /// Binds.
     ///
     /// # Errors
-    /// An address that is taken, or that libzmq does not understand; no random numbers.
-    pub fn bind(
-        bus: &Bus,
-        settings: &ControlPlaneSettings,
-        metrics: &Metrics,
-        (ready, desk): (Latch, StatusDesk),
-    ) -> Result<ControlPlane, BusError> {
+    /// An address that is in use or invalid; no random numbers.
+    pub fn bind(bus: &Bus, settings: &ControlPlaneSettings, reporting: Reporting) -> Result<ControlPlane, BusError> {
+        let Reporting { metrics, ready, status } = reporting;
         let socket = bus.control_server(settings.keys.as_ref())?;
+        let guard = PortGuard::start(bus, &socket, Side::Control, settings.keys.as_ref(), &metrics)?;
         let endpoints = bind_all(&socket, &settings.endpoints)?;
         let epoch = getrandom::u64().map_err(BusError::Random)?.max(1);
         Ok(ControlPlane {
             bus: bus.clone(),
             socket,
+            guard,
             keys: settings.keys.clone(),
             endpoints,
+            intake: Intake::default(),
             coordinator: Coordinator::new(CoordinatorSettings::default(), epoch, boot_now()),
-            notes: NoteStore::new(NoteStoreSettings::default(), epoch, boot_now()),
-            metrics: ControlPlaneMetrics::new(metrics),
-            counted: Default::default(),
+            handoff: HandoffStore::new(HandoffStoreSettings::default(), epoch, boot_now()),
+            metrics: ControlPlaneMetrics::new(&metrics),
+            counted: Counted::default(),
             metered_at: None,
-            refused_log: RateLimited::default(),
+            rejected_log: RateLimited::default(),
             ready,
-            desk,
-            said_settled: false,
-            logged: BTreeMap::new(),
+            status,
+            is_granting_logged: false,
+            group_log: GroupLog::default(),
         })
     }
 
-    /// Where everybody connects, with the ports that were really bound.
+    /// The bound endpoints, with the actual ports.
     pub fn endpoints(&self) -> &[String] {
         &self.endpoints
     }
 
-    /// Coordinates until the worker is told to stop and nobody is on the way out.
+    /// Coordinates until the worker is asked to stop and no member or publisher is leaving.
     ///
     /// # Errors
-    /// The socket failed: the context is gone.
+    /// The socket failed because its context was terminated.
     pub fn run(mut self, worker: &Worker) -> Result<(), BusError> {
         self.ready.set(true);
-        let (mut last_leaver, mut told_at) = (None, None);
+        let mut shutdown = None;
+        let mut listeners = Listeners::new(&self.endpoints);
         loop {
             worker.beat();
-            self.take_messages()?;
+            listeners.check(Instant::now());
+            self.drain()?;
+            self.take_messages();
             let now = boot_now();
             if now >= self.coordinator.next_deadline() {
                 self.coordinator.on_tick(now);
             }
-            if now >= self.notes.next_deadline() {
-                self.notes.on_tick(now, &self.coordinator);
+            if now >= self.handoff.next_deadline() {
+                self.handoff.on_tick(now, &self.coordinator);
             }
             self.send_outputs()?;
-            self.look_around(now);
+            self.report(now);
             if let Some(deadline) = worker.deadline() {
                 let instant = Instant::now();
-                let since = last_leaver.get_or_insert(instant);
-                let patient = instant < *told_at.get_or_insert(instant) + PUBLISHERS_AT_MOST;
-                if self.coordinator.is_being_left(now) && (patient || self.coordinator.has_leavers()) {
-                    *since = instant;
+                let shutdown = shutdown.get_or_insert(Shutdown { since: instant, last_leaver: instant });
+                let waits_for_publishers = instant < shutdown.since + PUBLISHER_WAIT;
+                if self.coordinator.is_being_left(now) && (waits_for_publishers || self.coordinator.has_leavers()) {
+                    shutdown.last_leaver = instant;
                 }
-                if instant >= *since + LEAVING_GRACE || instant + 2 * LINGER >= deadline {
+                if instant >= shutdown.last_leaver + LEAVING_GRACE || instant + 2 * LINGER >= deadline {
                     return self.close(deadline);
                 }
             }
-            let deadline = self.coordinator.next_deadline().min(self.notes.next_deadline());
-            let wait = patience(now, deadline, PATIENCE);
+            let deadline = self.coordinator.next_deadline().min(self.handoff.next_deadline());
+            let wait = if self.intake.is_empty() { poll_timeout(now, deadline, IDLE_POLL) } else { 0 };
             match self.socket.poll(zmq::POLLIN, wait) {
                 Ok(_) | Err(zmq::Error::EINTR) => {}
                 Err(source) => return Err(failed(source)),
@@ -139,107 +166,115 @@ impl ControlPlane {
         }
     }
 
-    fn take_messages(&mut self) -> Result<(), BusError> {
-        for _ in 0..CONTROL_BURST {
-            let id = match uninterrupted(|| self.socket.recv_msg(zmq::DONTWAIT)) {
+    /// Empties the socket into the intake, up to a bound far above the messages handled per burst.
+    /// A message without room is dropped and counted.
+    fn drain(&mut self) -> Result<(), BusError> {
+        for _ in 0..DRAIN_BURST {
+            let mut id = match uninterrupted(|| self.socket.recv_msg(zmq::DONTWAIT)) {
                 Ok(id) => id,
-                Err(zmq::Error::EAGAIN) => return Ok(()),
+                Err(zmq::Error::EAGAIN) => {
+                    self.guard.emptied();
+                    return Ok(());
+                }
                 Err(source) => return Err(failed(source)),
             };
-            let peer = Peer::new(&id);
-            if !id.get_more() {
-                self.metrics.malformed.inc();
-                continue;
-            }
-            let frame = uninterrupted(|| self.socket.recv_msg(0)).map_err(failed)?;
-            if frame.get_more() {
-                self.metrics.malformed.inc();
-                pass_over(&self.socket, "control plane")?;
-                continue;
-            }
-            let Some(peer) = peer else {
+            self.guard.count(&mut id);
+            let rest = receive_rest(&self.socket, &id).map_err(failed)?;
+            let (Some(peer), Rest { count: 1, parts: [Some(frame)] }) = (Peer::new(&id), rest) else {
                 self.metrics.malformed.inc();
                 continue;
             };
             self.metrics.received_bytes.inc_by(frame.len() as u64);
-            if is_about_notes(&frame) {
-                self.notes.on_message(boot_now(), &peer, &frame, &self.coordinator);
-            } else {
-                self.coordinator.on_message(boot_now(), &peer, &frame);
+            if !self.intake.push(peer, ReceivedFrame(frame)) {
+                self.metrics.dropped.inc();
             }
         }
         Ok(())
     }
 
-    /// Sends what the coordinator has to say, and then notes. Where a peer is gone, or does not read, it is dropped and counted.
+    fn take_messages(&mut self) {
+        for _ in 0..CONTROL_BURST {
+            let Some((peer, ReceivedFrame(frame))) = self.intake.pop() else { return };
+            if is_handoff(&frame) {
+                self.handoff.on_message(boot_now(), &peer, &frame, &self.coordinator);
+            } else {
+                self.coordinator.on_message(boot_now(), &peer, &frame);
+            }
+        }
+    }
+
+    /// Sends the coordinator's messages, and then hand-off state. A message to a peer that is
+    /// disconnected or does not read is dropped and counted.
     fn send_outputs(&mut self) -> Result<(), BusError> {
-        while let Some((peer, frame)) = self.coordinator.poll_output().or_else(|| self.notes.poll_output()) {
+        while let Some((peer, frame)) = self.coordinator.poll_output().or_else(|| self.handoff.poll_output()) {
             let bytes = frame.len() as u64;
-            // libzmq looks for room only when the first part is sent.
+            // libzmq checks for room only when the first part is sent.
             match uninterrupted(|| self.socket.send(peer.as_bytes(), zmq::DONTWAIT | zmq::SNDMORE)) {
                 Ok(()) => {}
                 Err(zmq::Error::EAGAIN | zmq::Error::EHOSTUNREACH) => {
-                    self.metrics.undeliverable.inc();
+                    self.metrics.dropped.inc();
                     continue;
                 }
                 Err(source) => return Err(failed(source)),
             }
             match self.socket.send(frame, zmq::DONTWAIT) {
                 Ok(()) => self.metrics.sent_bytes.inc_by(bytes),
-                Err(zmq::Error::EAGAIN | zmq::Error::EHOSTUNREACH) => self.metrics.undeliverable.inc(),
+                Err(zmq::Error::EAGAIN | zmq::Error::EHOSTUNREACH) => self.metrics.dropped.inc(),
                 Err(source) => return Err(failed(source)),
             }
         }
         Ok(())
     }
 
-    fn look_around(&mut self, now: u64) {
-        self.desk.answer(|| status(&self.coordinator.view(now), &self.notes.view()));
+    fn report(&mut self, now: BootTime) {
+        self.status.answer(|| coordinator_status(&self.coordinator.view(now), &self.handoff.view()));
         let instant = Instant::now();
+        while let Some(event) = self.coordinator.poll_event() {
+            if let CoordinatorEvent::LeaseExpired(expired) = &event {
+                self.metrics.lease_expired(expired);
+            }
+            self.group_log.event(&event, instant);
+        }
         if self.metered_at.is_some_and(|at| instant.duration_since(at) < METER_EVERY) {
             return;
         }
         self.metered_at = Some(instant);
-        if !self.said_settled && self.coordinator.settled(now) {
-            self.said_settled = true;
-            info!("the control plane grants shards: every lease of a proxy before this one has run out");
+        if !self.is_granting_logged && self.coordinator.grace_period_over(now) {
+            self.is_granting_logged = true;
+            info!("startup grace period over, granting shards");
         }
         let groups = self.coordinator.groups(now);
-        self.metrics.follow(&groups, &self.coordinator.streams(now), &self.notes.view());
-        for group in &groups {
-            let members = self.logged.entry(group.name.to_string()).or_default();
-            if *members != group.members.len() {
-                *members = group.members.len();
-                let labels: Vec<&str> = group.members.iter().map(|member| member.label.as_str()).collect();
-                info!(group = %group.name, members = *members, labels = labels.join(","), "a group has changed");
-            }
-        }
-        self.logged.retain(|name, _| groups.iter().any(|group| group.name.as_str() == name));
-        let (refusals, of_notes) = (self.coordinator.refusals(), self.notes.refusals());
-        let refused =
-            self.metrics.refuse(&self.counted.0, &refusals) + self.metrics.refuse_notes(&self.counted.1, &of_notes);
-        self.counted = (refusals, of_notes);
-        if refused > 0
-            && let Some(suppressed) = self.refused_log.allow(instant)
+        self.metrics.set(&groups, &self.coordinator.streams(now), &self.handoff.view());
+        self.group_log.groups(&groups, instant);
+        let totals = Counted { coordinator: self.coordinator.rejections(), handoff: self.handoff.rejections() };
+        let messages = self.metrics.count_rejected(&self.counted.coordinator, &totals.coordinator)
+            + self.metrics.count_rejected_handoff(&self.counted.handoff, &totals.handoff);
+        if messages > 0
+            && let Some(suppressed) = self.rejected_log.allow(instant)
         {
-            warn!(messages = refused, suppressed, ?refusals, ?of_notes, "refused control messages");
+            let Counted { coordinator, handoff } = &totals;
+            warn!(messages, suppressed, ?coordinator, ?handoff, "control messages rejected");
         }
+        self.counted = totals;
     }
 
-    fn close(self, deadline: Instant) -> Result<(), BusError> {
+    fn close(mut self, deadline: Instant) -> Result<(), BusError> {
+        self.guard.stop(&mut self.socket);
         let closing_at = Instant::now();
         let left = deadline.saturating_duration_since(closing_at);
         self.socket.set_linger(milliseconds(LINGER.min(left / 2))).map_err(failed)?;
         let ControlPlane { bus, socket, keys, .. } = self;
-        // The socket goes before the keys, and before the context, whose last clone waits for what lingers.
+        // The socket is closed before the keys and the context are released, because dropping the
+        // last clone of the context waits for lingering messages.
         drop(socket);
         if let Some(keys) = keys {
             keys.release();
         }
         drop(bus);
-        // The relay has gone before, and what it had for its subscribers has lingered until now.
+        // The relay has ended before, so this wait includes the messages that lingered for its
+        // subscribers.
         if closing_at.elapsed() >= left * 2 / 3 && left > LINGER {
-            warn!("subscribers did not take everything within the drain time: records may be lost");
+            warn!("drain deadline exceeded while closing the control plane, records may be lost");
         }
         Ok(())
     }
@@ -247,135 +282,4 @@ impl ControlPlane {
 
 fn failed(source: zmq::Error) -> BusError {
     BusError::Io { role: "control plane", source }
-}
-
-fn status(view: &CoordinatorView, notes: &NotesView) -> Value {
-    let mut refused: BTreeMap<&str, u64> = view.refusals.by_reason().into_iter().collect();
-    for (reason, count) in notes.refusals.by_reason() {
-        *refused.entry(reason).or_default() += count;
-    }
-    json!({
-        "epoch": format!("{:016x}", view.epoch),
-        "settled": view.settled,
-        "destinations": view.destinations,
-        "destinations_version": view.list_version,
-        "groups": view.groups.iter().map(|group| group_status(group, notes)).collect::<Vec<_>>(),
-        "streams": view.streams.iter().map(stream_status).collect::<Vec<_>>(),
-        "notes": notes_status(notes),
-        "refused_messages": refused,
-    })
-}
-
-/// Of all groups, those without members among them, whose notes are kept for a while.
-fn notes_status(notes: &NotesView) -> Value {
-    let groups = notes.groups.iter().map(|group| {
-        json!({ "group": group.name.as_str(), "notes": group.notes, "bytes": group.bytes, "evicted": group.evicted })
-    });
-    json!({ "bytes": notes.bytes, "evicted": notes.evicted, "groups": groups.collect::<Vec<_>>() })
-}
-
-fn group_status(group: &GroupView, notes: &NotesView) -> Value {
-    let of_group = notes.groups.iter().find(|notes| notes.name == group.name);
-    let members = group.members.iter().map(|member| {
-        json!({
-            "label": member.label.as_str(),
-            "incarnation": format!("{:016x}", member.incarnation),
-            "leaving": member.leaving,
-            "lease_seconds_left": member.lease_left as f64 / 1e9,
-            "protocols": [member.protocols.0, member.protocols.1],
-            "destinations": member.destinations,
-            "destinations_acknowledged": member.destinations_acknowledged,
-            "shards": member.shards.len(),
-        })
-    });
-    let owned = group.members.iter().flat_map(|member| {
-        member.shards.iter().map(|shard| {
-            let owner = json!({
-                "shard": format!("{:02x}", shard.shard),
-                "owner": member.label.as_str(),
-                "generation": shard.generation,
-                "state": shard.state.as_str(),
-            });
-            (shard.shard, owner)
-        })
-    });
-    let free = group.unowned.iter().map(|&shard| {
-        (shard, json!({ "shard": format!("{shard:02x}"), "owner": null, "generation": null, "state": "free" }))
-    });
-    // In the order of the shards.
-    let shards: BTreeMap<u8, Value> = owned.chain(free).collect();
-    let mut positions: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for position in &group.positions {
-        positions.entry(position.stream.to_string()).or_default().push(json!({
-            "shard": format!("{:02x}", position.shard),
-            "committed": position.committed,
-            "lag_records": position.lag,
-        }));
-    }
-    let positions = positions.into_iter().map(|(stream, shards)| json!({ "stream": stream, "shards": shards }));
-    json!({
-        "name": group.name.as_str(),
-        "kind": group.kind.as_str(),
-        "protocol": group.protocol,
-        "members": members.collect::<Vec<_>>(),
-        "shards": shards.into_values().collect::<Vec<_>>(),
-        "next_generation": group.next_generation,
-        "lag_records": group.positions.iter().map(|position| position.lag).sum::<u64>(),
-        "positions": positions.collect::<Vec<_>>(),
-        "notes": of_group.map_or(0, |notes| notes.notes),
-        "notes_bytes": of_group.map_or(0, |notes| notes.bytes),
-    })
-}
-
-fn stream_status(stream: &StreamView) -> Value {
-    let by_kind = |counts: &[u64; Kind::ALL.len()]| -> BTreeMap<&str, u64> {
-        Kind::ALL.iter().map(|kind| kind.as_str()).zip(counts.iter().copied()).collect()
-    };
-    json!({
-        "stream": stream.stream.to_string(),
-        "live": stream.answers,
-        "ended": stream.ended,
-        "heard_seconds_ago": stream.heard_ago as f64 / 1e9,
-        "waits_for_groups": stream.wants_commits,
-        "has_destinations": stream.has_list,
-        "retained": by_kind(&stream.retained),
-        "published": by_kind(&stream.published),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use sekiwake_group::GroupNotes;
-    use sekiwake_record::Name;
-
-    use super::*;
-
-    #[test]
-    fn the_status_says_how_many_notes_a_group_has_even_when_its_members_are_gone() {
-        let coordinator = Coordinator::new(CoordinatorSettings::default(), 1, 0);
-        let name = Name::new("xflow-forwarder.default").unwrap();
-        let groups = vec![GroupNotes { name: name.clone(), notes: 3, bytes: 1000, evicted: 2 }];
-        let refusals = NoteRefusals { malformed: 4, foreign: 5, notes: 6 };
-        let notes = NotesView { groups, bytes: 1000, evicted: 7, refusals };
-        let mut view = coordinator.view(0);
-        let page = status(&view, &notes);
-        let of_notes = json!({
-            "bytes": 1000,
-            "evicted": 7,
-            "groups": [{ "group": "xflow-forwarder.default", "notes": 3, "bytes": 1000, "evicted": 2 }],
-        });
-        assert_eq!(page["notes"], of_notes);
-        assert_eq!((&page["refused_messages"]["foreign"], &page["refused_messages"]["notes"]), (&json!(5), &json!(6)));
-        view.groups.push(GroupView {
-            name,
-            kind: Kind::Xflow,
-            protocol: Some(1),
-            members: Vec::new(),
-            unowned: Vec::new(),
-            next_generation: 1,
-            positions: Vec::new(),
-        });
-        let page = status(&view, &notes);
-        assert_eq!((&page["groups"][0]["notes"], &page["groups"][0]["notes_bytes"]), (&json!(3), &json!(1000)));
-    }
 }

@@ -1,146 +1,61 @@
-//! The thread that answers for a stream: it tells the coordinator where the stream stands, repeats what subscribers missed, and
-//! gets the list of what must not be captured.
+//! The control thread of a stream: it advertises the stream to the coordinator, retransmits records
+//! that subscribers missed, and receives the list of destinations that must not be captured.
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use sekiwake_group::{PublisherControl, PublisherControlSettings, Retention, Stream, wire::Transport};
+use sekiwake_group::{
+    BootTime, CurrentList, OwnDestinations, PublisherControl, PublisherControlSettings, Stream, wire::Transport,
+};
 use sekiwake_record::Kind;
-use sekiwake_runtime::{Latch, Metrics, StatusDesk, Worker};
+use sekiwake_runtime::{Latch, StatusResponder, Worker};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
+use super::{
+    dealer::{CONTROL_BURST, Incoming, receive, routing_id, send},
+    phase::{StreamEvent, StreamPhase},
+    shared::StreamShared,
+    sources::top_sources,
+};
 use crate::{
-    BusError, OwnDestinations,
-    control::{CONTROL_BURST, Incoming, boot_now, patience, receive, routing_id, sources::top_sources},
+    BusError, Reporting,
+    clock::{boot_now, poll_timeout},
+    connections::{Connections, Side},
     metrics::StreamControlMetrics,
     settings::Controlling,
-    socket::{Bus, Connections, milliseconds, uninterrupted},
+    socket::{Bus, milliseconds},
 };
 
-/// The most bytes that are repeated in a second: twice and more of what a stream of 200,000 small datagrams a second carries.
+/// Maximum bytes retransmitted per second: over twice the rate of a stream of 200,000 small
+/// datagrams per second.
 const REPAIR_BYTES_PER_SECOND: u64 = 64 << 20;
-/// The longest sleep, so that the writer is heard.
-const PATIENCE: Duration = Duration::from_millis(50);
-/// The longest sleep while something is about to change: capture threads apply a list, the writer wants to know of commits.
-const IMPATIENCE: Duration = Duration::from_millis(2);
+/// The longest sleep, so that changes of the writer are noticed.
+const IDLE_POLL: Duration = Duration::from_millis(50);
+/// The longest sleep while a change is expected: capture threads apply a list, or the writer waits
+/// for commits.
+const BUSY_POLL: Duration = Duration::from_millis(2);
 /// How often metrics are set.
 const METER_EVERY: Duration = Duration::from_millis(500);
-/// What the last word has to leave in.
-const LAST_WORD: Duration = Duration::from_millis(200);
-/// How long a publisher that is told to stop waits for a proxy that is not there.
-const ABSENT_AT_MOST: Duration = Duration::from_secs(3);
-/// How long one that has come to its end by itself does.
-const ABSENT_AT_THE_END: Duration = Duration::from_secs(60);
-/// How long the writer waits for the end of this thread.
-const CONTROL_ENDS_WITHIN: Duration = Duration::from_millis(300);
+/// How long the last message may linger.
+const LAST_MESSAGE_LINGER: Duration = Duration::from_millis(200);
+/// How long a publisher that is asked to stop waits for an absent proxy.
+const ABSENT_PROXY_WAIT: Duration = Duration::from_secs(3);
+/// The same for a publisher that has reached the end of its file.
+const ABSENT_PROXY_WAIT_AT_END: Duration = Duration::from_secs(60);
 
-/// The body of a batch that is retained.
-pub(crate) type Body = Arc<[u8]>;
-
-/// What the writer of a stream and the thread that answers for it share.
-#[derive(Debug)]
-pub(crate) struct Common {
-    retention: Mutex<Retention<Body>>,
-    /// The list of what is our own is there and gone by: what is captured may be published.
-    may_publish: AtomicBool,
-    /// The writer has been left by its producers, and is about to end.
-    ending: AtomicBool,
-    /// Everything has been published: the writer wants to know when groups have it.
-    draining: AtomicBool,
-    /// They have.
-    drained: AtomicBool,
-    /// The time is up, or there is no proxy: the writer need not wait for anything any more.
-    abandoned: AtomicBool,
-    /// Records that some live group had not handled then.
-    left: AtomicU64,
-    /// The writer has ended.
-    finished: AtomicBool,
-    /// There is no control thread any more, or never was.
-    alone: AtomicBool,
-    /// Kinds that live groups worked on at the end, one bit each.
-    live_kinds: AtomicU8,
-}
-
-impl Common {
-    /// With a budget in bytes for each kind. Until there is a [`StreamControl`] nobody is waited for.
-    pub(crate) fn new(limits: [usize; Kind::ALL.len()]) -> Common {
-        Common {
-            retention: Mutex::new(Retention::new(limits)),
-            may_publish: AtomicBool::new(true),
-            ending: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
-            abandoned: AtomicBool::new(false),
-            drained: AtomicBool::new(true),
-            left: AtomicU64::new(0),
-            finished: AtomicBool::new(false),
-            alone: AtomicBool::new(true),
-            live_kinds: AtomicU8::new(0),
-        }
-    }
-
-    pub(crate) fn retention(&self) -> MutexGuard<'_, Retention<Body>> {
-        self.retention.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn may_publish(&self) -> bool {
-        self.may_publish.load(Ordering::Acquire)
-    }
-
-    /// Whether a file may be read on: no group is more than `limits` bytes behind, by kind. Without a control thread nobody knows.
-    pub(crate) fn may_read_ahead(&self, limits: [usize; Kind::ALL.len()]) -> bool {
-        let retention = self.retention();
-        let is_near = |(kind, limit): (Kind, usize)| retention.uncommitted_bytes(kind) < limit;
-        self.drained.load(Ordering::Acquire) || Kind::ALL.into_iter().zip(limits).all(is_near)
-    }
-
-    pub(crate) fn begin_to_end(&self) {
-        self.ending.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_drained(&self) -> bool {
-        self.drained.load(Ordering::Acquire)
-    }
-
-    /// Records that were published and that some live group had not handled when the drain ended.
-    pub(crate) fn left(&self) -> u64 {
-        self.left.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn finish(&self) {
-        self.finished.store(true, Ordering::Release);
-    }
-
-    /// Whether a group worked on this kind at the end.
-    pub(crate) fn had_group(&self, kind: Kind) -> bool {
-        self.live_kinds.load(Ordering::Acquire) & (1 << kind.index()) != 0
-    }
-
-    /// Waits a moment for the end of the control thread, which follows that of the writer.
-    pub(crate) fn wait_for_control(&self) {
-        let end = Instant::now() + CONTROL_ENDS_WITHIN;
-        while !self.alone.load(Ordering::Acquire) && Instant::now() < end {
-            std::thread::sleep(IMPATIENCE);
-        }
-    }
-
-    fn is_finished(&self) -> bool {
-        self.finished.load(Ordering::Acquire)
-    }
+/// The parts of a [`StreamControl`].
+pub(crate) struct StreamControlOptions<'a> {
+    pub(crate) controlling: &'a Controlling,
+    pub(crate) stream: Stream,
+    pub(crate) shared: Arc<StreamShared>,
+    /// Whether the writer needs the groups' commits, because it reads a file no further ahead than
+    /// its memory.
+    pub(crate) follows_commits: bool,
+    pub(crate) reporting: Reporting,
 }
 
 /// Answers for a stream. Its thread calls [`StreamControl::run`].
@@ -151,36 +66,50 @@ pub struct StreamControl {
     in_process: bool,
     ready: Latch,
     machine: PublisherControl,
-    common: Arc<Common>,
+    shared: Arc<StreamShared>,
     own: OwnDestinations,
-    /// The number of the list that capture threads have been given, and whether they go by it.
-    list: (u64, bool),
+    list: OwnList,
     follows_commits: bool,
+    /// A frame that the socket had no room for.
     pending: Option<Vec<u8>>,
-    refused: u64,
-    repaired_bytes: u64,
+    counted: Counted,
     metrics: StreamControlMetrics,
     metered_at: Option<Instant>,
-    desk: StatusDesk,
+    status: StatusResponder,
     stream: Stream,
 }
 
+/// The list that the capture threads have been given; number 0 before the first.
+#[derive(Clone, Copy, Default)]
+struct OwnList {
+    number: u64,
+    is_applied: bool,
+}
+
+/// Totals of the state machine that are in the metrics already.
+#[derive(Clone, Copy, Default)]
+struct Counted {
+    rejected: u64,
+    retransmitted_bytes: u64,
+}
+
+/// The end of the stream, as far as the control thread has seen it.
+struct EndWatch {
+    /// When the producers had ended.
+    since: Option<Instant>,
+    is_draining: bool,
+    /// When the last message from the proxy arrived.
+    heard_at: Instant,
+}
+
 impl StreamControl {
-    pub(crate) fn new(
-        bus: &Bus,
-        controlling: &Controlling,
-        stream: Stream,
-        common: Arc<Common>,
-        follows_commits: bool,
-        metrics: &Metrics,
-        (ready, desk): (Latch, StatusDesk),
-    ) -> Result<StreamControl, BusError> {
+    pub(crate) fn new(bus: &Bus, options: StreamControlOptions<'_>) -> Result<StreamControl, BusError> {
+        let StreamControlOptions { controlling, stream, shared, follows_commits, reporting } = options;
+        let Reporting { metrics, ready, status } = reporting;
         let socket = bus.control_client(&routing_id()?, controlling.keys.as_ref())?;
-        let mut connections = bus.watch(&socket)?;
+        let mut connections = bus.watch(&socket, Side::Control)?;
         connections.connect(&socket, &controlling.endpoints)?;
-        common.may_publish.store(false, Ordering::Release);
-        common.drained.store(false, Ordering::Release);
-        common.alone.store(false, Ordering::Release);
+        shared.apply(StreamEvent::ControlAttached);
         let settings =
             PublisherControlSettings { stream: stream.clone(), repair_bytes_per_second: REPAIR_BYTES_PER_SECOND };
         Ok(StreamControl {
@@ -190,27 +119,26 @@ impl StreamControl {
             in_process: controlling.is_in_process(),
             ready,
             machine: PublisherControl::new(settings, boot_now()),
-            common,
+            shared,
             own: OwnDestinations::default(),
-            list: (0, false),
+            list: OwnList::default(),
             follows_commits,
             pending: None,
-            refused: 0,
-            repaired_bytes: 0,
-            metrics: StreamControlMetrics::new(metrics),
+            counted: Counted::default(),
+            metrics: StreamControlMetrics::new(&metrics),
             metered_at: None,
-            desk,
+            status,
             stream,
         })
     }
 
-    /// Makes the part of `/status` that says which sources fill the memory.
+    /// Makes the part of `/status` that lists the sources with the most retained records.
     pub fn sources(&self) -> impl Fn() -> Value + Send + Sync + 'static {
-        let common = Arc::clone(&self.common);
-        move || top_sources(&common)
+        let shared = Arc::clone(&self.shared);
+        move || top_sources(&shared)
     }
 
-    /// What must not be captured.
+    /// The destinations that must not be captured.
     pub fn own_destinations(&self) -> OwnDestinations {
         self.own.clone()
     }
@@ -218,141 +146,140 @@ impl StreamControl {
     /// Answers until the writer has ended.
     ///
     /// # Errors
-    /// The socket failed: the context is gone.
+    /// The socket failed because its context was terminated.
     pub fn run(mut self, worker: &Worker) -> Result<(), BusError> {
         if self.follows_commits {
             self.machine.follow_commits(boot_now());
         }
-        let (mut ending_since, mut draining, mut heard_at) = (None, false, Instant::now());
+        let mut end = EndWatch { since: None, is_draining: false, heard_at: Instant::now() };
         loop {
             worker.beat();
             if self.take_messages()? {
-                heard_at = Instant::now();
+                end.heard_at = Instant::now();
+                self.connections.heard();
             }
             let now = boot_now();
             self.apply_list(now);
-            self.common.may_publish.store(self.machine.may_publish(), Ordering::Release);
-            self.ready.set(self.machine.may_publish());
-            if self.common.ending.load(Ordering::Acquire) {
-                ending_since.get_or_insert_with(Instant::now);
+            if self.machine.may_publish() {
+                self.shared.apply(StreamEvent::ListApplied);
             }
-            if self.common.draining.load(Ordering::Acquire) && !draining {
-                draining = true;
+            self.ready.set(self.machine.may_publish());
+            let phase = self.shared.phase();
+            if phase.is_ending() {
+                end.since.get_or_insert_with(Instant::now);
+            }
+            if phase == StreamPhase::Draining && !end.is_draining {
+                end.is_draining = true;
                 self.machine.drain(now);
             }
-            self.machine.on_tick(now, &self.common.retention());
-            let blocked = !self.send_outputs()?;
-            if let Some(since) = ending_since {
-                self.watch_end(since, heard_at, worker);
-            }
-            if self.common.is_finished() {
+            self.machine.on_tick(now, &self.shared.retention());
+            let is_blocked = !self.send_outputs()?;
+            self.watch_end(&end, worker);
+            if self.shared.phase() == StreamPhase::Finished {
                 return self.close();
             }
-            self.meter();
-            self.wait(now, blocked)?;
+            self.report();
+            self.wait(now, is_blocked, end.is_draining)?;
         }
     }
 
-    /// Says whether anything came.
+    /// Handles received messages, and returns whether there were any.
     fn take_messages(&mut self) -> Result<bool, BusError> {
         for taken in 0..CONTROL_BURST {
             match receive(&self.socket, "stream control")? {
                 Incoming::Frame(frame) => {
-                    self.machine.on_message(boot_now(), &frame, &mut self.common.retention());
+                    self.machine.on_message(boot_now(), &frame, &mut self.shared.retention());
                 }
-                Incoming::Malformed => self.metrics.refused.inc(),
+                Incoming::Malformed => self.metrics.rejected.inc(),
                 Incoming::Nothing => return Ok(taken > 0),
             }
         }
         Ok(true)
     }
 
-    /// Gives a new list to the capture threads, and says so to the machine when all of them go by it.
-    fn apply_list(&mut self, now: u64) {
-        let (number, destinations) = self.machine.list();
-        if number != self.list.0 {
+    /// Passes a new list to the capture threads, and reports to the state machine when all of them
+    /// use it.
+    fn apply_list(&mut self, now: BootTime) {
+        let CurrentList { number, destinations } = self.machine.list();
+        if number != self.list.number {
             let udp = destinations.iter().filter(|destination| destination.transport == Transport::Udp);
             let addresses: Vec<SocketAddr> =
                 udp.map(|destination| SocketAddr::new(destination.address.into(), destination.port)).collect();
-            info!(stream = %self.stream, destinations = addresses.len(), "destinations that are not captured");
+            info!(stream = %self.stream, destinations = addresses.len(), "own destinations received, not capturing them");
             self.own.set(number, addresses);
-            self.list = (number, false);
+            self.list = OwnList { number, is_applied: false };
         }
-        if !self.list.1 && self.list.0 > 0 && self.own.applied() == self.list.0 {
-            self.list.1 = true;
-            self.machine.applied(now, self.list.0);
+        if !self.list.is_applied && self.list.number > 0 && self.own.applied() == self.list.number {
+            self.list.is_applied = true;
+            self.machine.applied(now, self.list.number);
         }
     }
 
-    /// Sends what the socket has room for. What is left waits.
+    /// Sends as much as the socket has room for, and returns whether that was everything.
     fn send_outputs(&mut self) -> Result<bool, BusError> {
         while let Some(frame) = self.pending.take().or_else(|| self.machine.poll_output()) {
-            match uninterrupted(|| self.socket.send(&frame[..], zmq::DONTWAIT)) {
-                Ok(()) => {}
-                Err(zmq::Error::EAGAIN) => {
-                    self.pending = Some(frame);
-                    return Ok(false);
-                }
-                Err(source) => return Err(failed(source)),
+            if !send(&self.socket, &frame, "stream control")? {
+                self.pending = Some(frame);
+                return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Says when the writer need not wait any longer: the groups have everything, the time is up, or there is nobody to ask.
-    fn watch_end(&self, since: Instant, heard_at: Instant, worker: &Worker) {
-        if self.common.is_drained() || self.common.is_abandoned() {
+    /// Notifies the writer when it need not wait any longer: the groups have handled everything,
+    /// the deadline is near, or the proxy does not answer.
+    fn watch_end(&self, end: &EndWatch, worker: &Worker) {
+        let Some(since) = end.since else { return };
+        if !self.shared.phase().is_waiting() {
             return;
         }
-        self.common.live_kinds.store(self.machine.live_kinds(), Ordering::Release);
+        self.shared.set_live_kinds(self.machine.live_kinds());
         if self.machine.is_drained() {
-            self.common.drained.store(true, Ordering::Release);
+            self.shared.apply(StreamEvent::GroupsCaughtUp);
             return;
         }
         let now = Instant::now();
-        // The rest of the time is for what lingers.
-        let over = worker.deadline().is_some_and(|end| now >= since + end.saturating_duration_since(since) * 3 / 4);
-        let patience = if worker.stopping() { ABSENT_AT_MOST } else { ABSENT_AT_THE_END };
-        let alone = now >= since.max(heard_at) + patience;
-        if over || alone {
-            let left = self.common.retention().uncommitted_records();
-            let why = if alone { "the proxy does not answer" } else { "the time is up" };
-            warn!(stream = %self.stream, records = left, why, "ending although not every group is known to have everything");
-            self.common.left.store(left, Ordering::Release);
-            self.common.abandoned.store(true, Ordering::Release);
+        // The last quarter of the time is for lingering messages.
+        let is_late =
+            worker.deadline().is_some_and(|deadline| now >= since + deadline.saturating_duration_since(since) * 3 / 4);
+        let patience = if worker.stopping() { ABSENT_PROXY_WAIT } else { ABSENT_PROXY_WAIT_AT_END };
+        let is_alone = now >= since.max(end.heard_at) + patience;
+        if is_late || is_alone {
+            let records = self.shared.retention().uncommitted_records();
+            let reason = if is_alone { "proxy does not answer" } else { "drain deadline reached" };
+            warn!(stream = %self.stream, records, reason, "ending before every group has handled all records");
+            self.shared.give_up(records);
         }
     }
 
-    fn wait(&self, now: u64, blocked: bool) -> Result<(), BusError> {
-        let events = if blocked { zmq::POLLIN | zmq::POLLOUT } else { zmq::POLLIN };
-        let applying = self.list.0 > 0 && !self.list.1;
-        let changing = applying || self.follows_commits || self.common.draining.load(Ordering::Acquire);
-        let limit = if changing { IMPATIENCE } else { PATIENCE };
-        let deadline = if blocked { u64::MAX } else { self.machine.next_deadline() };
-        // There is more to repeat at once.
-        let timeout = if deadline <= now { 0 } else { patience(now, deadline, limit) };
+    fn wait(&self, now: BootTime, is_blocked: bool, is_draining: bool) -> Result<(), BusError> {
+        let events = if is_blocked { zmq::POLLIN | zmq::POLLOUT } else { zmq::POLLIN };
+        let is_applying = self.list.number > 0 && !self.list.is_applied;
+        let limit = if is_applying || is_draining || self.follows_commits { BUSY_POLL } else { IDLE_POLL };
+        let deadline = if is_blocked { BootTime::NEVER } else { self.machine.next_deadline() };
+        // A deadline that has passed means that there is more to retransmit at once.
+        let timeout = if deadline <= now { 0 } else { poll_timeout(now, deadline, limit) };
         match self.socket.poll(events, timeout) {
             Ok(_) | Err(zmq::Error::EINTR) => Ok(()),
             Err(source) => Err(failed(source)),
         }
     }
 
-    fn meter(&mut self) {
-        self.desk.answer(|| {
-            let retention = self.common.retention();
-            let of_kind = |kind: Kind| {
-                let retained_seconds =
-                    retention.oldest_published_at(kind).map(|at| boot_now().saturating_sub(at) as f64 / 1e9);
-                json!({ "kind": kind.as_str(), "bytes": retention.bytes(kind), "seconds": retained_seconds })
+    fn report(&mut self) {
+        self.status.answer(|| {
+            let retention = self.shared.retention();
+            let retained = |kind: Kind| {
+                let seconds = retention.oldest_published_at(kind).map(|at| (boot_now() - at).as_secs_f64());
+                json!({ "kind": kind.as_str(), "bytes": retention.bytes(kind), "seconds": seconds })
             };
             json!({
                 "stream": &*self.stream.name,
                 "epoch": format!("{:016x}", self.stream.epoch),
                 "may_publish": self.machine.may_publish(),
-                "retained": Kind::ALL.map(of_kind),
+                "retained": Kind::ALL.map(retained),
                 "own_destinations": self.own.list().iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "repaired_bytes": self.machine.repaired_bytes(),
-                "refused_messages": self.machine.refused(),
+                "retransmitted_bytes": self.machine.retransmitted_bytes(),
+                "rejected_messages": self.machine.rejected(),
             })
         });
         let now = Instant::now();
@@ -360,29 +287,32 @@ impl StreamControl {
             return;
         }
         self.metered_at = Some(now);
-        let connected = self.connections.stand(&self.socket) || self.in_process;
-        self.metrics.connected.set(i64::from(connected));
-        let retention = self.common.retention();
+        self.connections.set_retransmitted(self.machine.retransmitted_records());
+        let is_connected = self.connections.poll_connected(&self.socket) || self.in_process;
+        self.metrics.connected.set(i64::from(is_connected));
+        let retention = self.shared.retention();
         for kind in Kind::ALL {
             self.metrics.retained_bytes[kind.index()].set(retention.bytes(kind) as i64);
-            let seconds = retention.oldest_published_at(kind).map_or(0, |at| boot_now().saturating_sub(at));
-            self.metrics.retained_seconds[kind.index()].set(seconds as f64 / 1e9);
+            let age = retention.oldest_published_at(kind).map_or(Duration::ZERO, |at| boot_now() - at);
+            self.metrics.retained_seconds[kind.index()].set(age.as_secs_f64());
         }
         drop(retention);
-        self.metrics.refused.inc_by(self.machine.refused() - self.refused);
-        self.refused = self.machine.refused();
-        self.metrics.repaired_bytes.inc_by(self.machine.repaired_bytes() - self.repaired_bytes);
-        self.repaired_bytes = self.machine.repaired_bytes();
+        let totals =
+            Counted { rejected: self.machine.rejected(), retransmitted_bytes: self.machine.retransmitted_bytes() };
+        self.metrics.rejected.inc_by(totals.rejected - self.counted.rejected);
+        self.metrics.retransmitted_bytes.inc_by(totals.retransmitted_bytes - self.counted.retransmitted_bytes);
+        self.counted = totals;
     }
 
     fn close(mut self) -> Result<(), BusError> {
-        self.machine.end(boot_now(), &self.common.retention());
+        self.machine.end(boot_now(), &self.shared.retention());
         self.send_outputs()?;
-        self.socket.set_linger(milliseconds(LAST_WORD)).map_err(failed)?;
-        let StreamControl { bus, socket, connections, common, .. } = self;
-        // The socket goes before the context. The writer waits for what lingers.
+        self.socket.set_linger(milliseconds(LAST_MESSAGE_LINGER)).map_err(failed)?;
+        let StreamControl { bus, socket, connections, shared, .. } = self;
+        // The socket is closed before this clone of the context is dropped, so that the writer,
+        // which drops the last clone, waits for lingering messages.
         drop((socket, connections, bus));
-        common.alone.store(true, Ordering::Release);
+        shared.apply(StreamEvent::ControlClosed);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The control plane over real sockets: members that share topics, and peers that mean no good.
+//! The control plane over real sockets: members that share topics, and hostile peers.
 
 use std::{
     collections::HashMap,
@@ -7,11 +7,11 @@ use std::{
 
 use sekiwake_bus::{
     Bus, ControlPlane, ControlPlaneSettings, Controlling, GroupDelivery, GroupSubscriber, GroupSubscriberSettings,
-    Overflow, Producer, Publisher, PublisherSettings, Subscribing, names,
+    Overflow, Producer, Publisher, PublisherSettings, Reporting, Subscribing, names,
 };
 use sekiwake_record::{Kind, Name, Topic};
 use sekiwake_runtime::Metrics;
-use sekiwake_testkit::wait::wait_for;
+use sekiwake_testkit::{role::TestRole, wait::wait_for};
 
 use crate::support::*;
 
@@ -28,17 +28,17 @@ impl TestProxy {
         TestProxy::beside(TestRelay::start(), ANY_PORT)
     }
 
-    /// Stops it in order, and starts another one in its place.
+    /// Stops it cleanly, and starts another one at the same endpoints.
     pub(crate) fn restart(self) -> TestProxy {
         let TestProxy { relay, control } = self;
         TestProxy::beside(relay.restart(), &control)
     }
 
     fn beside(relay: TestRelay, control: &str) -> TestProxy {
-        let scope = &relay.member.scope;
+        let scope = &relay.role.scope;
         let settings = ControlPlaneSettings { endpoints: vec![control.to_owned()], keys: None };
-        let told = (scope.readiness("control"), scope.status("control"));
-        let plane = ControlPlane::bind(&Bus::default(), &settings, scope.metrics(), told).unwrap();
+        let reporting = Reporting::new(scope, "control", "control");
+        let plane = ControlPlane::bind(&Bus::default(), &settings, reporting).unwrap();
         let control = plane.endpoints()[0].clone();
         scope.spawn("control", move |worker| Ok(plane.run(worker)?)).unwrap();
         TestProxy { relay, control }
@@ -48,21 +48,21 @@ impl TestProxy {
         Controlling { endpoints: vec![self.control.clone()], keys: None }
     }
 
-    pub(crate) fn refused(&self, reason: &str) -> u64 {
+    pub(crate) fn rejected(&self, reason: &str) -> u64 {
         let label = format!("reason=\"{reason}\"");
-        value_of(self.relay.member.metrics(), names::CONTROL_REFUSED, &label)
+        value_of(self.relay.role.metrics(), names::CONTROL_REJECTED, &label)
     }
 }
 
-/// A publisher that answers repairs.
-struct TestStream {
+/// A publisher that retransmits.
+pub(crate) struct TestStream {
     producer: Producer,
-    member: Member,
+    role: TestRole,
 }
 
 impl TestStream {
-    fn start(proxy: &TestProxy, retain_bytes: usize) -> TestStream {
-        let member = Member::new("2s");
+    pub(crate) fn start(proxy: &TestProxy, retain_bytes: usize) -> TestStream {
+        let role = TestRole::start("2s");
         let settings = PublisherSettings {
             name: Name::new("wire-1").unwrap(),
             endpoints: vec![proxy.relay.publish.clone()],
@@ -70,19 +70,19 @@ impl TestStream {
             retain_bytes: [retain_bytes; 3],
             overflow: Overflow::Drop,
         };
-        let scope = &member.scope;
+        let scope = &role.scope;
         let latch = scope.readiness("bus");
         let (mut publisher, producer) = Publisher::new(&Bus::default(), settings, scope.metrics(), latch).unwrap();
-        let told = (scope.readiness("control"), scope.status("stream"));
-        let control = publisher.control(&proxy.controlling(), scope.metrics(), told).unwrap();
+        let reporting = Reporting::new(scope, "control", "stream");
+        let control = publisher.control(&proxy.controlling(), reporting).unwrap();
         scope.spawn("control", move |worker| Ok(control.run(worker)?)).unwrap();
         scope.spawn("publisher", move |worker| Ok(publisher.run(worker).map(drop)?)).unwrap();
-        TestStream { producer, member }
+        TestStream { producer, role }
     }
 
-    /// Publishes so many records of 200 bytes on each of the first topics.
-    fn publish(&self, topics: usize, count: u64) {
-        let mut batcher = sekiwake_bus::Batcher::default();
+    /// Publishes `count` records of 200 bytes on each of the first topics.
+    pub(crate) fn publish(&self, topics: usize, count: u64) {
+        let mut batcher = sekiwake_record::Batcher::default();
         for number in 0..count {
             for topic in crate::support::topics(topics) {
                 batcher.push(topic, &record(&payload(topic, number, 200)));
@@ -92,23 +92,23 @@ impl TestStream {
     }
 }
 
-/// A member that takes what it is given and is done with it at once.
-struct TestMember {
+/// A member that acknowledges every delivery at once.
+pub(crate) struct TestMember {
     subscriber: GroupSubscriber,
-    metrics: Metrics,
-    member: Member,
-    received: u64,
-    /// By topic: the sequence number after the last that came.
+    pub(crate) metrics: Metrics,
+    role: TestRole,
+    pub(crate) received: u64,
+    /// The next sequence number, by topic.
     next: HashMap<Topic, u64>,
 }
 
 impl TestMember {
-    fn start(proxy: &TestProxy) -> TestMember {
+    pub(crate) fn start(proxy: &TestProxy) -> TestMember {
         TestMember::of(proxy, false)
     }
 
-    fn of(proxy: &TestProxy, one_works: bool) -> TestMember {
-        let member = Member::new("2s");
+    fn of(proxy: &TestProxy, single_active: bool) -> TestMember {
+        let role = TestRole::start("2s");
         let settings = GroupSubscriberSettings {
             subscribing: Subscribing { endpoints: vec![proxy.relay.subscribe.clone()], keys: None },
             controlling: proxy.controlling(),
@@ -116,25 +116,29 @@ impl TestMember {
             label: Name::new("m1").unwrap(),
             kind: Kind::Syslog,
             start_age: Duration::from_secs(30),
-            one_works,
-            notes: false,
+            single_active,
+            handoff: false,
         };
-        let told = (member.scope.readiness("lease"), member.scope.status("group"));
-        let subscriber = GroupSubscriber::connect(&Bus::default(), settings, member.metrics(), told).unwrap();
-        TestMember { subscriber, metrics: member.metrics().clone(), member, received: 0, next: HashMap::new() }
+        let reporting = Reporting::new(&role.scope, "lease", "group");
+        let subscriber = GroupSubscriber::connect(&Bus::default(), settings, reporting).unwrap();
+        TestMember { subscriber, metrics: role.metrics().clone(), role, received: 0, next: HashMap::new() }
     }
 
-    fn pump_until(&mut self, what: &str, condition: impl Fn(&TestMember) -> bool) {
+    pub(crate) fn pump_until(&mut self, what: &str, condition: impl Fn(&TestMember) -> bool) {
         let end = Instant::now() + LONG;
         while !condition(self) {
             assert!(Instant::now() < end, "{what}: {} received\n{}", self.received, self.metrics.text());
-            if let Some(delivery) = self.subscriber.receive(Duration::from_millis(20)).unwrap() {
-                self.take(&delivery);
-            }
+            self.pump();
         }
     }
 
-    /// Takes a delivery, which says where it stands.
+    pub(crate) fn pump(&mut self) {
+        if let Some(delivery) = self.subscriber.receive(Duration::from_millis(20)).unwrap() {
+            self.take(&delivery);
+        }
+    }
+
+    /// Takes a delivery, and checks its sequence numbers and times.
     fn take(&mut self, delivery: &GroupDelivery) {
         let count = delivery.batch.len() as u64;
         self.received += count;
@@ -145,26 +149,30 @@ impl TestMember {
         assert_eq!((delivery.first_captured_at_ns, delivery.last_captured_at_ns), (at, at));
     }
 
-    fn owned(&self) -> u64 {
+    pub(crate) fn owned(&self) -> u64 {
         value(&self.metrics, names::OWNED_SHARDS)
     }
 }
 
 #[test]
-fn a_member_that_comes_after_the_data_is_given_all_of_it_from_the_publishers_memory() {
+fn late_member_receives_everything_from_retained_memory() {
     let proxy = TestProxy::start();
     let stream = TestStream::start(&proxy, 16 << 20);
     stream.publish(64, 100);
+    wait_for("publication without a subscriber", LONG, || {
+        value_of(stream.role.metrics(), names::UNPUBLISHED_RECORDS, "no_subscriber") == 6_400
+    })
+    .unwrap();
     let mut member = TestMember::start(&proxy);
     member.pump_until("everything", |member| member.received == 6_400);
     assert_eq!(value(&member.metrics, names::LOST_RECORDS), 0);
     assert!(value(&member.metrics, names::REPAIRED_BATCHES) >= 64);
     stream.publish(64, 10);
-    member.pump_until("what came live", |member| member.received == 7_040);
-    assert_eq!(value(stream.member.metrics(), names::WAITING_RECORDS), 0);
+    member.pump_until("the live records", |member| member.received == 7_040);
+    assert_eq!(value(stream.role.metrics(), names::WAITING_RECORDS), 0);
 }
 
-/// Both take what comes until the condition holds.
+/// Both members receive until the condition holds.
 fn both(
     one: &mut TestMember,
     other: &mut TestMember,
@@ -183,7 +191,7 @@ fn both(
 }
 
 #[test]
-fn where_one_works_the_other_gets_nothing_until_the_first_leaves_and_then_everything_that_follows() {
+fn standby_member_takes_over_when_the_active_one_leaves() {
     let proxy = TestProxy::start();
     let stream = TestStream::start(&proxy, 16 << 20);
     let mut one = TestMember::of(&proxy, true);
@@ -202,16 +210,17 @@ fn where_one_works_the_other_gets_nothing_until_the_first_leaves_and_then_everyt
     stream.publish(64, 100);
     both(&mut one, &mut other, "the rest", &|_, other| other.received == 6_400);
     assert_eq!(one.received, 6_400);
-    // Each delivery says where it stands: the second member begins where the first has stopped.
+    // The second member begins at the sequence number at which the first has stopped.
     assert!(one.next.values().all(|next| *next == 100) && other.next.values().all(|next| *next == 200));
     assert_eq!((one.next.len(), other.next.len()), (64, 64));
 }
 
 #[test]
-fn two_members_of_one_process_share_the_shards_and_what_one_leaves_the_other_gets() {
+fn remaining_member_takes_over_the_shards_of_a_leaving_one() {
     let proxy = TestProxy::start();
     let stream = TestStream::start(&proxy, 16 << 20);
-    let (mut one, mut other) = (TestMember::start(&proxy), TestMember::start(&proxy));
+    let mut one = TestMember::start(&proxy);
+    let mut other = TestMember::start(&proxy);
     both(&mut one, &mut other, "an even share", &|one, other| (one.owned(), other.owned()) == (32, 32));
     stream.publish(64, 100);
     both(&mut one, &mut other, "everything", &|one, other| one.received + other.received == 6_400);
@@ -223,9 +232,9 @@ fn two_members_of_one_process_share_the_shards_and_what_one_leaves_the_other_get
     assert_eq!(one.received, 3_200);
 }
 
-/// A DEALER that is not ours.
+/// A foreign DEALER socket.
 pub(crate) fn dealer(endpoint: &str) -> zmq::Socket {
-    #[expect(clippy::disallowed_methods, reason = "a peer that is not ours")]
+    #[expect(clippy::disallowed_methods, reason = "a foreign peer")]
     let context = zmq::Context::new();
     let socket = context.socket(zmq::DEALER).unwrap();
     socket.set_linger(0).unwrap();
@@ -235,7 +244,7 @@ pub(crate) fn dealer(endpoint: &str) -> zmq::Socket {
 }
 
 #[test]
-fn garbage_floods_and_oversized_messages_are_refused_and_the_honest_member_notices_nothing() {
+fn hostile_control_messages_do_not_affect_a_member() {
     let proxy = TestProxy::start();
     let stream = TestStream::start(&proxy, 16 << 20);
     let mut honest = TestMember::start(&proxy);
@@ -245,22 +254,24 @@ fn garbage_floods_and_oversized_messages_are_refused_and_the_honest_member_notic
         evil.send(&number.to_be_bytes()[..], 0).unwrap();
     }
     evil.send_multipart([b"one".as_slice(), b"two", b"three"], 0).unwrap();
-    // A renewal, cut short.
+    // A truncated renewal.
     evil.send(&[0x9d, 1, 1, 0xa1, b'g'][..], 0).unwrap();
-    honest.pump_until("the refusals", |_| proxy.refused("malformed") >= 10_002);
-    // What is too large ends that connection and no other.
+    honest.pump_until("the rejections", |_| proxy.rejected("malformed") >= 10_002);
+    // An oversized message closes its connection and no other.
     let large = dealer(&proxy.control);
     large.send(vec![0; 2 << 20], 0).unwrap();
-    // Many peers that connect and say nothing that makes sense.
+    // Many peers with invalid messages.
     let crowd: Vec<zmq::Socket> = (0..100).map(|_| dealer(&proxy.control)).collect();
     for peer in &crowd {
         peer.send("hello", 0).unwrap();
     }
-    honest.pump_until("the crowd's refusals", |_| proxy.refused("malformed") >= 10_102);
+    honest.pump_until("the rejections of the other peers", |_| proxy.rejected("malformed") >= 10_102);
     stream.publish(64, 100);
     honest.pump_until("everything", |member| member.received == 6_400);
     assert_eq!((honest.owned(), value(&honest.metrics, names::LOST_RECORDS)), (64, 0));
-    wait_for("an answer of the publisher", LONG, || value(stream.member.metrics(), names::CONTROL_CONNECTED) == 1)
-        .unwrap();
-    drop(honest.member);
+    wait_for("the control connection of the publisher", LONG, || {
+        value(stream.role.metrics(), names::CONTROL_CONNECTED) == 1
+    })
+    .unwrap();
+    drop(honest.role);
 }

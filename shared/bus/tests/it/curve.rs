@@ -1,4 +1,4 @@
-//! Keys on the bus: who has the right ones gets in, nobody else does, and both is seen.
+//! Keys on the bus: clients with allowed keys connect, all others are rejected and counted.
 
 use std::{
     fs,
@@ -12,12 +12,12 @@ use sekiwake_bus::{
 };
 use sekiwake_record::Name;
 use sekiwake_runtime::{Ending, Metrics};
-use sekiwake_testkit::wait::wait_for;
+use sekiwake_testkit::{role::TestRole, wait::wait_for};
 use tempfile::TempDir;
 
 use crate::support::*;
 
-/// A proxy's keys, a client's, and the list that allows it.
+/// The keys of a proxy and a client, and the list of allowed keys.
 struct Keys {
     folder: TempDir,
     server: KeyPair,
@@ -41,32 +41,32 @@ impl Keys {
         self.write_list(&lines.concat());
     }
 
-    /// In one step, as an operator with sense does it.
+    /// Replaces the file atomically.
     fn write_list(&self, text: &str) {
         let new = self.folder.path().join("new");
         fs::write(&new, text).unwrap();
         fs::rename(new, self.list()).unwrap();
     }
 
-    fn of_the_proxy(&self) -> GatekeeperSettings {
+    fn gatekeeper_settings(&self) -> GatekeeperSettings {
         GatekeeperSettings { own: self.server.clone(), allowed: AllowedKeys::read(&self.list()).unwrap() }
     }
 
     fn relay(&self) -> TestRelay {
-        TestRelay::guarded(ANY_PORT, ANY_PORT, self.of_the_proxy())
+        TestRelay::guarded(ANY_PORT, ANY_PORT, self.gatekeeper_settings())
     }
 
-    fn of(&self, own: &KeyPair) -> Option<ClientKeys> {
+    fn keys_with(&self, own: &KeyPair) -> Option<ClientKeys> {
         Some(ClientKeys { own: own.clone(), server: self.server.public() })
     }
 
-    fn of_the_client(&self) -> Option<ClientKeys> {
-        self.of(&self.client)
+    fn client_keys(&self) -> Option<ClientKeys> {
+        self.keys_with(&self.client)
     }
 }
 
 fn denied(relay: &TestRelay, reason: &str) -> u64 {
-    value_of(relay.member.metrics(), names::DENIED_CONNECTIONS, reason)
+    value_of(relay.role.metrics(), names::DENIED_CONNECTIONS, reason)
 }
 
 #[test]
@@ -75,13 +75,13 @@ fn libzmq_has_curve() {
 }
 
 #[test]
-fn with_the_right_keys_records_of_every_size_arrive_over_tcp_and_over_ipc() {
+fn records_of_every_size_pass_encrypted_over_tcp_and_ipc() {
     let keys = Keys::new();
     let ipc = |name: &str| format!("ipc://{}", keys.folder.path().join(name).display());
     for (publish, subscribe) in [(ANY_PORT.to_owned(), ANY_PORT.to_owned()), (ipc("publish"), ipc("subscribe"))] {
-        let relay = TestRelay::guarded(&publish, &subscribe, keys.of_the_proxy());
-        let mut publisher = TestPublisher::keyed(&relay.publish, keys.of_the_client());
-        let mut subscriber = TestSubscriber::keyed(&relay.subscribe, &["syslog/", "xflow/2a"], keys.of_the_client());
+        let relay = TestRelay::guarded(&publish, &subscribe, keys.gatekeeper_settings());
+        let mut publisher = TestPublisher::keyed(&relay.publish, keys.client_keys());
+        let mut subscriber = TestSubscriber::keyed(&relay.subscribe, &["syslog/", "xflow/2a"], keys.client_keys());
         publisher.wait_for_subscriber();
         for size in [0, 200, 9_000, 65_527] {
             publisher.offer(&topics(64), 3, size);
@@ -91,38 +91,42 @@ fn with_the_right_keys_records_of_every_size_arrive_over_tcp_and_over_ipc() {
         assert_eq!((subscriber.value(names::CONNECTED), relay.value(names::DENIED_CONNECTIONS)), (1, 0));
         assert_eq!(relay.value(names::ALLOWED_KEYS), 1);
         drop((publisher, subscriber));
-        assert_eq!(relay.member.stop(), Ending::Done);
+        assert_eq!(relay.role.stop(), Ending::Done);
     }
 }
 
 #[test]
-fn who_has_not_the_right_keys_gets_nothing_sends_nothing_and_is_counted() {
+fn clients_without_allowed_keys_are_rejected_and_counted() {
     let keys = Keys::new();
     let relay = keys.relay();
-    let mut publisher = TestPublisher::keyed(&relay.publish, keys.of_the_client());
-    let mut subscriber = TestSubscriber::keyed(&relay.subscribe, &["syslog/"], keys.of_the_client());
+    let mut publisher = TestPublisher::keyed(&relay.publish, keys.client_keys());
+    let mut subscriber = TestSubscriber::keyed(&relay.subscribe, &["syslog/"], keys.client_keys());
     publisher.wait_for_subscriber();
-    let (unknown, other_server) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap().public());
+    let unknown = KeyPair::generate().unwrap();
+    let other_server = KeyPair::generate().unwrap().public();
     let strangers = [
         ("not_encrypted", None),
-        ("key_not_allowed", keys.of(&unknown)),
-        ("wrong_server_key", Some(ClientKeys { server: other_server, ..keys.of_the_client().unwrap() })),
+        ("key_not_allowed", keys.keys_with(&unknown)),
+        ("wrong_server_key", Some(ClientKeys { server: other_server, ..keys.client_keys().unwrap() })),
     ];
     for (reason, stranger) in strangers {
         let before = denied(&relay, reason);
         let mut reader = TestSubscriber::keyed(&relay.subscribe, &[""], stranger.clone());
-        // Whoever speaks without encryption may hang up before the proxy has seen that: it is seen the next time.
-        reader.pump_until("the refusal of a subscriber", |_| denied(&relay, reason) > before);
+        // An unencrypted client may close its connection before the proxy knows its mechanism, and
+        // is then counted at the next attempt.
+        reader.pump_until("the rejection of a subscriber", |_| denied(&relay, reason) > before);
         let before = denied(&relay, reason);
         let mut writer = TestPublisher::keyed(&relay.publish, stranger);
-        wait_for("the refusal of a publisher", LONG, || denied(&relay, reason) > before).unwrap();
+        wait_for("the rejection of a publisher", LONG, || denied(&relay, reason) > before).unwrap();
 
-        let (received, count) = (relay.value(names::RELAY_RECEIVED_RECORDS), subscriber.count);
+        let received = relay.value(names::RELAY_RECEIVED_RECORDS);
+        let count = subscriber.count;
         publisher.offer(&topics(8), 10, 100);
         writer.offer(&topics(8), 10, 100);
         subscriber.pump_until_received(count + 80);
-        // They go on trying.
-        let (before, end) = (denied(&relay, reason), Instant::now() + LONG);
+        // They keep trying.
+        let before = denied(&relay, reason);
+        let end = Instant::now() + LONG;
         while denied(&relay, reason) < before + 3 && Instant::now() < end {
             reader.pump(SHORT);
         }
@@ -134,17 +138,17 @@ fn who_has_not_the_right_keys_gets_nothing_sends_nothing_and_is_counted() {
     }
     assert_eq!(subscriber.lost(), 0);
     drop((publisher, subscriber));
-    assert_eq!(relay.member.stop(), Ending::Done);
+    assert_eq!(relay.role.stop(), Ending::Done);
 }
 
 #[test]
-fn the_list_of_allowed_keys_is_read_again_when_it_changes_and_a_broken_one_keeps_the_old() {
+fn changed_list_is_reloaded_and_a_broken_one_is_ignored() {
     let keys = Keys::new();
     let relay = keys.relay();
     let late = KeyPair::generate().unwrap();
-    let mut publisher = TestPublisher::keyed(&relay.publish, keys.of_the_client());
-    let mut subscriber = TestSubscriber::keyed(&relay.subscribe, &["syslog/"], keys.of(&late));
-    wait_for("a refusal", LONG, || denied(&relay, "key_not_allowed") > 0).unwrap();
+    let mut publisher = TestPublisher::keyed(&relay.publish, keys.client_keys());
+    let mut subscriber = TestSubscriber::keyed(&relay.subscribe, &["syslog/"], keys.keys_with(&late));
+    wait_for("a rejection", LONG, || denied(&relay, "key_not_allowed") > 0).unwrap();
 
     keys.allow(&[&keys.client, &late]);
     subscriber.pump_until("the connection", |subscriber| subscriber.value(names::CONNECTED) == 1);
@@ -153,25 +157,26 @@ fn the_list_of_allowed_keys_is_read_again_when_it_changes_and_a_broken_one_keeps
     publisher.offer(&topics(1), 10, 100);
     subscriber.pump_until_received(10);
 
-    for (number, broken) in ["", "no key\n", "# nothing but a comment\n"].into_iter().enumerate() {
+    for (number, broken) in ["", "no key\n", "# only a comment\n"].into_iter().enumerate() {
         keys.write_list(broken);
         let errors = || relay.value(names::ALLOWED_KEYS_ERRORS);
-        wait_for("the notice of a broken list", LONG, || errors() == number as u64 + 1).unwrap();
-        assert_eq!(relay.value(names::ALLOWED_KEYS), 2);
+        wait_for("the error for a broken list", LONG, || errors() == number as u64 + 1).unwrap();
+        assert_eq!((relay.value(names::ALLOWED_KEYS), relay.value(names::ALLOWED_KEYS_FILE_IN_USE)), (2, 0));
     }
     fs::remove_file(keys.list()).unwrap();
-    wait_for("the notice of a missing list", LONG, || relay.value(names::ALLOWED_KEYS_ERRORS) == 4).unwrap();
-    let again = TestSubscriber::keyed(&relay.subscribe, &["syslog/"], keys.of(&late));
+    wait_for("the error for a missing list", LONG, || relay.value(names::ALLOWED_KEYS_ERRORS) == 4).unwrap();
+    let again = TestSubscriber::keyed(&relay.subscribe, &["syslog/"], keys.keys_with(&late));
     drop(again);
 
-    // Whoever is in stays in; whoever comes anew is asked.
+    // Established connections stay, new ones are checked.
     keys.allow(&[&keys.client]);
     wait_for("the shorter list", LONG, || relay.value(names::ALLOWED_KEYS) == 1).unwrap();
+    assert_eq!(relay.value(names::ALLOWED_KEYS_FILE_IN_USE), 1);
     publisher.offer(&topics(1), 10, 100);
     subscriber.pump_until_received(20);
     let before = denied(&relay, "key_not_allowed");
-    let mut again = TestSubscriber::keyed(&relay.subscribe, &["syslog/"], keys.of(&late));
-    wait_for("the refusal", LONG, || denied(&relay, "key_not_allowed") > before).unwrap();
+    let mut again = TestSubscriber::keyed(&relay.subscribe, &["syslog/"], keys.keys_with(&late));
+    wait_for("the rejection", LONG, || denied(&relay, "key_not_allowed") > before).unwrap();
     publisher.offer(&topics(1), 10, 100);
     subscriber.pump_until_received(30);
     assert!(!again.pump(SHORT));
@@ -179,12 +184,13 @@ fn the_list_of_allowed_keys_is_read_again_when_it_changes_and_a_broken_one_keeps
 }
 
 #[test]
-fn a_client_with_keys_does_not_connect_to_a_proxy_without() {
-    let (keys, relay) = (Keys::new(), TestRelay::start());
-    let publisher = TestPublisher::keyed(&relay.publish, keys.of_the_client());
-    let mut keyed = TestSubscriber::keyed(&relay.subscribe, &[""], keys.of_the_client());
+fn client_with_keys_rejects_a_proxy_without_keys() {
+    let keys = Keys::new();
+    let relay = TestRelay::start();
+    let publisher = TestPublisher::keyed(&relay.publish, keys.client_keys());
+    let mut keyed = TestSubscriber::keyed(&relay.subscribe, &[""], keys.client_keys());
     let mut plain = TestSubscriber::start(&relay.subscribe, &[""]);
-    plain.pump_until("the connection of one without keys", |plain| plain.value(names::CONNECTED) == 1);
+    plain.pump_until("the connection of the client without keys", |plain| plain.value(names::CONNECTED) == 1);
     let end = Instant::now() + Duration::from_secs(1);
     while Instant::now() < end {
         assert!(!keyed.pump(SHORT));
@@ -193,14 +199,15 @@ fn a_client_with_keys_does_not_connect_to_a_proxy_without() {
 }
 
 #[test]
-fn within_the_process_keys_change_nothing() {
-    let (keys, bus) = (Keys::new(), Bus::default());
-    let member = Member::new("10s");
-    let gatekeeper = Gatekeeper::bind(&bus, keys.of_the_proxy(), member.metrics()).unwrap();
+fn in_process_connections_ignore_keys() {
+    let keys = Keys::new();
+    let bus = Bus::default();
+    let role = TestRole::start("10s");
+    let gatekeeper = Gatekeeper::bind(&bus, keys.gatekeeper_settings(), role.metrics()).unwrap();
     let server_keys = gatekeeper.keys();
-    member.scope.spawn("gatekeeper", move |worker| Ok(gatekeeper.run(worker)?)).unwrap();
-    let relay = TestRelay::with(member, &bus, INPROC_PUBLISH, INPROC_SUBSCRIBE, Some(server_keys));
-    for keys in [None, keys.of_the_client()] {
+    role.scope.spawn("gatekeeper", move |worker| Ok(gatekeeper.run(worker)?)).unwrap();
+    let relay = TestRelay::with(role, &bus, INPROC_PUBLISH, INPROC_SUBSCRIBE, Some(server_keys));
+    for keys in [None, keys.client_keys()] {
         let mut publisher = TestPublisher::of(&bus, INPROC_PUBLISH, 64 << 20, Overflow::Drop, "2s", keys.clone());
         let mut subscriber = TestSubscriber::of(&bus, INPROC_SUBSCRIBE, &["syslog/"], keys);
         publisher.wait_for_subscriber();
@@ -208,53 +215,56 @@ fn within_the_process_keys_change_nothing() {
         subscriber.pump_until_received(80);
     }
     drop(bus);
-    assert_eq!(relay.member.stop(), Ending::Done);
+    assert_eq!(relay.role.stop(), Ending::Done);
 }
 
 #[test]
-fn where_nobody_answers_nobody_gets_in() {
-    let (keys, bus, member) = (Keys::new(), Bus::default(), Member::new("1s"));
-    let gatekeeper = Gatekeeper::bind(&bus, keys.of_the_proxy(), member.metrics()).unwrap();
-    let relay = TestRelay::with(member, &bus, ANY_PORT, ANY_PORT, Some(gatekeeper.keys()));
-    let stays_out = || {
-        let mut subscriber = TestSubscriber::keyed(&relay.subscribe, &[""], keys.of_the_client());
+fn connections_are_rejected_while_no_gatekeeper_answers() {
+    let keys = Keys::new();
+    let bus = Bus::default();
+    let role = TestRole::start("1s");
+    let gatekeeper = Gatekeeper::bind(&bus, keys.gatekeeper_settings(), role.metrics()).unwrap();
+    let relay = TestRelay::with(role, &bus, ANY_PORT, ANY_PORT, Some(gatekeeper.keys()));
+    let assert_rejected = || {
+        let mut subscriber = TestSubscriber::keyed(&relay.subscribe, &[""], keys.client_keys());
         let end = Instant::now() + Duration::from_millis(700);
         while Instant::now() < end {
             assert!(!subscriber.pump(SHORT));
             assert_eq!(subscriber.value(names::CONNECTED), 0);
         }
     };
-    // It is bound and does not answer; then it is not even there.
-    stays_out();
+    // First it is bound but does not answer; then it does not exist.
+    assert_rejected();
     drop(gatekeeper);
-    stays_out();
+    assert_rejected();
 }
 
 #[test]
-fn a_proxy_has_one_gatekeeper() {
-    let (keys, bus) = (Keys::new(), Bus::default());
+fn second_gatekeeper_cannot_bind() {
+    let keys = Keys::new();
+    let bus = Bus::default();
     let metrics = Metrics::new("proxy");
-    let _first = Gatekeeper::bind(&bus, keys.of_the_proxy(), &metrics).unwrap();
-    assert!(Gatekeeper::bind(&bus, keys.of_the_proxy(), &metrics).is_err());
+    let _first = Gatekeeper::bind(&bus, keys.gatekeeper_settings(), &metrics).unwrap();
+    assert!(Gatekeeper::bind(&bus, keys.gatekeeper_settings(), &metrics).is_err());
 }
 
 #[test]
-fn a_guarded_relay_ends_in_time_while_strangers_knock_and_loses_nothing() {
+fn guarded_relay_restarts_without_loss_despite_strangers() {
     let keys = Keys::new();
     let mut relay = keys.relay();
-    let (publish, subscribe) = (relay.publish.clone(), relay.subscribe.clone());
+    let publish = relay.publish.clone();
+    let subscribe = relay.subscribe.clone();
     let unknown = KeyPair::generate().unwrap();
     let _strangers: Vec<TestSubscriber> =
-        (0..20).map(|_| TestSubscriber::keyed(&subscribe, &[""], keys.of(&unknown))).collect();
-    let mut publisher = TestPublisher::keyed(&publish, keys.of_the_client());
-    let mut subscriber = TestSubscriber::keyed(&subscribe, &["syslog/"], keys.of_the_client());
+        (0..20).map(|_| TestSubscriber::keyed(&subscribe, &[""], keys.keys_with(&unknown))).collect();
+    let mut publisher = TestPublisher::keyed(&publish, keys.client_keys());
+    let mut subscriber = TestSubscriber::keyed(&subscribe, &["syslog/"], keys.client_keys());
     publisher.wait_for_subscriber();
     for round in 1..=3 {
         publisher.offer(&topics(8), 1_000, 100);
-        let started = Instant::now();
-        assert_eq!(relay.member.stop(), Ending::Done);
-        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
-        relay = TestRelay::guarded(&publish, &subscribe, keys.of_the_proxy());
+        // `Done` also means that it ended before its drain deadline.
+        assert_eq!(relay.role.stop(), Ending::Done);
+        relay = TestRelay::guarded(&publish, &subscribe, keys.gatekeeper_settings());
         publisher.offer(&topics(8), 1_000, 100);
         subscriber.pump_until_received(round * 16_000);
     }
@@ -262,20 +272,20 @@ fn a_guarded_relay_ends_in_time_while_strangers_knock_and_loses_nothing() {
 }
 
 #[test]
-fn events_pass_between_those_who_are_let_in_also_when_that_comes_later() {
+fn events_pass_once_the_keys_are_allowed() {
     let keys = Keys::new();
     let stranger = KeyPair::generate().unwrap();
     keys.allow(&[&stranger]);
     let relay = keys.relay();
     let metrics = Metrics::new("toy");
-    let to = Publishing { endpoints: vec![relay.publish.clone()], keys: keys.of_the_client() };
-    let from = Subscribing { endpoints: vec![relay.subscribe.clone()], keys: keys.of_the_client() };
+    let to = Publishing { endpoints: vec![relay.publish.clone()], keys: keys.client_keys() };
+    let from = Subscribing { endpoints: vec![relay.subscribe.clone()], keys: keys.client_keys() };
     let name = Name::new("watch-1").unwrap();
     let mut publisher = EventPublisher::connect(&Bus::default(), &to, &name, &metrics).unwrap();
     let prefixes = [EVENT_PREFIX.to_owned()];
     let mut subscriber = EventSubscriber::connect(&Bus::default(), &from, &prefixes, &metrics).unwrap();
-    wait_for("the refusal of both", LONG, || {
-        publisher.tend();
+    wait_for("the rejection of both", LONG, || {
+        publisher.poll();
         subscriber.receive(SHORT).unwrap();
         denied(&relay, "key_not_allowed") >= 2
     })

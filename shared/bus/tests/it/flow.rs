@@ -1,4 +1,4 @@
-//! What goes in comes out, in whatever order the three start.
+//! Published records arrive, in whatever order publisher, relay and subscriber start.
 
 use sekiwake_bus::names;
 use sekiwake_record::{Kind, Topic};
@@ -8,12 +8,12 @@ use sekiwake_testkit::wait::wait_for;
 use crate::support::*;
 
 #[test]
-fn two_subscribers_get_every_byte() {
+fn two_subscribers_receive_every_byte() {
     let relay = TestRelay::start();
     let mut publisher = TestPublisher::start(&relay.publish);
     let all = ["syslog/", "xflow/", "snmptrap/"];
-    let (mut first, mut second) =
-        (TestSubscriber::start(&relay.subscribe, &all), TestSubscriber::start(&relay.subscribe, &[""]));
+    let mut first = TestSubscriber::start(&relay.subscribe, &all);
+    let mut second = TestSubscriber::start(&relay.subscribe, &[""]);
     let topics: Vec<Topic> = Topic::all().collect();
     join(&mut publisher, &topics, &mut [&mut first, &mut second]);
     let before = (first.count, second.count);
@@ -23,7 +23,7 @@ fn two_subscribers_get_every_byte() {
     first.pump_until_received(before.0 + 192 * 41);
     second.pump_until_received(before.1 + 192 * 41);
     assert_eq!((first.lost(), second.lost()), (0, 0));
-    assert_eq!(relay.value(names::RELAY_RECEIVED_RECORDS), relay.value(names::RELAY_PASSED_RECORDS));
+    assert_eq!(relay.value(names::RELAY_RECEIVED_RECORDS), relay.value(names::RELAY_SENT_RECORDS));
     assert_eq!(relay.value(names::RELAY_RECEIVED_RECORDS), publisher.value(names::PUBLISHED_RECORDS));
     assert_eq!(
         publisher.value(names::UNPUBLISHED_RECORDS) + publisher.value(names::PUBLISHED_RECORDS),
@@ -35,10 +35,13 @@ fn two_subscribers_get_every_byte() {
 fn any_order_of_start_works() {
     // A port that was free a moment ago.
     let spare = TestRelay::start();
-    let (publish, subscribe) = (spare.publish.clone(), spare.subscribe.clone());
-    assert_eq!(spare.member.stop(), Ending::Done);
+    let publish = spare.publish.clone();
+    let subscribe = spare.subscribe.clone();
+    assert_eq!(spare.role.stop(), Ending::Done);
     for order in ["prs", "psr", "rps", "rsp", "spr", "srp"] {
-        let (mut relay, mut publisher, mut subscriber) = (None, None, None);
+        let mut relay = None;
+        let mut publisher = None;
+        let mut subscriber = None;
         for part in order.chars() {
             match part {
                 'p' => publisher = Some(TestPublisher::start(&publish)),
@@ -46,19 +49,20 @@ fn any_order_of_start_works() {
                 _ => subscriber = Some(TestSubscriber::start(&subscribe, &["syslog/"])),
             }
         }
-        let (mut publisher, mut subscriber) = (publisher.unwrap(), subscriber.unwrap());
+        let mut publisher = publisher.unwrap();
+        let mut subscriber = subscriber.unwrap();
         publisher.wait_for_subscriber();
         publisher.offer(&topics(64), 10, 100);
         subscriber.pump_until_received(640);
         assert_eq!(subscriber.lost(), 0, "{order}");
         assert_eq!(publisher.value(names::PUBLISHED_RECORDS), 640, "{order}");
         drop((publisher, subscriber));
-        assert_eq!(relay.unwrap().member.stop(), Ending::Done, "{order}");
+        assert_eq!(relay.unwrap().role.stop(), Ending::Done, "{order}");
     }
 }
 
 #[test]
-fn a_subscriber_of_one_shard_gets_that_and_the_publisher_sends_no_more() {
+fn publisher_sends_only_subscribed_shards() {
     let relay = TestRelay::start();
     let mut publisher = TestPublisher::start(&relay.publish);
     let mut subscriber = TestSubscriber::start(&relay.subscribe, &["xflow/2a"]);
@@ -69,7 +73,7 @@ fn a_subscriber_of_one_shard_gets_that_and_the_publisher_sends_no_more() {
     let topic = Topic::parse(b"xflow/2a").unwrap();
     assert_eq!(subscriber.received[&topic], (0..7).collect::<Vec<u64>>());
     assert_eq!((publisher.value(names::PUBLISHED_RECORDS), publisher.reason("no_subscriber")), (7, 7 * 191));
-    // The announcements that follow speak of all topics; only its own concern it.
+    // The following announcements list all topics, of which only the subscribed one counts.
     publisher.offer(&topics, 1, 100);
     let (outcome, _member) = publisher.finish();
     assert_eq!((outcome.offered, outcome.unpublished), (8 * 192, 8 * 191));
@@ -79,7 +83,7 @@ fn a_subscriber_of_one_shard_gets_that_and_the_publisher_sends_no_more() {
 }
 
 #[test]
-fn a_late_joiner_counts_nothing_as_lost() {
+fn late_subscriber_counts_no_loss() {
     let relay = TestRelay::start();
     let mut publisher = TestPublisher::start(&relay.publish);
     let mut first = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
@@ -97,7 +101,7 @@ fn a_late_joiner_counts_nothing_as_lost() {
 }
 
 #[test]
-fn when_all_producers_are_gone_everything_has_arrived_and_the_stream_ends() {
+fn stream_ends_after_all_records_have_arrived() {
     let relay = TestRelay::start();
     let mut publisher = TestPublisher::start(&relay.publish);
     let mut subscriber = TestSubscriber::start(&relay.subscribe, &["snmptrap/"]);
@@ -106,16 +110,16 @@ fn when_all_producers_are_gone_everything_has_arrived_and_the_stream_ends() {
     for _ in 0..100 {
         publisher.offer(&topic, 100, 500);
     }
-    let (outcome, member) = publisher.finish();
+    let (outcome, role) = publisher.finish();
     assert_eq!((outcome.offered, outcome.unpublished), (10_000, 0));
-    assert_eq!(member.stop(), Ending::Done);
+    assert_eq!(role.stop(), Ending::Done);
     subscriber.pump_until_received(10_000);
     subscriber.pump_until("the end of the stream", |subscriber| subscriber.value(names::STREAMS) == 0);
     assert_eq!(subscriber.lost(), 0);
 }
 
 #[test]
-fn a_relay_that_is_stopped_passes_on_what_it_has_received() {
+fn stopped_relay_sends_all_received_records() {
     let relay = TestRelay::start();
     let mut publisher = TestPublisher::start(&relay.publish);
     let mut subscriber = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
@@ -123,10 +127,10 @@ fn a_relay_that_is_stopped_passes_on_what_it_has_received() {
     for _ in 0..50 {
         publisher.offer(&topics(4), 100, 1_000);
     }
-    let publisher_metrics = publisher.member.metrics().clone();
-    let (_, member) = publisher.finish();
-    let relay_metrics = relay.member.metrics().clone();
-    assert_eq!((relay.member.stop(), member.stop()), (Ending::Done, Ending::Done));
+    let publisher_metrics = publisher.role.metrics().clone();
+    let (_, role) = publisher.finish();
+    let relay_metrics = relay.role.metrics().clone();
+    assert_eq!((relay.role.stop(), role.stop()), (Ending::Done, Ending::Done));
     let published = value(&publisher_metrics, names::PUBLISHED_RECORDS);
     assert_eq!(value(&relay_metrics, names::RELAY_RECEIVED_RECORDS), published);
     subscriber.pump_until_received(published);
@@ -134,11 +138,12 @@ fn a_relay_that_is_stopped_passes_on_what_it_has_received() {
 }
 
 #[test]
-fn the_state_of_the_connection_follows_a_relay_that_goes_and_comes_back() {
+fn connection_state_follows_a_restarted_relay() {
     let relay = TestRelay::start();
     let publisher = TestPublisher::start(&relay.publish);
     let mut subscriber = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
-    let (publish, subscribe) = (relay.publish.clone(), relay.subscribe.clone());
+    let publish = relay.publish.clone();
+    let subscribe = relay.subscribe.clone();
     let mut both = |wanted: u64| {
         wait_for("the state of both connections", LONG, || {
             subscriber.pump(SHORT);
@@ -147,9 +152,9 @@ fn the_state_of_the_connection_follows_a_relay_that_goes_and_comes_back() {
         .unwrap();
     };
     both(1);
-    relay.member.stop();
+    relay.role.stop();
     both(0);
-    // Something that accepts and hangs up at once is no relay.
+    // A listener that closes every connection at once is not a relay.
     let address = publish.strip_prefix("tcp://").unwrap();
     let listener = std::net::TcpListener::bind(address).unwrap();
     for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! Files with keys, and the settings that name them.
+//! Key files, and the settings that name them.
 
 use std::{
     fs,
@@ -8,8 +8,8 @@ use std::{
 
 use proptest::prelude::*;
 use sekiwake_bus::{
-    AllowedKeys, ClientKeys, GatekeeperSettings, KeyError, KeyFileError, KeyPair, PublicKey, parse_allowed_keys,
-    read_key_pair, read_public_key, write_key_pair,
+    AllowedKeys, ClientKeys, GatekeeperSettings, KeyChanges, KeyError, KeyFileError, KeyPair, PublicKey,
+    parse_allowed_keys, read_key_pair, read_public_key, write_key_pair,
 };
 use sekiwake_settings::{Environment, Reader, read};
 
@@ -27,7 +27,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn the_public_key_is_derived_from_the_secret_one() {
+fn public_key_is_derived_from_the_secret_key() {
     let pair = KeyPair::parse_file(&format!("# a comment\n\n  secret {SECRET}  \n")).unwrap();
     assert_eq!(pair.public().to_string(), PUBLIC);
     assert!(!format!("{pair:?}").contains(SECRET));
@@ -37,7 +37,7 @@ fn the_public_key_is_derived_from_the_secret_one() {
 }
 
 #[test]
-fn what_is_no_secret_key_is_refused_without_being_repeated() {
+fn invalid_secret_key_is_rejected_without_quoting_it() {
     for (text, expected) in [
         ("", KeyError::Empty),
         (&format!("public {PUBLIC}"), KeyError::Empty),
@@ -53,7 +53,7 @@ fn what_is_no_secret_key_is_refused_without_being_repeated() {
 }
 
 #[test]
-fn a_list_has_a_key_a_line_with_names_and_comments() {
+fn list_has_one_key_per_line_with_names_and_comments() {
     let list = format!("# clients\n\n{PUBLIC} capture at the border\n\t{OTHER}\n#{PUBLIC}\n");
     let keys = parse_allowed_keys(&list).unwrap();
     assert_eq!(keys.len(), 2);
@@ -62,7 +62,7 @@ fn a_list_has_a_key_a_line_with_names_and_comments() {
     for (text, expected) in [
         ("# none\n".to_owned(), KeyError::Empty),
         (format!("{PUBLIC}\n{PUBLIC}x\n"), KeyError::NoKey { line: 2 }),
-        // Over 32 bits, and not a digit of Z85.
+        // A group over 32 bits, and a character that is not Z85.
         (format!("{}{}", "%nSc1", &PUBLIC[5..]), KeyError::NoKey { line: 1 }),
         (format!("{}~", &PUBLIC[..39]), KeyError::NoKey { line: 1 }),
         (format!("secret {SECRET}"), KeyError::Secret),
@@ -72,17 +72,37 @@ fn a_list_has_a_key_a_line_with_names_and_comments() {
     assert_eq!(PublicKey::parse_file(&list), Err(KeyError::Several));
 }
 
+#[test]
+fn changed_list_names_added_and_removed_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("allowed.keys");
+    // A rename gives every version a new inode.
+    let write = |text: String| {
+        let new = folder.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, &path).unwrap();
+    };
+    write(format!("{PUBLIC} capture-1\n"));
+    let mut keys = AllowedKeys::read(&path).unwrap();
+    assert_eq!(keys.refresh().unwrap(), None);
+    write(format!("{OTHER}\n"));
+    let changes = KeyChanges { added: vec![OTHER.to_owned()], removed: vec!["capture-1".to_owned()] };
+    assert_eq!(keys.refresh().unwrap(), Some(changes));
+    write(format!("# a comment\n{OTHER} forwarder\n"));
+    assert_eq!(keys.refresh().unwrap(), Some(KeyChanges::default()), "the same keys");
+}
+
 proptest! {
     #[test]
-    fn the_text_of_a_key_is_that_key(text in "[0-9a-zA-Z.:+=^!/*?&<>()\\[\\]{}@$-]{40}") {
-        // The first digit of each five decides whether they fit 32 bits.
+    fn key_round_trips_as_text(text in "[0-9a-zA-Z.:+=^!/*?&<>()\\[\\]{}@$-]{40}") {
+        // A group of five may exceed 32 bits, depending on its first character.
         if let Ok(key) = text.parse::<PublicKey>() {
             prop_assert_eq!(key.to_string(), text);
         }
     }
 
     #[test]
-    fn no_text_makes_the_parsers_panic(text in "\\PC*", lines in "((secret|public|#)? ?[!-~]{0,42}\\s)*") {
+    fn parsers_do_not_panic(text in "\\PC*", lines in "((secret|public|#)? ?[!-~]{0,42}\\s)*") {
         for text in [&text, &lines] {
             let _ = (KeyPair::parse_file(text), PublicKey::parse_file(text), parse_allowed_keys(text));
         }
@@ -90,7 +110,7 @@ proptest! {
 }
 
 #[test]
-fn a_pair_that_is_written_can_be_read_and_is_never_written_over() {
+fn written_pair_can_be_read_and_is_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("capture 1.key");
     let public_path = folder.path().join("capture 1.key.pub");
@@ -106,14 +126,14 @@ fn a_pair_that_is_written_can_be_read_and_is_never_written_over() {
     let again = || write_key_pair(&path, &KeyPair::generate().unwrap());
     assert!(matches!(again(), Err(KeyFileError::Create { .. })));
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
-    // With the public key alone in the way nothing is left behind.
+    // If only the public key exists, no secret key is left behind.
     fs::remove_file(&path).unwrap();
     assert!(matches!(again(), Err(KeyFileError::Create { path, .. }) if path == public_path));
     assert!(!path.exists());
     assert_eq!(read_public_key(&public_path).unwrap(), pair.public());
 }
 
-/// Key files as an operator has them.
+/// Key files in a directory.
 struct Files {
     folder: tempfile::TempDir,
 }
@@ -138,7 +158,7 @@ impl Files {
         path
     }
 
-    /// Reads the settings of a party, and gives what is wrong with them, one a line.
+    /// Reads settings, and returns their mistakes, one per line.
     fn mistakes<T>(&self, body: impl FnOnce(&mut Reader) -> Option<T>, pairs: &[(&str, &str)]) -> Vec<String> {
         let pairs = pairs.iter().map(|(name, file)| (*name, self.path(file)));
         match read(&Environment::from_pairs(pairs), body) {
@@ -149,7 +169,7 @@ impl Files {
 }
 
 #[test]
-fn keys_are_set_completely_or_not_at_all() {
+fn incomplete_keys_are_a_mistake() {
     let files = Files::new();
     let client = |pairs: &[_]| files.mistakes(ClientKeys::read, pairs);
     let proxy = |pairs: &[_]| files.mistakes(GatekeeperSettings::read, pairs);
@@ -168,12 +188,15 @@ fn keys_are_set_completely_or_not_at_all() {
     is_missing(&proxy(&[(KEY, "proxy")]), ALLOWED);
     is_missing(&proxy(&[(ALLOWED, "capture.pub")]), KEY);
     assert_eq!(proxy(&[(SERVER, "proxy.pub")]).len(), 2);
-    let unfit = proxy(&[(KEY, "proxy"), (ALLOWED, "capture.pub"), (SERVER, "capture.pub")]);
-    assert!(matches!(&unfit[..], [line] if line.starts_with(SERVER) && line.contains("belongs")), "{unfit:?}");
+    let mismatch = proxy(&[(KEY, "proxy"), (ALLOWED, "capture.pub"), (SERVER, "capture.pub")]);
+    assert!(
+        matches!(&mismatch[..], [line] if line.starts_with(SERVER) && line.contains("the proxy's public key")),
+        "{mismatch:?}"
+    );
 }
 
 #[test]
-fn a_file_that_does_not_hold_what_it_should_is_a_mistake_in_the_variable_that_names_it() {
+fn invalid_key_file_is_a_mistake_of_its_variable() {
     let files = Files::new();
     files.write("readable", &fs::read_to_string(files.path("capture")).unwrap(), 0o640);
     files.write("garbage", "no key\n", 0o600);
@@ -185,13 +208,13 @@ fn a_file_that_does_not_hold_what_it_should_is_a_mistake_in_the_variable_that_na
         (KEY, "garbage", "secret or public"),
         (KEY, "capture.pub", "secret or public"),
         (KEY, "readable", "mode 0640"),
-        (KEY, ".", "no regular file"),
+        (KEY, ".", "not a regular file"),
         (KEY, "bytes", "UTF-8"),
         (SERVER, "missing", "No such file"),
         (SERVER, "proxy", "secret key"),
-        (SERVER, "garbage", "line 1 is no key"),
+        (SERVER, "garbage", "line 1 is not a key"),
         (ALLOWED, "missing", "No such file"),
-        (ALLOWED, "garbage", "line 1 is no key"),
+        (ALLOWED, "garbage", "line 1 is not a key"),
         (ALLOWED, "capture", "secret key"),
         (ALLOWED, "large", "larger than 1 MiB"),
     ] {
@@ -208,7 +231,7 @@ fn a_file_that_does_not_hold_what_it_should_is_a_mistake_in_the_variable_that_na
 }
 
 #[test]
-fn a_key_where_its_files_name_belongs_is_not_repeated() {
+fn key_in_place_of_a_file_name_is_not_printed() {
     let pairs = [(KEY, SECRET), (SERVER, PUBLIC)];
     let mistakes = read(&Environment::from_pairs(pairs), ClientKeys::read).unwrap_err().to_string();
     assert_eq!(mistakes.lines().count(), 2);

@@ -1,12 +1,15 @@
-//! How much it carries, and what that costs. A measurement: `cargo test --release -p sekiwake-bus -- --ignored --nocapture cost`.
+//! Throughput and CPU cost. A measurement: `cargo test --release -p sekiwake-bus -- --ignored
+//! --nocapture cost`.
 
 use std::time::{Duration, Instant};
 
-use sekiwake_bus::{Batcher, Overflow, names};
+use sekiwake_bus::{Overflow, names};
+use sekiwake_record::Batcher;
 
 use crate::support::*;
 
-/// CPU time of the threads of this process by name, microseconds. (proc_pid_schedstat: the first number is nanoseconds.)
+/// CPU time of the threads of this process by name, microseconds. (proc_pid_schedstat: the first
+/// number is nanoseconds.)
 fn thread_times() -> Vec<(String, u64)> {
     let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     let mut times: Vec<(String, u64)> = threads
@@ -30,7 +33,8 @@ fn cost_of_a_record() {
         let mut subscriber = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
         let topics = topics(topic_count);
         join(&mut publisher, &topics, &mut [&mut subscriber]);
-        let (metrics, producer) = (subscriber.metrics.clone(), publisher.producer.clone());
+        let metrics = subscriber.metrics.clone();
+        let producer = publisher.producer.clone();
         let before = thread_times();
         let received_before = value(&metrics, names::RECEIVED_RECORDS);
         let started = Instant::now();
@@ -40,7 +44,8 @@ fn cost_of_a_record() {
             .spawn(move || {
                 let mut batcher = Batcher::default();
                 let payload = vec![b'x'; 200];
-                let (mut sent, tick) = (0, Duration::from_millis(2));
+                let mut sent = 0;
+                let tick = Duration::from_millis(2);
                 while sent < records {
                     let ticked = Instant::now();
                     let due = ((ticked - started).as_secs_f64() * rate).min(records as f64) as u64;
@@ -68,14 +73,14 @@ fn cost_of_a_record() {
         let elapsed = started.elapsed();
         assert_eq!(value(&metrics, names::RECEIVED_RECORDS) - received_before, count);
         println!(
-            "{topic_count} topics: {records} records in {elapsed:.2?}, {:.0}/s, {:.1} records a batch",
+            "{topic_count} topics: {records} records in {elapsed:.2?}, {:.0}/s, {:.1} records per batch",
             records as f64 / elapsed.as_secs_f64(),
             records as f64 / publisher.value(names::PUBLISHED_BATCHES) as f64,
         );
         for (name, time) in thread_times() {
-            let earlier = before.iter().find(|(of, _)| *of == name).map_or(0, |(_, time)| *time);
+            let earlier = before.iter().find(|(other, _)| *other == name).map_or(0, |(_, time)| *time);
             if time - earlier > 1_000 {
-                println!("    {name:24} {:.3} µs a record", (time - earlier) as f64 / records as f64);
+                println!("    {name:24} {:.3} µs per record", (time - earlier) as f64 / records as f64);
             }
         }
         feeder.join().unwrap();

@@ -1,4 +1,4 @@
-//! When the bus takes no more.
+//! A full bus.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use sekiwake_testkit::wait::wait_for;
 use crate::support::*;
 
 /// An XSUB that subscribes to everything and never reads.
-fn deaf_relay() -> (zmq::Context, zmq::Socket, String) {
-    #[expect(clippy::disallowed_methods, reason = "a peer that is not ours")]
+fn stalled_relay() -> (zmq::Context, zmq::Socket, String) {
+    #[expect(clippy::disallowed_methods, reason = "a foreign peer")]
     let context = zmq::Context::new();
     let socket = context.socket(zmq::XSUB).unwrap();
     socket.set_linger(0).unwrap();
@@ -21,7 +21,8 @@ fn deaf_relay() -> (zmq::Context, zmq::Socket, String) {
     (context, socket, endpoint)
 }
 
-/// Waits until the publisher knows of the subscription. libzmq sends it when the deaf one's thread next looks around.
+/// Waits until the publisher has received the subscription. libzmq sends it when the stalled
+/// relay's socket is used next.
 fn introduce(relay: &zmq::Socket, publisher: &TestPublisher) {
     wait_for("the subscription", LONG, || {
         relay.get_events().unwrap();
@@ -31,9 +32,9 @@ fn introduce(relay: &zmq::Socket, publisher: &TestPublisher) {
 }
 
 #[test]
-fn past_the_memory_the_oldest_records_that_wait_are_forgotten_and_counted() {
+fn oldest_waiting_records_are_dropped_when_memory_is_full() {
     let _alone = alone();
-    let (_context, relay, endpoint) = deaf_relay();
+    let (_context, relay, endpoint) = stalled_relay();
     let mut publisher = TestPublisher::draining(&endpoint, 1 << 20, Overflow::Drop, "1s");
     introduce(&relay, &publisher);
     wait_for("a full bus", LONG, || {
@@ -44,31 +45,31 @@ fn past_the_memory_the_oldest_records_that_wait_are_forgotten_and_counted() {
     })
     .unwrap();
     let waiting = publisher.value(names::WAITING_BYTES);
-    // The memory is full of batches of one record, each with its place in the list.
+    // The memory is full of batches of one record, all of which are in the waiting queue.
     assert!(((1 << 20) - 25_000..=1 << 20).contains(&waiting), "{waiting}");
     let accounted = |publisher: &TestPublisher| {
         let counters = [names::PUBLISHED_RECORDS, names::WAITING_RECORDS, names::UNPUBLISHED_RECORDS];
         counters.iter().map(|name| publisher.value(name)).sum::<u64>()
     };
-    wait_for("an end of the hand-overs", LONG, || accounted(&publisher) == publisher.total()).unwrap();
-    // Nobody reads until the drain time is over: what waits is then dropped, and counted too.
-    publisher.member.tell_to_stop();
+    wait_for("all hand-overs", LONG, || accounted(&publisher) == publisher.total()).unwrap();
+    // Nothing is read until the drain deadline: then waiting records are dropped and counted too.
+    publisher.role.request_stop();
     let total = publisher.total();
-    let (outcome, member) = publisher.finish();
+    let (outcome, role) = publisher.finish();
     let (published, unpublished) =
-        (value(member.metrics(), names::PUBLISHED_RECORDS), value(member.metrics(), names::UNPUBLISHED_RECORDS));
+        (value(role.metrics(), names::PUBLISHED_RECORDS), value(role.metrics(), names::UNPUBLISHED_RECORDS));
     assert_eq!((outcome.offered, outcome.unpublished, outcome.cut_short), (total, unpublished, true));
     assert_eq!(published + unpublished, total);
     drop(relay);
 }
 
 #[test]
-fn small_batches_do_not_wait_in_large_buffers() {
+fn small_waiting_batches_use_little_memory() {
     let _alone = alone();
-    let (_context, relay, endpoint) = deaf_relay();
+    let (_context, relay, endpoint) = stalled_relay();
     let mut publisher = TestPublisher::draining(&endpoint, 4 << 20, Overflow::Drop, "0s");
     introduce(&relay, &publisher);
-    // A batch of one record of 50 bytes costs well under a kilobyte.
+    // A batch of one record of 50 bytes takes well under a kilobyte.
     wait_for("thousands of batches in four megabytes", LONG, || {
         for _ in 0..100 {
             publisher.offer(&topics(1), 1, 50);
@@ -79,7 +80,7 @@ fn small_batches_do_not_wait_in_large_buffers() {
 }
 
 #[test]
-fn a_producer_that_waits_loses_nothing_and_goes_on_when_there_is_room() {
+fn waiting_producer_resumes_without_loss() {
     let _alone = alone();
     let relay = TestRelay::start();
     let publish = relay.publish.clone();
@@ -87,15 +88,15 @@ fn a_producer_that_waits_loses_nothing_and_goes_on_when_there_is_room() {
     let mut publisher = TestPublisher::with(&publish, 64 << 10, Overflow::Wait);
     publisher.wait_for_subscriber();
     let subscribe = relay.subscribe.clone();
-    relay.member.stop();
-    let metrics = publisher.member.metrics().clone();
+    relay.role.stop();
+    let metrics = publisher.role.metrics().clone();
     let producer = std::thread::spawn(move || {
         for _ in 0..4_000 {
             assert_eq!(publisher.offer(&topics(1), 10, 1_000), 0);
         }
         publisher
     });
-    // Everything is full: the socket, what waits, and the channel.
+    // Socket, waiting queue and channel are full.
     wait_for("a full publisher", LONG, || value(&metrics, names::WAITING_BYTES) >= 32 << 10).unwrap();
     let waiting = value(&metrics, names::WAITING_BYTES);
     assert!(waiting < 64 << 10, "{waiting}");
@@ -108,27 +109,28 @@ fn a_producer_that_waits_loses_nothing_and_goes_on_when_there_is_room() {
 }
 
 #[test]
-fn a_producer_that_waits_is_released_when_the_publisher_ends() {
+fn waiting_producer_is_released_when_the_publisher_ends() {
     let _alone = alone();
-    let (_context, relay, endpoint) = deaf_relay();
+    let (_context, relay, endpoint) = stalled_relay();
     let mut publisher = TestPublisher::draining(&endpoint, 64 << 10, Overflow::Wait, "1s");
     introduce(&relay, &publisher);
-    let (metrics, stop) = (publisher.member.metrics().clone(), publisher.member.stop_handle());
+    let metrics = publisher.role.metrics().clone();
+    let stop = publisher.role.stop_handle();
     let producer = std::thread::spawn(move || {
         while publisher.offer(&topics(1), 1, 10_000) == 0 {}
-        // From here on it is refused at once.
+        // From here on batches are rejected at once.
         assert_eq!(publisher.offer(&topics(1), 1, 10_000), 1);
         publisher
     });
     wait_for("a full publisher", LONG, || value(&metrics, names::WAITING_BYTES) >= 32 << 10).unwrap();
-    stop.stop("the producer waits for ever otherwise");
+    stop.stop("otherwise the producer waits endlessly");
     let publisher = producer.join().unwrap();
     let accounted = publisher.value(names::PUBLISHED_RECORDS) + publisher.value(names::UNPUBLISHED_RECORDS);
     assert_eq!(accounted, publisher.total());
 }
 
 #[test]
-fn a_subscriber_that_stalls_costs_the_others_nothing_and_counts_what_it_missed() {
+fn stalled_subscriber_counts_its_losses_and_delays_no_other() {
     let _alone = alone();
     let relay = TestRelay::start();
     let mut publisher = TestPublisher::with(&relay.publish, 256 << 20, Overflow::Wait);
@@ -136,8 +138,10 @@ fn a_subscriber_that_stalls_costs_the_others_nothing_and_counts_what_it_missed()
     let mut stalled = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
     let topics = topics(4);
     join(&mut publisher, &topics, &mut [&mut healthy, &mut stalled]);
-    let (before, stalled_before, start) = (healthy.count, stalled.count, publisher.total());
-    // Batches of one large record: more of them than its two queues and the kernel hold.
+    let before = healthy.count;
+    let stalled_before = stalled.count;
+    let start = publisher.total();
+    // Batches of one large record, more than its two queues and the kernel buffer.
     let flood = std::thread::spawn(move || {
         for _ in 0..12_000 {
             publisher.offer(&topics, 1, 4_000);

@@ -1,4 +1,4 @@
-//! The subscribers of `docs/examples`, as their readers run them.
+//! The subscribers in `docs/examples`, run as documented.
 
 use std::{path::Path, process::Command};
 
@@ -11,7 +11,7 @@ use crate::support::*;
 
 const PYTHON: &str = "/usr/bin/python3";
 
-/// Whether Python has these, which a reader of the documents installs.
+/// Whether Python has these modules.
 fn has(modules: &str, packages: &str) -> bool {
     let imported = Command::new(PYTHON).args(["-c", &format!("import {modules}")]).output();
     let has = imported.is_ok_and(|output| output.status.success());
@@ -28,13 +28,14 @@ fn example(name: &str, arguments: &[&str]) -> Process {
 }
 
 #[test]
-fn the_subscriber_to_events_in_python_prints_them() {
+fn python_event_subscriber_prints_events() {
     if !has("zmq", "python3-zmq") {
         return;
     }
     let relay = TestRelay::start();
     let to = Publishing { endpoints: vec![relay.publish.clone()], keys: None };
-    let (name, metrics) = (Name::new("watch-1").unwrap(), Metrics::new("toy"));
+    let name = Name::new("watch-1").unwrap();
+    let metrics = Metrics::new("toy");
     let mut publisher = EventPublisher::connect(&Bus::default(), &to, &name, &metrics).unwrap();
     let process = example("events.py", &[&relay.subscribe]);
     wait_for("a subscriber", LONG, || publisher.publish(br#"{"status": "firing", "summary": "much"}"#)).unwrap();
@@ -43,7 +44,7 @@ fn the_subscriber_to_events_in_python_prints_them() {
 }
 
 #[test]
-fn the_subscriber_in_python_prints_every_record() {
+fn python_subscriber_prints_every_record() {
     if !has("zmq, msgpack", "python3-zmq, python3-msgpack") {
         return;
     }
@@ -65,7 +66,7 @@ fn the_subscriber_in_python_prints_every_record() {
                 format!("wire-1 {topic} {number} 198.51.100.7 40000 b'{payload}'")
             })
             .collect();
-        let of_topic: Vec<&String> = lines.iter().filter(|line| line.contains(topic.as_str())).collect();
-        assert_eq!(of_topic, expected.iter().collect::<Vec<_>>());
+        let topic_lines: Vec<&String> = lines.iter().filter(|line| line.contains(topic.as_str())).collect();
+        assert_eq!(topic_lines, expected.iter().collect::<Vec<_>>());
     }
 }

@@ -1,4 +1,4 @@
-//! The relay goes and comes back while data flows.
+//! The relay restarts while data flows.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,8 @@ use sekiwake_record::Topic;
 
 use crate::support::*;
 
-/// Offers on `topics` at about `rate` records a second for as long as `subscriber` is pumped and `busy` says so.
+/// Offers on `topics` at about `rate` records per second while `busy`, and lets `subscriber`
+/// receive them.
 fn paced(
     publisher: &mut TestPublisher,
     subscriber: &mut TestSubscriber,
@@ -27,10 +28,19 @@ fn paced(
     }
 }
 
-/// Stops the relay and starts another while records are offered, and gives offered, received and lost since the beginning.
-fn restart_under_load(hold_bytes: usize) -> (u64, u64, u64, u64) {
+/// Records of one run.
+#[derive(Debug)]
+struct Counts {
+    offered: u64,
+    received: u64,
+    lost: u64,
+    bus_full: u64,
+}
+
+/// Restarts the relay while records are offered.
+fn restart_under_load(retain_bytes: usize) -> Counts {
     let relay = TestRelay::start();
-    let mut publisher = TestPublisher::with(&relay.publish, hold_bytes, Overflow::Drop);
+    let mut publisher = TestPublisher::with(&relay.publish, retain_bytes, Overflow::Drop);
     let mut subscriber = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
     publisher.wait_for_subscriber();
     let topics = topics(8);
@@ -41,28 +51,29 @@ fn restart_under_load(hold_bytes: usize) -> (u64, u64, u64, u64) {
     let relay = restart.join().unwrap();
     let end = Instant::now() + Duration::from_millis(1_000);
     paced(&mut publisher, &mut subscriber, &topics, 20_000.0, || Instant::now() < end);
-    let (total, bus_full) = (publisher.total(), publisher.member.metrics().clone());
+    let offered = publisher.total();
+    let metrics = publisher.role.metrics().clone();
     publisher.finish();
-    let bus_full = value_of(&bus_full, names::UNPUBLISHED_RECORDS, "bus_full");
+    let bus_full = value_of(&metrics, names::UNPUBLISHED_RECORDS, "bus_full");
     subscriber.pump_until("the end of the stream", |subscriber| subscriber.value(names::STREAMS) == 0);
     drop(relay);
-    (total, subscriber.count, subscriber.lost(), bus_full)
+    Counts { offered, received: subscriber.count, lost: subscriber.lost(), bus_full }
 }
 
 #[test]
-fn an_orderly_restart_of_the_relay_under_load_loses_nothing() {
+fn relay_restart_under_load_loses_nothing() {
     let _alone = alone();
     for _ in 0..3 {
-        let (offered, received, lost, bus_full) = restart_under_load(64 << 20);
-        assert!(offered > 20_000);
-        assert_eq!((received, lost, bus_full), (offered, 0, 0));
+        let counts = restart_under_load(64 << 20);
+        assert!(counts.offered > 20_000);
+        assert_eq!((counts.received, counts.lost, counts.bus_full), (counts.offered, 0, 0));
     }
 }
 
 #[test]
-fn what_a_restart_of_the_relay_loses_when_the_memory_is_small_is_counted() {
+fn losses_of_a_relay_restart_with_little_memory_are_counted() {
     let _alone = alone();
-    let (offered, received, lost, bus_full) = restart_under_load(64 << 10);
+    let Counts { offered, received, lost, bus_full } = restart_under_load(64 << 10);
     assert!(bus_full > 0);
     assert_eq!((received + lost, lost), (offered, bus_full));
 }
@@ -71,21 +82,21 @@ fn what_a_restart_of_the_relay_loses_when_the_memory_is_small_is_counted() {
 #[ignore = "a measurement: twenty restarts"]
 fn twenty_restarts() {
     for round in 0..20 {
-        let (offered, received, lost, bus_full) = restart_under_load(64 << 20);
-        println!("round {round}: offered {offered} received {received} lost {lost} bus_full {bus_full}");
+        println!("round {round}: {:?}", restart_under_load(64 << 20));
     }
 }
 
 #[test]
-fn records_offered_before_during_and_after_an_absence_of_the_relay_all_arrive() {
+fn records_offered_while_the_relay_is_down_arrive_later() {
     let relay = TestRelay::start();
-    let (publish, subscribe) = (relay.publish.clone(), relay.subscribe.clone());
+    let publish = relay.publish.clone();
+    let subscribe = relay.subscribe.clone();
     let mut publisher = TestPublisher::start(&publish);
     let mut subscriber = TestSubscriber::start(&subscribe, &["syslog/"]);
     publisher.wait_for_subscriber();
     publisher.offer(&topics(16), 100, 200);
-    relay.member.stop();
-    // More than the pipe of the socket holds.
+    relay.role.stop();
+    // More than the socket's pipe has room for.
     for _ in 0..200 {
         publisher.offer(&topics(16), 10, 200);
     }

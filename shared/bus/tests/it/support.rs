@@ -1,90 +1,23 @@
-//! Roles with nothing in them but a scope, and what publishes, relays and subscribes in them.
+//! Publishers, relays and subscribers, each in a role of its own.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    net::{IpAddr, Ipv4Addr},
-    sync::Mutex,
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use crossbeam_channel::Receiver;
 use sekiwake_bus::{
-    Batcher, Bus, ClientKeys, Delivery, Gatekeeper, GatekeeperSettings, Outcome, Overflow, Producer, Publisher,
+    Bus, ClientKeys, Delivery, Gatekeeper, GatekeeperSettings, Outcome, Overflow, Producer, Publisher,
     PublisherSettings, Relay, RelaySettings, ServerKeys, Subscriber, Subscribing,
 };
-use sekiwake_record::{Flags, Format, Name, Record, Topic, Vlans};
-use sekiwake_runtime::{About, Ending, Metrics, Process, Role, Scope, StopHandle};
-use sekiwake_settings::{Environment, Reader};
-use sekiwake_testkit::wait::wait_for;
+use sekiwake_record::{Batcher, Name, Topic};
+use sekiwake_runtime::{Ending, Metrics};
+use sekiwake_testkit::{role::TestRole, wait::wait_for};
 
-pub(crate) const LONG: Duration = Duration::from_secs(20);
+pub(crate) use sekiwake_testkit::fixtures::record;
+
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 pub(crate) const SHORT: Duration = Duration::from_millis(20);
 pub(crate) const ANY_PORT: &str = "tcp://127.0.0.1:0";
 
-thread_local! {
-    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
-}
-
-struct Empty;
-
-impl Role for Empty {
-    const ABOUT: About = About { service: "toy", binary: "toy", summary: "", admin_port: 0 };
-    type Settings = ();
-    fn read(_: &mut Reader) {}
-    fn start((): (), scope: &Scope) -> anyhow::Result<()> {
-        SCOPE.with_borrow_mut(|slot| *slot = Some(scope.clone()));
-        Ok(scope.idle()?)
-    }
-}
-
-/// A role that runs until it is stopped, with workers added from outside.
-pub(crate) struct Member {
-    pub(crate) scope: Scope,
-    stop: StopHandle,
-    running: Option<JoinHandle<Ending>>,
-}
-
-impl Member {
-    pub(crate) fn new(drain: &str) -> Member {
-        let environment = Environment::from_pairs([("SEKIWAKE_ADMIN", "127.0.0.1:0"), ("SEKIWAKE_DRAIN", drain)]);
-        let running = Process::of::<Empty>().read(&environment).unwrap().start().unwrap();
-        let scope = SCOPE.with_borrow_mut(Option::take).unwrap();
-        let stop = running.stop_handle();
-        Member { scope, stop, running: Some(std::thread::spawn(move || running.run())) }
-    }
-
-    pub(crate) fn metrics(&self) -> &Metrics {
-        self.scope.metrics()
-    }
-
-    pub(crate) fn stop_handle(&self) -> StopHandle {
-        self.stop.clone()
-    }
-
-    pub(crate) fn tell_to_stop(&self) {
-        self.stop.stop("the test says so");
-    }
-
-    /// Stops it and waits for its end.
-    pub(crate) fn stop(mut self) -> Ending {
-        self.end().unwrap()
-    }
-
-    fn end(&mut self) -> Option<Ending> {
-        self.tell_to_stop();
-        self.running.take().map(|running| running.join().unwrap())
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// The sum of a counter or gauge over its labels, of those lines that contain `label`.
+/// The sum of a counter or gauge over its label sets that contain `label`.
 pub(crate) fn value_of(metrics: &Metrics, name: &str, label: &str) -> u64 {
     let text = metrics.text();
     let lines = text.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(label));
@@ -96,7 +29,7 @@ pub(crate) fn value(metrics: &Metrics, name: &str) -> u64 {
 }
 
 pub(crate) struct TestRelay {
-    pub(crate) member: Member,
+    pub(crate) role: TestRole,
     pub(crate) publish: String,
     pub(crate) subscribe: String,
 }
@@ -107,51 +40,53 @@ impl TestRelay {
     }
 
     pub(crate) fn start_at(publish: &str, subscribe: &str) -> TestRelay {
-        TestRelay::with(Member::new("10s"), &Bus::default(), publish, subscribe, None)
+        TestRelay::with(TestRole::start("10s"), &Bus::default(), publish, subscribe, None)
     }
 
-    /// As the proxy does it: the gatekeeper first.
+    /// With a gatekeeper, which is bound first, as the proxy does it.
     pub(crate) fn guarded(publish: &str, subscribe: &str, settings: GatekeeperSettings) -> TestRelay {
-        let (member, bus) = (Member::new("10s"), Bus::default());
-        let gatekeeper = Gatekeeper::bind(&bus, settings, member.metrics()).unwrap();
+        let role = TestRole::start("10s");
+        let bus = Bus::default();
+        let gatekeeper = Gatekeeper::bind(&bus, settings, role.metrics()).unwrap();
         let keys = gatekeeper.keys();
-        member.scope.spawn("gatekeeper", move |worker| Ok(gatekeeper.run(worker)?)).unwrap();
-        TestRelay::with(member, &bus, publish, subscribe, Some(keys))
+        role.scope.spawn("gatekeeper", move |worker| Ok(gatekeeper.run(worker)?)).unwrap();
+        TestRelay::with(role, &bus, publish, subscribe, Some(keys))
     }
 
     pub(crate) fn with(
-        member: Member,
+        role: TestRole,
         bus: &Bus,
         publish: &str,
         subscribe: &str,
         keys: Option<ServerKeys>,
     ) -> TestRelay {
         let settings = RelaySettings { publish: vec![publish.to_owned()], subscribe: vec![subscribe.to_owned()], keys };
-        let relay = Relay::bind(bus, &settings, member.metrics()).unwrap();
-        let (publish, subscribe) = (relay.publish_endpoints()[0].clone(), relay.subscribe_endpoints()[0].clone());
-        member.scope.spawn("relay", move |worker| Ok(relay.run(worker)?)).unwrap();
-        TestRelay { member, publish, subscribe }
+        let relay = Relay::bind(bus, &settings, role.metrics()).unwrap();
+        let publish = relay.publish_endpoints()[0].clone();
+        let subscribe = relay.subscribe_endpoints()[0].clone();
+        role.scope.spawn("relay", move |worker| Ok(relay.run(worker)?)).unwrap();
+        TestRelay { role, publish, subscribe }
     }
 
-    /// Stops it in order, and starts another one in its place.
+    /// Stops it cleanly, and starts another one at the same endpoints.
     pub(crate) fn restart(self) -> TestRelay {
-        let TestRelay { member, publish, subscribe } = self;
-        assert_eq!(member.stop(), Ending::Done);
+        let TestRelay { role, publish, subscribe } = self;
+        assert_eq!(role.stop(), Ending::Done);
         TestRelay::start_at(&publish, &subscribe)
     }
 
     pub(crate) fn value(&self, name: &str) -> u64 {
-        value(self.member.metrics(), name)
+        value(self.role.metrics(), name)
     }
 }
 
 pub(crate) struct TestPublisher {
-    /// Goes before the member, whose end waits until there are no producers.
+    /// Dropped before the role, whose end waits until there are no producers.
     pub(crate) producer: Producer,
-    pub(crate) member: Member,
+    pub(crate) role: TestRole,
     pub(crate) watch: sekiwake_bus::SubscriptionWatch,
     outcome: Receiver<Outcome>,
-    /// Records offered, by topic: the sequence number of the next.
+    /// Records offered by topic, which is also the next sequence number.
     pub(crate) offered: HashMap<Topic, u64>,
 }
 
@@ -160,12 +95,12 @@ impl TestPublisher {
         TestPublisher::with(endpoint, 64 << 20, Overflow::Drop)
     }
 
-    pub(crate) fn with(endpoint: &str, hold_bytes: usize, overflow: Overflow) -> TestPublisher {
-        TestPublisher::draining(endpoint, hold_bytes, overflow, "10s")
+    pub(crate) fn with(endpoint: &str, retain_bytes: usize, overflow: Overflow) -> TestPublisher {
+        TestPublisher::draining(endpoint, retain_bytes, overflow, "10s")
     }
 
-    pub(crate) fn draining(endpoint: &str, hold_bytes: usize, overflow: Overflow, drain: &str) -> TestPublisher {
-        TestPublisher::of(&Bus::default(), endpoint, hold_bytes, overflow, drain, None)
+    pub(crate) fn draining(endpoint: &str, retain_bytes: usize, overflow: Overflow, drain: &str) -> TestPublisher {
+        TestPublisher::of(&Bus::default(), endpoint, retain_bytes, overflow, drain, None)
     }
 
     pub(crate) fn keyed(endpoint: &str, keys: Option<ClientKeys>) -> TestPublisher {
@@ -175,30 +110,31 @@ impl TestPublisher {
     pub(crate) fn of(
         bus: &Bus,
         endpoint: &str,
-        hold_bytes: usize,
+        retain_bytes: usize,
         overflow: Overflow,
         drain: &str,
         keys: Option<ClientKeys>,
     ) -> TestPublisher {
-        let member = Member::new(drain);
+        let role = TestRole::start(drain);
         let name = Name::new("wire-1").unwrap();
         let endpoints = vec![endpoint.to_owned()];
-        let settings = PublisherSettings { name, endpoints, keys, retain_bytes: [hold_bytes; 3], overflow };
-        let latch = member.scope.readiness("bus");
-        let (publisher, producer) = Publisher::new(bus, settings, member.metrics(), latch).unwrap();
+        let settings = PublisherSettings { name, endpoints, keys, retain_bytes: [retain_bytes; 3], overflow };
+        let latch = role.scope.readiness("bus");
+        let (publisher, producer) = Publisher::new(bus, settings, role.metrics(), latch).unwrap();
         let (sender, outcome) = crossbeam_channel::bounded(1);
         let watch = publisher.subscription_watch();
         let run = move |worker: &sekiwake_runtime::Worker| Ok(sender.send(publisher.run(worker)?)?);
-        member.scope.spawn("publisher", run).unwrap();
-        TestPublisher { member, producer, watch, outcome, offered: HashMap::new() }
+        role.scope.spawn("publisher", run).unwrap();
+        TestPublisher { role, producer, watch, outcome, offered: HashMap::new() }
     }
 
-    /// Waits until somebody has subscribed to data.
+    /// Waits for a subscription to data.
     pub(crate) fn wait_for_subscriber(&self) {
         assert!(self.watch.wait(LONG, Duration::ZERO, || false));
     }
 
-    /// Offers `count` records of `size` bytes on each of these topics. A payload says its topic and sequence number.
+    /// Offers `count` records of `size` bytes on each of these topics. Payloads contain their topic
+    /// and sequence number.
     pub(crate) fn offer(&mut self, topics: &[Topic], count: u64, size: usize) -> u64 {
         let mut batcher = Batcher::default();
         for _ in 0..count {
@@ -216,18 +152,18 @@ impl TestPublisher {
     }
 
     pub(crate) fn value(&self, name: &str) -> u64 {
-        value(self.member.metrics(), name)
+        value(self.role.metrics(), name)
     }
 
     pub(crate) fn reason(&self, reason: &str) -> u64 {
-        value_of(self.member.metrics(), sekiwake_bus::names::UNPUBLISHED_RECORDS, reason)
+        value_of(self.role.metrics(), sekiwake_bus::names::UNPUBLISHED_RECORDS, reason)
     }
 
-    /// Drops the last producer, and gives what the publisher says it has done.
-    pub(crate) fn finish(self) -> (Outcome, Member) {
-        let TestPublisher { member, producer, outcome, .. } = self;
+    /// Drops the last producer, and returns the publisher's outcome.
+    pub(crate) fn finish(self) -> (Outcome, TestRole) {
+        let TestPublisher { role, producer, outcome, .. } = self;
         drop(producer);
-        (outcome.recv_timeout(LONG).unwrap(), member)
+        (outcome.recv_timeout(LONG).unwrap(), role)
     }
 }
 
@@ -237,21 +173,6 @@ pub(crate) fn payload(topic: Topic, number: u64, size: usize) -> Vec<u8> {
     payload
 }
 
-pub(crate) fn record(payload: &[u8]) -> Record<'_> {
-    Record {
-        captured_at_ns: 1_700_000_000_000_000_000,
-        source: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)),
-        source_port: 40_000,
-        destination: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
-        destination_port: 514,
-        format: Format::Rfc3164,
-        flags: Flags::default(),
-        payload,
-        vlans: Vlans::new(),
-        dscp_ttl: 64,
-    }
-}
-
 pub(crate) fn topics(count: usize) -> Vec<Topic> {
     Topic::all().take(count).collect()
 }
@@ -259,7 +180,7 @@ pub(crate) fn topics(count: usize) -> Vec<Topic> {
 pub(crate) struct TestSubscriber {
     pub(crate) subscriber: Subscriber,
     pub(crate) metrics: Metrics,
-    /// The sequence numbers that came, in order.
+    /// The received sequence numbers, in order.
     pub(crate) received: HashMap<Topic, Vec<u64>>,
     pub(crate) count: u64,
 }
@@ -281,7 +202,7 @@ impl TestSubscriber {
         TestSubscriber { subscriber, metrics, received: HashMap::new(), count: 0 }
     }
 
-    /// Takes one delivery, if one comes soon. Every byte of it is compared.
+    /// Takes one delivery, if one is received within `timeout`. Every byte of it is compared.
     pub(crate) fn pump(&mut self, timeout: Duration) -> bool {
         let Some(delivery) = self.subscriber.receive(timeout).unwrap() else { return false };
         self.take(&delivery);
@@ -309,7 +230,7 @@ impl TestSubscriber {
     }
 
     pub(crate) fn pump_until_received(&mut self, count: u64) {
-        self.pump_until(&format!("the arrival of {count} records"), |subscriber| subscriber.count >= count);
+        self.pump_until(&format!("receiving {count} records"), |subscriber| subscriber.count >= count);
         assert_eq!(self.count, count);
     }
 
@@ -322,10 +243,11 @@ impl TestSubscriber {
     }
 }
 
-/// Publishes until each of the subscribers has received something of each topic: from here on they miss nothing without noticing.
+/// Publishes until each subscriber has received a record of each topic: from here on they detect
+/// every missing record.
 pub(crate) fn join(publisher: &mut TestPublisher, topics: &[Topic], subscribers: &mut [&mut TestSubscriber]) {
     publisher.wait_for_subscriber();
-    wait_for("the first arrival at every subscriber", LONG, || {
+    wait_for("the first record at every subscriber", LONG, || {
         publisher.offer(topics, 1, 0);
         subscribers.iter_mut().all(|subscriber| {
             while subscriber.pump(Duration::from_millis(5)) {}
@@ -342,7 +264,7 @@ pub(crate) fn join(publisher: &mut TestPublisher, topics: &[Topic], subscribers:
     }
 }
 
-/// One at a time for those that load the machine: two cores are shared by all.
+/// Serialises the tests that load the machine.
 pub(crate) fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -1,34 +1,17 @@
-//! The captures of others, used in place when `../shared/corpus` stands beside the workspace.
+//! Public captures, used in place if `../shared/corpus` exists beside the workspace.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, net::SocketAddr};
 
 use sekiwake_flow::Sequence;
 use sekiwake_identify::identify;
 use sekiwake_record::{Format, Kind};
+use sekiwake_testkit::corpus::{corpus_or_skipped, manifest, table};
 use sha2::{Digest, Sha256};
 
 use crate::datagram::{exporters, known};
 
-fn corpus() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus");
-    if folder.join("MANIFEST.tsv").exists() {
-        return Some(folder);
-    }
-    eprintln!("SKIPPED: no corpus at {}", folder.display());
-    None
-}
-
-fn table(path: &Path) -> Vec<Vec<String>> {
-    let text = fs::read(path).unwrap();
-    let text = String::from_utf8_lossy(&text);
-    text.lines().skip(1).map(|line| line.split('\t').map(str::to_owned).collect()).collect()
-}
-
-/// The payload that a row of an expected table speaks of: what follows its ports in the file and has its hash.
+/// The payload of a row in a table of expected datagrams: the bytes that follow its ports in the
+/// file and have its hash.
 fn payload<'a>(file: &'a [u8], row: &[String], from: &mut usize) -> Option<&'a [u8]> {
     let ports = [row[8].parse::<u16>().ok()?.to_be_bytes(), row[9].parse::<u16>().ok()?.to_be_bytes()].concat();
     let length = row[11].parse::<usize>().ok()?;
@@ -44,11 +27,14 @@ fn payload<'a>(file: &'a [u8], row: &[String], from: &mut usize) -> Option<&'a [
 }
 
 #[test]
-fn templates_and_sequences_of_captures_are_followed() {
-    let Some(folder) = corpus() else { return };
-    let (mut datagrams, mut malformed, mut templates, mut carried) = (0, 0, 0, 0);
+fn templates_and_sequences_of_captures_are_tracked() {
+    let Some(folder) = corpus_or_skipped() else { return };
+    let mut datagrams = 0;
+    let mut malformed = 0;
+    let mut templates = 0;
+    let mut carried = 0;
     let mut outcomes = BTreeMap::new();
-    for row in table(&folder.join("MANIFEST.tsv")) {
+    for row in manifest(&folder) {
         let is_capture = row[6].starts_with("pcap") && row[15].starts_with("expected/");
         if !is_capture || !row[0].contains('.') || !row[11].contains("flow") && !row[11].contains("ipfix") {
             continue;
@@ -61,9 +47,10 @@ fn templates_and_sequences_of_captures_are_followed() {
             if !matches!(datagram[18].as_str(), "nf5" | "nf9" | "ipfix" | "sflow5") {
                 continue;
             }
-            let (Some(payload), Ok(source)) = (payload(&file, datagram, &mut from), datagram[6].parse()) else {
+            let (Some(payload), Ok(address)) = (payload(&file, datagram, &mut from), datagram[6].parse()) else {
                 continue;
             };
+            let source = SocketAddr::new(address, datagram[8].parse().unwrap());
             let format = identify(Some(Kind::Xflow), payload);
             let observed = exporters.observe(source, format, payload, 1, 1);
             datagrams += 1;
@@ -79,7 +66,7 @@ fn templates_and_sequences_of_captures_are_followed() {
                 last.insert((source, format.as_str(), domain.to_vec()), (format, payload));
             }
         }
-        // What is sent ahead of the last datagram of each exporter is all that is known.
+        // The datagrams sent ahead of the last one of each exporter have all its templates.
         let mut collector = self::exporters();
         for ((source, ..), (format, payload)) in last {
             exporters.forget_slot(0);

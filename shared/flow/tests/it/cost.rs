@@ -1,6 +1,10 @@
-//! What a datagram costs. Run by hand: `cargo test --release -p sekiwake-flow -- --ignored --nocapture cost`.
+//! The cost per datagram. Run by hand: `cargo test --release -p sekiwake-flow -- --ignored
+//! --nocapture cost`.
 
-use std::{net::IpAddr, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
 use crate::datagram::{exporters, format_of, ipfix, netflow5, netflow9, set, sflow5};
 
@@ -18,7 +22,8 @@ fn cost_of_a_datagram() {
         for sources in [1, 10_000_u32] {
             let mut exporters = exporters();
             let format = format_of(&payload);
-            let address = |number: u32| IpAddr::V4(std::net::Ipv4Addr::from(0xc612_0000 + number));
+            let address =
+                |number: u32| SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::from(0xc612_0000 + number)), 50_000);
             for number in 0..sources {
                 let template = match payload[1] {
                     9 => netflow9(0, 1, &[set(0, &[256, 2, 8, 4, 12, 4])]),
@@ -31,12 +36,12 @@ fn cost_of_a_datagram() {
             let started = Instant::now();
             let mut number = 0_u32;
             for _ in 0..rounds {
-                // A stride that visits all sources in an order that memory does not follow.
+                // A stride that visits all sources in an order that defeats prefetching.
                 number = (number + 7919) % sources;
                 std::hint::black_box(exporters.observe(address(number), format, &payload, 2, 1));
             }
             let each = started.elapsed().as_nanos() / u128::from(rounds);
-            eprintln!("{name:10} {sources:6} exporters {each:4} ns a datagram");
+            eprintln!("{name:10} {sources:6} exporters {each:4} ns per datagram");
         }
     }
 }

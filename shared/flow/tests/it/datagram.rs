@@ -1,11 +1,16 @@
-//! Datagrams, made by hand after the drawings of the standards.
+//! Datagrams, built according to the standards.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use sekiwake_flow::{Exporters, Limits, Observed};
 use sekiwake_record::Format;
 
-pub(crate) const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 18, 0, 1));
+pub(crate) const SOURCE: SocketAddr = from_port(50_000);
+
+/// The device of all tests, with this source port.
+pub(crate) const fn from_port(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), port)
+}
 
 pub(crate) fn words(words: &[u16]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_be_bytes()).collect()
@@ -61,28 +66,51 @@ pub(crate) fn exporters() -> Exporters {
 }
 
 pub(crate) fn observe(exporters: &mut Exporters, payload: &[u8], at_ns: u64, wanted: u64) -> Observed {
-    exporters.observe(SOURCE, format_of(payload), payload, at_ns, wanted)
+    observe_from(exporters, SOURCE, payload, at_ns, wanted)
 }
 
-/// What is known of templates: key, contents; in order.
+pub(crate) fn observe_from(
+    exporters: &mut Exporters,
+    source: SocketAddr,
+    payload: &[u8],
+    at_ns: u64,
+    wanted: u64,
+) -> Observed {
+    exporters.observe(source, format_of(payload), payload, at_ns, wanted)
+}
+
+/// The known templates of exporters with their ports, sorted: key and contents.
 pub(crate) fn known(exporters: &Exporters) -> Vec<(Vec<u8>, Vec<u8>)> {
+    of_length(exporters, 25)
+}
+
+/// The known templates of addresses, in the form of the version before.
+pub(crate) fn known_of_addresses(exporters: &Exporters) -> Vec<(Vec<u8>, Vec<u8>)> {
+    of_length(exporters, 23)
+}
+
+fn of_length(exporters: &Exporters, key: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut changes = Vec::new();
     for number in 0..64 {
-        exporters.all_of_shard(sekiwake_record::Shard::new(number).unwrap(), &mut changes);
+        exporters.shard_changes(sekiwake_record::Shard::new(number).unwrap(), &mut changes);
     }
-    let live = changes.into_iter().filter(|change| !change.value.is_empty());
-    let mut known: Vec<_> = live.map(|change| (change.key.to_vec(), change.value)).collect();
+    let live = changes.into_iter().filter(|change| !change.value.is_empty() && change.key.len() == key);
+    let mut known: Vec<_> = live.map(|change| (change.key, change.value)).collect();
     known.sort();
     known
 }
 
-/// The identifiers of the templates that are known.
+/// The identifiers of the known templates.
 pub(crate) fn ids(exporters: &Exporters) -> Vec<u16> {
-    known(exporters).iter().map(|(key, _)| u16::from_be_bytes(*key.last_chunk().unwrap())).collect()
+    known(exporters).iter().map(|(key, _)| u16::from_be_bytes([key[21], key[22]])).collect()
 }
 
 pub(crate) fn ahead(exporters: &Exporters, payload: &[u8], max_bytes: usize) -> Vec<Vec<u8>> {
+    ahead_of(exporters, SOURCE, payload, max_bytes)
+}
+
+pub(crate) fn ahead_of(exporters: &Exporters, source: SocketAddr, payload: &[u8], max_bytes: usize) -> Vec<Vec<u8>> {
     let mut out = Vec::new();
-    exporters.template_datagrams(SOURCE, format_of(payload), payload, max_bytes, &mut out);
+    exporters.template_datagrams(source, format_of(payload), payload, max_bytes, &mut out);
     out
 }

@@ -1,9 +1,13 @@
-//! Exporters: hand-made datagrams, properties, and the captures of others.
+//! Exporters: built datagrams, properties, and public captures.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot read its own input has failed")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot read its input has failed")]
 
 mod corpus;
 mod cost;
 mod datagram;
+mod losses;
+mod options;
+mod ports;
 mod properties;
+mod refresh;
 mod templates;

@@ -1,11 +1,14 @@
-//! Sockets of single devices: bound to the device's address and port, so that the kernel segments (`UDP_SEGMENT`) what it sends.
+//! Per-device sockets: bound to the device's address and port, so that the kernel segments its runs
+//! (`UDP_SEGMENT`).
 //!
-//! One costs several system calls and a descriptor, so not everybody gets one: a source is given a socket when it sends in long
-//! runs for the second time, and when there is room, or the socket that has been idle longest has been so for [`IDLE`]. Ten thousand
-//! sources that take turns therefore open no more sockets than fit, and leave through the raw socket otherwise.
+//! A socket costs several system calls and a descriptor. So a source gets one with its second long
+//! run, if there is room, or if the least recently used socket has been idle for [`IDLE`]. Ten
+//! thousand sources that take turns therefore open no more sockets than fit, and are sent through
+//! the raw socket otherwise.
 //!
-//! A bound socket takes its port on this host. A daemon that starts later and does not share (`SO_REUSEADDR`) could not listen there,
-//! so the ports where daemons listen are left alone: those below 1024, and the destination's own.
+//! A bound socket takes its port on this host. A daemon that starts later without `SO_REUSEADDR`
+//! could not listen there, so the usual ports of daemons are never bound: those below 1024, and the
+//! destination's own.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,22 +27,22 @@ use socket2::{Domain, Socket, Type};
 
 use super::socket::{prepare, set_transparent};
 
-/// The most sockets of one destination.
+/// Maximum number of sockets of one destination.
 const MAX_SOCKETS: usize = 512;
 
 /// How long a socket must have been idle before it makes room for another.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// How many sources' first long runs are remembered.
+/// How many sources with one long run are remembered.
 const CANDIDATES: usize = 4096;
 
-/// The first port that no daemon holds by convention.
+/// The first port that may be bound: by convention, daemons use lower ones.
 const FIRST_FREE_PORT: u16 = 1024;
 
-/// How many sockets there are in the process, of all destinations. They may take up half of its descriptors.
+/// Sockets in the process, of all destinations. They may use half of its descriptors.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
-/// One of the descriptors that [`OPEN`] counts.
+/// One of the descriptors counted by [`OPEN`].
 #[derive(Debug)]
 struct Slot;
 
@@ -69,14 +72,15 @@ pub(super) struct SocketCache {
     destination: SocketAddr,
     most: usize,
     entries: HashMap<SocketAddr, Entry>,
-    /// A tag of the source that was last seen with a long run, by hash; 0: nobody.
+    /// By hash, a tag of the last source with a long run; 0: none.
     candidates: Box<[u32; CANDIDATES]>,
     hasher: RandomState,
-    /// Until then nobody's socket has been idle long enough, or the process has no descriptor to spare.
+    /// Until then no socket has been idle for long enough, or the process has no descriptor left.
     full_until: Option<Instant>,
-    /// Ports that could not be bound; they are tried again after [`IDLE`].
-    refused_ports: HashSet<u16>,
-    refused_until: Option<Instant>,
+    /// Ports that could not be bound; they are retried after [`IDLE`].
+    blocked_ports: HashSet<u16>,
+    blocked_until: Option<Instant>,
+    #[cfg(test)]
     opened: u64,
 }
 
@@ -89,20 +93,21 @@ impl SocketCache {
             candidates: Box::new([0; CANDIDATES]),
             hasher: RandomState::new(),
             full_until: None,
-            refused_ports: HashSet::new(),
-            refused_until: None,
+            blocked_ports: HashSet::new(),
+            blocked_until: None,
+            #[cfg(test)]
             opened: 0,
         }
     }
 
-    /// The socket of `source`, which is about to send a long run, or `None` if it shall leave with the others. `local` is the
-    /// address from which this host sends to the destination.
+    /// The socket of `source`, for a long run; `None` if the run must be sent through the raw
+    /// socket. `local` is the address that this host itself sends from.
     pub(super) fn socket(&mut self, source: SocketAddr, now: Instant, local: IpAddr) -> Option<&Socket> {
         if source.port() < FIRST_FREE_PORT || source.port() == self.destination.port() {
             return None;
         }
         if !self.entries.contains_key(&source) {
-            if !self.was_seen(source) || self.is_refused(source.port(), now) || !self.has_room(now) {
+            if !self.was_seen(source) || self.is_blocked(source.port(), now) || !self.has_room(now) {
                 return None;
             }
             let Some(slot) = Slot::take() else {
@@ -110,12 +115,15 @@ impl SocketCache {
                 return None;
             };
             let Ok(entry) = self.open(source, now, slot, local) else {
-                self.refused_ports.insert(source.port());
-                self.refused_until.get_or_insert(now + IDLE);
+                self.blocked_ports.insert(source.port());
+                self.blocked_until.get_or_insert(now + IDLE);
                 return None;
             };
             self.entries.insert(source, entry);
-            self.opened += 1;
+            #[cfg(test)]
+            {
+                self.opened += 1;
+            }
         }
         let entry = self.entries.get_mut(&source)?;
         entry.used_at = now;
@@ -133,33 +141,34 @@ impl SocketCache {
         self.full_until = None;
     }
 
-    /// How many sockets there are.
+    /// How many sockets are open.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// How many have ever been opened.
+    #[cfg(test)]
     pub(super) fn opened(&self) -> u64 {
         self.opened
     }
 
-    /// Whether `source` was here before, as far as is remembered; from now on it was.
+    /// Whether `source` is remembered from an earlier long run. Remembers it.
     fn was_seen(&mut self, source: SocketAddr) -> bool {
         let hash = self.hasher.hash_one(source);
         let tag = (hash >> 32) as u32 | 1;
-        let place = &mut self.candidates[hash as usize % CANDIDATES];
-        std::mem::replace(place, tag) == tag
+        let candidate = &mut self.candidates[hash as usize % CANDIDATES];
+        std::mem::replace(candidate, tag) == tag
     }
 
-    fn is_refused(&mut self, port: u16, now: Instant) -> bool {
-        if self.refused_until.is_some_and(|until| until <= now) {
-            self.refused_ports.clear();
-            self.refused_until = None;
+    fn is_blocked(&mut self, port: u16, now: Instant) -> bool {
+        if self.blocked_until.is_some_and(|until| until <= now) {
+            self.blocked_ports.clear();
+            self.blocked_until = None;
         }
-        self.refused_ports.contains(&port)
+        self.blocked_ports.contains(&port)
     }
 
-    /// Whether there is room for one more socket, which is made if need be.
+    /// Whether there is room for another socket. Closes an idle one if necessary.
     fn has_room(&mut self, now: Instant) -> bool {
         if self.full_until.is_some_and(|until| now < until) {
             return false;
@@ -178,7 +187,8 @@ impl SocketCache {
     }
 
     fn open(&self, source: SocketAddr, now: Instant, slot: Slot, local: IpAddr) -> io::Result<Entry> {
-        // Of an address of this host the daemons here may use any port: between bind and connect theirs would be ours.
+        // For an address of this host, a socket could get datagrams of a daemon with the same port
+        // between bind and connect.
         if UdpSocket::bind((source.ip(), 0)).is_ok() {
             return Err(Errno::ADDRINUSE.into());
         }
@@ -186,7 +196,8 @@ impl SocketCache {
         let socket = Socket::new(domain, Type::DGRAM.cloexec(), None)?;
         set_transparent(&socket, domain)?;
         prepare(&socket, self.destination, local)?;
-        // Destinations have a socket each for the same source, and daemons that share may do so with us.
+        // Each destination has its own socket for the same source, and daemons with this option can
+        // share the port.
         socket.set_reuse_address(true)?;
         socket.bind(&source.into())?;
         socket.connect(&self.destination.into())?;
@@ -199,7 +210,7 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddrV4};
 
     use sekiwake_testkit::{
-        netns::{Namespace, available_or_skipped},
+        netns::{Namespace, namespaces_or_skipped},
         wait::wait_for,
     };
 
@@ -211,9 +222,9 @@ mod tests {
         SocketAddrV4::new(Ipv4Addr::new(198, 19, 0, number), port).into()
     }
 
-    /// In a namespace of its own, with room for two sockets.
-    fn with_cache(name: &str, body: impl FnOnce(SocketCache, Instant) + Send) {
-        if available_or_skipped(name) {
+    /// Runs `body` in a namespace of its own, with room for two sockets.
+    fn with_cache(body: impl FnOnce(SocketCache, Instant) + Send) {
+        if namespaces_or_skipped() {
             let run = || {
                 let mut cache = SocketCache::new((LOCAL, 5514).into());
                 cache.most = 2;
@@ -223,14 +234,14 @@ mod tests {
         }
     }
 
-    /// Whether a long run of this source leaves through a socket of its own.
+    /// Whether a long run of this source gets a socket of its own.
     fn gets_one(cache: &mut SocketCache, source: SocketAddr, now: Instant) -> bool {
         cache.socket(source, now, LOCAL).is_some()
     }
 
     #[test]
-    fn a_source_gets_a_socket_with_its_second_long_run() {
-        with_cache("a_source_gets_a_socket_with_its_second_long_run", |mut cache, now| {
+    fn source_gets_a_socket_with_its_second_long_run() {
+        with_cache(|mut cache, now| {
             let gets: Vec<bool> = (0..3).map(|_| gets_one(&mut cache, source(1, 40_000), now)).collect();
             assert_eq!(gets, [false, true, true]);
             assert_eq!((cache.len(), cache.opened()), (1, 1));
@@ -239,7 +250,7 @@ mod tests {
 
     #[test]
     fn ports_of_daemons_are_left_alone() {
-        with_cache("ports_of_daemons_are_left_alone", |mut cache, now| {
+        with_cache(|mut cache, now| {
             for port in [0, 162, 514, 1023, 5514] {
                 assert!((0..3).all(|_| !gets_one(&mut cache, source(1, port), now)), "{port}");
             }
@@ -247,18 +258,18 @@ mod tests {
     }
 
     #[test]
-    fn only_an_idle_socket_makes_room_and_it_is_the_one_that_was_idle_longest() {
-        with_cache("only_an_idle_socket_makes_room_and_it_is_the_one_that_was_idle_longest", |mut cache, start| {
+    fn least_recently_used_idle_socket_makes_room() {
+        with_cache(|mut cache, start| {
             let sources = [1, 2, 3].map(|number| source(number, 40_000));
             let second = Duration::from_secs(1);
             for (number, &source) in (0..).zip(&sources[..2]) {
                 assert!(!gets_one(&mut cache, source, start));
                 assert!(gets_one(&mut cache, source, start + number * second));
             }
-            // The first is used again, so the second has been idle longest from here on.
+            // The first is used again, so the second is the least recently used from here on.
             assert!(gets_one(&mut cache, sources[0], start + 2 * second));
             for at in [start + 2 * second, start + second + IDLE - Duration::from_millis(1)] {
-                assert!((0..3).all(|_| !gets_one(&mut cache, sources[2], at)), "nobody is idle");
+                assert!((0..3).all(|_| !gets_one(&mut cache, sources[2], at)), "no socket is idle");
             }
             assert!(gets_one(&mut cache, sources[2], start + second + IDLE));
             assert_eq!((cache.len(), cache.opened()), (2, 3));
@@ -267,14 +278,15 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_cannot_be_bound_is_tried_again_later_and_hinders_nobody_else() {
-        with_cache("a_port_that_cannot_be_bound_is_tried_again_later_and_hinders_nobody_else", |mut cache, now| {
+    fn blocked_port_is_retried_later() {
+        with_cache(|mut cache, now| {
             let daemon = UdpSocket::bind(("0.0.0.0", 40_000)).unwrap();
             assert!((0..3).all(|_| !gets_one(&mut cache, source(1, 40_000), now)));
             assert!(!gets_one(&mut cache, source(1, 40_001), now));
             assert!(gets_one(&mut cache, source(1, 40_001), now));
             drop(daemon);
-            // What another test is just starting holds all sockets of this process until it runs.
+            // A child that another test is just starting has all sockets of this process until it
+            // executes.
             wait_for("a free port", IDLE, || UdpSocket::bind(("0.0.0.0", 40_000)).is_ok()).unwrap();
             assert!(!gets_one(&mut cache, source(1, 40_000), now));
             assert!(gets_one(&mut cache, source(1, 40_000), now + IDLE));

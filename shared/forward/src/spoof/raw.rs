@@ -1,11 +1,14 @@
-//! The socket for many devices: one raw socket a destination, the sender's address given with each datagram.
+//! The socket for many devices: one raw socket per destination, with the source address per
+//! datagram.
 //!
-//! It is a raw socket of protocol UDP without `IP_HDRINCL`: the UDP header is ours, the IP header the kernel's, with the device's
-//! address from `IP_PKTINFO` or `IPV6_PKTINFO`, which `IP_TRANSPARENT` or `IPV6_TRANSPARENT` permits. So the kernel makes
-//! identification, header checksum and, unlike with headers of ours, fragments; and unlike with a bound socket no port is taken, so
-//! it does not matter who else holds it, how low it is, or how often it changes.
+//! It is a raw socket of protocol UDP without `IP_HDRINCL`: we write the UDP header, the kernel
+//! writes the IP header with the device's address from `IP_PKTINFO` or `IPV6_PKTINFO`, which
+//! `IP_TRANSPARENT` or `IPV6_TRANSPARENT` permits. So the kernel sets identification and header
+//! checksum, and fragments, which it does not with our own headers. Unlike a bound socket it takes
+//! no port, so the port may be in use, below 1024, or change often.
 //!
-//! Such a socket is also given what arrives from its peer: here nothing, for it is bound to an address that nobody has, and what comes all the same a filter drops.
+//! Such a socket also receives datagrams from its peer. It is bound to an unused address, so there
+//! are none, and a filter drops any others.
 
 use std::{
     io::{self, IoSlice},
@@ -21,17 +24,19 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use super::{
     Spoofed,
     checksum::{UDP_HEADER_BYTES, udp_header},
+    past_echoes,
     socket::prepare,
 };
 
 /// `BPF_RET | BPF_K` with 0 bytes to keep.
 const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 
-/// Reserved (RFC 1112 §4): no datagram for it comes in. A loopback address the kernel does not let out.
-const NOBODY_V4: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
+/// Reserved (RFC 1112 §4): no datagram to it arrives. A loopback address would not do, because the
+/// kernel does not send from one.
+const UNUSED_V4: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
 
 /// From the discard prefix (RFC 6666).
-const NOBODY_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
+const UNUSED_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
 
 #[derive(Debug)]
 pub(super) struct RawSender {
@@ -41,7 +46,7 @@ pub(super) struct RawSender {
 }
 
 impl RawSender {
-    /// `local` is the address from which this host sends there.
+    /// `local` is the address that this host itself sends from.
     ///
     /// # Errors
     /// Without NET_RAW `EPERM`; no route.
@@ -50,28 +55,27 @@ impl RawSender {
         socket.attach_filter(&[DROP_ALL])?;
         prepare(&socket, destination, local)?;
         let nowhere = match destination {
-            SocketAddr::V4(_) => SocketAddr::from((NOBODY_V4, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((NOBODY_V6, 0)),
+            SocketAddr::V4(_) => SocketAddr::from((UNUSED_V4, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((UNUSED_V6, 0)),
         };
         socket.bind(&nowhere.into())?;
-        // To a raw socket a port is a protocol: IPv6 insists on its own, or none.
+        // For a raw socket the port is a protocol number: IPv6 accepts its own or 0.
         let mut peer = destination;
         peer.set_port(0);
         socket.connect(&peer.into())?;
         Ok(RawSender { socket, destination, headers: [[0; UDP_HEADER_BYTES]; MAX_MESSAGES] })
     }
 
-    /// Sends the first of `datagrams`, [`MAX_MESSAGES`] at most, and says how many the kernel took.
+    /// Sends the first of `datagrams`, at most [`MAX_MESSAGES`], and returns how many the kernel
+    /// accepted.
     ///
     /// # Errors
     /// Those of the first datagram.
     pub(super) fn send(&mut self, datagrams: &[Spoofed<'_>]) -> io::Result<usize> {
-        let to = (self.destination.ip(), self.destination.port());
         let mut count = 0;
         for (header, datagram) in self.headers.iter_mut().zip(datagrams) {
-            let from = (datagram.source.ip(), datagram.source.port());
-            let Some(made) = udp_header(from, to, datagram.payload) else { break };
-            *header = made;
+            let Some(written) = udp_header(datagram.source, self.destination, datagram.payload) else { break };
+            *header = written;
             count += 1;
         }
         if count == 0 && !datagrams.is_empty() {
@@ -92,7 +96,7 @@ impl RawSender {
                 ..Outgoing::default()
             })
             .collect();
-        send_batch(self.socket.as_fd(), &messages)
+        past_echoes(&self.socket, || send_batch(self.socket.as_fd(), &messages))
     }
 
     pub(super) fn socket(&self) -> &Socket {
@@ -100,7 +104,7 @@ impl RawSender {
     }
 }
 
-/// A raw socket for UDP that may send from anybody's address.
+/// A raw socket for UDP that may send from any address.
 ///
 /// # Errors
 /// Without NET_RAW `EPERM`.

@@ -1,4 +1,4 @@
-//! What the spoofing sockets have in common with each other, and with the plain one.
+//! Options that all spoofing sockets share.
 
 use std::{
     io,
@@ -10,21 +10,21 @@ use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use sekiwake_sys::{ErrorOrigin, receive_error, set_receive_errors};
 use socket2::{Domain, Socket};
 
-/// Send buffer, bytes; the kernel cuts it down to `net.core.wmem_max`.
-const SEND_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+use crate::udp::socket::SEND_BUFFER_BYTES;
 
-/// TTL or hop limit: that of a host's own datagrams on Linux, and of multicasts as the plain socket sends them.
+/// TTL or hop limit: the default of Linux, and that of the plain socket's multicasts.
 const HOPS: u32 = 64;
 
-/// The most errors that are taken from a queue in one go.
+/// Maximum number of errors that are taken from a queue at once.
 const MAX_ERRORS_AT_ONCE: usize = 64;
 
 pub(super) fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
     if domain == Domain::IPV6 { socket.set_ip_transparent_v6(true) } else { socket.set_ip_transparent_v4(true) }
 }
 
-/// Sets what sending to `destination` takes, on a socket that is not connected yet. Multicasts leave from the interface that
-/// has the address `local`: the kernel does not choose one for a source address that is not its own.
+/// Sets the options for sending to `destination` on a socket that is not connected yet. Multicasts
+/// leave by the interface with the address `local`, because the kernel does not choose one for a
+/// foreign source address.
 pub(super) fn prepare(socket: &Socket, destination: SocketAddr, local: IpAddr) -> io::Result<()> {
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     // Never "don't fragment", as for the plain socket.
@@ -44,12 +44,12 @@ pub(super) fn prepare(socket: &Socket, destination: SocketAddr, local: IpAddr) -
             socket.set_multicast_hops_v6(HOPS)?;
         }
     }
-    // Makes the kernel admit what a queueing discipline of this host drops.
+    // Makes the kernel report drops of this host's queueing disciplines.
     set_receive_errors(socket.as_fd(), destination.is_ipv6(), true)
 }
 
-/// Empties the error queue, and says whether ICMP errors were in it: echoes of earlier datagrams, which come where the device is
-/// this host.
+/// Empties the error queue, and returns whether it had ICMP errors: they concern earlier datagrams,
+/// and arrive here if the device is this host.
 pub(super) fn drain_errors(socket: &Socket) -> bool {
     let mut found = false;
     for _ in 0..MAX_ERRORS_AT_ONCE {

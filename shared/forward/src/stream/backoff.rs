@@ -1,4 +1,6 @@
-//! When to try again: soon at first, then ever more slowly, and not all forwarders of a site in the same moment.
+//! When to reconnect: soon at first, then with growing pauses, and with jitter, so that the
+//! forwarders of a site do not reconnect at the same moment. While connecting succeeds, the pauses
+//! stay short. Own code, because it is a few lines.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -7,8 +9,9 @@ use std::{
 
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST_AFTER_END: Duration = Duration::from_secs(1);
 
-/// The pauses between the tries to connect: 0.2 s, doubling up to 30 s; half of each is left to chance.
+/// Pauses between attempts to connect: 0.2 s, doubling to 30 s; half of each is random.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -17,7 +20,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub(crate) fn new() -> Backoff {
-        // The keys of a hash map are random, and nobody has to be able to guess less than that here.
+        // The random keys of a hash map are good enough for jitter.
         Backoff::seeded(RandomState::new().build_hasher().finish())
     }
 
@@ -27,17 +30,26 @@ impl Backoff {
 
     /// How long to wait after another failure.
     pub(crate) fn pause(&mut self) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(LONGEST);
+        self.pause_at_most(LONGEST)
+    }
+
+    /// How long to wait after the peer has ended a connection: not long, because it accepts others.
+    pub(crate) fn pause_after_end(&mut self) -> Duration {
+        self.pause_at_most(LONGEST_AFTER_END)
+    }
+
+    fn pause_at_most(&mut self, longest: Duration) -> Duration {
+        let pause = self.next.min(longest);
+        self.next = (pause * 2).min(longest);
         // xorshift64
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let chance = (self.random >> 11) as f64 / (1u64 << 53) as f64;
-        pause / 2 + (pause / 2).mul_f64(chance)
+        let fraction = (self.random >> 11) as f64 / (1u64 << 53) as f64;
+        pause / 2 + (pause / 2).mul_f64(fraction)
     }
 
-    /// A connection has lasted.
+    /// A connection has lasted: the next pause is short again.
     pub(crate) fn reset(&mut self) {
         self.next = FIRST;
     }
@@ -48,7 +60,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_thirty_seconds_and_half_of_each_is_chance() {
+    fn pauses_stay_short_while_connecting_succeeds() {
+        let mut backoff = Backoff::seeded(4711);
+        for _ in 0..40 {
+            assert!(backoff.pause_after_end() <= LONGEST_AFTER_END);
+        }
+        assert!(backoff.pause() <= LONGEST_AFTER_END, "the first failure after that");
+        for _ in 0..40 {
+            backoff.pause();
+        }
+        assert!(backoff.pause_after_end() <= LONGEST_AFTER_END, "after an outage");
+    }
+
+    #[test]
+    fn pauses_double_to_thirty_seconds_with_jitter() {
         let mut backoff = Backoff::seeded(4711);
         let mut longest = FIRST;
         for _ in 0..40 {
@@ -58,7 +83,8 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.pause() <= FIRST);
-        let pauses: Vec<Duration> = (1..9).map(|seed| Backoff::seeded(seed * 0x9e37_79b9_7f4a_7c15).pause()).collect();
+        let pauses: Vec<Duration> =
+            (1..9).map(|seed: u64| Backoff::seeded(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)).pause()).collect();
         assert!(pauses.iter().max().unwrap().saturating_sub(*pauses.iter().min().unwrap()) > FIRST / 8, "{pauses:?}");
     }
 }

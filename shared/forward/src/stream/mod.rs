@@ -1,34 +1,46 @@
-//! Syslog over TCP and TLS: one destination, one thread, one connection, and what a broken connection costs: nothing.
+//! Syslog over TCP and TLS: one endpoint, one thread, one connection, and no loss when a connection
+//! breaks.
 //!
 //! ```text
 //!  queue ─▶ Flight ─ frames ─▶ Connection ─▶ [TLS] ─▶ TCP ─▶ destination
 //!             │  ▲                 │ acknowledged by the peer's TCP
 //!             │  └─────────────────┘
-//!             ▼ what waits too long              Spool ─ capped rate ─▶ Connection
+//!             ▼ waited too long                  Spool ─ capped rate ─▶ Connection
 //!           Spool (on disk), or a drop
 //! ```
-//! **At least once.** A message counts as sent when the peer's TCP has acknowledged its last byte, and only then is its batch
-//! committed to the group. When a connection breaks, everything that is not acknowledged is sent again on the next one, in the same
-//! order and before anything newer: a message may arrive twice. What the peer's TCP has acknowledged and the peer never reads is
-//! lost, for syslog has no answers that would tell. The first acknowledgements of a connection are therefore not believed before
-//! it has lasted for half a second or was ended in order: a balancer that accepts and resets, or a server that refuses our certificate
-//! after the handshake (TLS 1.3 tells it no sooner), takes nothing along.
+//! **At least once.** A message counts as sent when the peer's TCP has acknowledged its last byte,
+//! and only then is its batch committed to the group. When a connection breaks, everything
+//! unacknowledged is sent again on the next one, in the same order and before anything newer: a
+//! message may arrive twice. Messages that the peer's TCP has acknowledged and the peer never reads
+//! are lost, because syslog has no application-level acknowledgements. So the first
+//! acknowledgements of a connection are not trusted before it has lasted for half a second. That
+//! way nothing is lost to a balancer that accepts and resets, or to a server that rejects our
+//! certificate after the handshake (with TLS 1.3 only then).
 //!
-//! **Order** within the live stream is that of the queue. What was spooled is replayed in its own order beside live traffic.
+//! **A message at which the peer ends the connection** is found by giving it less at a time, and
+//! dropped after some tries (`suspects`). Without that it would be sent again for ever, with
+//! everything before it.
 //!
-//! A slow peer is never disconnected: only one that no longer answers what the kernel repeats.
+//! **Order** within the live stream is that of the queue. Spooled messages are replayed in their
+//! own order beside live traffic.
+//!
+//! A slow peer is never disconnected, only one that no longer answers retransmissions.
 
 mod backoff;
-mod connection;
+pub(crate) mod connection;
 mod flight;
 mod frame;
-mod place;
+mod link;
+mod spool_policy;
 mod spooling;
+pub(crate) mod spools;
+mod suspects;
 mod tls;
 mod worker;
 
 use std::{io, path::PathBuf, sync::Arc, time::Instant};
 
+pub use frame::Framing;
 pub use tls::{Tls, TlsError, TlsSettings};
 pub(crate) use worker::StreamWorker;
 
@@ -40,41 +52,44 @@ use crate::{
     Host, Parcel, Registry, Resolution,
     metrics::{DestinationMetrics, DropReason},
     queue::{Intake, queue},
-    selection::Selection,
+    routing::selection::Selection,
 };
 
-/// Messages a second that a spool is replayed with, unless something else is wanted.
+/// The default of messages per second that are replayed from a spool.
 pub const DEFAULT_REPLAY_RATE: u32 = 5_000;
 
-/// A destination that takes syslog over TCP.
+/// The settings of a destination over TCP or TLS.
 #[derive(Clone, Debug)]
 pub struct StreamSettings {
-    /// The host that receives.
+    /// The receiving host.
     pub host: Host,
     /// Its TCP port.
     pub port: u16,
     /// The value of the label `destination`.
     pub label: String,
-    /// What was loaded by [`TlsSettings::load`]; `None`: plain TCP.
+    /// Loaded by [`TlsSettings::load`]; `None`: plain TCP.
     pub tls: Option<Tls>,
-    /// Where to keep what the destination misses; `None`: nowhere.
+    /// How messages are told apart.
+    pub framing: Framing,
+    /// The spool for messages that the destination misses; `None`: no spool.
     pub spool: Option<SpoolSettings>,
-    /// Messages a second that are replayed from the spool, at most.
+    /// Maximum number of messages per second that are replayed from the spool.
     pub replay_rate: u32,
-    /// Whether the device's address goes into each message, as RFC 5424 structured data.
+    /// Whether the device's address is added to each message, as RFC 5424 structured data.
     pub add_source: bool,
 }
 
-/// Where to keep on disk what a destination misses.
+/// The spool of one destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpoolSettings {
-    /// A directory that nobody else uses. It is made if it is not there.
+    /// Its own directory. It is created if it does not exist.
     pub dir: PathBuf,
-    /// The most that is kept, bytes on disk; the oldest goes first.
+    /// Maximum bytes on disk; the oldest messages are dropped first.
     pub max_bytes: u64,
 }
 
-/// The folder of a destination's spool, in the directory of them all: its label, without what a name of a file must not hold.
+/// The folder of a destination's spool in the directory of spools: its label without characters
+/// that a file name cannot have.
 pub(crate) fn spool_name(label: &str) -> String {
     label.replace("://", "_").replace([':', '/'], "_")
 }
@@ -82,22 +97,23 @@ pub(crate) fn spool_name(label: &str) -> String {
 /// Why a stream destination cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    /// The system gives no thread.
-    #[error("cannot start a thread")]
+    /// A thread cannot be spawned.
+    #[error("cannot spawn a thread")]
     Thread(#[from] io::Error),
     /// The spool cannot be opened.
     #[error("cannot open the spool {}: {source}", dir.display())]
     Spool {
         /// Its directory.
         dir: PathBuf,
-        /// Why not.
+        /// The cause.
         source: LogError,
     },
 }
 
-/// One stream destination by itself, as [`Engine`](crate::Engine) has many: a queue and a worker.
+/// A single stream destination without an [`Engine`](crate::Engine): a queue and a worker.
 ///
-/// Dropping it lets the worker send what is queued, until the role's deadline when it is stopping, and end.
+/// Dropping it lets the worker send the queued batches, until the role's deadline when it is
+/// stopping, and end.
 pub struct StreamDestination<B> {
     intake: Intake<B>,
     dropped: Losses<DropReason>,
@@ -107,7 +123,8 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> StreamDestination<B
     /// Starts the worker.
     ///
     /// # Errors
-    /// When there is no thread, or no spool although one is wanted. A destination that cannot be reached is no error.
+    /// When a thread cannot be spawned or the spool cannot be opened. An unreachable destination is
+    /// not an error.
     pub fn start(
         settings: StreamSettings,
         resolution: &Resolution,
@@ -116,7 +133,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> StreamDestination<B
     ) -> Result<StreamDestination<B>, StreamError> {
         let metrics = DestinationMetrics::new(scope, &settings.label);
         let (intake, outlet) = queue(metrics.queue_records.clone(), metrics.queue_bytes.clone());
-        let registration = registry.register_over(Transport::Tcp);
+        let registration = registry.register(Transport::Tcp);
         let dropped = metrics.dropped.clone();
         let name = settings.label.clone();
         let worker = StreamWorker::new(settings, outlet, resolution.clone(), registration, metrics, scope)?;
@@ -127,7 +144,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> StreamDestination<B
         Ok(StreamDestination { intake, dropped })
     }
 
-    /// Queues a parcel, and never waits: where the queue is full its records are dropped and counted.
+    /// Queues a parcel, and never waits: if the queue is full, its records are dropped and counted.
     pub fn forward(&self, parcel: &Arc<Parcel<B>>) {
         if !parcel.batch.is_empty() && !self.intake.offer(parcel, Selection::All, Instant::now()) {
             self.dropped.add(DropReason::QueueFull, parcel.batch.len() as u64);

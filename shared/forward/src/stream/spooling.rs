@@ -1,11 +1,11 @@
-//! What a destination missed, on disk: put there in one piece, replayed in order at a capped rate, committed when the peer's TCP
-//! has acknowledged it.
+//! The spool: messages that a destination missed, on disk. They are written in groups, replayed in
+//! order at a capped rate, and committed when the peer's TCP has acknowledged them.
 //!
 //! ```text
 //! entry = version 1 (1) | captured_at_ns 8, little endian | payload
 //! ```
-//! The log under it is that of `sekiwake-segments`. After the end of the process, by a signal or of the machine, replaying goes on
-//! from the newest commit on disk: some messages may arrive twice, none is left out.
+//! The log is that of `sekiwake-segments`. After a stop, a kill or a power failure, replay
+//! continues from the newest commit on disk: some messages may arrive twice, none is lost.
 
 use std::{
     collections::VecDeque,
@@ -16,32 +16,42 @@ use sekiwake_runtime::{Losses, RateLimited};
 use sekiwake_segments::{Log, LogError, Reader, Settings};
 use tracing::{info, warn};
 
-use super::{SpoolSettings, flight::PART_BYTES, frame::frame};
+use super::{
+    SpoolSettings,
+    flight::{PART_BYTES, Sums},
+    frame::Framing,
+    suspects::Suspects,
+};
 use crate::metrics::{DropReason, SpoolMetrics};
 
 const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 1 + 8;
 
-/// Room for the longest payload that there is, with its head and what the log puts around it.
+/// Room for the longest payload with its header and the framing of the log.
 const LEAST_SEGMENT_BYTES: u64 = 128 * 1024;
 const LARGEST_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
-/// How long a disk that has refused is left alone.
+/// How long the spool is not used after a disk error.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Messages that may be replayed at once, as time of the capped rate: what a pause of the thread must not cost.
+/// The largest burst of replayed messages, as time at the capped rate, so that a pause of the
+/// thread does not lower the rate.
 const BURST: Duration = Duration::from_millis(100);
 
 /// The spool of one destination.
 pub(crate) struct Spool {
     label: String,
+    framing: Framing,
     log: Log,
     reader: Reader,
     entry: Vec<u8>,
-    /// What was given to the connection.
+    /// Parts given to the connection.
     parts: VecDeque<Replayed>,
+    suspects: Suspects,
+    /// The oldest entry when the suspects were last counted: it may be evicted meanwhile.
+    suspected_at: u64,
     budget: Budget,
-    /// Until then nothing is written, or read.
+    /// Until then nothing is written, and nothing read.
     failed_until: Option<Instant>,
     read_failed_until: Option<Instant>,
     failed_log: RateLimited,
@@ -49,72 +59,81 @@ pub(crate) struct Spool {
     dropped: Losses<DropReason>,
 }
 
-/// What was given to the connection in one go.
+/// One write to the connection.
 struct Replayed {
-    /// Where in the stream it ends.
+    /// The position of its end in the stream.
     position: u64,
     /// The sequence number after its last entry.
     next: u64,
-    messages: u64,
-    bytes: u64,
+    sums: Sums,
 }
 
-/// What it takes to open a spool.
+/// Everything needed to open a spool.
 pub(crate) struct Opening {
     pub(crate) settings: SpoolSettings,
+    pub(crate) framing: Framing,
     pub(crate) replay_rate: u32,
-    pub(crate) of_spool: SpoolMetrics,
+    pub(crate) metrics: SpoolMetrics,
     pub(crate) dropped: Losses<DropReason>,
 }
 
 impl Opening {
     pub(crate) fn open(&self, label: &str, now: Instant) -> Result<Spool, LogError> {
-        let Opening { settings, replay_rate, of_spool, dropped } = self;
+        let Opening { settings, framing, replay_rate, metrics, dropped } = self;
         let segment_bytes = (settings.max_bytes / 8).clamp(LEAST_SEGMENT_BYTES, LARGEST_SEGMENT_BYTES);
-        let of_log = Settings { dir: settings.dir.clone(), segment_bytes, max_bytes: settings.max_bytes };
-        let (log, recovered) = Log::open(of_log)?;
-        let (messages, bytes, torn_bytes) = (recovered.entries, recovered.bytes, recovered.torn_bytes);
+        let log_settings = Settings { dir: settings.dir.clone(), segment_bytes, max_bytes: settings.max_bytes };
+        let (log, recovered) = Log::open(log_settings)?;
+        let messages = recovered.entries;
+        let bytes = recovered.bytes;
+        let torn_bytes = recovered.torn_bytes;
         if messages > 0 {
-            info!(destination = label, messages, bytes, "the spool holds what was not sent before");
+            info!(destination = label, messages, bytes, "spool recovered, its messages will be sent");
         }
         if torn_bytes > 0 {
-            // After a kill, what one write had not finished; more than that is damage.
-            warn!(destination = label, torn_bytes, "the end of the spool could not be read and was cut off");
+            // After a kill, the rest of one unfinished write; anything longer is damage.
+            warn!(destination = label, torn_bytes, "spool truncated, its end is unreadable");
+        }
+        if recovered.vanished > 0 {
+            let messages = recovered.vanished;
+            warn!(destination = label, messages, "spool files are missing, their messages are lost");
+            dropped.add(DropReason::SpoolCorrupt, messages);
         }
         if recovered.evicted > 0 {
             let messages = recovered.evicted;
-            warn!(destination = label, messages, "the spool is smaller than it was: the oldest messages are dropped");
+            warn!(destination = label, messages, "spool limit reduced, oldest messages dropped");
             dropped.add(DropReason::SpoolFull, messages);
         }
-        // What is found missing at the start was in no gauge of this process.
         let reader = Reader::new(log.oldest_sequence());
         let spool = Spool {
             label: label.to_owned(),
+            framing: *framing,
             log,
             reader,
             entry: Vec::new(),
             parts: VecDeque::new(),
+            suspects: Suspects::default(),
+            suspected_at: 0,
             budget: Budget::new(*replay_rate, now),
             failed_until: None,
             read_failed_until: None,
             failed_log: RateLimited::default(),
-            metrics: of_spool.clone(),
+            metrics: metrics.clone(),
             dropped: dropped.clone(),
         };
         spool.show();
         Ok(spool)
     }
 
-    /// Another worker that still has the spool is no error of the disk.
-    pub(crate) fn count_refusal(&self, error: &LogError) {
+    /// Counts a failure to open. A spool that another worker still has is not one.
+    pub(crate) fn count_failure(&self, error: &LogError) {
         if !matches!(error, LogError::Locked(_)) {
-            self.of_spool.errors.inc();
+            self.metrics.errors.inc();
         }
     }
 }
 
 impl Spool {
-    /// Whether the disk has not refused lately.
+    /// Whether the disk has not failed lately.
     pub(crate) fn is_usable(&mut self, now: Instant) -> bool {
         if self.failed_until.is_some_and(|until| until <= now) {
             self.failed_until = None;
@@ -122,118 +141,177 @@ impl Spool {
         self.failed_until.is_none()
     }
 
-    /// Puts messages in, and waits until the disk has them. Gives how many were put in, and how many are empty and are not; `None`
-    /// when the disk refuses: then none counts, although some of them may be replayed. `feed` shows the messages to the function
-    /// that it is given until that says `false`.
-    pub(crate) fn put(
-        &mut self,
-        feed: impl FnOnce(&mut dyn FnMut(&[u8], u64) -> bool),
-        now: Instant,
-    ) -> Option<(u64, u64)> {
-        let (mut put, mut empty) = (0, 0);
+    /// Writes and syncs messages. Returns the sums of the written and the empty ones, which are
+    /// left out; `None` when the disk fails: then none is written, and none will be replayed.
+    /// `feed` calls its argument with each message until that returns `false`.
+    pub(crate) fn put(&mut self, feed: impl FnOnce(&mut dyn FnMut(&[u8], u64) -> bool), now: Instant) -> Option<Sums> {
+        let mark = match self.log.mark() {
+            Ok(mark) => mark,
+            Err(error) => {
+                self.failed(&error, now);
+                return None;
+            }
+        };
+        let mut sums = Sums::default();
         let mut outcome = Ok(());
         feed(&mut |payload, captured_at_ns| {
-            if payload.is_empty() {
-                empty += 1;
+            if self.framing.framed(payload).is_empty() {
+                sums.empty += 1;
                 return true;
             }
             self.entry.clear();
             self.entry.push(VERSION);
             self.entry.extend_from_slice(&captured_at_ns.to_le_bytes());
             self.entry.extend_from_slice(payload);
-            put += 1;
-            // After a refusal nothing more is fed, of this batch; of the others each is refused again, or is a repetition.
+            sums.messages += 1;
+            sums.bytes += payload.len() as u64;
+            // After an error, `false` ends this batch only. Messages of later batches must not be
+            // appended either, because the log would have a gap.
             if outcome.is_ok() {
                 outcome = self.log.append(&self.entry).map(drop);
             }
             outcome.is_ok()
         });
         let outcome = outcome.and_then(|()| self.log.sync());
+        if outcome.is_err() {
+            // They are counted elsewhere, or put again: none of them may be replayed.
+            if let Err(error) = self.log.withdraw(mark) {
+                self.report(&error, now);
+            }
+        }
         self.dropped.add(DropReason::SpoolFull, self.log.take_evicted());
         if let Err(error) = outcome {
             self.failed(&error, now);
             self.show();
             return None;
         }
-        self.metrics.spooled.inc_by(put);
+        self.metrics.spooled.inc_by(sums.messages);
         self.show();
-        Some((put, empty))
+        Some(sums)
     }
 
-    /// Whether there is something to be replayed that was not given to the connection.
+    /// Whether there are messages to replay that are not given to the connection.
     pub(crate) fn has_more(&self) -> bool {
         self.reader.position() < self.log.next_sequence()
     }
 
-    /// Whether something was given to the connection and not acknowledged.
+    /// Whether something is given to the connection and not acknowledged.
     pub(crate) fn awaits_acknowledgement(&self) -> bool {
         !self.parts.is_empty()
     }
 
-    /// Fills `out` with frames of the next messages, as many as the rate allows now, and says how many they are and their bytes.
-    pub(crate) fn fill(&mut self, out: &mut Vec<u8>, now: Instant) -> Option<(u64, u64)> {
+    /// Fills `out` with the frames of the next messages, as many as the rate allows now, and at
+    /// most `limit`. Gives their sums.
+    pub(crate) fn fill(&mut self, out: &mut Vec<u8>, limit: u64, now: Instant) -> Option<Sums> {
         out.clear();
-        // A disk that is full still gives what it has, and that makes room.
+        // A full disk can still be read, and replaying makes room.
         if !self.has_more() || self.read_failed_until.is_some_and(|until| now < until) {
             return None;
         }
-        let allowed = self.budget.available(now);
-        let (mut messages, mut bytes) = (0, 0);
-        while messages < allowed && out.len() < PART_BYTES {
+        let allowed = self.budget.available(now).min(limit);
+        let mut sums = Sums::default();
+        while sums.messages < allowed && out.len() < PART_BYTES {
             match self.log.read(&mut self.reader) {
                 Ok(Some(entry)) => {
-                    // What another version has written differently is no message here, and counted as corrupt.
+                    // An entry of another version is unreadable, and counts as corrupt.
                     if let Some(payload) = payload_of(entry.payload)
-                        && frame(payload, out)
+                        && self.framing.frame(payload, out)
                     {
-                        messages += 1;
-                        bytes += payload.len() as u64;
+                        sums.messages += 1;
+                        sums.bytes += payload.len() as u64;
                     }
                 }
                 Ok(None) => break,
                 Err(error) => {
                     self.read_failed_until = Some(now + RETRY_AFTER);
-                    self.told(&error, now);
+                    self.report(&error, now);
                     break;
                 }
             }
         }
-        self.budget.spend(messages);
-        if messages == 0 {
+        self.budget.spend(sums.messages);
+        if sums.messages == 0 {
             if self.parts.is_empty() && allowed > 0 {
-                // Nothing but corrupt entries: they are done with.
+                // Only corrupt entries: they are committed.
                 self.commit(self.reader.position(), 0, now);
             }
             return None;
         }
-        Some((messages, bytes))
+        Some(sums)
     }
 
-    /// What was filled was given to the connection and ends at this position of the stream.
-    pub(crate) fn given(&mut self, position: u64, messages: u64, bytes: u64) {
-        self.parts.push_back(Replayed { position, next: self.reader.position(), messages, bytes });
+    /// The filled messages were given to the connection, and end at this position of the stream.
+    pub(crate) fn given(&mut self, position: u64, sums: Sums) {
+        self.parts.push_back(Replayed { position, next: self.reader.position(), sums });
     }
 
-    /// The peer's TCP has the stream up to this position. Gives how many messages and bytes are sent by that.
-    pub(crate) fn acknowledged(&mut self, position: u64, now: Instant) -> (u64, u64) {
-        let (mut next, mut messages, mut bytes) = (0, 0, 0);
+    /// The peer's TCP has acknowledged the stream up to this position. Returns the sums of the
+    /// messages that are sent by that.
+    pub(crate) fn acknowledged(&mut self, position: u64, now: Instant) -> Sums {
+        let mut next = 0;
+        let mut sums = Sums::default();
         while let Some(part) = self.parts.front()
             && part.position <= position
         {
-            (next, messages, bytes) = (part.next, messages + part.messages, bytes + part.bytes);
+            next = part.next;
+            sums.messages += part.sums.messages;
+            sums.bytes += part.sums.bytes;
             self.parts.pop_front();
         }
-        if messages == 0 {
-            return (0, 0);
+        if sums.messages == 0 {
+            return sums;
         }
         if self.parts.is_empty() {
-            // What was passed over since is corrupt, and done with as well.
+            // Entries skipped since then are corrupt, and committed as well.
             next = self.reader.position();
         }
-        (self.commit(next, messages, now), bytes)
+        self.suspects.survived(sums.messages);
+        sums.messages = self.commit(next, sums.messages, now);
+        sums
     }
 
-    /// The connection is gone: what is not acknowledged is replayed again.
+    /// The suspects among the oldest messages.
+    pub(crate) fn suspects(&self) -> &Suspects {
+        &self.suspects
+    }
+
+    /// The peer has ended the connection. Returns whether it may be because of a message here.
+    pub(crate) fn suspect(&mut self) -> bool {
+        let given = self.parts.iter().map(|part| part.sums.messages).sum();
+        let oldest = self.log.oldest_sequence();
+        if std::mem::replace(&mut self.suspected_at, oldest) != oldest {
+            self.suspects = Suspects::default();
+        }
+        self.suspects.ended(given);
+        given > 0
+    }
+
+    /// Drops the oldest message, which is not given to a connection, and returns it.
+    pub(crate) fn reject_oldest(&mut self, now: Instant) -> Option<Vec<u8>> {
+        let mut reader = Reader::new(self.log.oldest_sequence());
+        let oldest = loop {
+            match self.log.read(&mut reader) {
+                Ok(Some(entry)) => match payload_of(entry.payload) {
+                    Some(payload) if !self.framing.framed(payload).is_empty() => break payload.to_vec(),
+                    _ => {}
+                },
+                Ok(None) => return None,
+                Err(error) => {
+                    self.report(&error, now);
+                    return None;
+                }
+            }
+        };
+        let passed = self.pass(reader.position(), now);
+        self.dropped.add(DropReason::Rejected, passed.min(1));
+        self.dropped.add(DropReason::SpoolCorrupt, passed.saturating_sub(1));
+        self.suspects.removed(1);
+        self.reader = Reader::new(self.log.oldest_sequence());
+        self.show();
+        Some(oldest)
+    }
+
+    /// The connection is closed: unacknowledged messages are replayed again.
     pub(crate) fn broken(&mut self) {
         self.parts.clear();
         if self.reader.position() > self.log.oldest_sequence() {
@@ -241,13 +319,10 @@ impl Spool {
         }
     }
 
-    /// Commits all below `next`, of which so many were sent; gives how many of these had not been evicted, and counted, before.
+    /// Commits all entries below `next`, of which `messages` were sent. Returns how many of the
+    /// sent ones had not been evicted, and counted, before.
     fn commit(&mut self, next: u64, messages: u64, now: Instant) -> u64 {
-        let before = self.log.entries();
-        if let Err(error) = self.log.commit(next) {
-            self.failed(&error, now);
-        }
-        let passed = before.saturating_sub(self.log.entries());
+        let passed = self.pass(next, now);
         let sent = messages.min(passed);
         self.metrics.replayed.inc_by(sent);
         self.dropped.add(DropReason::SpoolCorrupt, passed - sent);
@@ -255,16 +330,25 @@ impl Spool {
         sent
     }
 
-    fn failed(&mut self, error: &LogError, now: Instant) {
-        self.failed_until = Some(now + RETRY_AFTER);
-        self.told(error, now);
+    /// Commits all entries below `next`, and returns how many there were.
+    fn pass(&mut self, next: u64, now: Instant) -> u64 {
+        let before = self.log.entries();
+        if let Err(error) = self.log.commit(next) {
+            self.failed(&error, now);
+        }
+        before.saturating_sub(self.log.entries())
     }
 
-    fn told(&mut self, error: &LogError, now: Instant) {
+    fn failed(&mut self, error: &LogError, now: Instant) {
+        self.failed_until = Some(now + RETRY_AFTER);
+        self.report(error, now);
+    }
+
+    fn report(&mut self, error: &LogError, now: Instant) {
         self.metrics.errors.inc();
         if let Some(suppressed) = self.failed_log.allow(now) {
             let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-            warn!(destination = self.label, %error, cause, suppressed, "the spool does not work");
+            warn!(destination = self.label, %error, cause, suppressed, "spool I/O failed");
         }
     }
 
@@ -281,7 +365,8 @@ fn payload_of(entry: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// A token bucket, in messages.
+/// A token bucket, in messages. Not that of `routing`, because this one is empty at first and its
+/// burst is shorter than a second.
 #[derive(Debug)]
 struct Budget {
     rate: f64,
@@ -312,7 +397,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_is_kept_over_seconds_and_a_pause_saves_up_no_more_than_a_tenth() {
+    fn rate_is_kept_and_bursts_are_a_tenth_of_a_second() {
         let start = Instant::now();
         let mut budget = Budget::new(5_000, start);
         let mut spent = 0;

@@ -1,17 +1,17 @@
-//! URIs are read strictly, and a mistake says where it is.
+//! URIs are read strictly, and a mistake names its column.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
-use sekiwake_forward::{Destination, Destinations, Dscp, Facilities, Host, Options, Place, Transport};
+use sekiwake_forward::{Destination, Destinations, Dscp, Endpoint, Facilities, Host, Options, Transport};
 use sekiwake_record::{Format, Kind};
 
-fn refused(kind: Kind, text: &str) -> String {
+fn rejected(kind: Kind, text: &str) -> String {
     Destinations::parse(kind, text).expect_err(text).to_string()
 }
 
 fn labels(destination: &Destination) -> Vec<String> {
-    destination.places.iter().map(|place| destination.label(place)).collect()
+    destination.endpoints.iter().map(|endpoint| destination.label(endpoint)).collect()
 }
 
 fn one(kind: Kind, text: &str) -> Destination {
@@ -19,28 +19,28 @@ fn one(kind: Kind, text: &str) -> Destination {
 }
 
 #[test]
-fn addresses_names_and_options_are_understood() {
-    let text = "udp://198.51.100.7:514  udp://[2001:db8::7]:2055?gso=false\n\tudp://SIEM_1.example.net.:65535?gso=true";
+fn addresses_names_and_options_are_read() {
+    let text = "UDP://198.51.100.7:514  udp://[2001:db8::7]:2055?gso=false\n\tudp://SIEM_1.example.net.:65535?gso=true";
     let destinations = Destinations::parse(Kind::Syslog, text).unwrap();
     let all: Vec<_> = destinations.iter().collect();
     assert_eq!(all.len(), 3);
-    assert_eq!(all[0].places, [Place { host: Host::Address([198, 51, 100, 7].into()), port: 514 }]);
+    assert_eq!(all[0].endpoints, [Endpoint { host: Host::Address([198, 51, 100, 7].into()), port: 514 }]);
     assert_eq!((labels(all[0]), all[0].options.segmentation), (vec!["udp://198.51.100.7:514".to_owned()], true));
     assert_eq!((labels(all[1]), all[1].options.segmentation), (vec!["udp://[2001:db8::7]:2055".to_owned()], false));
-    assert_eq!(all[2].places[0].host, Host::Name("siem_1.example.net.".to_owned()));
+    assert_eq!(all[2].endpoints[0].host, Host::Name("siem_1.example.net.".to_owned()));
     assert_eq!(labels(all[2]), ["udp://siem_1.example.net.:65535"]);
     assert_eq!(Destinations::parse(Kind::Syslog, &destinations.to_string()).unwrap(), destinations);
 }
 
 #[test]
-fn an_ipv4_address_in_the_form_of_an_ipv6_one_is_that_ipv4_address() {
+fn ipv4_mapped_address_is_the_ipv4_address() {
     let destinations = Destinations::parse(Kind::Syslog, "udp://[::ffff:198.18.0.77]:514").unwrap();
-    assert_eq!(destinations.iter().next().unwrap().places[0].host, Host::Address([198, 18, 0, 77].into()));
+    assert_eq!(destinations.iter().next().unwrap().endpoints[0].host, Host::Address([198, 18, 0, 77].into()));
     assert_eq!(Destinations::parse(Kind::Syslog, &destinations.to_string()).unwrap(), destinations);
 }
 
 #[test]
-fn broadcast_addresses_and_multicast_groups_are_destinations() {
+fn broadcast_and_multicast_addresses_are_accepted() {
     let hosts = ["198.18.255.255", "255.255.255.255", "224.1.2.3", "239.255.255.255", "[ff05::1:3]", "[ff3e::1]"];
     for host in hosts {
         Destinations::parse(Kind::Syslog, &format!("udp://{host}:514")).expect(host);
@@ -48,18 +48,39 @@ fn broadcast_addresses_and_multicast_groups_are_destinations() {
 }
 
 #[test]
-fn nothing_is_a_list_of_none() {
+fn templates_are_resent_by_default_when_spoofing() {
+    let refresh = |text: &str| one(Kind::Xflow, text).options.template_refresh;
+    let minute = Some(Duration::from_secs(60));
+    assert_eq!(refresh("udp://c:2055"), None);
+    assert_eq!(refresh("udp://c:2055?spoof=true"), minute);
+    assert_eq!(refresh("udp://c:2055?template_refresh=5s&spoof=true"), Some(Duration::from_secs(5)));
+    assert_eq!(refresh("udp://c:2055?spoof=true&template_refresh=never"), None);
+    assert_eq!(one(Kind::Syslog, "udp://c?spoof=true").options.template_refresh, None);
+    let error = rejected(Kind::Xflow, "udp://c:2055?template_refresh=0s");
+    assert!(error.contains("more than 0s, or never"), "{error}");
+}
+
+#[test]
+fn source_is_added_to_syslog_and_traps() {
+    for kind in [Kind::Syslog, Kind::SnmpTrap] {
+        assert!(one(kind, "udp://c?add_source=true").options.add_source);
+    }
+    let error = rejected(Kind::Xflow, "udp://c:2055?add_source=true");
+    assert!(error.contains("\"add_source\" does not apply to xflow"), "{error}");
+}
+
+#[test]
+fn white_space_is_an_empty_list() {
     assert!(Destinations::parse(Kind::Syslog, " \n").unwrap().is_empty());
 }
 
 #[test]
-fn mistakes_are_refused_with_their_place() {
+fn mistakes_are_rejected_with_their_column() {
     let table = [
-        ("198.51.100.7:514", 1, "no URI"),
-        ("udp:/198.51.100.7:514", 1, "no URI"),
-        ("UDP://198.51.100.7:514", 1, "scheme \"UDP\""),
+        ("198.51.100.7:514", 1, "not a URI"),
+        ("udp:/198.51.100.7:514", 1, "not a URI"),
         ("http://198.51.100.7:514", 1, "expected udp, tcp or tls"),
-        ("udp://198.51.100.7", 19, "a port"),
+        ("tcp://198.51.100.7", 19, "syslog over tcp has no default port"),
         ("udp://198.51.100.7:", 20, "port \"\""),
         ("udp://198.51.100.7:0", 20, "port \"0\""),
         ("udp://198.51.100.7:65536", 20, "port \"65536\""),
@@ -82,65 +103,122 @@ fn mistakes_are_refused_with_their_place() {
         ("udp://[::]:514", 8, "unspecified"),
         ("udp://a..example:514", 7, "host"),
         ("udp://-a.example:514", 7, "host"),
-        ("udp://a,b:514", 8, "expected a colon and a port"),
-        ("udp://a:2055,b:2055,a:2055", 21, "second time"),
+        ("udp://a,b:515", 8, "a port for each member of the pool, or for no member"),
+        ("udp://a:515,b", 14, "a port for each member of the pool, or for no member"),
+        ("udp://a,a:514", 8, "a port for each member"),
+        ("udp://a:2055,b:2055,a:2055", 21, "twice"),
         ("udp://a:2055,", 14, "host"),
-        ("tcp://a:514,b:514", 13, "a pool of tcp places"),
+        ("tcp://a:514,b:514", 13, "a pool over tcp"),
         ("udp://2001:db8::7:514", 7, "IPv6 address in brackets"),
-        ("udp://[2001:db8::7:514", 7, "never closed"),
-        ("udp://[2001:db8::7]", 20, "a port"),
+        ("udp://[2001:db8::7:514", 7, "bracket not closed"),
+        ("tcp://[2001:db8::7]", 20, "syslog over tcp has no default port"),
+        ("udp://2001:db8::7", 7, "IPv6 address in brackets"),
+        ("tls://::1", 7, "IPv6 address in brackets"),
+        ("udp://a:514 udp://a", 13, "already listed"),
+        ("udp://a,A", 9, "twice"),
         ("udp://[2001:db8::7]514", 20, "a port"),
         ("udp://[fe80::1%eth0]:514", 8, "without a zone"),
         ("udp://[198.51.100.7]:514", 8, "IPv6"),
         ("udp://user@198.51.100.7:514", 7, "user information"),
         ("udp://198.51.100.7:514/", 23, "path"),
         ("udp://198.51.100.7:514#x", 23, "fragment"),
-        ("udp://198.51.100.7:514?", 24, "such option: \"\""),
+        ("udp://198.51.100.7:514?", 24, "unknown option \"\""),
         ("udp://198.51.100.7:514?spoof=yes", 29, "expected true or false"),
-        ("udp://198.51.100.7:514?spool=1GiB", 24, "has no meaning for syslog over udp"),
-        ("tcp://198.51.100.7:514?spoof=true", 24, "has no meaning for syslog over tcp"),
-        ("tcp://198.51.100.7:514?ca=x", 24, "has no meaning for syslog over tcp"),
-        ("tcp://198.51.100.7:514?spool=1GB", 29, "no such unit"),
-        ("tcp://198.51.100.7:514?spool=1KiB", 29, "and more of it"),
-        ("tcp://198.51.100.7:514?replay=5", 24, "there is no spool="),
-        ("tls://198.51.100.7:514?cert=x", 24, "both cert= and key="),
+        ("udp://198.51.100.7:514?spool=1GiB", 24, "does not apply to syslog over udp"),
+        ("tcp://198.51.100.7:514?spoof=true", 24, "does not apply to syslog over tcp"),
+        ("tcp://198.51.100.7:514?ca=x", 24, "does not apply to syslog over tcp"),
+        ("tcp://198.51.100.7:514?spool=1GB", 29, "unknown unit"),
+        ("tcp://198.51.100.7:514?spool=1KiB", 29, "at least 1MiB"),
+        ("tcp://198.51.100.7:514?replay=5", 24, "replay= without spool="),
+        ("udp://198.51.100.7:514?snmpv3=trap", 24, "does not apply to syslog"),
+        ("tls://198.51.100.7:514?cert=x", 24, "cert= or key= alone"),
         ("tls://198.51.100.7:514?ca=", 26, "a path"),
-        ("udp://198.51.100.7:514?facility=auth,sys", 32, "\"sys\" is none"),
+        ("udp://198.51.100.7:514?facility=auth,sys", 32, "\"sys\" is not one"),
         ("udp://198.51.100.7:514?min_severity=8", 36, "a severity"),
-        ("udp://198.51.100.7:514?source=10.0.0.0/33", 30, "is none"),
+        ("udp://198.51.100.7:514?source=10.0.0.0/33", 30, "is not one"),
         ("udp://198.51.100.7:514?format=netflow5", 30, "rfc3164, rfc5424, unknown"),
-        ("udp://198.51.100.7:514?rate=0", 28, "a whole number"),
+        ("udp://198.51.100.7:514?rate=0", 28, "a whole number, at least 1"),
         ("udp://198.51.100.7:514?dscp=64", 28, "copy, or a number from 0 to 63"),
         ("udp://198.51.100.7:514?source=%3", 30, "two hexadecimal digits"),
-        ("udp://198.51.100.7:514?template_refresh=1m", 24, "has no meaning for syslog"),
+        ("udp://198.51.100.7:514?template_refresh=1m", 24, "does not apply to syslog"),
         ("udp://198.51.100.7:514?gso", 27, "expected true or false"),
         ("udp://198.51.100.7:514?gso=no", 27, "expected true or false"),
-        ("udp://198.51.100.7:514?gso=true&gso=false", 33, "second time"),
-        ("udp://198.51.100.7:514?gso=true&", 33, "such option: \"\""),
-        ("udp://a.example:514\nudp://A.example:514?gso=false", 21, "already, expected each place once"),
-        ("udp://[2001:db8::7]:1 udp://[2001:db8:0::7]:1", 23, "already, expected each place once"),
-        ("udp://198.18.0.77:514 udp://[::ffff:198.18.0.77]:514", 23, "already, expected each place once"),
+        ("udp://198.51.100.7:514?gso=true&gso=false", 33, "set twice"),
+        ("udp://198.51.100.7:514?gso=true&", 33, "unknown option \"\""),
+        ("udp://a.example:514\nudp://A.example:514?gso=false", 21, "already listed"),
+        ("udp://[2001:db8::7]:1 udp://[2001:db8:0::7]:1", 23, "already listed"),
+        ("udp://198.18.0.77:514 udp://[::ffff:198.18.0.77]:514", 23, "already listed"),
+        ("udp://a:514;udp://b:514", 16, "white space between URIs"),
+        ("udp://a:514,udp://b:514?rate=5", 12, "comma between two URIs, expected white space"),
+        ("udp://a:514?rate=5,TCP://b:514", 19, "comma between two URIs, expected white space"),
+        ("udp://a:514?source=10.0.0.0/8,198.18.0.0/15,udp://b:514", 44, "comma between two URIs"),
+        ("tcp://198.51.100.7:514?framing=lf", 31, "octet-counting, or newline"),
+        ("udp://198.51.100.7:514?framing=newline", 24, "does not apply to syslog over udp"),
+        ("udp://198.51.100.7\u{200b}:514", 7, "host \"198.51.100.7\\u{200b}\""),
+        ("\u{feff}udp://a:514", 1, "scheme \"\\u{feff}udp\""),
         ("udp://é:514 udp://b:0", 7, "host"),
         ("udp://b:1 udp://é.example:0", 17, "host"),
     ];
     for (text, column, problem) in table {
-        let error = refused(Kind::Syslog, text);
+        let error = rejected(Kind::Syslog, text);
         assert!(error.starts_with(&format!("column {column}: ")), "{text}: {error}");
         assert!(error.contains(problem), "{text}: {error}");
     }
 }
 
 #[test]
-fn streams_are_for_syslog_only() {
-    for kind in [Kind::Xflow, Kind::SnmpTrap] {
-        let error = refused(kind, "udp://b:1 tls://siem.example:6514");
-        assert_eq!(error, "column 11: scheme \"tls\" is for syslog only, expected udp");
-    }
-    assert!(refused(Kind::Xflow, "udp://b:1?facility=auth").contains("no meaning for xflow over udp"));
+fn encrypted_v3_messages_are_traps_only_where_configured() {
+    let options = |text| one(Kind::SnmpTrap, text).options;
+    assert!(options("udp://198.51.100.7?spoof=true&snmpv3=trap").encrypted_are_traps);
+    assert!(!options("udp://198.51.100.7?spoof=true&snmpv3=inform").encrypted_are_traps);
+    assert!(!options("udp://198.51.100.7?spoof=true").encrypted_are_traps);
+    let error = rejected(Kind::SnmpTrap, "udp://198.51.100.7?spoof=true&snmpv3=traps");
+    assert!(error.contains("expected trap or inform"), "{error}");
+    let error = rejected(Kind::SnmpTrap, "udp://198.51.100.7?snmpv3=trap");
+    assert!(error.contains("snmpv3= without spoof=true"), "{error}");
 }
 
 #[test]
-fn options_say_what_is_sent_and_how() {
+fn missing_port_is_the_registered_one() {
+    let read = |kind, text: &str| Destinations::parse(kind, text).expect(text);
+    for (kind, text, label) in [
+        (Kind::Syslog, "udp://198.51.100.7", "udp://198.51.100.7:514"),
+        (Kind::Syslog, "udp://[2001:db8::7]?gso=false", "udp://[2001:db8::7]:514"),
+        (Kind::Syslog, "udp://[::ffff:198.51.100.7]", "udp://198.51.100.7:514"),
+        (Kind::Syslog, "tls://siem.example.net", "tls://siem.example.net:6514"),
+        (Kind::Syslog, "tls://[2001:db8::7]?min_severity=err", "tls://[2001:db8::7]:6514"),
+        (Kind::SnmpTrap, "udp://nms.example.net.?spoof=true", "udp://nms.example.net.:162"),
+        (Kind::Syslog, "udp://198.51.100.7:5140", "udp://198.51.100.7:5140"),
+    ] {
+        let destinations = read(kind, text);
+        assert_eq!(labels(destinations.iter().next().unwrap()), [label]);
+        assert_eq!(destinations.to_string(), text, "shown as it was written");
+    }
+    let pool = one(Kind::Syslog, "udp://a,[2001:db8::7],198.51.100.7?spoof=true");
+    assert_eq!(labels(&pool), ["udp://a:514", "udp://[2001:db8::7]:514", "udp://198.51.100.7:514"]);
+}
+
+#[test]
+fn flows_have_no_default_port() {
+    let error = rejected(Kind::Xflow, "udp://198.51.100.7");
+    assert_eq!(error, "column 19: expected a colon and a port: xflow has no default port");
+    let error = rejected(Kind::Xflow, "udp://a,b:2055");
+    assert_eq!(error, "column 8: expected a colon and a port: xflow has no default port");
+    let error = rejected(Kind::Xflow, "udp://[2001:db8::7]?spoof=true");
+    assert_eq!(error, "column 20: expected a colon and a port: xflow has no default port");
+}
+
+#[test]
+fn tcp_and_tls_are_for_syslog_only() {
+    for kind in [Kind::Xflow, Kind::SnmpTrap] {
+        let error = rejected(kind, "udp://b:1 tls://siem.example:6514");
+        assert_eq!(error, "column 11: scheme \"tls\" is for syslog only, expected udp");
+    }
+    assert!(rejected(Kind::Xflow, "udp://b:1?facility=auth").contains("does not apply to xflow over udp"));
+}
+
+#[test]
+fn options_are_read() {
     let text = "udp://a:514,b:515?spoof=true&dscp=copy&source=10.0.0.0/8,2001:db8::/32&exclude_source=10.9.0.0/16\
         &facility=auth,local7,0&min_severity=warning&format=rfc3164,unknown&rate=100&add_source=true&gso=false";
     let destination = one(Kind::Syslog, text);
@@ -171,10 +249,10 @@ fn options_say_what_is_sent_and_how() {
 }
 
 #[test]
-fn there_are_64_places_at_most() {
+fn more_than_64_endpoints_are_rejected() {
     let list = |count: u32| (0..count).map(|n| format!("udp://h{n}:514")).collect::<Vec<_>>().join(" ");
     assert!(Destinations::parse(Kind::Syslog, &list(64)).is_ok());
-    assert!(refused(Kind::Syslog, &list(65)).contains("more than 64 places"));
+    assert!(rejected(Kind::Syslog, &list(65)).contains("more than 64 endpoints"));
 }
 
 /// Pieces that URIs are made of, and pieces that break them.
@@ -229,7 +307,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(20_000))]
 
     #[test]
-    fn whatever_is_written_is_understood_or_refused_at_a_place_within_it(
+    fn any_text_is_read_or_rejected_at_a_column_within_it(
         pieces in proptest::collection::vec(proptest::sample::select(&PIECES[..]), 0..12),
         kind in proptest::sample::select(&[Kind::Syslog, Kind::Xflow, Kind::SnmpTrap][..]),
     ) {

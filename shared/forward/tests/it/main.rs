@@ -1,6 +1,6 @@
 //! The engine against real sockets.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accounting;
 mod destinations;

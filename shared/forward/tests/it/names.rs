@@ -1,8 +1,9 @@
-//! Names are looked up again, and an answer that fails changes nothing.
+//! Names are looked up regularly, a failed look-up changes nothing, and all addresses of a name are
+//! used.
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use sekiwake_testkit::wait::wait_for;
 
 use crate::rig::*;
 
-/// A resolver that answers what it is told to.
+/// A resolver with configurable answers.
 #[derive(Clone, Default)]
 struct Scripted(Arc<Mutex<Option<Vec<SocketAddr>>>>);
 
@@ -22,8 +23,11 @@ impl Scripted {
     }
 
     fn resolution(&self) -> Resolution {
-        let (every, retry) = (Duration::from_millis(20), Duration::from_millis(10));
-        Resolution { resolver: Arc::new(self.clone()), every, retry }
+        self.resolution_every(Duration::from_millis(20))
+    }
+
+    fn resolution_every(&self, every: Duration) -> Resolution {
+        Resolution { resolver: Arc::new(self.clone()), every, retry: every / 2 }
     }
 }
 
@@ -35,11 +39,11 @@ impl Resolve for Scripted {
 }
 
 #[test]
-fn datagrams_follow_a_name_to_its_new_address_and_survive_failing_look_ups() {
+fn datagrams_follow_a_name_to_its_new_address() {
     let rig = Rig::new();
     let resolver = Scripted::default();
     let ((first, _), (second, _)) = (loopback_sink(), loopback_sink());
-    // The label has the name in lower case, as names are compared.
+    // The label has the name in lower case, because names are case-insensitive.
     let uri = "udp://siem.example:514";
     let mut engine = rig.engine_with("udp://SIEM.example:514", &resolver.resolution());
 
@@ -48,7 +52,7 @@ fn datagrams_follow_a_name_to_its_new_address_and_survive_failing_look_ups() {
     resolver.answer(Some(vec![first.addresses()[0], second.addresses()[0]]));
     first.wait_for(1, PATIENCE).unwrap();
 
-    // The answers in another order, then none: the address in use stays.
+    // Answers in another order, then a failure: the address in use stays.
     resolver.answer(Some(vec![second.addresses()[0], first.addresses()[0]]));
     let failures = |rig: &Rig| rig.metric("sekiwake_forward_resolve_failures_total", &[uri]);
     let before = failures(&rig);
@@ -57,19 +61,78 @@ fn datagrams_follow_a_name_to_its_new_address_and_survive_failing_look_ups() {
     forward(&mut engine, &samples([b"two".to_vec()]));
     first.wait_for(2, PATIENCE).unwrap();
 
-    // The name moves, and the forwarder after it.
+    // The name gets another address, and the forwarder follows.
     resolver.answer(Some(vec![second.addresses()[0]]));
     wait_for("the move", PATIENCE, || {
         forward(&mut engine, &samples([b"three".to_vec()]));
         second.received() > 0
     })
     .unwrap();
-    rig.assert_accounts_close(uri);
+    rig.assert_ledger(uri);
     rig.stop();
 }
 
 #[test]
-fn an_answer_that_leads_nowhere_is_passed_over() {
+fn records_wait_for_a_name_until_it_is_resolved() {
+    for transport in ["udp", "tcp"] {
+        let rig = Rig::new();
+        let resolver = Scripted::default();
+        let uri = format!("{transport}://siem.example:514");
+        let mut engine = rig.engine_with(&uri, &resolver.resolution_every(Duration::from_secs(1)));
+        forward(&mut engine, &samples((0..10).map(|number| vec![number])));
+        // Longer than records wait for anything else.
+        let failures = || rig.metric("sekiwake_forward_resolve_failures_total", &[&uri]);
+        wait_for("failing look-ups", PATIENCE, || failures() >= 5.0).unwrap();
+        assert_eq!((rig.queued(&uri), rig.dropped(&uri, "unresolved")), (10, 0));
+        let (sink, _) = loopback_sink();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = if transport == "udp" { sink.addresses()[0] } else { listener.local_addr().unwrap() };
+        resolver.answer(Some(vec![address]));
+        wait_for("the records", PATIENCE, || rig.sent(&uri) == 10).unwrap();
+        if transport == "udp" {
+            sink.wait_for(10, PATIENCE).unwrap();
+        }
+        rig.assert_ledger(&uri);
+        drop(engine);
+        rig.stop();
+    }
+}
+
+#[test]
+fn next_address_is_used_when_one_is_refused() {
+    for transport in ["udp", "tcp"] {
+        let rig = Rig::new();
+        let (sink, _) = loopback_sink();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let good = if transport == "udp" { sink.addresses()[0] } else { listener.local_addr().unwrap() };
+        // The same port is closed there.
+        let refused = [2, 3].map(|host| SocketAddr::from(([127, 0, 0, host], good.port())));
+        let resolver = Scripted::default();
+        resolver.answer(Some(vec![refused[0], refused[1], good]));
+        let uri = format!("{transport}://siem.example:514");
+        let mut engine = rig.engine_with(&uri, &resolver.resolution());
+        match transport {
+            // What is sent before an ICMP error arrives is lost.
+            "udp" => wait_for("a datagram", PATIENCE, || {
+                forward(&mut engine, &samples([b"hello".to_vec()]));
+                sink.received() > 0
+            })
+            .unwrap(),
+            _ => {
+                forward(&mut engine, &samples([b"hello".to_vec()]));
+                wait_for("the message", PATIENCE, || rig.sent(&uri) == 1).unwrap();
+            }
+        }
+        wait_for("the state", PATIENCE, || rig.metric("sekiwake_forward_up", &[&uri]) == 1.0).unwrap();
+        assert!(rig.metric("sekiwake_forward_errors_total", &["connection_refused", &uri]) >= 2.0);
+        rig.assert_ledger(&uri);
+        drop(engine);
+        rig.stop();
+    }
+}
+
+#[test]
+fn unusable_answer_is_ignored() {
     let rig = Rig::new();
     let resolver = Scripted::default();
     let ((sink, _), (own_host, _)) = (loopback_sink(), loopback_sink());
@@ -85,15 +148,15 @@ fn an_answer_that_leads_nowhere_is_passed_over() {
 }
 
 #[test]
-fn the_systems_resolver_is_asked() {
+fn system_resolver_is_used() {
     let rig = Rig::new();
     let (sink, uri) = loopback_sink();
     let uri = uri.replace("127.0.0.1", "localhost");
-    // localhost may be ::1 first, where nobody listens: only the look-up is of interest then.
+    // localhost may be ::1 first, without a listener: only the look-up matters then.
     let mut engine = rig.engine(&uri);
     forward(&mut engine, &samples([b"hello".to_vec()]));
     wait_for("the send", PATIENCE, || rig.sent(&uri) == 1).unwrap();
-    rig.assert_accounts_close(&uri);
+    rig.assert_ledger(&uri);
     drop(sink);
     rig.stop();
 }

@@ -1,4 +1,4 @@
-//! Over a link of 1,500 bytes, as to a collector on another host.
+//! Over a link with an MTU of 1,500 bytes, as to a collector on another host.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use sekiwake_testkit::{
-    netns::{End, Link, Namespace, available_or_skipped},
+    netns::{End, Link, Namespace, namespaces_or_skipped},
     sink::{Options, Sink},
     wait::wait_for,
 };
@@ -23,7 +23,8 @@ struct Hosts {
 
 impl Hosts {
     fn new(offload: bool) -> Hosts {
-        let (forwarder, collector) = (Namespace::new("skw-fwd").unwrap(), Namespace::new("skw-col").unwrap());
+        let forwarder = Namespace::new("skw-fwd").unwrap();
+        let collector = Namespace::new("skw-col").unwrap();
         let left = End::new(&forwarder, "fwd0").address("198.18.0.1/24").address("2001:db8::1/64");
         let right = End::new(&collector, "col0").address("198.18.0.2/24").address("2001:db8::2/64");
         Link::new(left, right).segmentation_offload(offload).create().unwrap();
@@ -40,7 +41,7 @@ impl Hosts {
         (sink, format!("udp://{address}"))
     }
 
-    /// Gives the forwarder's link a token bucket filter.
+    /// Adds a token bucket filter to the forwarder's link.
     fn limit_output(&self, parameters: &str) {
         let mut command = self.forwarder.command("tc");
         command.args("qdisc add dev fwd0 root tbf rate".split(' ')).args(parameters.split(' '));
@@ -57,7 +58,7 @@ impl Hosts {
     }
 }
 
-/// Sizes on both sides of everything that matters at 1,500 bytes, and mixed ones, each payload different.
+/// Sizes on both sides of every limit at 1,500 bytes, and mixed ones, each payload different.
 fn payloads(longest: usize) -> Vec<Vec<u8>> {
     let mut random = pseudo_random(0xf0a2);
     let mut lengths = vec![0, 1452, 1452, 1453, 1472, 1472, 1473, 1473, 9000, longest, 0, longest, 12];
@@ -71,8 +72,8 @@ fn payloads(longest: usize) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn every_size_crosses_a_1500_byte_link_whole_and_in_order_over_ipv4_and_ipv6() {
-    if !available_or_skipped("every_size_crosses_a_1500_byte_link_whole_and_in_order_over_ipv4_and_ipv6") {
+fn every_size_crosses_a_1500_byte_link_in_order() {
+    if !namespaces_or_skipped() {
         return;
     }
     for offload in [false, true] {
@@ -84,9 +85,9 @@ fn every_size_crosses_a_1500_byte_link_whole_and_in_order_over_ipv4_and_ipv6() {
                 let payloads = payloads(longest);
                 forward(&mut engine, &samples(payloads.clone()));
                 assert!(arrived(sink, payloads.len()) == payloads, "{uri}{option}, offload {offload}");
-                rig.assert_accounts_close(&uri);
+                rig.assert_ledger(&uri);
                 assert_eq!(rig.metric("sekiwake_forward_errors_total", &[]), 0.0, "{uri}{option}");
-                assert_eq!(rig.metric("sekiwake_forward_segmentation_refused_total", &[]), 0.0);
+                assert_eq!(rig.metric("sekiwake_forward_gso_rejected_total", &[]), 0.0);
                 rig.stop();
             }
         }
@@ -94,8 +95,8 @@ fn every_size_crosses_a_1500_byte_link_whole_and_in_order_over_ipv4_and_ipv6() {
 }
 
 #[test]
-fn a_link_that_becomes_narrower_costs_no_datagram_and_not_the_segmentation() {
-    if !available_or_skipped("a_link_that_becomes_narrower_costs_no_datagram_and_not_the_segmentation") {
+fn shrinking_mtu_loses_nothing_and_keeps_segmentation() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(false);
@@ -107,14 +108,14 @@ fn a_link_that_becomes_narrower_costs_no_datagram_and_not_the_segmentation() {
     hosts.forwarder.ip("link set fwd0 mtu 1000").unwrap();
     forward(&mut engine, &samples(payloads[100..].to_vec()));
     assert!(arrived(sink, 200) == payloads);
-    assert_eq!(rig.metric("sekiwake_forward_segmentation_refused_total", &[]), 0.0);
-    rig.assert_accounts_close(&uri);
+    assert_eq!(rig.metric("sekiwake_forward_gso_rejected_total", &[]), 0.0);
+    rig.assert_ledger(&uri);
     rig.stop();
 }
 
 #[test]
-fn a_collector_that_does_not_exist_costs_the_live_one_nothing() {
-    if !available_or_skipped("a_collector_that_does_not_exist_costs_the_live_one_nothing") {
+fn missing_collector_does_not_affect_the_live_one() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(false);
@@ -126,12 +127,12 @@ fn a_collector_that_does_not_exist_costs_the_live_one_nothing() {
         forward(&mut engine, &samples(part.to_vec()));
     }
     assert!(arrived(sink, payloads.len()) == payloads);
-    rig.assert_accounts_close(&live);
+    rig.assert_ledger(&live);
     let labels = [dead, "host_unreachable"];
-    wait_for("word from the own host", PATIENCE, || rig.metric("sekiwake_forward_errors_total", &labels) > 0.0)
+    wait_for("an ICMP error of this host", PATIENCE, || rig.metric("sekiwake_forward_errors_total", &labels) > 0.0)
         .unwrap();
     assert_eq!(rig.metric("sekiwake_forward_up", &[dead]), 0.0);
-    rig.assert_accounts_close(dead);
+    rig.assert_ledger(dead);
 
     hosts.collector.ip("address add 198.18.0.99/24 dev col0").unwrap();
     let (sink, _) = hosts.sink_at("198.18.0.99:514".parse().unwrap());
@@ -141,13 +142,13 @@ fn a_collector_that_does_not_exist_costs_the_live_one_nothing() {
     };
     wait_for("the collector to be up", 2 * PATIENCE, is_up).unwrap();
     assert!(sink.received() > 0);
-    rig.assert_accounts_close(dead);
+    rig.assert_ledger(dead);
     rig.stop();
 }
 
 #[test]
-fn datagrams_wait_out_a_route_that_is_gone_for_a_moment() {
-    if !available_or_skipped("datagrams_wait_out_a_route_that_is_gone_for_a_moment") {
+fn datagrams_wait_while_the_route_is_missing() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(false);
@@ -159,21 +160,21 @@ fn datagrams_wait_out_a_route_that_is_gone_for_a_moment() {
     hosts.forwarder.ip("link set fwd0 down").unwrap();
     forward(&mut engine, &samples(payloads[100..].to_vec()));
     let labels = [&*uri, "network_unreachable"];
-    wait_for("an error", Duration::from_secs(1), || rig.metric("sekiwake_forward_errors_total", &labels) > 3.0)
-        .unwrap();
+    wait_for("an error", PATIENCE, || rig.metric("sekiwake_forward_errors_total", &labels) > 3.0).unwrap();
     hosts.forwarder.ip("link set fwd0 up").unwrap();
     assert!(arrived(sink, 300) == payloads);
-    rig.assert_accounts_close(&uri);
+    rig.assert_ledger(&uri);
     rig.stop();
 }
 
 #[test]
-fn what_the_hosts_own_queue_drops_is_sent_again_and_not_taken_for_sent() {
-    if !available_or_skipped("what_the_hosts_own_queue_drops_is_sent_again_and_not_taken_for_sent") {
+fn drops_of_the_own_queueing_discipline_are_retried() {
+    if !namespaces_or_skipped() {
         return;
     }
-    // Two megabytes a second through a short queue: 4 MB take the two seconds that a record waits. The bucket holds the largest
-    // message: a smaller one makes this discipline cut messages up itself, and it does not tell when it drops some of the pieces.
+    // Two megabytes per second through a short queue: 4 MB take the two seconds that a record
+    // waits. The bucket holds the largest message, because with a smaller one this discipline
+    // segments messages itself, and does not report when it drops some of the segments.
     for address in ["198.18.0.2", "[2001:db8::2]"] {
         for option in ["", "?gso=false"] {
             let hosts = Hosts::new(false);
@@ -182,8 +183,9 @@ fn what_the_hosts_own_queue_drops_is_sent_again_and_not_taken_for_sent() {
             let (rig, mut engine) = hosts.rig(&format!("{uri}{option}"));
             let payloads: Vec<Vec<u8>> = (0..4000u32).map(|number| number.to_be_bytes().repeat(250)).collect();
             forward(&mut engine, &samples(payloads));
-            rig.assert_accounts_close(&uri);
-            let (sent, expired) = (rig.sent(&uri), rig.dropped(&uri, "expired"));
+            rig.assert_ledger(&uri);
+            let sent = rig.sent(&uri);
+            let expired = rig.dropped(&uri, "expired");
             assert!(rig.metric("sekiwake_forward_errors_total", &[&*uri, "no_buffer_space"]) > 0.0);
             assert!(sent > 1000, "{sent} sent, {expired} expired");
             assert_eq!(sent + expired, 4000);
@@ -196,8 +198,8 @@ fn what_the_hosts_own_queue_drops_is_sent_again_and_not_taken_for_sent() {
 }
 
 #[test]
-fn broadcasts_and_multicast_groups_are_sent_to() {
-    if !available_or_skipped("broadcasts_and_multicast_groups_are_sent_to") {
+fn broadcast_and_multicast_destinations_get_datagrams() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(false);
@@ -212,7 +214,7 @@ fn broadcasts_and_multicast_groups_are_sent_to() {
             }
             IpAddr::V4(_) => {}
             IpAddr::V6(group) => {
-                // Index 0: the interface that the route to the group names.
+                // Index 0: the interface of the route to the group.
                 socket.join_multicast_v6(&group, 0).unwrap();
             }
         }
@@ -222,7 +224,7 @@ fn broadcasts_and_multicast_groups_are_sent_to() {
         forward(&mut engine, &samples(payloads.clone()));
         assert!(arrived(sink, payloads.len()) == payloads, "{uri}");
         assert_eq!(rig.metric("sekiwake_forward_errors_total", &[]), 0.0, "{uri}");
-        rig.assert_accounts_close(&uri);
+        rig.assert_ledger(&uri);
         rig.stop();
     }
 }

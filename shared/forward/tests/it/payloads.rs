@@ -1,4 +1,4 @@
-//! What arrives is what was given, in its order.
+//! Payloads arrive unmodified, in their order.
 
 use crate::rig::*;
 
@@ -8,7 +8,7 @@ fn assert_arrive_in_order(payloads: Vec<Vec<u8>>, options: &str) {
     let mut engine = rig.engine(&format!("{uri}{options}"));
     forward(&mut engine, &samples(payloads.clone()));
     assert!(arrived(sink, payloads.len()) == payloads, "payloads differ or are out of order");
-    rig.assert_accounts_close(&uri);
+    rig.assert_ledger(&uri);
     assert_eq!(rig.sent(&uri), payloads.len() as u64);
     rig.stop();
 }
@@ -20,12 +20,12 @@ fn every_form_of_payload() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn every_form_of_payload_arrives_byte_for_byte_and_in_order() {
+fn every_payload_arrives_unmodified_and_in_order() {
     assert_arrive_in_order(every_form_of_payload(), "");
 }
 
 #[test]
-fn the_same_without_segmentation() {
+fn every_payload_arrives_without_segmentation() {
     assert_arrive_in_order(every_form_of_payload(), "?gso=false");
 }
 
@@ -47,7 +47,7 @@ fn long_runs_of_equal_size_arrive_in_order() {
 }
 
 #[test]
-fn each_source_keeps_its_order_when_sources_and_sizes_mix() {
+fn each_source_keeps_its_order_among_others() {
     let rig = Rig::new();
     let (sink, uri) = loopback_sink();
     let mut engine = rig.engine(&uri);
@@ -78,14 +78,14 @@ fn each_source_keeps_its_order_when_sources_and_sizes_mix() {
 }
 
 #[test]
-fn what_ipv4_cannot_carry_is_counted_and_its_neighbours_arrive() {
+fn too_long_datagram_is_counted_and_others_arrive() {
     let rig = Rig::new();
     let (sink, uri) = loopback_sink();
     let mut engine = rig.engine(&uri);
     let payloads = [vec![1; 100], vec![2; 65_508], vec![3; 100], vec![4; 65_527], vec![5; 100]];
     forward(&mut engine, &samples(payloads.clone()));
     assert_eq!(arrived(sink, 3), [payloads[0].clone(), payloads[2].clone(), payloads[4].clone()]);
-    rig.assert_accounts_close(&uri);
+    rig.assert_ledger(&uri);
     assert_eq!(rig.dropped(&uri, "too_big"), 2);
     rig.stop();
 }

@@ -1,4 +1,4 @@
-//! Other destinations while datagrams flow.
+//! Destinations change while datagrams flow.
 
 use sekiwake_forward::Destinations;
 use sekiwake_record::Kind;
@@ -15,7 +15,7 @@ fn numbered(range: std::ops::Range<u32>) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn what_stays_loses_nothing_what_goes_sends_what_it_has_and_what_comes_begins_at_once() {
+fn reload_loses_nothing_of_any_destination() {
     let rig = Rig::new();
     let (stays, stays_uri) = loopback_sink();
     let (goes, goes_uri) = loopback_sink();
@@ -27,12 +27,12 @@ fn what_stays_loses_nothing_what_goes_sends_what_it_has_and_what_comes_begins_at
     assert!(arrived(stays, 10_000) == numbered(0..10_000));
     assert!(arrived(goes, 5000) == numbered(0..5000));
     assert!(arrived(comes, 5000) == numbered(5000..10_000));
-    rig.assert_accounts_close(&stays_uri);
+    rig.assert_ledger(&stays_uri);
     rig.stop();
 }
 
 #[test]
-fn options_change_and_the_counters_count_on() {
+fn counters_continue_when_options_change() {
     let rig = Rig::new();
     let (sink, uri) = loopback_sink();
     let mut engine = rig.engine(&uri);

@@ -1,8 +1,8 @@
-//! A destination that has not had an exporter's templates gets them before its data.
+//! A destination that lacks an exporter's templates gets them before its data.
 
 use std::{net::IpAddr, thread, time::Duration};
 
-use sekiwake_forward::{Destinations, Engine};
+use sekiwake_forward::{Destinations, Engine, EngineOptions};
 use sekiwake_record::Kind;
 use sekiwake_testkit::wait::wait_for;
 
@@ -13,7 +13,7 @@ fn destinations(text: &str) -> Destinations {
 }
 
 fn engine(rig: &Rig, text: &str) -> TestEngine {
-    Engine::start(Kind::Xflow, &destinations(text), &rig.scope).unwrap()
+    Engine::start(Kind::Xflow, &destinations(text), EngineOptions::default(), &rig.scope).unwrap()
 }
 
 /// A NetFlow v9 datagram (RFC 3954 §5): this sequence number, source id 7, one FlowSet.
@@ -53,7 +53,7 @@ fn send(engine: &mut TestEngine, source: IpAddr, payloads: impl IntoIterator<Ite
 const LAYOUT: [u16; 2] = [8, 1];
 
 #[test]
-fn a_destination_that_comes_later_gets_the_templates_before_the_data_and_sees_no_gap() {
+fn later_destination_gets_templates_first_and_no_gap() {
     let rig = Rig::new();
     let (early, early_uri) = loopback_sink();
     let (late, late_uri) = loopback_sink();
@@ -63,8 +63,8 @@ fn a_destination_that_comes_later_gets_the_templates_before_the_data_and_sees_no
     engine.apply(&destinations(&format!("{early_uri} {late_uri}"))).unwrap();
     send(&mut engine, device(1), [data(12), data(13)]);
     send(&mut engine, device(2), [data(92)]);
-    assert_eq!(arrived(early, 7).len(), 7, "the one that has them gets nothing twice");
-    // Two exporters with the same id and other layouts: each has its own, and its own order.
+    assert_eq!(arrived(early, 7).len(), 7, "a destination that has them gets nothing twice");
+    // Two exporters with the same id and different layouts: each has its own templates and order.
     let late = arrived(late, 5);
     let of_exporter = |first: u32| late.iter().filter(move |datagram| sequence(datagram) / 50 == first / 50);
     let one: Vec<&Vec<u8>> = of_exporter(10).collect();
@@ -73,12 +73,12 @@ fn a_destination_that_comes_later_gets_the_templates_before_the_data_and_sees_no
     assert_eq!(other, [&template(91, &[1, 8]), &data(92)]);
     assert_eq!(rig.metric("sekiwake_forward_templates_sent_total", &[&late_uri]), 2.0);
     assert_eq!(rig.metric("sekiwake_forward_templates_sent_total", &[&early_uri]), 0.0);
-    assert_eq!(rig.sent(&late_uri), 3, "our own are in no other count");
+    assert_eq!(rig.sent(&late_uri), 3, "synthetic ones are in no other count");
     rig.stop();
 }
 
 #[test]
-fn a_collector_that_comes_back_gets_them_within_a_second_or_so() {
+fn returning_collector_gets_templates() {
     let rig = Rig::new();
     let (first, uri) = loopback_sink();
     let address = first.addresses()[0];
@@ -93,23 +93,27 @@ fn a_collector_that_comes_back_gets_them_within_a_second_or_so() {
         thread::sleep(Duration::from_millis(20));
     };
     let up = |rig: &Rig| rig.metric("sekiwake_forward_up", &[&uri]);
-    wait_for("the collector to be missed", PATIENCE, || {
+    wait_for("the collector to be down", PATIENCE, || {
         go_on(&mut engine);
         up(&rig) == 0.0
     })
     .unwrap();
     let (second, _) = sink_on(address);
-    let started = std::time::Instant::now();
-    while started.elapsed() < Duration::from_millis(1500) {
+    let sent = |rig: &Rig| rig.metric("sekiwake_forward_templates_sent_total", &[&uri]);
+    let before = sent(&rig);
+    // One may have been sent just before the second collector was there.
+    wait_for("templates", PATIENCE, || {
         go_on(&mut engine);
-    }
+        sent(&rig) >= before + 2.0
+    })
+    .unwrap();
     let arrived = second.finish().payloads;
-    assert!(arrived.iter().any(|datagram| is_template(&datagram.payload)), "of {} datagrams none", arrived.len());
+    assert!(arrived.iter().any(|datagram| is_template(&datagram.payload)), "no template in {}", arrived.len());
     rig.stop();
 }
 
 #[test]
-fn templates_are_sent_again_after_a_while_where_that_is_asked_for() {
+fn templates_are_resent_at_the_refresh_interval() {
     let rig = Rig::new();
     let (sink, uri) = loopback_sink();
     let mut engine = engine(&rig, &format!("{uri}?template_refresh=200ms"));
@@ -122,11 +126,11 @@ fn templates_are_sent_again_after_a_while_where_that_is_asked_for() {
 }
 
 #[test]
-fn the_members_of_a_pool_get_them_as_sources_move_to_them() {
+fn pool_member_gets_templates_of_sources_that_move_to_it() {
     let rig = Rig::new();
     let (one, one_uri) = loopback_sink();
     let (other, other_uri) = loopback_sink();
-    // Alone first, then as a pool: every source that moves brings its templates along.
+    // One destination at first, then a pool: the templates of a source move with it.
     let mut engine = engine(&rig, &one_uri);
     for number in 1..=40 {
         send(&mut engine, device(number), [template(0, &LAYOUT), data(1)]);
@@ -135,7 +139,7 @@ fn the_members_of_a_pool_get_them_as_sources_move_to_them() {
     for number in 1..=40 {
         send(&mut engine, device(number), [data(2)]);
     }
-    wait_for("all to leave", PATIENCE, || rig.sent(&one_uri) + rig.sent(&other_uri) == 120).unwrap();
+    wait_for("all to be sent", PATIENCE, || rig.sent(&one_uri) + rig.sent(&other_uri) == 120).unwrap();
     let moved = rig.sent(&other_uri);
     assert!((8..=32).contains(&moved), "{moved}");
     let arrived = arrived(other, 2 * moved as usize);
@@ -145,16 +149,26 @@ fn the_members_of_a_pool_get_them_as_sources_move_to_them() {
 }
 
 #[test]
-fn what_exporters_sent_and_did_not_come_is_counted() {
+fn missing_units_of_exporters_are_counted() {
     let rig = Rig::new();
     let (_sink, uri) = loopback_sink();
     let mut engine = engine(&rig, &uri);
-    send(&mut engine, device(1), [template(0, &LAYOUT), data(1), data(5), data(3), data(6)]);
+    send(&mut engine, device(1), [template(0, &LAYOUT), data(1), data(5), data(3)]);
+    send(&mut engine, device(1), (6..20).map(data));
     let count = |name: &str| rig.metric(name, &["netflow9"]);
     assert_eq!(count("sekiwake_exporter_missing_total"), 3.0);
     assert_eq!(count("sekiwake_exporter_gaps_total"), 1.0);
     assert_eq!(count("sekiwake_exporter_late_total"), 1.0);
+    // Records counted as datagrams: the header says that there is one record, the numbers say two.
+    let two_records = |number: u32| {
+        let mut datagram = data(2 * number);
+        datagram[3] = 2;
+        datagram
+    };
+    send(&mut engine, device(2), (0..20).map(two_records));
+    assert_eq!(count("sekiwake_exporter_missing_total"), 3.0);
+    assert_eq!(count("sekiwake_exporter_uncountable_datagrams_total"), 16.0);
     send(&mut engine, device(1), [b"\x00\x09too short".to_vec()]);
-    assert_eq!(count("sekiwake_exporter_malformed_datagrams_total"), 0.0, "it is not even called NetFlow v9");
+    assert_eq!(count("sekiwake_exporter_malformed_datagrams_total"), 0.0, "it is not identified as NetFlow v9");
     rig.stop();
 }

@@ -1,32 +1,37 @@
-//! Who should have which shard: even to within one, and moving no more than that needs. A pure function.
+//! Which member should have which shard. Pure functions.
 
 use std::collections::BTreeMap;
 
 use sekiwake_record::SHARDS;
 
-/// A member's incarnation.
+/// A member: the random number of its run.
 pub(super) type Incarnation = u64;
 
-/// The owners that there should be. `wish` is where each shard is, or was already meant to go; `members` are those that take part.
-pub(super) fn assign(wish: &[Option<Incarnation>; SHARDS], members: &[Incarnation]) -> [Option<Incarnation>; SHARDS] {
+/// Distributes the shards evenly, to within one, and moves as few of them as possible.
+/// `preferred` has the current or planned owner of each shard, `members` all that take part.
+pub(super) fn assign_evenly(
+    preferred: &[Option<Incarnation>; SHARDS],
+    members: &[Incarnation],
+) -> [Option<Incarnation>; SHARDS] {
     let mut owners = [None; SHARDS];
     if members.is_empty() {
         return owners;
     }
     let mut counts: BTreeMap<Incarnation, usize> = members.iter().map(|&member| (member, 0)).collect();
-    for owner in wish.iter().flatten() {
+    for owner in preferred.iter().flatten() {
         counts.entry(*owner).and_modify(|count| *count += 1);
     }
-    // Those that have most keep one more, where the shards do not divide evenly.
+    // Where the shards do not divide evenly, the members that have most keep one more.
     let mut by_count: Vec<(Incarnation, usize)> = counts.into_iter().collect();
     by_count.sort_by_key(|&(member, count)| (std::cmp::Reverse(count), member));
-    let (share, larger) = (SHARDS / members.len(), SHARDS % members.len());
+    let share = SHARDS / members.len();
+    let larger = SHARDS % members.len();
     let quota = |(rank, (member, _)): (usize, (Incarnation, usize))| (member, share + usize::from(rank < larger));
     let mut room: BTreeMap<Incarnation, usize> = by_count.into_iter().enumerate().map(quota).collect();
-    for (owner, wished) in owners.iter_mut().zip(wish) {
-        if let Some(left) = wished.and_then(|wished| room.get_mut(&wished)).filter(|left| **left > 0) {
+    for (owner, preferred) in owners.iter_mut().zip(preferred) {
+        if let Some(left) = preferred.and_then(|preferred| room.get_mut(&preferred)).filter(|left| **left > 0) {
             *left -= 1;
-            *owner = *wished;
+            *owner = *preferred;
         }
     }
     let mut free = room.into_iter().flat_map(|(member, left)| std::iter::repeat_n(member, left));
@@ -34,9 +39,13 @@ pub(super) fn assign(wish: &[Option<Incarnation>; SHARDS], members: &[Incarnatio
     owners
 }
 
-/// The owners where one member has everything: the one that has most of it, so that whoever comes changes nothing.
-pub(super) fn one(wish: &[Option<Incarnation>; SHARDS], members: &[Incarnation]) -> [Option<Incarnation>; SHARDS] {
-    let has = |member: &Incarnation| wish.iter().filter(|owner| **owner == Some(*member)).count();
+/// Assigns all shards to the member with most of them, so that a joining member changes
+/// nothing.
+pub(super) fn assign_all(
+    preferred: &[Option<Incarnation>; SHARDS],
+    members: &[Incarnation],
+) -> [Option<Incarnation>; SHARDS] {
+    let has = |member: &Incarnation| preferred.iter().filter(|owner| **owner == Some(*member)).count();
     let chosen = members.iter().max_by_key(|member| (has(member), std::cmp::Reverse(**member)));
     [chosen.copied(); SHARDS]
 }
@@ -48,39 +57,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_has_everything_and_keeps_it() {
-        let mut wish = [None; SHARDS];
-        assert_eq!(one(&wish, &[]), [None; SHARDS]);
-        assert_eq!(one(&wish, &[7, 3, 5]), [Some(3); SHARDS]);
-        wish[..40].fill(Some(5));
-        wish[40..].fill(Some(7));
-        assert_eq!(one(&wish, &[3, 5, 7]), [Some(5); SHARDS]);
-        assert_eq!(one(&wish, &[3, 7]), [Some(7); SHARDS]);
+    fn single_owner_has_everything_and_keeps_it() {
+        let mut preferred = [None; SHARDS];
+        assert_eq!(assign_all(&preferred, &[]), [None; SHARDS]);
+        assert_eq!(assign_all(&preferred, &[7, 3, 5]), [Some(3); SHARDS]);
+        preferred[..40].fill(Some(5));
+        preferred[40..].fill(Some(7));
+        assert_eq!(assign_all(&preferred, &[3, 5, 7]), [Some(5); SHARDS]);
+        assert_eq!(assign_all(&preferred, &[3, 7]), [Some(7); SHARDS]);
     }
 
     proptest! {
         #[test]
-        fn it_is_even_to_within_one_and_moves_no_more_than_evenness_needs(
+        fn assignment_is_even_and_moves_as_little_as_possible(
             seed in proptest::collection::vec(proptest::option::of(0..20_u64), SHARDS),
             members in proptest::collection::btree_set(0..20_u64, 1..12),
         ) {
-            let wish: [Option<u64>; SHARDS] = seed.try_into().unwrap();
+            let preferred: [Option<u64>; SHARDS] = seed.try_into().unwrap();
             let members: Vec<u64> = members.into_iter().collect();
-            let owners = assign(&wish, &members);
+            let owners = assign_evenly(&preferred, &members);
             let count = |owners: &[Option<u64>], member| owners.iter().filter(|owner| **owner == Some(member)).count();
-            let (low, high) = (SHARDS / members.len(), SHARDS.div_ceil(members.len()));
+            let low = SHARDS / members.len();
+            let high = SHARDS.div_ceil(members.len());
             prop_assert!(owners.iter().all(|owner| owner.is_some_and(|owner| members.contains(&owner))));
             for &member in &members {
                 prop_assert!((low..=high).contains(&count(&owners, member)));
             }
-            // Every even assignment has to take from each member what it has over its share, and the larger shares are few.
-            let kept = owners.iter().zip(&wish).filter(|(owner, wished)| owner == wished).count();
-            let mut counts: Vec<usize> = members.iter().map(|&member| count(&wish, member)).collect();
+            // Every even assignment takes from each member its surplus over its share, and only
+            // some members have the larger share.
+            let kept = owners.iter().zip(&preferred).filter(|(owner, preferred)| owner == preferred).count();
+            let mut counts: Vec<usize> = members.iter().map(|&member| count(&preferred, member)).collect();
             counts.sort_unstable_by(|a, b| b.cmp(a));
             let larger = SHARDS % members.len();
             let most: usize = counts.iter().enumerate().map(|(rank, &c)| c.min(low + usize::from(rank < larger))).sum();
             prop_assert_eq!(kept, most);
-            prop_assert_eq!(assign(&owners, &members), owners);
+            prop_assert_eq!(assign_evenly(&owners, &members), owners);
         }
     }
 }

@@ -1,46 +1,51 @@
-//! What a fuzz target drives.
+//! The body of a fuzz target.
+
+use std::time::Duration;
 
 use sekiwake_record::Name;
 
 use crate::{
-    Coordinator, CoordinatorSettings, HoldState, MILLISECOND, NoteKeeper, NoteKeeperSettings, NoteStore,
-    NoteStoreSettings, Peer, ShardStatus,
-    wire::{Answer, MAX_NOTES_BYTES, Message, Notes, WantNotes, is_about_notes},
+    BootTime, Coordinator, CoordinatorSettings, HandoffKeeper, HandoffKeeperSettings, HandoffStore,
+    HandoffStoreSettings, Peer, ShardPhase, ShardStatus,
+    wire::{Answer, GetHandoff, MAX_HANDOFF_BYTES, Message, PutHandoff, is_handoff},
 };
 
-/// Feeds arbitrary bytes to a coordinator and to the store of notes beside it, as messages of a few peers with time passing between
-/// them, and checks what must hold whatever comes: nothing panics, what they make can be read, what can be read is written the same, a
-/// shard has one holder, notes stay within their budgets, and whoever is no member leaves none. A keeper of notes hears all that is said of
-/// notes, as if it came from its coordinator, and what it says goes to the store.
+/// Feeds arbitrary bytes to a coordinator and the store of hand-off state beside it, as messages of
+/// a few peers with time passing between them. A keeper gets every message of hand-off state as if
+/// it came from its coordinator, and its messages go to the store.
+///
+/// Checks that nothing panics, that every output can be decoded, that a decoded message is encoded
+/// to an equal one, that a shard has one holder, that hand-off state stays within its budgets, and
+/// that only members leave any.
 ///
 /// ```text
 /// input   [peer and pause 1 | length 2 | message] …
 /// ```
 pub fn fuzz(input: &[u8]) {
-    let mut now = 0;
+    let mut now = BootTime::ZERO;
     let mut coordinator = Coordinator::new(CoordinatorSettings::default(), 1, now);
-    // Little, so that some have to make room.
-    let settings = NoteStoreSettings { bytes: 6_000, bytes_per_group: 3_000, ..NoteStoreSettings::default() };
-    let mut store = NoteStore::new(settings, 1, now);
+    // Small, so that entries are evicted.
+    let settings = HandoffStoreSettings { bytes: 6_000, bytes_per_group: 3_000, ..HandoffStoreSettings::default() };
+    let mut store = HandoffStore::new(settings, 1, now);
     let Ok(group) = Name::new("g") else { return };
-    let mut keeper = NoteKeeper::new(NoteKeeperSettings::new(group), 7);
-    let owned = [3, 4].map(|shard| ShardStatus { shard, generation: 1, state: HoldState::Owned });
+    let mut keeper = HandoffKeeper::new(HandoffKeeperSettings::new(group), 7);
+    let owned = [3, 4].map(|shard| ShardStatus { shard, generation: 1, state: ShardPhase::Owned });
     let Some(keeper_peer) = Peer::new(&[0]) else { return };
     let mut rest = input;
     while let [who, high, low, after @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(after.len());
         let (frame, after) = after.split_at(length);
         rest = after;
-        now += u64::from(who >> 2) * 50 * MILLISECOND;
+        now += u32::from(who >> 2) * Duration::from_millis(50);
         let Some(peer) = Peer::new(&[who & 3]) else { return };
         let message = Message::decode(frame).ok();
         if let Some(message) = &message {
             assert_eq!(Message::decode(&message.encode()).as_ref(), Ok(message));
         }
-        if is_about_notes(frame) {
-            let may_speak = match &message {
-                Some(Message::Notes(Notes { group, incarnation, .. }))
-                | Some(Message::WantNotes(WantNotes { group, incarnation, .. })) => {
+        if is_handoff(frame) {
+            let is_member = match &message {
+                Some(Message::PutHandoff(PutHandoff { group, incarnation, .. }))
+                | Some(Message::GetHandoff(GetHandoff { group, incarnation, .. })) => {
                     coordinator.leased_kind(now, &peer, group, *incarnation).is_some()
                 }
                 _ => false,
@@ -48,7 +53,7 @@ pub fn fuzz(input: &[u8]) {
             let before = store.view();
             store.on_message(now, &peer, frame, &coordinator);
             let after = store.view();
-            assert!(may_speak || (before.groups == after.groups && before.refusals != after.refusals));
+            assert!(is_member || (before.groups == after.groups && before.rejections != after.rejections));
             keeper.on_message(now, frame);
         } else {
             coordinator.on_message(now, &peer, frame);
@@ -58,7 +63,7 @@ pub fn fuzz(input: &[u8]) {
             keeper.on_tick(now);
         }
         while let Some(frame) = keeper.poll_output() {
-            assert!(frame.len() <= MAX_NOTES_BYTES && is_about_notes(&frame) && Message::decode(&frame).is_ok());
+            assert!(frame.len() <= MAX_HANDOFF_BYTES && is_handoff(&frame) && Message::decode(&frame).is_ok());
             store.on_message(now, &keeper_peer, &frame, &coordinator);
         }
         if coordinator.next_deadline() <= now {
@@ -68,21 +73,22 @@ pub fn fuzz(input: &[u8]) {
             store.on_tick(now, &coordinator);
         }
         store.check();
+        while coordinator.poll_event().is_some() {}
         while let Some((_, frame)) = coordinator.poll_output() {
-            // An answer is passed on as it came, and only its envelope has been read.
+            // An answer is passed on unchanged, and only its beginning was checked.
             let is_answer = matches!(Answer::peek(&frame), Ok(Some(_)));
-            assert!(is_answer || Message::decode(&frame).is_ok(), "what it makes itself can be read");
+            assert!(is_answer || Message::decode(&frame).is_ok(), "its own messages can be decoded");
         }
         while let Some((_, frame)) = store.poll_output() {
-            assert!(frame.len() <= MAX_NOTES_BYTES && is_about_notes(&frame) && Message::decode(&frame).is_ok());
+            assert!(frame.len() <= MAX_HANDOFF_BYTES && is_handoff(&frame) && Message::decode(&frame).is_ok());
             keeper.on_message(now, &frame);
         }
-        while let Some(note) = keeper.take() {
-            let _ = keeper.put(note.shard, note.key.as_bytes(), note.value.as_bytes(), note.at_ns.wrapping_add(1));
+        while let Some(entry) = keeper.take() {
+            let _ = keeper.put(entry.shard, entry.key.as_bytes(), entry.value.as_bytes(), entry.at_ns.wrapping_add(1));
         }
         for group in coordinator.groups(now) {
-            let held: usize = group.members.iter().map(|member| member.shards.len()).sum();
-            assert_eq!(held + group.unowned.len(), sekiwake_record::SHARDS, "a shard has one holder");
+            let owned: usize = group.members.iter().map(|member| member.shards.len()).sum();
+            assert_eq!(owned + group.unowned.len(), sekiwake_record::SHARDS, "a shard has one holder");
         }
     }
 }

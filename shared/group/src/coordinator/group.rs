@@ -1,103 +1,116 @@
-//! One group: its members, who has which shard, and where it stands.
+//! One group: its members, and which of them holds which shard. Its commits are in `positions`.
 //!
 //! ```text
-//! of a shard:   free ──── the one that should have it ───▶ held by M, generation + 1
-//!                 ▲                                          │  another should have it, and is prepared
-//!                 │  released, and its commits believed      ▼
-//!                 └────────────────────────────────────── release ordered
-//!                 ▲  the lease of M has run out              │
-//!                 └──────────────────────────────────────────┘
+//! shard:   free ──────── granted to its planned owner ──────▶ held by M, generation + 1
+//!            ▲                                                  │  another owner is planned, and is prepared
+//!            │  released                                        ▼
+//!            └───────────────────────────────────────────── release ordered
+//!            ▲  the lease of M has expired                      │
+//!            └──────────────────────────────────────────────────┘
 //! ```
 //!
-//! Where one member has everything and the others stand by, the shards change hands together: the next is prepared for all of them
-//! before the first release is ordered, and given none of them before the last is released.
+//! In a group with a single active member the shards move together: the next owner is prepared for
+//! all of them before the first release is ordered, and gets none of them before the last one is
+//! released.
+//!
+//! **Invariant:** a shard has at most one holder, and the generation of its grants only rises.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sekiwake_record::{Kind, Name, SHARDS, Shard, Topic};
 
-use super::assignment::{Incarnation, assign, one};
+use super::{
+    agreement::Agreement,
+    assignment::{Incarnation, assign_all, assign_evenly},
+    positions::{Positions, Speaker},
+};
 use crate::{
-    MAX_NUMBER, Peer, Stream, UNKNOWN,
-    wire::{Assignment, Destination, MAX_STREAMS, Number, Phase, Renew, Role, Start, StreamStarts},
+    BootTime, LEASE, LEASE_MARGIN, MAX_NUMBER, Peer, Stream,
+    coverage::{Age, Coverage},
+    mutants::Mutants,
+    wire::{
+        Assignment, Covered, Destination, GroupCoverage, Holding, MAX_COVERED_RANGES, MAX_DIFFERING, Number, Phase,
+        Renew, Role, Start, StreamCoverage, StreamStarts,
+    },
 };
 
-/// How long a commit beyond what its stream has announced waits for an announcement.
-pub(super) const CLAIM_WAITS: u64 = 3 * crate::SECOND;
-/// The largest generation that a member is believed to hold: so many are left to be granted after it.
+/// The largest generation that is accepted from a member. It leaves as many for later grants.
 const MAX_GENERATION: u64 = MAX_NUMBER / 2;
 
 pub(super) struct Group {
     pub(super) kind: Kind,
     pub(super) members: BTreeMap<Incarnation, Member>,
     pub(super) shards: [Slot; SHARDS],
-    pub(super) positions: BTreeMap<Stream, Box<[u64; SHARDS]>>,
-    pub(super) empty_since: Option<u64>,
-    /// By shard: commits beyond what their streams have announced.
-    claims: [Claims; SHARDS],
+    pub(super) positions: Positions,
+    /// Since when it has no members.
+    pub(super) empty_since: Option<BootTime>,
+    /// For how long it has existed, as far as any party knows.
+    pub(super) age: Age,
+    /// Until then its first grants wait for members that return later than the first one: they may
+    /// still hold shards, and know what was handled.
+    pub(super) waits_until: Option<BootTime>,
     pub(super) next_generation: u64,
-    desired: [Option<Incarnation>; SHARDS],
-    moved: bool,
-    #[cfg(test)]
-    pub(super) mutant: Option<crate::simulation::Mutant>,
+    /// Whether the members have the same destinations.
+    pub(super) agreement: Agreement,
+    /// By shard: the owner that it should have.
+    planned: [Option<Incarnation>; SHARDS],
+    /// The plan must be recomputed.
+    needs_plan: bool,
+    mutants: Mutants,
 }
 
-/// What is not taken of a renewal.
+/// The parts of a renewal that are not accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct NotTaken {
+pub(super) struct RejectedParts {
     pub(super) holdings: u64,
     pub(super) commits: u64,
-    /// Commits in streams that nobody speaks for.
-    pub(super) unknown: u64,
 }
 
-/// What is known of a stream when a commit in it comes.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Announced {
-    /// It has said that its next record has this number.
-    Next(u64),
-    /// It has not been heard of yet, and may be.
-    Awaited,
-    /// Nobody speaks for it.
-    Unknown,
+/// What a member is granted.
+pub(super) struct Granted {
+    pub(super) assignments: Vec<Assignment>,
+    pub(super) starts: Vec<StreamStarts>,
+    pub(super) coverage: Vec<StreamCoverage>,
 }
 
-/// Commits that wait for their streams to bear them out, all of a shard until the same time.
-#[derive(Default)]
-struct Claims {
-    sequences: BTreeMap<Stream, u64>,
-    until: u64,
-}
-
+/// A shard, as the coordinator sees it.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Slot {
     pub(super) holder: Option<Incarnation>,
+    /// The generation of the newest grant.
     pub(super) generation: u64,
     pub(super) release_ordered: bool,
+    /// The holder has stopped.
     released: bool,
-    /// The holder has presented it: it knows where to begin.
+    /// The holder has reported the shard, so it knows where to start.
     confirmed: bool,
-    /// A holder that lost it to an older claim may act until then, if it has not heard of it.
-    not_before: u64,
+    /// A former holder may act until then: another member has shown a newer generation, and the
+    /// former one may not know.
+    not_before: BootTime,
 }
 
 pub(super) struct Member {
     pub(super) peer: Peer,
     pub(super) label: Name,
     pub(super) renewal: u64,
-    pub(super) lease_until: u64,
+    pub(super) lease_until: BootTime,
     pub(super) leaving: bool,
+    /// The lowest and the highest protocol that it speaks.
     pub(super) protocols: (u64, u64),
     pub(super) registration: u64,
     pub(super) destinations: Vec<Destination>,
-    /// The list of destinations that holds this member's newest; 0 until there is one.
-    pub(super) listed_in: u64,
-    /// The newest registration that it was told to be acknowledged.
-    pub(super) told: u64,
+    /// The version of the list of destinations that has this registration; 0 until there is one.
+    pub(super) listed_version: u64,
+    /// The newest registration that was acknowledged to the member.
+    pub(super) acknowledged_registration: u64,
+    /// The hash of its destinations; 0 for none.
+    pub(super) destinations_digest: u64,
+    /// The shards that it is prepared for, one bit each.
     prepared: u64,
-    /// It says that one member of the group is to have all shards.
-    one_works: bool,
-    pub(super) dirty: bool,
+    /// It requests that one member of the group has all shards.
+    single_active: bool,
+    /// A grant must be sent to it.
+    pub(super) needs_grant: bool,
 }
 
 impl Member {
@@ -106,348 +119,409 @@ impl Member {
             peer,
             label: renew.label.clone(),
             renewal: 0,
-            lease_until: 0,
+            lease_until: BootTime::ZERO,
             leaving: renew.leaving,
             protocols: (renew.lowest_protocol, renew.highest_protocol),
             registration: 0,
             destinations: Vec::new(),
-            listed_in: 0,
-            told: 0,
+            listed_version: 0,
+            acknowledged_registration: 0,
+            destinations_digest: 0,
             prepared: 0,
-            one_works: renew.one_works,
-            dirty: false,
+            single_active: renew.single_active,
+            needs_grant: false,
         }
     }
 }
 
 impl Group {
-    pub(super) fn new(kind: Kind) -> Group {
+    pub(super) fn new(kind: Kind, mutants: Mutants, now: BootTime) -> Group {
         Group {
             kind,
             members: BTreeMap::new(),
             shards: [Slot::default(); SHARDS],
-            positions: BTreeMap::new(),
-            empty_since: None,
-            claims: std::array::from_fn(|_| Claims::default()),
+            positions: Positions::new(mutants),
+            empty_since: Some(now),
+            age: Age::new(now),
+            waits_until: None,
             next_generation: 1,
-            desired: [None; SHARDS],
-            moved: true,
-            #[cfg(test)]
-            mutant: None,
+            agreement: Agreement::default(),
+            planned: [None; SHARDS],
+            needs_plan: true,
+            mutants,
         }
     }
 
-    /// The lowest of the highest protocols present; `None` without members.
+    /// The group's protocol: the lowest of its members' highest; `None` without members.
     pub(super) fn protocol(&self) -> Option<u64> {
         self.members.values().map(|member| member.protocols.1).min()
     }
 
-    /// Whether all members, with this one, have a protocol in common.
+    /// Whether all members and a new one with these protocols have one in common.
     pub(super) fn speaks(&self, lowest: u64, highest: u64) -> bool {
         let common = self.protocol().map_or(highest, |protocol| protocol.min(highest));
         lowest <= common && self.members.values().all(|member| member.protocols.0 <= common)
     }
 
-    pub(super) fn join(&mut self, incarnation: Incarnation, member: Member) {
+    /// Adds a member. `returns`: it was in the group before.
+    pub(super) fn join(&mut self, now: BootTime, incarnation: Incarnation, member: Member, returns: bool) {
+        if self.members.is_empty() && returns && !self.mutants.settles_by_its_clock() {
+            self.waits_until = Some(now + LEASE + LEASE_MARGIN);
+        }
         self.members.insert(incarnation, member);
         self.empty_since = None;
-        self.moved = true;
+        self.needs_plan = true;
     }
 
-    pub(super) fn remove(&mut self, now: u64, incarnation: Incarnation) {
+    pub(super) fn remove(&mut self, now: BootTime, incarnation: Incarnation) {
         self.members.remove(&incarnation);
-        self.moved = true;
+        self.needs_plan = true;
         self.shards.iter_mut().filter(|slot| slot.holder == Some(incarnation)).for_each(Slot::free);
         if self.members.is_empty() {
             self.empty_since = Some(now);
         }
+        self.compare_destinations(now);
     }
 
-    /// Takes what a member says it holds, and its commits. Gives what is refused.
-    pub(super) fn present(
-        &mut self,
-        now: u64,
-        settled: bool,
-        renew: &Renew,
-        announced: impl Fn(&Stream, Topic) -> Announced,
-    ) -> NotTaken {
-        let (me, mut refused) = (renew.incarnation, NotTaken::default());
-        if let Some(member) = self.members.get_mut(&me) {
-            self.moved |= member.leaving != renew.leaving || member.one_works != renew.one_works;
-            member.leaving = renew.leaving;
-            member.one_works = renew.one_works;
-            member.prepared = 0;
+    fn compare_destinations(&mut self, now: BootTime) {
+        self.agreement.compare(now, self.members.values().map(|member| member.destinations_digest));
+    }
+
+    /// The labels of members whose destinations have differed from this member's for long enough
+    /// to be reported.
+    pub(super) fn differing_from(&self, now: BootTime, me: Incarnation) -> Vec<Name> {
+        let own = self.members.get(&me).map_or(0, |member| member.destinations_digest);
+        if own == 0 || !self.agreement.is_reported(now) {
+            return Vec::new();
         }
-        // Where one member works, nobody gets a part of it back while another has one.
-        let others = self.shards.iter().any(|slot| slot.holder.is_some_and(|holder| holder != me));
-        let may_come_back = !(others && self.one_works());
-        let mut stopped = 0_u64;
+        let differs = |member: &&Member| ![0, own].contains(&member.destinations_digest);
+        let labels: BTreeSet<&Name> = self.members.values().filter(differs).map(|member| &member.label).collect();
+        labels.into_iter().take(MAX_DIFFERING).cloned().collect()
+    }
+
+    /// Takes the holdings and commits of a renewal. Returns what is not accepted.
+    pub(super) fn on_renewal(&mut self, now: BootTime, grace_period_over: bool, renew: &Renew) -> RejectedParts {
+        let me = renew.incarnation;
+        if let Some(member) = self.members.get_mut(&me) {
+            self.needs_plan |= member.leaving != renew.leaving || member.single_active != renew.single_active;
+            member.leaving = renew.leaving;
+            member.single_active = renew.single_active;
+            member.prepared = 0;
+            if std::mem::replace(&mut member.destinations_digest, renew.destinations_digest)
+                != renew.destinations_digest
+            {
+                self.compare_destinations(now);
+            }
+        }
+        let mut rejected = RejectedParts::default();
+        // With a single active member, no member gets shards back while another holds one.
+        let others_hold = self.shards.iter().any(|slot| slot.holder.is_some_and(|holder| holder != me));
+        let may_take_back = !(others_hold && self.single_active());
+        self.age.learn(now, renew.age_ns);
         for holding in &renew.holdings {
-            let (index, generation) = (holding.shard.index(), holding.generation.0);
-            let slot = &mut self.shards[index];
-            if generation > MAX_GENERATION {
-                refused.holdings += 1;
+            if holding.generation.0 > MAX_GENERATION {
+                rejected.holdings += 1;
                 continue;
             }
-            if holding.phase == Phase::Prepared {
-                if let Some(member) = self.members.get_mut(&me) {
-                    member.prepared |= 1 << index;
+            // A generation that any member has had is never granted again.
+            self.next_generation = self.next_generation.max(holding.generation.0 + 1).min(MAX_NUMBER - 1);
+            match holding.phase {
+                Phase::Prepared => {
+                    if let Some(member) = self.members.get_mut(&me) {
+                        member.prepared |= 1 << holding.shard.index();
+                    }
                 }
-                continue;
+                Phase::Owned => self.on_owned(me, grace_period_over, may_take_back, holding),
+                Phase::Released => self.on_released(me, grace_period_over, holding),
             }
-            let released = holding.phase == Phase::Released;
-            if slot.holder == Some(me) && slot.generation == generation {
-                slot.confirmed = true;
-                slot.released |= released;
-            } else if released {
-                // It has stopped, and never starts again in this generation: all it may still say is where.
-                if !settled && slot.holder.is_none() {
-                    slot.generation = slot.generation.max(generation);
-                    self.next_generation = self.next_generation.max(generation + 1).min(MAX_NUMBER - 1);
-                }
-                if slot.holder.is_none() && slot.generation == generation {
-                    stopped |= 1 << index;
-                }
-            } else if slot.generation == generation && generation > 0 && slot.holder.is_none() && may_come_back {
-                // Its lease had run out, and nobody has had the shard since.
-                slot.take(me, generation);
-                slot.confirmed = true;
-                self.moved = true;
-            } else if !settled && generation > slot.generation {
-                // This coordinator is new, and the shard has been this member's. An older generation loses.
-                if let Some(loser) = slot.holder.and_then(|loser| self.members.get_mut(&loser)) {
-                    loser.dirty = true;
-                    slot.not_before = slot.not_before.max(loser.lease_until);
-                }
-                slot.take(me, generation);
-                slot.confirmed = true;
-                self.next_generation = self.next_generation.max(generation + 1).min(MAX_NUMBER - 1);
-                self.moved = true;
+        }
+        self.on_commits(now, renew, &mut rejected);
+        rejected
+    }
+
+    /// A member reports that it owns a shard.
+    fn on_owned(&mut self, me: Incarnation, grace_period_over: bool, may_take_back: bool, holding: &Holding) {
+        let generation = holding.generation.0;
+        let slot = &mut self.shards[holding.shard.index()];
+        if slot.holder == Some(me) && slot.generation == generation {
+            slot.confirmed = true;
+        } else if slot.generation == generation && generation > 0 && slot.holder.is_none() && may_take_back {
+            // Its lease had expired, and no other member has had the shard since.
+            slot.take_confirmed(me, generation);
+            self.needs_plan = true;
+        } else if !grace_period_over && generation > slot.generation {
+            // This coordinator is new and learns the holders. The newest generation wins. A member
+            // with an older one may act until its lease expires, because it does not know yet.
+            if let Some(loser) = slot.holder.and_then(|loser| self.members.get_mut(&loser)) {
+                loser.needs_grant = true;
+                slot.not_before = slot.not_before.max(loser.lease_until);
+                self.positions.change_owner(holding.shard, &loser.label);
+            }
+            slot.take_confirmed(me, generation);
+            self.needs_plan = true;
+        }
+    }
+
+    /// A member says that it has stopped, and will not start again in this generation.
+    fn on_released(&mut self, me: Incarnation, grace_period_over: bool, holding: &Holding) {
+        let generation = holding.generation.0;
+        let slot = &mut self.shards[holding.shard.index()];
+        if slot.holder == Some(me) && slot.generation == generation {
+            slot.confirmed = true;
+            slot.released = true;
+            return;
+        }
+        if !grace_period_over && slot.holder.is_none() {
+            slot.generation = slot.generation.max(generation);
+        }
+    }
+
+    /// Takes what the member says was handled, also of shards that it no longer holds.
+    fn on_commits(&mut self, now: BootTime, renew: &Renew, rejected: &mut RejectedParts) {
+        let mut listed = BTreeSet::new();
+        for StreamCoverage { stream, covered } in &renew.coverage {
+            for covered in covered {
+                listed.insert((stream, covered.topic));
+                self.on_commit(now, renew, stream, covered.topic, &covered.coverage(), rejected);
             }
         }
         for commit in &renew.commits {
-            let stream = &commit.stream;
             for position in &commit.positions {
-                let shard = position.topic.shard;
-                let speaks = self.shards[shard.index()].holder == Some(me) || stopped & (1 << shard.index()) != 0;
-                if position.topic.kind != self.kind || !speaks {
-                    refused.commits += 1;
-                    continue;
-                }
-                match announced(stream, position.topic) {
-                    Announced::Next(next) if position.sequence.0 <= next => {
-                        refused.commits += u64::from(!self.commit(stream, shard, position.sequence.0));
-                    }
-                    // To wait for its word would only hold back the shard.
-                    Announced::Unknown => refused.unknown += 1,
-                    _ if self.claims[shard.index()].sequences.len() < MAX_STREAMS => {
-                        let claims = &mut self.claims[shard.index()];
-                        if claims.sequences.is_empty() {
-                            claims.until = now + CLAIM_WAITS;
-                        }
-                        claims.sequences.insert(stream.clone(), position.sequence.0);
-                    }
-                    _ => refused.commits += 1,
+                if !listed.contains(&(&commit.stream, position.topic)) {
+                    let covered = Coverage::up_to(position.sequence.0);
+                    self.on_commit(now, renew, &commit.stream, position.topic, &covered, rejected);
                 }
             }
         }
-        refused
     }
 
-    fn commit(&mut self, stream: &Stream, shard: Shard, sequence: u64) -> bool {
-        if !self.positions.contains_key(stream) && self.positions.len() >= MAX_STREAMS {
-            return false;
-        }
-        let places = self.positions.entry(stream.clone()).or_insert_with(|| Box::new([UNKNOWN; SHARDS]));
-        let place = &mut places[shard.index()];
-        *place = if *place == UNKNOWN { sequence } else { sequence.max(*place) };
-        self.claims[shard.index()].sequences.remove(stream);
-        true
-    }
-
-    /// Streams that have to say where they stand before commits can be believed.
-    pub(super) fn claimed(&self) -> BTreeSet<Stream> {
-        self.claims.iter().flat_map(|claims| claims.sequences.keys().cloned()).collect()
-    }
-
-    /// When the first claim has waited long enough.
-    pub(super) fn claims_end(&self) -> Option<u64> {
-        self.claims.iter().filter(|claims| !claims.sequences.is_empty()).map(|claims| claims.until).min()
-    }
-
-    /// Believes the claims that a stream's announcement bears out.
-    pub(super) fn announced(&mut self, stream: &Stream, announced: impl Fn(Topic) -> u64) {
-        for index in 0..SHARDS {
-            let Some(shard) = Shard::new(index as u8) else { continue };
-            let claim = self.claims[index].sequences.get(stream).copied();
-            if let Some(sequence) = claim.filter(|&sequence| sequence <= announced(Topic { kind: self.kind, shard })) {
-                self.commit(stream, shard, sequence);
-            }
-        }
-    }
-
-    /// Refuses claims that have waited too long, and says how many.
-    pub(super) fn refuse_claims(&mut self, now: u64) -> u64 {
-        let late = self.claims.iter_mut().filter(|claims| now >= claims.until);
-        late.map(|claims| std::mem::take(&mut claims.sequences).len() as u64).sum()
-    }
-
-    /// Frees, orders and grants what can be. Members whose grant has changed are marked.
-    pub(super) fn settle(&mut self, now: u64, settled: bool) {
-        let claimed: Vec<bool> = self.claims.iter().map(|claims| !claims.sequences.is_empty()).collect();
-        for (index, slot) in self.shards.iter_mut().enumerate() {
-            if slot.released && !claimed[index] {
-                if let Some(member) = slot.holder.and_then(|holder| self.members.get_mut(&holder)) {
-                    member.dirty = true;
-                }
-                slot.free();
-            }
-        }
-        // A new coordinator gives nothing away before every lease that the last one granted has run out.
-        if !settled {
+    fn on_commit(
+        &mut self,
+        now: BootTime,
+        renew: &Renew,
+        stream: &Stream,
+        topic: Topic,
+        covered: &Coverage,
+        rejected: &mut RejectedParts,
+    ) {
+        let holder = self.shards[topic.shard.index()].holder;
+        let is_holder = holder == Some(renew.incarnation);
+        if topic.kind != self.kind || (self.mutants.refuses_late_positions() && !is_holder) {
+            rejected.commits += 1;
             return;
         }
-        if std::mem::take(&mut self.moved) {
-            self.reassign();
+        let speaker = if is_holder { Speaker::Owner(&renew.label) } else { Speaker::Member(&renew.label) };
+        match self.positions.merge(now, stream, topic.shard, covered, speaker) {
+            None => rejected.commits += 1,
+            Some(true) => self.tell_owner(topic.shard),
+            Some(false) => {}
         }
-        let one_works = self.one_works();
+    }
+
+    /// Takes what a publisher remembers of the group. Returns how much there is no room for.
+    pub(super) fn on_presented(&mut self, now: BootTime, stream: &Stream, known: &GroupCoverage) -> u64 {
+        let mut rejected = 0;
+        self.age.learn(now, known.age_ns);
+        for covered in &known.covered {
+            let shard = covered.topic.shard;
+            let is_ours = covered.topic.kind == self.kind;
+            let merged =
+                is_ours.then(|| self.positions.merge(now, stream, shard, &covered.coverage(), Speaker::Publisher));
+            match merged.flatten() {
+                None => rejected += 1,
+                Some(true) => self.tell_owner(shard),
+                Some(false) => {}
+            }
+        }
+        rejected
+    }
+
+    fn tell_owner(&mut self, shard: Shard) {
+        if let Some(holder) = self.shards[shard.index()].holder {
+            self.mark_for_grant(holder);
+        }
+    }
+
+    /// Frees shards, orders releases and grants shards, where that is possible now. Members whose
+    /// grant changes are marked.
+    pub(super) fn reassign(&mut self, now: BootTime, grace_period_over: bool) {
+        self.free_released();
+        // Before the grace period is over, a lease of the last coordinator may still run.
+        if !grace_period_over || self.waits_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.waits_until = None;
+        if std::mem::take(&mut self.needs_plan) {
+            self.plan();
+        }
+        let single_active = self.single_active();
         let all_prepared = (0..SHARDS).all(|index| self.is_prepared(index));
-        let all_stopped = self.all_stopped(now);
-        for (index, claimed) in claimed.into_iter().enumerate() {
-            let prepared = if one_works { all_prepared } else { self.is_prepared(index) };
-            let (wanted, slot) = (self.desired[index], &mut self.shards[index]);
-            #[cfg(test)]
-            if self.mutant == Some(crate::simulation::Mutant::NoHoldBack)
-                && slot.holder.is_some()
-                && slot.holder != wanted
-            {
+        let others_stopped = self.others_have_stopped(now);
+        for index in 0..SHARDS {
+            let is_prepared = if single_active { all_prepared } else { self.is_prepared(index) };
+            let planned = self.planned[index];
+            let slot = &mut self.shards[index];
+            if self.mutants.does_not_hold_back() && slot.holder.is_some() && slot.holder != planned {
                 slot.free();
             }
-            match (slot.holder, wanted) {
-                (Some(holder), wanted) if wanted != Some(holder) && prepared && !slot.release_ordered => {
+            match (slot.holder, planned) {
+                (Some(holder), planned) if planned != Some(holder) && is_prepared && !slot.release_ordered => {
                     slot.release_ordered = true;
-                    self.mark(holder);
+                    self.mark_for_grant(holder);
                 }
-                // Where the last holder says it has stopped is waited for, as long as claims are.
-                (None, Some(wanted)) if !claimed && all_stopped && now >= slot.not_before => {
+                (None, Some(planned)) if others_stopped && now >= slot.not_before => {
                     let generation = self.next_generation;
                     self.next_generation = (generation + 1).min(MAX_NUMBER - 1);
-                    slot.take(wanted, generation);
-                    self.mark(wanted);
+                    slot.take(planned, generation);
+                    self.mark_for_grant(planned);
                 }
                 _ => {}
             }
         }
     }
 
-    /// Whether one member is to have everything.
-    fn one_works(&self) -> bool {
-        self.members.values().any(|member| member.one_works)
+    fn free_released(&mut self) {
+        for slot in &mut self.shards {
+            if slot.released {
+                if let Some(member) = slot.holder.and_then(|holder| self.members.get_mut(&holder)) {
+                    member.needs_grant = true;
+                }
+                slot.free();
+            }
+        }
     }
 
-    /// Whether the one that should have the shard has it, or is ready to take it.
+    /// Decides which member should have which shard.
+    fn plan(&mut self) {
+        let is_staying =
+            |incarnation: &Incarnation| self.members.get(incarnation).is_some_and(|member| !member.leaving);
+        let mut preferred = [None; SHARDS];
+        for (index, preferred) in preferred.iter_mut().enumerate() {
+            *preferred = self.planned[index].filter(is_staying).or(self.shards[index].holder.filter(is_staying));
+        }
+        let staying: Vec<Incarnation> = self.members.keys().copied().filter(is_staying).collect();
+        let distributes = !self.single_active() || self.mutants.distributes_single_active();
+        self.planned = if distributes { assign_evenly(&preferred, &staying) } else { assign_all(&preferred, &staying) };
+        self.members.values_mut().for_each(|member| member.needs_grant = true);
+    }
+
+    /// Whether one member must have all shards. The request of one member is enough.
+    fn single_active(&self) -> bool {
+        self.members.values().any(|member| member.single_active)
+    }
+
+    /// Whether the planned owner has the shard, or is prepared for it.
     fn is_prepared(&self, index: usize) -> bool {
-        self.desired[index].is_none_or(|wanted| {
-            self.shards[index].holder == Some(wanted) || self.members[&wanted].prepared & (1 << index) != 0
+        self.planned[index].is_none_or(|planned| {
+            self.shards[index].holder == Some(planned) || self.members[&planned].prepared & (1 << index) != 0
         })
     }
 
-    /// Where one member works: whether nobody but the one that should have everything may act on any shard. Elsewhere each shard is
-    /// for itself.
-    fn all_stopped(&self, now: u64) -> bool {
-        #[cfg(test)]
-        if self.mutant == Some(crate::simulation::Mutant::ShardByShard) {
+    /// With a single active member: whether no other member may act on any shard. Otherwise shards
+    /// are independent of each other.
+    fn others_have_stopped(&self, now: BootTime) -> bool {
+        if !self.single_active() || self.mutants.moves_shard_by_shard() {
             return true;
         }
-        let mut slots = self.shards.iter().zip(&self.desired);
-        !self.one_works()
-            || slots.all(|(slot, wanted)| now >= slot.not_before && (slot.holder.is_none() || slot.holder == *wanted))
+        let mut slots = self.shards.iter().zip(&self.planned);
+        slots.all(|(slot, planned)| now >= slot.not_before && (slot.holder.is_none() || slot.holder == *planned))
     }
 
-    /// When a shard that is free may be given away.
-    pub(super) fn next_grant(&self) -> Option<u64> {
-        if self.one_works() {
-            let last = self.shards.iter().map(|slot| slot.not_before).max().unwrap_or(0);
-            let is_free = |((slot, wanted), claims): ((&Slot, &Option<Incarnation>), &Claims)| {
-                slot.holder.is_none() && wanted.is_some() && claims.sequences.is_empty()
-            };
-            let waits = self.shards.iter().zip(&self.desired).zip(&self.claims).any(is_free);
-            return (last > 0 && waits && self.all_stopped(last)).then_some(last);
-        }
-        let slots = self.shards.iter().zip(&self.desired).zip(&self.claims);
-        let free = slots.filter(|((slot, wanted), claims)| {
-            slot.holder.is_none() && wanted.is_some() && claims.sequences.is_empty()
-        });
-        free.map(|((slot, _), _)| slot.not_before).filter(|&not_before| not_before > 0).min()
+    /// The member that has a shard, or is the next one to have it.
+    pub(super) fn next_owner(&self, index: usize) -> Option<Incarnation> {
+        self.planned[index].filter(|planned| self.members.contains_key(planned)).or(self.shards[index].holder)
     }
 
-    fn reassign(&mut self) {
-        let staying = |incarnation: &Incarnation| self.members.get(incarnation).is_some_and(|member| !member.leaving);
-        let mut wish = [None; SHARDS];
-        for (index, wish) in wish.iter_mut().enumerate() {
-            *wish = self.desired[index].filter(staying).or(self.shards[index].holder.filter(staying));
+    /// When a free shard may be granted that has to wait for a former holder.
+    pub(super) fn next_grant(&self) -> Option<BootTime> {
+        let slots = self.shards.iter().zip(&self.planned);
+        let mut waiting = slots.filter(|(slot, planned)| slot.holder.is_none() && planned.is_some());
+        if self.single_active() {
+            let last = self.shards.iter().map(|slot| slot.not_before).max().unwrap_or_default();
+            let is_waiting = waiting.next().is_some();
+            return (last > BootTime::ZERO && is_waiting && self.others_have_stopped(last)).then_some(last);
         }
-        let staying: Vec<Incarnation> = self.members.keys().copied().filter(staying).collect();
-        self.desired = if self.one_works() { one(&wish, &staying) } else { assign(&wish, &staying) };
-        #[cfg(test)]
-        if self.mutant == Some(crate::simulation::Mutant::Even) {
-            self.desired = assign(&wish, &staying);
-        }
-        self.members.values_mut().for_each(|member| member.dirty = true);
+        waiting.map(|(slot, _)| slot.not_before).filter(|&not_before| not_before > BootTime::ZERO).min()
     }
 
-    fn mark(&mut self, incarnation: Incarnation) {
+    fn mark_for_grant(&mut self, incarnation: Incarnation) {
         if let Some(member) = self.members.get_mut(&incarnation) {
-            member.dirty = true;
+            member.needs_grant = true;
         }
     }
 
-    /// Whether a member is to have nothing, not even to prepare.
+    /// Whether a member gets nothing, not even a shard to prepare for.
     pub(super) fn grants_nothing(&self, me: Incarnation) -> bool {
-        let mut slots = self.shards.iter().zip(&self.desired);
-        !slots.any(|(slot, desired)| slot.holder == Some(me) || (*desired == Some(me) && slot.holder.is_some()))
+        let mut slots = self.shards.iter().zip(&self.planned);
+        !slots.any(|(slot, planned)| slot.holder == Some(me) || (*planned == Some(me) && slot.holder.is_some()))
     }
 
-    /// A member's shards, and where to begin on those that it has not presented yet.
-    pub(super) fn granted(
+    /// A member's assignments, and what was handled of the shards that it has not reported yet, or
+    /// of which somebody knows more than it has reported. `next` is a stream's next sequence
+    /// number, and whether its publisher is live.
+    pub(super) fn grant(
         &self,
+        now: BootTime,
         me: Incarnation,
-        next: impl Fn(&Stream, Topic) -> u64,
-    ) -> (Vec<Assignment>, Vec<StreamStarts>) {
-        let (mut assignments, mut new) = (Vec::new(), 0_u64);
-        let one_works = self.one_works();
+        next: impl Fn(&Stream, Topic) -> (u64, bool),
+    ) -> Granted {
+        let single_active = self.single_active();
+        let mut assignments = Vec::new();
+        let (mut held, mut unconfirmed) = (0_u64, 0_u64);
         for (index, slot) in self.shards.iter().enumerate() {
             let Some(shard) = Shard::new(index as u8) else { continue };
             if slot.holder == Some(me) {
                 let role = if slot.release_ordered { Role::Release } else { Role::Own };
                 assignments.push(Assignment { shard, generation: Number(slot.generation), role });
-                new |= u64::from(!slot.confirmed) << index;
-            } else if self.desired[index] == Some(me) && (slot.holder.is_some() || one_works) {
-                // Where one works, what is free already waits for the rest.
+                held |= 1 << index;
+                unconfirmed |= u64::from(!slot.confirmed) << index;
+            } else if self.planned[index] == Some(me) && (slot.holder.is_some() || single_active) {
+                // With a single active member, also shards that are free already wait for the rest.
                 assignments.push(Assignment { shard, generation: Number(0), role: Role::Prepare });
             }
         }
-        let mut starts = Vec::new();
-        for (stream, places) in self.positions.iter().filter(|_| new != 0) {
-            let known =
-                places.iter().enumerate().filter(|&(index, &place)| new & (1 << index) != 0 && place != UNKNOWN);
-            let places: Vec<Start> = known
-                .filter_map(|(index, &place)| {
-                    let topic = Topic { kind: self.kind, shard: Shard::new(index as u8)? };
-                    let next = next(stream, topic).clamp(place, MAX_NUMBER - 1);
-                    Some(Start { topic, sequence: Number(place), next: Number(next) })
-                })
-                .collect();
-            if !places.is_empty() {
-                starts.push(StreamStarts { stream: stream.clone(), starts: places });
+        let (mut starts, mut coverage, mut ranges) = (Vec::new(), Vec::new(), 0);
+        for (stream, positions) in self.positions.iter().filter(|_| held != 0) {
+            let (mut starts_of_stream, mut covered_of_stream) = (Vec::new(), Vec::new());
+            for (shard, position) in positions {
+                let bit = 1 << shard.index();
+                if unconfirmed & bit == 0 && !(position.owner_lacks && held & bit != 0) {
+                    continue;
+                }
+                let topic = Topic { kind: self.kind, shard };
+                let (next, is_live) = next(stream, topic);
+                let next = next.min(MAX_NUMBER - 1);
+                let presenter = position.presenter(now, is_live.then_some(next));
+                let mut known = position.covered.clone();
+                if self.mutants.clamps_positions() {
+                    known = known.clamped(next);
+                }
+                let Some(prefix) = known.prefix_end() else { continue };
+                starts_of_stream.push(Start { topic, sequence: Number(prefix), next: Number(next) });
+                ranges += known.spans().len();
+                let is_said = known.single().is_some() && presenter.is_none();
+                if !is_said && ranges <= MAX_COVERED_RANGES {
+                    let covered = Covered::new(topic, &known);
+                    covered_of_stream.push(Covered { presenter: presenter.cloned(), ..covered });
+                }
+            }
+            if !starts_of_stream.is_empty() {
+                starts.push(StreamStarts { stream: stream.clone(), starts: starts_of_stream });
+            }
+            if !covered_of_stream.is_empty() {
+                coverage.push(StreamCoverage { stream: stream.clone(), covered: covered_of_stream });
             }
         }
-        (assignments, starts)
+        Granted { assignments, starts, coverage }
     }
 
-    /// Where the group stands on a topic of its kind.
-    pub(super) fn committed(&self, stream: &Stream, shard: Shard) -> Option<u64> {
-        self.positions.get(stream).map(|places| places[shard.index()]).filter(|&place| place != UNKNOWN)
+    /// What the group has handled of a stream, for its publisher.
+    pub(super) fn coverage_of(&self, now: BootTime, name: &Name, stream: &Stream) -> GroupCoverage {
+        let covered = self
+            .positions
+            .of_stream(stream)
+            .map(|(shard, position)| Covered::new(Topic { kind: self.kind, shard }, &position.covered));
+        GroupCoverage { group: name.clone(), age_ns: self.age.nanos(now), covered: covered.collect() }
     }
 }
 
@@ -456,7 +530,12 @@ impl Slot {
         *self = Slot { holder: Some(holder), generation, not_before: self.not_before, ..Slot::default() };
     }
 
-    /// Nobody's. The generation stays: it may only rise.
+    fn take_confirmed(&mut self, holder: Incarnation, generation: u64) {
+        self.take(holder, generation);
+        self.confirmed = true;
+    }
+
+    /// Leaves it without a holder. The generation stays, because it must only rise.
     fn free(&mut self) {
         *self = Slot { generation: self.generation, not_before: self.not_before, ..Slot::default() };
     }

@@ -1,153 +1,218 @@
-//! What the coordinator knows of publishers, and of those who ask for repairs.
+//! Streams and their publishers, as the coordinator knows them.
 
-use sekiwake_record::Topic;
+use std::time::Duration;
 
+use sekiwake_record::{Kind, Name, Topic};
+
+use super::{Coordinator, MAX_MEMBERSHIPS, group::Group};
 use crate::{
-    MILLISECOND, PUBLISHER_SILENT_AFTER, Peer, SECOND, Stream,
-    wire::{Advertise, Answer},
+    BootTime, PUBLISHER_SILENT_AFTER, Peer, Stream,
+    coverage::Coverage,
+    wire::{Advertise, MAX_GROUPS, MAX_STREAMS, Notice, Number, Position},
 };
 
-/// Requests that a peer may make in a second, and at once.
-const REQUESTS_PER_SECOND: u64 = 200;
-/// The most streams of which a peer has open requests. One more takes the place of the one asked for longest ago.
-const MAX_OPEN: usize = 32;
-/// The most bytes of answers that a peer may have asked of a stream and not got.
-const MAX_ALLOWANCE: u64 = 16 << 20;
-/// What a message costs beside the body that was asked for.
-const MESSAGE_OVERHEAD: u64 = 1024;
+/// How long a silent stream is kept when every group has all of it. A stream with uncommitted
+/// records is kept as long as positions, so that the member that gets the shard counts the loss.
+pub(super) const KEEP_COMPLETE_STREAMS: Duration = Duration::from_secs(600);
+/// How long a stream has to be silent before it makes room for another.
+const REPLACE_SILENT_STREAMS: Duration = Duration::from_secs(10);
 
-/// A stream, as its publisher tells it.
+/// A stream, as its publisher advertises it.
 #[derive(Debug)]
 pub(super) struct StreamState {
     pub(super) peer: Peer,
-    pub(super) heard_at: u64,
+    pub(super) last_heard: BootTime,
+    /// The number of the newest advertisement.
     pub(super) number: u64,
     pub(super) ended: bool,
     pub(super) wants_commits: bool,
-    /// The list of destinations that it has of this coordinator.
+    /// The version of this coordinator's list of destinations that the publisher has; 0 for none.
     pub(super) list_version: u64,
-    pub(super) acknowledged_newly: bool,
-    /// By topic: the oldest record that can be repeated.
+    /// By topic: the oldest record that is retained.
     pub(super) oldest: Box<[u64]>,
-    /// By topic: the number that the next record will have.
+    /// By topic: the next sequence number.
     pub(super) next: Box<[u64]>,
-    asked_at: u64,
 }
 
 impl StreamState {
-    pub(super) fn new(peer: Peer) -> StreamState {
+    fn new(peer: Peer) -> StreamState {
         StreamState {
             peer,
-            heard_at: 0,
+            last_heard: BootTime::ZERO,
             number: 0,
             ended: false,
             wants_commits: false,
             list_version: 0,
-            acknowledged_newly: false,
             oldest: vec![0; Topic::COUNT].into_boxed_slice(),
             next: vec![0; Topic::COUNT].into_boxed_slice(),
-            asked_at: 0,
         }
     }
 
-    /// Takes an advertisement in which no topic's oldest record comes after its next. Numbers only rise.
-    pub(super) fn update(&mut self, now: u64, advertise: &Advertise, coordinator: u64) {
-        (self.heard_at, self.number) = (now, advertise.number);
-        (self.ended, self.wants_commits) = (advertise.ended, advertise.wants_commits);
-        let list_version = if advertise.coordinator == coordinator { advertise.list_version } else { 0 };
-        self.acknowledged_newly = list_version != self.list_version;
-        self.list_version = list_version;
+    /// Takes an advertisement with valid extents. Returns whether the publisher has
+    /// acknowledged another list.
+    fn update(&mut self, now: BootTime, advertise: &Advertise, coordinator: u64) -> bool {
+        self.last_heard = now;
+        self.number = advertise.number;
+        self.ended = advertise.ended;
+        self.wants_commits = advertise.wants_commits;
         for extent in &advertise.extents {
             let topic = extent.topic.index();
             self.next[topic] = extent.next.0.max(self.next[topic]);
             self.oldest[topic] = extent.oldest.0.max(self.oldest[topic]);
         }
+        let before = self.list_version;
+        self.list_version = if advertise.coordinator == coordinator { advertise.list_version } else { 0 };
+        self.list_version != before
     }
 
-    /// Whether its last word has not been said.
-    pub(super) fn is_live(&self) -> bool {
-        !self.ended
+    /// Whether it has not ended and was heard lately: requests are passed on to its publisher.
+    pub(super) fn is_responsive(&self, now: BootTime) -> bool {
+        !self.ended && now < self.last_heard + PUBLISHER_SILENT_AFTER
     }
+}
 
-    /// Whether it lives and has been heard of.
-    pub(super) fn answers(&self, now: u64) -> bool {
-        !self.ended && now < self.heard_at + PUBLISHER_SILENT_AFTER
-    }
-
-    pub(super) fn may_ask(&mut self, now: u64) -> bool {
-        let may = !self.ended && now >= self.asked_at + 20 * MILLISECOND;
-        if may {
-            self.asked_at = now;
+impl Coordinator {
+    pub(super) fn on_advertise(&mut self, now: BootTime, peer: &Peer, advertise: &Advertise) {
+        if advertise.extents.iter().any(|extent| extent.oldest > extent.next) {
+            self.rejections.advertisements += 1;
+            return;
         }
-        may
-    }
-}
-
-/// A member's peer, as far as repairs go.
-#[derive(Debug)]
-pub(super) struct Route {
-    pub(super) memberships: usize,
-    requests: u64,
-    refilled_at: u64,
-    open: Vec<Open>,
-}
-
-/// What has been asked of a stream. Each stream answers within its own: none can use up what is due from another.
-#[derive(Debug)]
-struct Open {
-    stream: Stream,
-    asked_at: u64,
-    /// The newest.
-    request: u64,
-    allowance: u64,
-}
-
-impl Route {
-    pub(super) fn new(now: u64) -> Route {
-        Route { memberships: 0, requests: REQUESTS_PER_SECOND, refilled_at: now, open: Vec::new() }
-    }
-
-    /// Whether it may make another request at all.
-    pub(super) fn may_ask(&mut self, now: u64) -> bool {
-        const EACH: u64 = SECOND / REQUESTS_PER_SECOND;
-        let refill = now.saturating_sub(self.refilled_at) / EACH;
-        self.refilled_at += refill * EACH;
-        self.requests = (self.requests + refill.min(REQUESTS_PER_SECOND)).min(REQUESTS_PER_SECOND);
-        let may = self.requests > 0;
-        self.requests -= u64::from(may);
-        may
-    }
-
-    /// Notes a request that is passed on.
-    pub(super) fn ask(&mut self, now: u64, stream: &Stream, request: u64, bytes: u64) {
-        let index = self.open.iter().position(|open| open.stream == *stream).unwrap_or_else(|| {
-            if self.open.len() >= MAX_OPEN
-                && let Some((oldest, _)) = self.open.iter().enumerate().min_by_key(|(_, open)| open.asked_at)
-            {
-                self.open.swap_remove(oldest);
+        if let Some(state) = self.streams.get(&advertise.stream) {
+            // A publisher keeps its routing id for its lifetime, so any other peer is an impostor.
+            if state.peer != *peer {
+                self.rejections.foreign += 1;
+                return;
             }
-            self.open.push(Open { stream: stream.clone(), asked_at: now, request, allowance: 0 });
-            self.open.len() - 1
-        });
-        let open = &mut self.open[index];
-        (open.asked_at, open.request) = (now, request);
-        // Batches may be as small as their headers, so every answer is counted with less than it costs.
-        open.allowance = open.allowance.saturating_add(bytes).saturating_add(64 * MESSAGE_OVERHEAD).min(MAX_ALLOWANCE);
+            if advertise.number <= state.number {
+                self.rejections.stale += 1;
+                return;
+            }
+        } else if !self.make_room_for_stream(now, peer) {
+            self.rejections.streams += 1;
+            return;
+        }
+        let state = self.streams.entry(advertise.stream.clone()).or_insert_with(|| StreamState::new(peer.clone()));
+        let has_acknowledged = state.update(now, advertise, self.epoch);
+        self.take_presented(now, advertise);
+        if has_acknowledged {
+            self.mark_acknowledged(now);
+        }
+        let names: Vec<Name> = self.groups.keys().cloned().collect();
+        names.iter().for_each(|name| self.reassign(now, name));
+        if !advertise.ended {
+            self.notify(now, &advertise.stream, advertise.number, self.grace_period_over(now));
+        }
     }
 
-    /// Whether an answer of so many bytes was asked for.
-    pub(super) fn answer(&mut self, answer: &Answer, bytes: usize) -> bool {
-        let Some(index) = self.open.iter().position(|open| open.stream == answer.stream) else { return false };
-        let open = &mut self.open[index];
-        let cost = (bytes as u64).saturating_sub(MESSAGE_OVERHEAD).max(1);
-        if answer.request > open.request || cost > open.allowance {
+    /// Takes what the publisher remembers of groups.
+    fn take_presented(&mut self, now: BootTime, advertise: &Advertise) {
+        for known in &advertise.groups {
+            if !self.groups.contains_key(&known.group) {
+                let first = known.covered.first().filter(|_| self.groups.len() < MAX_GROUPS);
+                let Some(first) = first else {
+                    self.rejections.commits += known.covered.len() as u64;
+                    continue;
+                };
+                let group = Group::new(first.topic.kind, self.settings.mutants, now);
+                self.groups.insert(known.group.clone(), group);
+            }
+            if let Some(group) = self.groups.get_mut(&known.group) {
+                self.rejections.commits += group.on_presented(now, &advertise.stream, known);
+            }
+        }
+    }
+
+    /// Sends a notice to every publisher.
+    pub(super) fn notify_all(&mut self, now: BootTime) {
+        let live = self.streams.iter().filter(|(_, state)| !state.ended);
+        let live: Vec<(Stream, u64)> = live.map(|(stream, state)| (stream.clone(), state.number)).collect();
+        let is_granting = self.is_granting;
+        live.iter().for_each(|(stream, number)| self.notify(now, stream, *number, is_granting));
+    }
+
+    /// Sends a notice to a publisher that answers its advertisement with this number.
+    fn notify(&mut self, now: BootTime, stream: &Stream, number: u64, complete: bool) {
+        let Some(state) = self.streams.get(stream) else { return };
+        let has_list = state.list_version != self.list.version();
+        let is_live =
+            |kind: &&Kind| self.groups.values().any(|group| group.kind == **kind && group.empty_since.is_none());
+        let live_kinds = Kind::ALL.iter().filter(is_live).fold(0, |mask, kind| mask | 1 << kind.index());
+        let notice = Notice {
+            stream: stream.clone(),
+            coordinator: self.epoch,
+            number,
+            complete,
+            list_version: self.list.version(),
+            has_list,
+            destinations: if has_list { self.list.entries().to_vec() } else { Vec::new() },
+            live_kinds,
+            commits: if state.wants_commits { self.slowest_commits(stream, state) } else { Vec::new() },
+            groups: self.groups.iter().map(|(name, group)| group.coverage_of(now, name, stream)).collect(),
+        };
+        let peer = state.peer.clone();
+        self.send(&peer, notice);
+    }
+
+    /// The commits of the slowest live group, by topic.
+    fn slowest_commits(&self, stream: &Stream, state: &StreamState) -> Vec<Position> {
+        let slowest = |topic: Topic| {
+            let live = self.groups.values().filter(|group| group.kind == topic.kind && group.empty_since.is_none());
+            live.map(|group| group.positions.covered(stream, topic.shard).and_then(Coverage::prefix_end).unwrap_or(0))
+                .min()
+        };
+        let topics = Topic::all().filter(|topic| state.next[topic.index()] > 0);
+        topics.filter_map(|topic| Some(Position { topic, sequence: Number(slowest(topic)?) })).collect()
+    }
+
+    /// Forgets streams that have ended or have long been silent, and the positions in them.
+    pub(super) fn forget_streams(&mut self, now: BootTime) {
+        let is_expired = |stream: &Stream, state: &StreamState| {
+            let keep =
+                if self.is_complete(stream, state) { KEEP_COMPLETE_STREAMS } else { self.settings.keep_positions };
+            !state.is_responsive(now) && now >= state.last_heard + keep
+        };
+        let expired = self.streams.iter().filter(|(stream, state)| is_expired(stream, state));
+        let expired: Vec<Stream> = expired.map(|(stream, _)| stream.clone()).collect();
+        expired.iter().for_each(|stream| self.forget_stream(stream));
+        let (streams, keep) = (&self.streams, self.settings.keep_positions);
+        for group in self.groups.values_mut() {
+            group.positions.forget_old(now, keep, |stream| streams.contains_key(stream));
+        }
+    }
+
+    /// Whether every group that has a position in the stream has handled all of it.
+    fn is_complete(&self, stream: &Stream, state: &StreamState) -> bool {
+        self.groups.values().filter(|group| group.positions.contains(stream)).all(|group| {
+            Topic::all().filter(|topic| topic.kind == group.kind).all(|topic| {
+                let covered = group.positions.covered(stream, topic.shard);
+                covered.is_none_or(|covered| {
+                    covered.gaps().next().is_none() && covered.end() >= Some(state.next[topic.index()])
+                })
+            })
+        })
+    }
+
+    fn forget_stream(&mut self, stream: &Stream) {
+        self.streams.remove(stream);
+        self.groups.values_mut().for_each(|group| group.positions.forget(stream));
+    }
+
+    /// Makes room for another stream of a peer, within the peer's limit. When there are too many in
+    /// all, the one that has been silent for longest makes room.
+    fn make_room_for_stream(&mut self, now: BootTime, peer: &Peer) -> bool {
+        let streams_of_peer = self.streams.values().filter(|state| state.peer == *peer).count();
+        if streams_of_peer >= MAX_MEMBERSHIPS {
             return false;
         }
-        open.allowance -= cost;
-        // An earlier request may end after a later one was made: what is due then is still to come.
-        if answer.is_done && answer.request == open.request {
-            self.open.swap_remove(index);
+        if self.streams.len() < MAX_STREAMS {
+            return true;
         }
+        let is_silent = |state: &StreamState| state.ended || now >= state.last_heard + REPLACE_SILENT_STREAMS;
+        let silent = self.streams.iter().filter(|(_, state)| is_silent(state));
+        let Some(oldest) = silent.min_by_key(|(_, state)| state.last_heard).map(|(stream, _)| stream.clone()) else {
+            return false;
+        };
+        self.forget_stream(&oldest);
         true
     }
 }

@@ -3,10 +3,19 @@
 use proptest::prelude::*;
 use sekiwake_record::{Kind, Name, Shard};
 
-use super::*;
+use super::{
+    destination_list::{MAX_LINGERING, MAX_LISTED, MIN_UPDATE_PAUSE},
+    streams::KEEP_COMPLETE_STREAMS,
+    *,
+};
 use crate::{
     LEASE, LEASE_MARGIN,
-    wire::{Extent, Frame, Holding, Phase, Range, Repaired, StreamPositions, Transport},
+    coverage::{Coverage, Span},
+    time::{MILLISECOND, SECOND},
+    wire::{
+        Advertise, Covered, Destination, Done, Extent, Frame, GroupCoverage, Holding, MAX_STREAMS, Number, Outcome,
+        Phase, Position, Range, Register, Repair, Repaired, StreamCoverage, StreamPositions, Transport,
+    },
 };
 
 fn renew(incarnation: u64, renewal: u64) -> Renew {
@@ -22,7 +31,10 @@ fn renew(incarnation: u64, renewal: u64) -> Renew {
         coordinator: 0,
         holdings: Vec::new(),
         commits: Vec::new(),
-        one_works: false,
+        single_active: false,
+        coverage: Vec::new(),
+        age_ns: 0,
+        destinations_digest: 0,
     }
 }
 
@@ -45,7 +57,16 @@ fn topic(shard: u8) -> Topic {
 fn advertise(stream: &Stream, number: u64, oldest: u64, next: u64) -> Advertise {
     let extents = vec![Extent { topic: topic(0), oldest: Number(oldest), next: Number(next) }];
     let stream = stream.clone();
-    Advertise { stream, number, ended: false, wants_commits: false, coordinator: 0, list_version: 0, extents }
+    Advertise {
+        stream,
+        number,
+        ended: false,
+        wants_commits: false,
+        coordinator: 0,
+        list_version: 0,
+        extents,
+        groups: Vec::new(),
+    }
 }
 
 fn commit(stream: &Stream, shard: u8, sequence: u64) -> Vec<StreamPositions> {
@@ -56,7 +77,7 @@ fn commit(stream: &Stream, shard: u8, sequence: u64) -> Vec<StreamPositions> {
 fn repair(stream: &Stream, request: u64) -> Repair {
     let ranges = vec![Range { topic: topic(0), from: Number(0), to: Number(10) }];
     let (requester, stream) = (Peer::default(), stream.clone());
-    Repair { requester, request, stream, max_bytes: 1000, ranges, locate: Vec::new(), max_age_ns: 0 }
+    Repair { requester, request, stream, max_bytes: 1000, ranges, locate: Vec::new(), max_age_ns: 0, group: None }
 }
 
 fn repaired(stream: &Stream, request: u64, requester: u32, bytes: usize) -> Repaired {
@@ -66,7 +87,15 @@ fn repaired(stream: &Stream, request: u64, requester: u32, bytes: usize) -> Repa
 
 fn done(stream: &Stream, request: u64, requester: u32) -> Done {
     let (requester, stream) = (peer(requester), stream.clone());
-    Done { requester, request, stream, outcome: Outcome::Complete, retained: Vec::new(), located: Vec::new() }
+    Done {
+        requester,
+        request,
+        stream,
+        outcome: Outcome::Complete,
+        retained: Vec::new(),
+        located: Vec::new(),
+        covered: Vec::new(),
+    }
 }
 
 fn outputs(coordinator: &mut Coordinator) -> Vec<(Peer, Message)> {
@@ -74,8 +103,8 @@ fn outputs(coordinator: &mut Coordinator) -> Vec<(Peer, Message)> {
     std::iter::from_fn(next).collect()
 }
 
-/// What an honest member and an honest publisher have of the coordinator.
-fn honest(coordinator: &Coordinator, now: u64) -> (Vec<MemberView>, Vec<PositionView>, Vec<StreamView>) {
+/// The coordinator's state about the honest member and the honest publisher.
+fn honest(coordinator: &Coordinator, now: BootTime) -> (Vec<MemberView>, Vec<PositionView>, Vec<StreamView>) {
     let view = coordinator.view(now);
     let groups = view.groups.into_iter().filter(|group| group.name == name("g"));
     let (members, positions): (Vec<_>, Vec<_>) = groups.map(|group| (group.members, group.positions)).unzip();
@@ -86,9 +115,9 @@ fn honest(coordinator: &Coordinator, now: u64) -> (Vec<MemberView>, Vec<Position
     )
 }
 
-/// Member 7 of peer 1 owns all shards and has registered a destination, the stream of peer 4 has 100 records, 40 are committed; a
-/// hostile peer 2 is member 8 of the same group.
-fn with_honest_parties() -> (Coordinator, u64) {
+/// Member 7 of peer 1 owns all shards and has registered a destination, the stream of peer 4 has
+/// 100 records, 40 are committed; a hostile peer 2 is member 8 of the same group.
+fn with_honest_parties() -> (Coordinator, BootTime) {
     let (mut coordinator, now) = with_an_owner();
     send(&mut coordinator, now, 4, advertise(&stream("tap"), 1, 10, 100));
     let generation = Number(coordinator.groups(now)[0].members[0].shards[0].generation);
@@ -97,7 +126,7 @@ fn with_honest_parties() -> (Coordinator, u64) {
     send(&mut coordinator, now, 1, register(7, 1, 0..1));
     send(&mut coordinator, now, 2, renew(8, 1));
     outputs(&mut coordinator);
-    assert_eq!(coordinator.refusals(), Refusals::default());
+    assert_eq!(coordinator.rejections(), Rejections::default());
     (coordinator, now)
 }
 
@@ -106,38 +135,38 @@ fn register(incarnation: u64, registration: u64, hosts: std::ops::Range<u32>) ->
     Register { group: name("g"), incarnation, registration, destinations: destinations.collect() }
 }
 
-/// Has a hostile party do something: it is counted, and changes nothing for the honest.
-fn is_refused(hostile: impl FnOnce(&mut Coordinator, u64), expected: Refusals) {
+/// Lets a hostile party act, which must be counted and change nothing for the honest parties.
+fn is_rejected(hostile: impl FnOnce(&mut Coordinator, BootTime), expected: Rejections) {
     let (mut coordinator, now) = with_honest_parties();
     let before = honest(&coordinator, now);
     hostile(&mut coordinator, now);
-    assert_eq!(coordinator.refusals(), expected);
+    assert_eq!(coordinator.rejections(), expected);
     assert_eq!(honest(&coordinator, now), before);
     is_bounded(&mut coordinator, now);
 }
 
-/// However much has come, it is not more than this that is kept; and time goes on.
-fn is_bounded(coordinator: &mut Coordinator, now: u64) {
+/// Checks the limits of all tables, and that no deadline is overdue.
+fn is_bounded(coordinator: &mut Coordinator, now: BootTime) {
     assert!(coordinator.groups.len() <= MAX_GROUPS);
     assert!(coordinator.groups.values().all(|group| group.members.len() <= MAX_MEMBERS));
-    assert!(coordinator.groups.values().all(|group| group.positions.len() <= MAX_STREAMS));
+    assert!(coordinator.groups.values().all(|group| group.positions.streams() <= MAX_STREAMS));
     assert!(coordinator.streams.len() <= MAX_STREAMS);
     assert!(coordinator.routes.len() <= coordinator.groups.values().map(|group| group.members.len()).sum());
-    assert!(coordinator.lingering.len() <= MAX_LINGERING);
-    assert!(coordinator.list.len() <= MAX_LISTED);
+    assert!(coordinator.list.lingering() <= MAX_LINGERING);
+    assert!(coordinator.list.entries().len() <= MAX_LISTED);
     outputs(coordinator);
     coordinator.on_tick(now);
     assert!(coordinator.next_deadline() > now);
 }
 
-fn send(coordinator: &mut Coordinator, now: u64, from: u32, message: impl Into<Message>) {
+fn send(coordinator: &mut Coordinator, now: BootTime, from: u32, message: impl Into<Message>) {
     coordinator.on_message(now, &peer(from), &message.into().encode());
 }
 
-/// A settled coordinator whose only member, 7 of peer 1, owns all shards.
-fn with_an_owner() -> (Coordinator, u64) {
-    let mut coordinator = Coordinator::new(CoordinatorSettings::default(), 9, 0);
-    let now = LEASE + LEASE_MARGIN;
+/// A coordinator after its grace period, whose only member, 7 of peer 1, owns all shards.
+fn with_an_owner() -> (Coordinator, BootTime) {
+    let mut coordinator = Coordinator::new(CoordinatorSettings::default(), 9, BootTime::ZERO);
+    let now = BootTime::ZERO + LEASE + LEASE_MARGIN;
     coordinator.on_tick(now);
     send(&mut coordinator, now, 1, renew(7, 1));
     assert_eq!(coordinator.groups(now)[0].members[0].shards.len(), 64);
@@ -145,7 +174,7 @@ fn with_an_owner() -> (Coordinator, u64) {
 }
 
 #[test]
-fn a_flood_of_joins_of_one_peer_is_refused_and_takes_nothing() {
+fn flood_of_joins_of_one_peer_is_rejected() {
     let (mut coordinator, now) = with_an_owner();
     send(&mut coordinator, now, 2, renew(100, 1));
     (101..1000).for_each(|incarnation| send(&mut coordinator, now, 2, renew(incarnation, 1)));
@@ -154,56 +183,129 @@ fn a_flood_of_joins_of_one_peer_is_refused_and_takes_nothing() {
     });
     assert_eq!(coordinator.groups(now).len(), 1 + MAX_MEMBERSHIPS);
     assert_eq!(coordinator.groups(now)[0].members.len(), 2);
-    assert_eq!(coordinator.refusals().joins, 899 + 1000 - MAX_MEMBERSHIPS as u64);
+    assert_eq!(coordinator.rejections().joins, 899 + 1000 - MAX_MEMBERSHIPS as u64);
 }
 
 #[test]
-fn a_renewal_in_anothers_name_is_refused() {
+fn renewal_in_another_name_is_rejected() {
     let (mut coordinator, now) = with_an_owner();
     send(&mut coordinator, now, 2, Renew { leaving: true, ..renew(7, 2) });
-    assert_eq!(coordinator.refusals().foreign, 1);
+    assert_eq!(coordinator.rejections().foreign, 1);
     assert_eq!(coordinator.groups(now)[0].members[0].shards.len(), 64);
 }
 
 #[test]
-fn a_commit_beyond_what_the_stream_announced_waits_and_is_refused() {
-    let (mut coordinator, now) = with_an_owner();
-    let stream = Stream::new(&Name::new("tap").unwrap(), 5);
-    let topic = Topic { kind: Kind::Syslog, shard: Shard::new(0).unwrap() };
-    let extents = vec![Extent { topic, oldest: Number(0), next: Number(100) }];
-    let advertise = Advertise {
-        stream: stream.clone(),
-        number: 1,
-        ended: false,
-        wants_commits: false,
-        coordinator: 0,
-        list_version: 0,
-        extents,
-    };
-    send(&mut coordinator, now, 4, advertise);
-    let generation = Number(coordinator.groups(now)[0].members[0].shards[0].generation);
-    let holdings = vec![Holding { shard: topic.shard, generation, phase: Phase::Owned }];
-    let commit = |sequence| {
-        vec![StreamPositions {
-            stream: stream.clone(),
-            positions: vec![Position { topic, sequence: Number(sequence) }],
-        }]
-    };
-    let place = PositionView { stream: stream.clone(), shard: 0, committed: 40, lag: 60 };
-    send(&mut coordinator, now, 1, Renew { holdings: holdings.clone(), commits: commit(40), ..renew(7, 2) });
-    send(&mut coordinator, now, 1, Renew { holdings, commits: commit(101), ..renew(7, 3) });
-    assert_eq!(coordinator.groups(now)[0].positions, std::slice::from_ref(&place));
-    coordinator.on_tick(now + 3 * SECOND);
-    assert_eq!(coordinator.refusals().commits, 1);
-    assert_eq!(coordinator.groups(now)[0].positions, [place]);
+fn position_beyond_the_announced_records_is_kept() {
+    let (mut coordinator, now) = with_honest_parties();
+    send(&mut coordinator, now, 1, Renew { commits: commit(&stream("tap"), 0, 101), ..renew(7, 3) });
+    send(&mut coordinator, now, 1, Renew { commits: commit(&stream("unknown"), 0, 5), ..renew(7, 4) });
+    let place = |name, committed| PositionView { stream: stream(name), shard: 0, committed, lag: 0 };
+    assert_eq!(coordinator.groups(now)[0].positions, [place("tap", 101), place("unknown", 5)]);
+    assert_eq!(coordinator.rejections(), Rejections::default());
+}
+
+/// What the newest grant to a peer says of shard 0 in stream `tap`.
+fn told(coordinator: &mut Coordinator, to: u32) -> Option<(Vec<u64>, Option<Name>)> {
+    let grants = outputs(coordinator).into_iter().filter(|(peer_of, _)| *peer_of == peer(to));
+    let coverage = grants.filter_map(|(_, message)| match message {
+        Message::Grant(grant) => Some(grant.coverage),
+        _ => None,
+    });
+    let covered = coverage.last()?.into_iter().flat_map(|of_stream| of_stream.covered);
+    let told = covered.map(|covered| (covered.ranges.iter().map(|end| end.0).collect(), covered.presenter));
+    told.last()
 }
 
 #[test]
-fn commits_on_shards_of_others_and_of_another_kind_are_refused() {
-    let expected = Refusals { commits: 2, ..Refusals::default() };
-    is_refused(
+fn owner_is_told_what_another_member_presents_and_by_whom() {
+    let (mut coordinator, now) = with_honest_parties();
+    let coverage = vec![StreamCoverage {
+        stream: stream("tap"),
+        covered: vec![Covered { topic: topic(0), ranges: [0, 20, 60, 90].map(Number).to_vec(), presenter: None }],
+    }];
+    let commits = commit(&stream("tap"), 0, 20);
+    send(&mut coordinator, now, 2, Renew { label: name("other"), coverage, commits, ..renew(8, 2) });
+    let expected = (vec![0, 40, 60, 90], Some(name("other")));
+    assert_eq!(told(&mut coordinator, 1), Some(expected.clone()), "at once");
+    send(&mut coordinator, now, 1, renew(7, 3));
+    assert_eq!(told(&mut coordinator, 1), Some(expected), "until the owner reports it");
+    let coverage = vec![StreamCoverage {
+        stream: stream("tap"),
+        covered: vec![Covered { topic: topic(0), ranges: [0, 41, 60, 90].map(Number).to_vec(), presenter: None }],
+    }];
+    send(&mut coordinator, now, 1, Renew { coverage, ..renew(7, 4) });
+    assert_eq!(told(&mut coordinator, 1), None);
+    assert_eq!(coordinator.groups(now)[0].positions[0].lag, 100 - 41 - 30);
+    assert_eq!(coordinator.rejections(), Rejections::default());
+}
+
+#[test]
+fn former_owner_that_was_ahead_of_its_stream_is_named() {
+    let (mut coordinator, now) = with_honest_parties();
+    send(&mut coordinator, now, 1, Renew { commits: commit(&stream("tap"), 0, 1000), ..renew(7, 3) });
+    let later = now + LEASE + LEASE_MARGIN;
+    send(&mut coordinator, later, 4, advertise(&stream("tap"), 2, 10, 110));
+    coordinator.on_tick(later);
+    outputs(&mut coordinator);
+    send(&mut coordinator, later, 3, renew(9, 1));
+    assert_eq!(told(&mut coordinator, 3), Some((vec![0, 1000], Some(name("m")))));
+}
+
+#[test]
+fn newer_owner_is_told_what_the_former_one_reported_first() {
+    let mut coordinator = Coordinator::new(CoordinatorSettings::default(), 9, BootTime::ZERO);
+    let now = BootTime::ZERO + SECOND;
+    let owned =
+        |generation| vec![Holding { shard: topic(0).shard, generation: Number(generation), phase: Phase::Owned }];
+    let commits = commit(&stream("tap"), 0, 40);
+    send(&mut coordinator, now, 1, Renew { holdings: owned(6), commits: commits.clone(), ..renew(7, 1) });
+    send(&mut coordinator, now, 2, Renew { holdings: owned(9), ..renew(8, 1) });
+    let expected = (vec![0, 40], Some(name("m")));
+    assert_eq!(told(&mut coordinator, 2), Some(expected.clone()));
+    send(&mut coordinator, now, 2, Renew { holdings: owned(9), ..renew(8, 2) });
+    assert_eq!(told(&mut coordinator, 2), Some(expected), "until it reports it");
+    send(&mut coordinator, now, 2, Renew { holdings: owned(9), commits, ..renew(8, 3) });
+    assert_eq!(told(&mut coordinator, 2), None);
+}
+
+#[test]
+fn publisher_presents_a_group_that_nobody_else_knows() {
+    let mut coordinator = Coordinator::new(CoordinatorSettings::default(), 9, BootTime::ZERO);
+    let now = BootTime::ZERO + LEASE + LEASE_MARGIN;
+    coordinator.on_tick(now);
+    let covered = vec![Covered { topic: topic(0), ranges: [0, 40, 60, 90].map(Number).to_vec(), presenter: None }];
+    let groups = vec![GroupCoverage { group: name("g"), age_ns: 5_000_000_000, covered: covered.clone() }];
+    send(&mut coordinator, now, 4, Advertise { groups, ..advertise(&stream("tap"), 1, 10, 100) });
+    let notice = outputs(&mut coordinator).into_iter().find_map(|(_, message)| match message {
+        Message::Notice(notice) => Some(notice.groups),
+        _ => None,
+    });
+    assert_eq!(notice, Some(vec![GroupCoverage { group: name("g"), age_ns: 5_000_000_000, covered }]));
+    send(&mut coordinator, now, 1, renew(7, 1));
+    assert_eq!(told(&mut coordinator, 1), Some((vec![0, 40, 60, 90], None)));
+}
+
+#[test]
+fn group_that_returns_waits_for_its_other_members() {
+    let (mut coordinator, now) = with_honest_parties();
+    let later = now + 60 * SECOND;
+    coordinator.on_tick(later);
+    send(&mut coordinator, later, 1, Renew { coordinator: 9, ..renew(7, 9) });
+    assert_eq!(coordinator.groups(later)[0].unowned.len(), 64);
+    let waited = later + LEASE + LEASE_MARGIN - MILLISECOND;
+    send(&mut coordinator, waited, 1, Renew { coordinator: 9, ..renew(7, 10) });
+    assert_eq!(coordinator.groups(waited)[0].unowned.len(), 64);
+    assert_eq!(coordinator.next_deadline(), waited + MILLISECOND);
+    coordinator.on_tick(waited + MILLISECOND);
+    assert_eq!(coordinator.groups(waited)[0].unowned.len(), 0);
+}
+
+#[test]
+fn positions_of_another_kind_are_rejected() {
+    let expected = Rejections { commits: 1, ..Rejections::default() };
+    is_rejected(
         |coordinator, now| {
-            let mut commits = commit(&stream("tap"), 0, 90);
+            let mut commits = commit(&stream("tap"), 0, 40);
             let topic = Topic { kind: Kind::Xflow, ..topic(0) };
             commits[0].positions.push(Position { topic, sequence: Number(90) });
             send(coordinator, now, 2, Renew { commits, ..renew(8, 2) });
@@ -213,8 +315,8 @@ fn commits_on_shards_of_others_and_of_another_kind_are_refused() {
 }
 
 #[test]
-fn what_another_group_commits_is_its_own_affair() {
-    is_refused(
+fn commits_of_one_group_do_not_affect_another() {
+    is_rejected(
         |coordinator, now| {
             let renew = |renewal| Renew { group: name("other"), ..renew(9, renewal) };
             send(coordinator, now, 3, renew(1));
@@ -223,14 +325,14 @@ fn what_another_group_commits_is_its_own_affair() {
             let holdings = vec![Holding { shard: topic(0).shard, generation, phase: Phase::Owned }];
             send(coordinator, now, 3, Renew { holdings, commits: commit(&stream("tap"), 0, 99), ..renew(2) });
         },
-        Refusals::default(),
+        Rejections::default(),
     );
 }
 
 #[test]
-fn a_renewal_in_anothers_name_takes_nothing_from_it() {
-    let expected = Refusals { foreign: 2, ..Refusals::default() };
-    is_refused(
+fn renewal_in_another_name_changes_nothing_for_the_member() {
+    let expected = Rejections { foreign: 2, ..Rejections::default() };
+    is_rejected(
         |coordinator, now| {
             send(coordinator, now, 2, Renew { leaving: true, commits: commit(&stream("tap"), 0, 90), ..renew(7, 99) });
             send(coordinator, now, 2, register(7, 99, 0..0));
@@ -240,9 +342,9 @@ fn a_renewal_in_anothers_name_takes_nothing_from_it() {
 }
 
 #[test]
-fn messages_that_are_too_large_garbled_or_not_for_a_coordinator_are_refused() {
-    let expected = Refusals { malformed: 5, ..Refusals::default() };
-    is_refused(
+fn large_malformed_and_misdirected_messages_are_rejected() {
+    let expected = Rejections { malformed: 5, ..Rejections::default() };
+    is_rejected(
         |coordinator, now| {
             send(coordinator, now, 4, repaired(&stream("tap"), 1, 1, MAX_MESSAGE_BYTES));
             let mut frame = Message::from(repaired(&stream("tap"), 1, 1, 10)).encode();
@@ -251,17 +353,17 @@ fn messages_that_are_too_large_garbled_or_not_for_a_coordinator_are_refused() {
             frame.extend([0, 0]);
             coordinator.on_message(now, &peer(4), &frame);
             coordinator.on_message(now, &peer(4), &[0x92, 1, Repaired::NUMBER as u8]);
-            let refused = Refused { group: name("g"), incarnation: 7, reason: RefusalReason::Full };
-            send(coordinator, now, 2, refused);
+            let rejected = Rejected { group: name("g"), incarnation: 7, reason: RejectionReason::Full };
+            send(coordinator, now, 2, rejected);
         },
         expected,
     );
 }
 
 #[test]
-fn a_flood_of_joins_of_many_peers_takes_no_shard_from_its_owner() {
-    let expected = Refusals { joins: 10_000 - 126, ..Refusals::default() };
-    is_refused(
+fn flood_of_joins_of_many_peers_takes_no_shard_away() {
+    let expected = Rejections { joins: 10_000 - 126, ..Rejections::default() };
+    is_rejected(
         |coordinator, now| {
             (0..10_000).for_each(|n| send(coordinator, now, 1000 + n, renew(1000 + u64::from(n), 1)));
         },
@@ -270,22 +372,22 @@ fn a_flood_of_joins_of_many_peers_takes_no_shard_from_its_owner() {
 }
 
 #[test]
-fn a_generation_that_nobody_can_have_granted_is_refused_while_it_could_be_believed() {
-    let mut coordinator = Coordinator::new(CoordinatorSettings::default(), 9, 0);
+fn impossible_generation_is_rejected_in_the_grace_period() {
+    let mut coordinator = Coordinator::new(CoordinatorSettings::default(), 9, BootTime::ZERO);
     let holding =
         |generation| vec![Holding { shard: topic(0).shard, generation: Number(generation), phase: Phase::Owned }];
-    send(&mut coordinator, 0, 1, Renew { holdings: holding(6), ..renew(7, 1) });
-    send(&mut coordinator, 0, 2, Renew { holdings: holding(crate::MAX_NUMBER - 1), ..renew(8, 1) });
-    assert_eq!(coordinator.refusals(), Refusals { holdings: 1, ..Refusals::default() });
-    let view = coordinator.groups(0);
+    send(&mut coordinator, BootTime::ZERO, 1, Renew { holdings: holding(6), ..renew(7, 1) });
+    send(&mut coordinator, BootTime::ZERO, 2, Renew { holdings: holding(crate::MAX_NUMBER - 1), ..renew(8, 1) });
+    assert_eq!(coordinator.rejections(), Rejections { holdings: 1, ..Rejections::default() });
+    let view = coordinator.groups(BootTime::ZERO);
     let kept = ShardView { shard: 0, generation: 6, state: ShardState::Own };
     assert_eq!((view[0].next_generation, view[0].members[0].shards.as_slice()), (7, [kept].as_slice()));
 }
 
 #[test]
-fn a_flood_of_requests_is_cut_and_one_of_no_member_is_not_passed_on() {
-    let expected = Refusals { repairs: 1000 - 200 + 10, ..Refusals::default() };
-    is_refused(
+fn requests_over_the_rate_or_not_from_a_member_are_rejected() {
+    let expected = Rejections { repairs: 1000 - 200 + 10, ..Rejections::default() };
+    is_rejected(
         |coordinator, now| {
             (0..1000).for_each(|request| send(coordinator, now, 2, repair(&stream("tap"), request)));
             (0..10).for_each(|request| send(coordinator, now, 9, repair(&stream("tap"), request)));
@@ -298,9 +400,9 @@ fn a_flood_of_requests_is_cut_and_one_of_no_member_is_not_passed_on() {
 }
 
 #[test]
-fn answers_that_nobody_asked_for_are_not_passed_on() {
-    let expected = Refusals { repairs: 4, ..Refusals::default() };
-    is_refused(
+fn unrequested_answers_are_not_passed_on() {
+    let expected = Rejections { repairs: 4, ..Rejections::default() };
+    is_rejected(
         |coordinator, now| {
             send(coordinator, now, 4, repaired(&stream("tap"), 1, 1, 10));
             send(coordinator, now, 1, repair(&stream("tap"), 1));
@@ -318,22 +420,22 @@ fn answers_that_nobody_asked_for_are_not_passed_on() {
 }
 
 #[test]
-fn a_publisher_that_answers_too_much_uses_up_nothing_of_what_another_owes() {
+fn excess_answers_of_one_publisher_do_not_affect_another() {
     let (mut coordinator, now) = with_honest_parties();
     send(&mut coordinator, now, 5, advertise(&stream("evil"), 1, 0, 10));
     send(&mut coordinator, now, 1, repair(&stream("tap"), 1));
     send(&mut coordinator, now, 1, repair(&stream("evil"), 2));
     (0..1000).for_each(|_| send(&mut coordinator, now, 5, repaired(&stream("evil"), 2, 1, 60_000)));
-    assert_eq!(coordinator.refusals().repairs, 999, "what was asked for, and room for one large record");
+    assert_eq!(coordinator.rejections().repairs, 999, "the requested bytes, and one large record");
     outputs(&mut coordinator);
     send(&mut coordinator, now, 4, repaired(&stream("tap"), 1, 1, 900));
     assert_eq!(outputs(&mut coordinator).len(), 1);
 }
 
 #[test]
-fn advertisements_that_cannot_be_are_refused() {
-    let expected = Refusals { advertisements: 1, foreign: 1, stale: 1, ..Refusals::default() };
-    is_refused(
+fn impossible_advertisements_are_rejected() {
+    let expected = Rejections { advertisements: 1, foreign: 1, stale: 1, ..Rejections::default() };
+    is_rejected(
         |coordinator, now| {
             send(coordinator, now, 4, advertise(&stream("tap"), 2, 200, 150));
             send(coordinator, now, 2, advertise(&stream("tap"), u64::MAX, 0, crate::MAX_NUMBER - 1));
@@ -345,18 +447,18 @@ fn advertisements_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn nobody_else_speaks_for_a_stream_however_long_it_is_silent() {
+fn no_other_peer_can_take_over_a_silent_stream() {
     let (mut coordinator, now) = with_honest_parties();
     let later = now + 60 * SECOND;
     send(&mut coordinator, later, 2, advertise(&stream("tap"), 9, 0, 1_000_000));
-    assert_eq!(coordinator.refusals().foreign, 1);
+    assert_eq!(coordinator.rejections().foreign, 1);
     assert_eq!(coordinator.streams(later)[0].published[0], 100);
 }
 
 #[test]
-fn one_peer_speaks_for_few_streams_and_many_peers_for_no_more_than_are_kept() {
-    let expected = Refusals { streams: 992 + (1000 - (256 - 9)), ..Refusals::default() };
-    is_refused(
+fn streams_per_peer_and_in_all_are_limited() {
+    let expected = Rejections { streams: 992 + (1000 - (256 - 9)), ..Rejections::default() };
+    is_rejected(
         |coordinator, now| {
             (0..1000).for_each(|n| send(coordinator, now, 2, advertise(&stream(&format!("a{n}")), 1, 0, 10)));
             (0..1000).for_each(|n| send(coordinator, now, 1000 + n, advertise(&stream(&format!("b{n}")), 1, 0, 10)));
@@ -366,27 +468,27 @@ fn one_peer_speaks_for_few_streams_and_many_peers_for_no_more_than_are_kept() {
 }
 
 #[test]
-fn a_registration_for_which_the_list_has_no_room_is_refused_and_pushes_nothing_out() {
-    let mut refused = 0;
+fn registration_beyond_the_list_is_rejected_and_evicts_nothing() {
+    let mut rejected = 0;
     let (mut coordinator, now) = with_honest_parties();
     let before = honest(&coordinator, now);
     for n in 0..40 {
         let incarnation = u64::from(n) + 1000;
         send(&mut coordinator, now, 1000 + n, renew(incarnation, 1));
         send(&mut coordinator, now, 1000 + n, register(incarnation, 1, n * 256 + 1..n * 256 + 257));
-        refused += u64::from(n >= 15) * 256;
+        rejected += u64::from(n >= 15) * 256;
     }
-    assert_eq!(coordinator.refusals(), Refusals { destinations: refused, ..Refusals::default() });
-    coordinator.on_tick(now + RELIST_SOONEST);
+    assert_eq!(coordinator.rejections(), Rejections { destinations: rejected, ..Rejections::default() });
+    coordinator.on_tick(now + MIN_UPDATE_PAUSE);
     assert_eq!(honest(&coordinator, now), before);
-    assert_eq!(coordinator.list.len(), 1 + 15 * 256);
-    is_bounded(&mut coordinator, now + RELIST_SOONEST);
+    assert_eq!(coordinator.list.entries().len(), 1 + 15 * 256);
+    is_bounded(&mut coordinator, now + MIN_UPDATE_PAUSE);
 }
 
 #[test]
-fn a_peer_that_changes_its_destinations_in_haste_makes_the_list_neither_long_nor_often_new() {
+fn rapid_registrations_neither_grow_nor_renew_the_list_much() {
     let (mut coordinator, now) = with_honest_parties();
-    let version = coordinator.list_version;
+    let version = coordinator.list.version();
     let mut at = now;
     for n in 0..1000 {
         at += MILLISECOND;
@@ -394,13 +496,13 @@ fn a_peer_that_changes_its_destinations_in_haste_makes_the_list_neither_long_nor
         send(&mut coordinator, at, 2, register(8, u64::from(n) + 1, n * 256..n * 256 + 256));
         is_bounded(&mut coordinator, at);
     }
-    assert!(coordinator.list_version - version <= 11, "ten a second");
+    assert!(coordinator.list.version() - version <= 11, "ten per second");
 }
 
 #[test]
-fn a_member_is_told_that_all_publishers_know_its_destinations_when_they_do() {
-    let (mut coordinator, settled_at) = with_honest_parties();
-    let now = settled_at + RELIST_SOONEST;
+fn registration_is_acknowledged_once_all_publishers_know_it() {
+    let (mut coordinator, grants_from) = with_honest_parties();
+    let now = grants_from + MIN_UPDATE_PAUSE;
     coordinator.on_tick(now);
     outputs(&mut coordinator);
     let view = coordinator.view(now);
@@ -408,20 +510,20 @@ fn a_member_is_told_that_all_publishers_know_its_destinations_when_they_do() {
     let list_version = view.list_version;
     let known = Advertise { coordinator: 9, list_version, ..advertise(&stream("tap"), 2, 10, 100) };
     send(&mut coordinator, now, 4, known);
-    let told = |(to, message): &(Peer, Message)| match message {
-        Message::Grant(grant) => *to == peer(1) && (grant.registration, grant.heard_registration) == (1, 1),
+    let acknowledged_registration = |(to, message): &(Peer, Message)| match message {
+        Message::Grant(grant) => *to == peer(1) && (grant.registration, grant.known_registration) == (1, 1),
         _ => false,
     };
-    assert_eq!(outputs(&mut coordinator).iter().filter(|output| told(output)).count(), 1);
+    assert_eq!(outputs(&mut coordinator).iter().filter(|output| acknowledged_registration(output)).count(), 1);
     assert!(coordinator.view(now).groups[0].members[0].destinations_acknowledged);
 }
 
 #[test]
-fn a_stream_that_is_over_is_forgotten_and_one_of_which_something_is_left_is_kept() {
+fn ended_stream_is_forgotten_unless_records_are_left() {
     let (mut coordinator, now) = with_honest_parties();
     let over = Advertise { ended: true, ..advertise(&stream("over"), 1, 0, 10) };
     send(&mut coordinator, now, 5, over);
-    let later = now + KEEP_DONE_STREAMS + SWEEP_EVERY;
+    let later = now + KEEP_COMPLETE_STREAMS + SWEEP_EVERY;
     coordinator.on_tick(later);
     let left: Vec<Stream> = coordinator.streams(later).into_iter().map(|view| view.stream).collect();
     assert_eq!(left, [stream("tap")], "60 records of it are not committed");
@@ -430,54 +532,123 @@ fn a_stream_that_is_over_is_forgotten_and_one_of_which_something_is_left_is_kept
 }
 
 #[test]
-fn a_commit_in_a_stream_that_nobody_speaks_for_holds_nothing_back() {
+fn ended_stream_with_a_gap_is_kept() {
     let (mut coordinator, now) = with_honest_parties();
-    let generation = Number(coordinator.groups(now)[0].members[0].shards[0].generation);
-    let holdings = vec![Holding { shard: topic(0).shard, generation, phase: Phase::Released }];
-    let later = now + CLAIM_WAITS;
-    let commits = commit(&stream("gone"), 0, 5);
-    send(&mut coordinator, later, 1, Renew { holdings, commits, ..renew(7, 3) });
-    assert_eq!(coordinator.refusals(), Refusals { unknown_streams: 1, ..Refusals::default() });
-    let shards = coordinator.groups(later).swap_remove(0).members.swap_remove(0).shards;
-    assert!(shards[0].generation != generation.0, "released and granted again at once");
+    let over = Advertise { ended: true, ..advertise(&stream("over"), 1, 0, 10) };
+    send(&mut coordinator, now, 5, over);
+    let covered = Coverage::of([Span { from: 0, to: 10 }, Span { from: 12, to: 20 }]);
+    let coverage = vec![StreamCoverage { stream: stream("over"), covered: vec![Covered::new(topic(0), &covered)] }];
+    send(&mut coordinator, now, 1, Renew { coverage, ..renew(7, 3) });
+    coordinator.on_tick(now + KEEP_COMPLETE_STREAMS + SWEEP_EVERY);
+    assert!(coordinator.streams.contains_key(&stream("over")), "10 and 11 are owed");
 }
 
 #[test]
-fn the_proxy_is_being_left_while_a_member_leaves_or_a_publisher_drains() {
+fn proxy_is_being_left_while_members_leave_or_publishers_drain() {
     let (mut coordinator, now) = with_honest_parties();
     assert!(!coordinator.is_being_left(now));
     let draining = Advertise { wants_commits: true, ..advertise(&stream("tap"), 2, 10, 100) };
     send(&mut coordinator, now, 4, draining);
     assert!(coordinator.is_being_left(now));
-    assert!(!coordinator.is_being_left(now + 10 * SECOND), "it is gone");
+    assert!(!coordinator.is_being_left(now + 10 * SECOND), "the publisher is silent");
     send(&mut coordinator, now, 1, Renew { leaving: true, ..renew(7, 3) });
     assert!(coordinator.is_being_left(now + 10 * SECOND));
 }
 
 #[test]
-fn a_group_without_members_takes_one_of_any_protocol() {
+fn group_without_members_admits_any_protocol() {
     let (mut coordinator, now) = with_honest_parties();
     let later = now + 10 * SECOND;
     coordinator.on_tick(later);
     assert_eq!(coordinator.groups(later)[0].protocol, None);
     send(&mut coordinator, later, 3, Renew { lowest_protocol: 2, highest_protocol: 3, ..renew(9, 1) });
-    assert_eq!((coordinator.groups(later)[0].protocol, coordinator.refusals().joins), (Some(3), 0));
+    assert_eq!((coordinator.groups(later)[0].protocol, coordinator.rejections().joins), (Some(3), 0));
     send(&mut coordinator, later, 5, renew(10, 1));
-    assert_eq!(coordinator.refusals().joins, 1, "it speaks 1 only");
+    assert_eq!(coordinator.rejections().joins, 1, "the group speaks only 1");
 }
 
 #[test]
-fn a_renewal_has_these_bytes() {
+fn renewal_has_these_bytes() {
     let bytes = Message::from(renew(7, 3)).encode();
-    assert_eq!(bytes, [0x9e, 1, 1, 0xa1, b'g', 0, 7, 0xa1, b'm', 3, 1, 1, 0xc2, 0, 0x90, 0x90, 0xc2]);
+    assert_eq!(
+        bytes,
+        [0xdc, 0, 17, 1, 1, 0xa1, b'g', 0, 7, 0xa1, b'm', 3, 1, 1, 0xc2, 0, 0x90, 0x90, 0xc2, 0x90, 0, 0]
+    );
     assert_eq!(Message::decode(&bytes), Ok(Message::from(renew(7, 3))));
-    let before = [&[0x9d], &bytes[1..16]].concat();
-    assert_eq!(Message::decode(&before), Ok(Message::from(renew(7, 3))), "a version before says nothing of who works");
-    let one_works = [&bytes[..16], &[0xc3]].concat();
-    assert_eq!(Message::decode(&one_works), Ok(Message::from(Renew { one_works: true, ..renew(7, 3) })));
-    let appended = [&[0x9f], &bytes[1..], &[0x93, 1, 2, 3]].concat();
+    let before = [&[0x9d], &bytes[3..18]].concat();
+    assert_eq!(Message::decode(&before), Ok(Message::from(renew(7, 3))), "an older version lacks the appended fields");
+    let single_active = [&[0x9e], &bytes[3..18], &[0xc3]].concat();
+    assert_eq!(Message::decode(&single_active), Ok(Message::from(Renew { single_active: true, ..renew(7, 3) })));
+    let appended = [&[0xdc, 0, 18], &bytes[3..], &[0x93, 1, 2, 3]].concat();
     assert_eq!(Message::decode(&appended), Ok(Message::from(renew(7, 3))), "a later version appends");
     assert!(Message::decode(&[&bytes[..], &[0]].concat()).is_err());
+}
+
+fn events(coordinator: &mut Coordinator) -> Vec<CoordinatorEvent> {
+    std::iter::from_fn(|| coordinator.poll_event()).collect()
+}
+
+#[test]
+fn expired_lease_names_the_member_its_shards_and_their_takers() {
+    let (mut coordinator, now) = with_honest_parties();
+    let later = now + 3 * SECOND;
+    send(&mut coordinator, later, 2, renew(8, 2));
+    send(&mut coordinator, later, 4, advertise(&stream("tap"), 2, 10, 150));
+    assert_eq!(events(&mut coordinator), []);
+    coordinator.on_tick(now + LEASE + LEASE_MARGIN);
+    let expected = LeaseExpired {
+        group: name("g"),
+        member: name("m"),
+        silent_for: LEASE + LEASE_MARGIN,
+        shards: u64::MAX,
+        takers: vec![Taker { member: name("m"), shards: u64::MAX }],
+        unacknowledged: 110,
+    };
+    assert_eq!(events(&mut coordinator), [CoordinatorEvent::LeaseExpired(expected)]);
+    coordinator.on_tick(later + LEASE + LEASE_MARGIN);
+    let last = events(&mut coordinator);
+    let [CoordinatorEvent::LeaseExpired(last)] = &last[..] else { panic!("{last:?}") };
+    assert_eq!((&*last.takers, last.shards), (&[][..], u64::MAX), "nobody is left");
+}
+
+#[test]
+fn member_that_leaves_in_order_has_no_expired_lease() {
+    let (mut coordinator, now) = with_honest_parties();
+    send(&mut coordinator, now, 2, Renew { leaving: true, ..renew(8, 2) });
+    coordinator.on_tick(now + SECOND);
+    assert_eq!(events(&mut coordinator), [CoordinatorEvent::Left { group: name("g"), member: name("m") }]);
+}
+
+#[test]
+fn members_with_different_destinations_are_told_after_a_minute() {
+    let (mut coordinator, mut now) = with_honest_parties();
+    let mut renewal = 10;
+    let mut renew_all = |coordinator: &mut Coordinator, now: BootTime, digests: [u64; 2]| {
+        renewal += 1;
+        for (incarnation, digest) in [7, 8].into_iter().zip(digests).rev() {
+            let renew = Renew { destinations_digest: digest, ..renew(incarnation, renewal) };
+            send(coordinator, now, incarnation as u32 - 6, renew);
+        }
+        let grants = outputs(coordinator).into_iter().filter_map(|(_, message)| match message {
+            Message::Grant(grant) => Some((grant.incarnation, grant.differing)),
+            _ => None,
+        });
+        grants.collect::<BTreeMap<_, _>>().into_values().flatten().count()
+    };
+    assert_eq!(renew_all(&mut coordinator, now, [5, 5]), 0);
+    for _ in 0..60 {
+        assert_eq!(renew_all(&mut coordinator, now, [5, 6]), 0);
+        let difference = coordinator.groups(now)[0].difference.clone().unwrap();
+        assert!(!difference.is_reported && difference.sets.len() == 2);
+        now += SECOND;
+    }
+    assert_eq!(renew_all(&mut coordinator, now, [5, 6]), 2, "each is told of the other");
+    assert!(coordinator.groups(now)[0].difference.clone().unwrap().is_reported);
+    // A member of an older version sends none.
+    assert_eq!(renew_all(&mut coordinator, now, [5, 0]), 0);
+    assert_eq!(renew_all(&mut coordinator, now, [5, 6]), 0, "the minute begins again");
+    assert_eq!(renew_all(&mut coordinator, now, [6, 6]), 0);
+    assert_eq!(coordinator.groups(now)[0].difference, None);
 }
 
 proptest! {

@@ -1,59 +1,74 @@
-//! What the coordinator shows of itself, for `/status` and for metrics.
+//! The state of the coordinator, for `/status` and for metrics.
 
-use sekiwake_record::{Kind, Name, SHARDS, Topic};
+use std::{collections::BTreeMap, time::Duration};
 
-use super::{Coordinator, Refusals, group::Group, streams::StreamState};
-use crate::{Peer, Stream, UNKNOWN};
+use sekiwake_record::{Kind, Name, Topic};
 
-/// All that the coordinator knows.
+use super::{Coordinator, Rejections, group::Group, streams::StreamState};
+use crate::{BootTime, Peer, Stream, coverage::Span};
+
+/// The whole state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CoordinatorView {
-    /// The coordinator's random number.
+    /// The random number of this run.
     pub epoch: u64,
-    /// Whether it grants.
-    pub settled: bool,
+    /// Whether the grace period after the start is over, so that shards are granted.
+    pub grace_period_over: bool,
     /// The version of the list of destinations.
     pub list_version: u64,
-    /// How many destinations it holds.
+    /// How many destinations it has.
     pub destinations: usize,
     /// The groups, by name.
     pub groups: Vec<GroupView>,
     /// The streams, by name and epoch.
     pub streams: Vec<StreamView>,
-    /// What was refused.
-    pub refusals: Refusals,
+    /// Rejected messages and parts of messages.
+    pub rejections: Rejections,
 }
 
 /// A group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupView {
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// What it works on.
+    /// The kind that it works on.
     pub kind: Kind,
-    /// The protocol that its members have in common; `None` without members.
+    /// The protocol that it runs; `None` without members.
     pub protocol: Option<u64>,
-    /// Its members, by incarnation.
+    /// The members, by incarnation.
     pub members: Vec<MemberView>,
-    /// Shards that nobody owns.
+    /// Shards without an owner.
     pub unowned: Vec<u8>,
-    /// The generation that the next grant of a shard will have.
+    /// The generation of the next grant of a shard.
     pub next_generation: u64,
-    /// Where it stands, where that is known.
+    /// The known positions.
     pub positions: Vec<PositionView>,
+    /// How the members' destinations differ; `None` if they are equal.
+    pub difference: Option<Difference>,
+}
+
+/// Members of a group have different destinations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// For how long.
+    pub lasts: Duration,
+    /// Whether that is long enough to be reported.
+    pub is_reported: bool,
+    /// The labels of the members, by set of destinations.
+    pub sets: Vec<Vec<Name>>,
 }
 
 /// A member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberView {
-    /// Its random number.
+    /// The random number of its run.
     pub incarnation: u64,
-    /// Its label.
+    /// The label.
     pub label: Name,
     /// Whether it is leaving.
     pub leaving: bool,
-    /// How long its lease still runs here, ns; it ends at the member before.
-    pub lease_left: u64,
+    /// How long its lease still runs here. At the member it ends earlier.
+    pub lease_left: Duration,
     /// The lowest and the highest protocol that it speaks.
     pub protocols: (u64, u64),
     /// How many destinations it has registered.
@@ -71,21 +86,21 @@ pub struct ShardView {
     pub shard: u8,
     /// The generation of its grant.
     pub generation: u64,
-    /// What the member is to do with it.
+    /// What the member must do with it.
     pub state: ShardState,
 }
 
-/// What becomes of a shard.
+/// What the member of a shard must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShardState {
-    /// The member acts on it.
+    /// Act on it.
     Own,
-    /// It has been told to stop.
+    /// It has been ordered to stop.
     ReleaseOrdered,
 }
 
 impl ShardState {
-    /// Its name.
+    /// The name, in `/status`.
     pub fn as_str(self) -> &'static str {
         match self {
             ShardState::Own => "own",
@@ -94,7 +109,7 @@ impl ShardState {
     }
 }
 
-/// Where a group stands on a topic.
+/// The position of a group in a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PositionView {
     /// The stream.
@@ -103,52 +118,52 @@ pub struct PositionView {
     pub shard: u8,
     /// The sequence number below which everything is handled.
     pub committed: u64,
-    /// Records that the stream has announced beyond it.
+    /// Records that are owed: announced and not handled.
     pub lag: u64,
 }
 
 /// A stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamView {
-    /// Its publisher and run.
+    /// The stream.
     pub stream: Stream,
-    /// Whether its publisher has said its last word.
+    /// Whether it has ended.
     pub ended: bool,
-    /// Whether it has been heard of lately and has not ended: requests are passed on to it.
-    pub answers: bool,
-    /// How long ago it was heard of, ns.
-    pub heard_ago: u64,
-    /// It drains, or reads a file.
+    /// Whether it has not ended and was heard lately: requests are passed on to its publisher.
+    pub is_responsive: bool,
+    /// How long ago it was last heard.
+    pub silent_for: Duration,
+    /// Whether its publisher requests commits, because it drains or reads a file.
     pub wants_commits: bool,
     /// Whether it has applied the newest list of destinations.
     pub has_list: bool,
-    /// Records that can be repeated, by kind in the order of [`Kind::ALL`].
+    /// Records retained, by kind in the order of [`Kind::ALL`].
     pub retained: [u64; Kind::ALL.len()],
-    /// Records that were published, by kind.
+    /// Records published, by kind.
     pub published: [u64; Kind::ALL.len()],
 }
 
 impl Coordinator {
-    /// All that it knows, at `now`.
-    pub fn view(&self, now: u64) -> CoordinatorView {
+    /// The whole state, at `now`.
+    pub fn view(&self, now: BootTime) -> CoordinatorView {
         CoordinatorView {
             epoch: self.epoch,
-            settled: self.settled(now),
-            list_version: self.list_version,
-            destinations: self.list.len(),
+            grace_period_over: self.grace_period_over(now),
+            list_version: self.list.version(),
+            destinations: self.list.entries().len(),
             groups: self.groups(now),
             streams: self.streams(now),
-            refusals: self.refusals,
+            rejections: self.rejections,
         }
     }
 
     /// The groups.
-    pub fn groups(&self, now: u64) -> Vec<GroupView> {
+    pub fn groups(&self, now: BootTime) -> Vec<GroupView> {
         self.groups.iter().map(|(name, group)| self.view_group(now, name, group)).collect()
     }
 
     /// The streams.
-    pub fn streams(&self, now: u64) -> Vec<StreamView> {
+    pub fn streams(&self, now: BootTime) -> Vec<StreamView> {
         let view = |(stream, state): (&Stream, &StreamState)| {
             let sums = |number: &dyn Fn(usize) -> u64| {
                 Kind::ALL.map(|kind| {
@@ -158,10 +173,10 @@ impl Coordinator {
             StreamView {
                 stream: stream.clone(),
                 ended: state.ended,
-                answers: state.answers(now),
-                heard_ago: now.saturating_sub(state.heard_at),
+                is_responsive: state.is_responsive(now),
+                silent_for: now - state.last_heard,
                 wants_commits: state.wants_commits,
-                has_list: state.list_version == self.list_version,
+                has_list: state.list_version == self.list.version(),
                 retained: sums(&|topic| state.next[topic] - state.oldest[topic]),
                 published: sums(&|topic| state.next[topic]),
             }
@@ -169,8 +184,8 @@ impl Coordinator {
         self.streams.iter().map(view).collect()
     }
 
-    /// What the group works on of which `peer` is the member `incarnation`, if it is and has a lease.
-    pub fn leased_kind(&self, now: u64, peer: &Peer, group: &Name, incarnation: u64) -> Option<Kind> {
+    /// The kind that the group works on, if `peer` is its member `incarnation` and has a lease.
+    pub fn leased_kind(&self, now: BootTime, peer: &Peer, group: &Name, incarnation: u64) -> Option<Kind> {
         let group = self.groups.get(group)?;
         let member = group.members.get(&incarnation)?;
         (member.peer == *peer && now < member.lease_until).then_some(group.kind)
@@ -181,23 +196,23 @@ impl Coordinator {
         self.groups.get(group).is_some_and(|group| !group.members.is_empty())
     }
 
-    /// Whether some member is leaving.
+    /// Whether a member is leaving.
     pub fn has_leavers(&self) -> bool {
         self.groups.values().flat_map(|group| group.members.values()).any(|member| member.leaving)
     }
 
-    /// Whether some member is leaving, or some publisher wants to know of commits because it drains or reads a file: a proxy that is
-    /// told to stop waits for those.
-    pub fn is_being_left(&self, now: u64) -> bool {
+    /// Whether some member is leaving, or some publisher requests commits because it drains
+    /// or reads a file: a proxy that is asked to stop waits for those.
+    pub fn is_being_left(&self, now: BootTime) -> bool {
         let mut members = self.groups.values().flat_map(|group| group.members.values());
         members.any(|member| member.leaving)
-            || self.streams.values().any(|state| state.answers(now) && state.wants_commits)
+            || self.streams.values().any(|state| state.is_responsive(now) && state.wants_commits)
     }
 
-    fn view_group(&self, now: u64, name: &Name, group: &Group) -> GroupView {
+    fn view_group(&self, now: BootTime, name: &Name, group: &Group) -> GroupView {
         let shards = |incarnation| {
-            let held = group.shards.iter().enumerate().filter(move |(_, slot)| slot.holder == Some(incarnation));
-            let view = held.map(|(index, slot)| ShardView {
+            let owned = group.shards.iter().enumerate().filter(move |(_, slot)| slot.holder == Some(incarnation));
+            let view = owned.map(|(index, slot)| ShardView {
                 shard: index as u8,
                 generation: slot.generation,
                 state: if slot.release_ordered { ShardState::ReleaseOrdered } else { ShardState::Own },
@@ -208,20 +223,12 @@ impl Coordinator {
             incarnation,
             label: member.label.clone(),
             leaving: member.leaving,
-            lease_left: member.lease_until.saturating_sub(now),
+            lease_left: member.lease_until - now,
             protocols: member.protocols,
             destinations: member.destinations.len(),
-            destinations_acknowledged: member.registration > 0 && member.told == member.registration,
+            destinations_acknowledged: member.registration > 0
+                && member.acknowledged_registration == member.registration,
             shards: shards(incarnation),
-        });
-        let positions = group.positions.iter().flat_map(|(stream, places)| {
-            let state = self.streams.get(stream);
-            let known = places.iter().enumerate().filter(|(_, place)| **place != UNKNOWN);
-            known.map(move |(index, &committed)| {
-                let next = state.map_or(0, |state| state.next[group.kind.index() * SHARDS + index]);
-                let lag = next.saturating_sub(committed);
-                PositionView { stream: stream.clone(), shard: index as u8, committed, lag }
-            })
         });
         let unowned = group.shards.iter().enumerate().filter(|(_, slot)| slot.holder.is_none());
         GroupView {
@@ -231,7 +238,38 @@ impl Coordinator {
             members: members.collect(),
             unowned: unowned.map(|(index, _)| index as u8).collect(),
             next_generation: group.next_generation,
-            positions: positions.collect(),
+            positions: self.position_views(group).collect(),
+            difference: group.difference(now),
         }
+    }
+
+    /// The known positions of a group.
+    pub(super) fn position_views(&self, group: &Group) -> impl Iterator<Item = PositionView> {
+        let kind = group.kind;
+        group.positions.iter().flat_map(move |(stream, positions)| {
+            let state = self.streams.get(stream);
+            positions.map(move |(shard, position)| {
+                let topic = Topic { kind, shard };
+                let next = state.map_or(0, |state| state.next[topic.index()]);
+                let committed = position.covered.prefix_end().unwrap_or(0);
+                let owed: u64 = position.covered.gaps().map(Span::len).sum();
+                let lag = owed + next.saturating_sub(position.covered.end().unwrap_or(next));
+                PositionView { stream: stream.clone(), shard: shard.index() as u8, committed, lag }
+            })
+        })
+    }
+}
+
+impl Group {
+    fn difference(&self, now: BootTime) -> Option<Difference> {
+        let lasts = self.agreement.differing_for(now)?;
+        let mut by_digest: BTreeMap<u64, Vec<Name>> = BTreeMap::new();
+        for member in self.members.values().filter(|member| member.destinations_digest != 0) {
+            by_digest.entry(member.destinations_digest).or_default().push(member.label.clone());
+        }
+        let mut sets: Vec<Vec<Name>> = by_digest.into_values().collect();
+        sets.iter_mut().for_each(|set| set.sort_unstable());
+        sets.sort_unstable();
+        Some(Difference { lasts, is_reported: self.agreement.is_reported(now), sets })
     }
 }

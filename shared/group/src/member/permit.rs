@@ -1,4 +1,4 @@
-//! What the threads that send ask just before each send.
+//! The permission that sending threads check just before each send.
 
 use std::sync::atomic::{
     AtomicU64,
@@ -7,22 +7,26 @@ use std::sync::atomic::{
 
 use sekiwake_record::{SHARDS, Shard};
 
+use crate::BootTime;
+
 /// Whether records of a shard may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
     /// Yes, now.
     Granted,
-    /// Not now: the lease has run out and may come back. Wait; neither send nor drop.
+    /// Not now: the lease has expired and may be renewed. Wait; neither send nor drop.
     Lapsed,
-    /// No, never in this generation: another member does it. Forget the records without a word; they are not lost.
+    /// No, and never again in this generation: another member is responsible. Forget the records
+    /// without counting them; they are not lost.
     Revoked,
 }
 
-/// Shared between a member's machine and the threads that send. Two loads, no lock.
+/// The member's lease and shards, shared with the threads that send. A check is two atomic loads.
 #[derive(Debug)]
 pub struct Permit {
+    /// The end of the lease, nanoseconds of CLOCK_BOOTTIME.
     until: AtomicU64,
-    /// By shard; 0 where the member may not act at all.
+    /// By shard; 0 where the member may not act.
     generations: [AtomicU64; SHARDS],
 }
 
@@ -31,11 +35,12 @@ impl Permit {
         Permit { until: AtomicU64::new(0), generations: [const { AtomicU64::new(0) }; SHARDS] }
     }
 
-    /// Whether records of a shard that were delivered in `generation` may be sent at `now`, CLOCK_BOOTTIME of this host, ns, read
-    /// for this question and not before.
-    pub fn may_act(&self, shard: Shard, generation: u64, now: u64) -> Permission {
-        // The end of the lease first: who sees one that was extended sees the shards that it was extended for.
-        let until = self.until.load(Acquire);
+    /// Whether records of a shard that were delivered in `generation` may be sent. `now` must be
+    /// read for this very check.
+    pub fn may_act(&self, shard: Shard, generation: u64, now: BootTime) -> Permission {
+        // The end of the lease is read before the shard: a thread that sees an extended lease then
+        // also sees the shards that it was extended for.
+        let until = self.until();
         if self.generations[shard.index()].load(Acquire) != generation {
             Permission::Revoked
         } else if now >= until {
@@ -45,16 +50,16 @@ impl Permit {
         }
     }
 
-    /// Shards first, then the lease.
-    pub(super) fn extend(&self, until: u64) {
-        self.until.fetch_max(until, Release);
+    /// Extends the lease. The shards must be set before.
+    pub(super) fn extend(&self, until: BootTime) {
+        self.until.fetch_max(until.as_nanos(), Release);
     }
 
     pub(super) fn set(&self, shard: Shard, generation: u64) {
         self.generations[shard.index()].store(generation, Release);
     }
 
-    pub(super) fn until(&self) -> u64 {
-        self.until.load(Acquire)
+    pub(super) fn until(&self) -> BootTime {
+        BootTime::from_nanos(self.until.load(Acquire))
     }
 }

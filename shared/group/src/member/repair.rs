@@ -1,105 +1,155 @@
-//! How a member gets what it missed.
+//! How a member gets missing records.
 //!
-//! One request at a time for each stream, with all its holes; each has a budget of bytes, and the next follows when the answer is
-//! complete. So a member that is slow asks slowly, and what is answered is what it can take. Without an answer the request is
-//! made again after 50, 100, 200 ms and so on; without any for two seconds the holes are given up. The silence must be the
-//! publisher's: only a coordinator that has granted a renewal sent after those two seconds was there to pass the requests on.
+//! ```text
+//! idle ── gap ─▶ scheduled ── due ─▶ requested ── Repaired … Done ─▶ scheduled, or idle when complete
+//!                    ▲                   └ no answer: again after 50, 100, 200, 400, 400 … ms
+//!                    └ no answer for 2 s: the gaps are left behind; again after 1, 2, 4, 5, 5 … s
+//! ```
+//!
+//! There is one request at a time per stream. It lists all gaps and has a budget of bytes; the next
+//! one follows when its answer is complete. A slow member therefore requests slowly, and never gets
+//! more than it can take.
+//!
+//! A gap that nobody answers is not lost: its publisher may be cut off, and return. Delivery goes
+//! on behind it. It is lost when the publisher says that it no longer retains it, or when its
+//! stream is over. Gaps are left behind only when the publisher is silent. Lost requests must not
+//! look like that, so the coordinator, which passes requests on, must have granted a renewal that
+//! was sent after those two seconds.
+
+use std::time::Duration;
 
 use sekiwake_record::Topic;
 
-use super::{GiveUp, Hold, Member, MemberOutput};
+use super::{GiveUp, Member, MemberOutput, Ownership};
 use crate::{
-    GIVE_UP_AFTER, MILLISECOND, Peer, UNKNOWN,
+    BootTime, LEAVE_BEHIND_AFTER, MAX_NUMBER, PUBLISHER_SILENT_AFTER, Peer,
+    coverage::{Coverage, Span},
+    time::nanos,
     wire::{Done, MAX_RANGES, Number, Outcome, Range, Repair, Repaired},
 };
 
-const FIRST_BACK_OFF: u64 = 50 * MILLISECOND;
-/// Short enough for five tries before the answer is given up.
-const LAST_BACK_OFF: u64 = 400 * MILLISECOND;
-/// Streams that are asked at the same time.
-const MAX_ASKED: usize = 4;
+const MIN_BACK_OFF: Duration = Duration::from_millis(50);
+/// Allows five attempts before the gaps are left behind.
+const MAX_BACK_OFF: Duration = Duration::from_millis(400);
+/// While nobody answers.
+const MIN_SLOW_BACK_OFF: Duration = Duration::from_secs(1);
+const MAX_SLOW_BACK_OFF: Duration = Duration::from_secs(5);
+/// A stream that is silent for so long, and that no publisher answers for, is over.
+const OVER_AFTER: Duration = Duration::from_secs(600);
+/// How many streams have an open request at the same time.
+const MAX_OPEN_REQUESTS: usize = 4;
 
-/// What is being asked of one stream.
+/// The repair of one stream.
 #[derive(Debug, Default)]
-pub(super) struct Asking {
-    /// When to look again; `None` while there is nothing to ask for.
-    at: Option<u64>,
+pub(super) struct RepairState {
+    /// When to act next; `None` while nothing is missing.
+    next_at: Option<BootTime>,
+    /// The number of the open request.
     request: Option<u64>,
-    back_off: u64,
-    /// Since when nobody has answered.
-    silent_since: Option<u64>,
-    gone: bool,
-    progress: bool,
+    back_off: Duration,
+    /// Since when there is no answer.
+    silent_since: Option<BootTime>,
+    /// The coordinator has reported that no publisher answers for the stream.
+    stream_gone: bool,
+    /// The open request has yielded batches.
+    has_progress: bool,
+    /// Nobody has answered for two seconds.
+    is_slow: bool,
 }
 
-impl Asking {
-    /// There is something to ask for.
-    pub(super) fn begin(&mut self, now: u64) {
-        self.at.get_or_insert(now);
+impl RepairState {
+    /// Something is missing.
+    pub(super) fn schedule(&mut self, now: BootTime) {
+        self.next_at.get_or_insert(now);
     }
 
-    /// Whether there is something to ask for.
-    pub(super) fn is_open(&self) -> bool {
-        self.at.is_some()
+    pub(super) fn is_scheduled(&self) -> bool {
+        self.next_at.is_some()
     }
 
-    /// Until now there was no way to be answered: the silence says nothing, and what was asked may be lost.
-    pub(super) fn was_deaf(&mut self, now: u64) {
-        (self.silent_since, self.back_off) = (None, 0);
-        self.at = self.at.map(|_| now);
+    /// Whether nobody has answered for long.
+    pub(super) fn is_slow(&self) -> bool {
+        self.is_slow
     }
 
-    fn later(&mut self, now: u64) {
-        self.back_off = (self.back_off * 2).clamp(FIRST_BACK_OFF, LAST_BACK_OFF);
-        self.at = Some(now + self.back_off);
+    /// No answer could have arrived until now, so the silence means nothing, and the open request
+    /// may be lost.
+    pub(super) fn reset_timeouts(&mut self, now: BootTime) {
+        self.hear();
+        self.back_off = Duration::ZERO;
+        self.next_at = self.next_at.map(|_| now);
+    }
+
+    /// There is an answer, or none could have come.
+    fn hear(&mut self) {
+        self.silent_since = None;
+        self.is_slow = false;
+    }
+
+    fn back_off(&mut self, now: BootTime) {
+        let limits = if self.is_slow { (MIN_SLOW_BACK_OFF, MAX_SLOW_BACK_OFF) } else { (MIN_BACK_OFF, MAX_BACK_OFF) };
+        self.back_off = (self.back_off * 2).clamp(limits.0, limits.1);
+        self.next_at = Some(now + self.back_off);
+    }
+
+    fn continue_at(&mut self, at: BootTime) {
+        self.back_off = Duration::ZERO;
+        self.next_at = Some(at);
     }
 }
 
 impl<B> Member<B> {
-    pub(super) fn ask_at(&self) -> u64 {
-        self.streams.iter().filter_map(|followed| followed.asking.at).min().unwrap_or(u64::MAX)
+    pub(super) fn next_repair_at(&self) -> BootTime {
+        self.streams.iter().filter_map(|followed| followed.repair.next_at).min().unwrap_or(BootTime::NEVER)
     }
 
-    /// Asks for what is missing, where it is time.
-    pub(super) fn ask(&mut self, now: u64) {
+    /// Requests missing records where a request is due.
+    pub(super) fn request_repairs(&mut self, now: BootTime) {
         for index in 0..self.streams.len() {
-            if self.streams[index].asking.at.is_some_and(|at| now >= at) {
-                self.ask_stream(now, index);
+            if self.streams[index].repair.next_at.is_some_and(|at| now >= at) {
+                self.request_repair(now, index);
             }
         }
     }
 
-    fn ask_stream(&mut self, now: u64, index: usize) {
+    fn request_repair(&mut self, now: BootTime, index: usize) {
         let (ranges, locate) = self.missing(index);
         if ranges.is_empty() && locate.is_empty() {
-            self.streams[index].asking = Asking::default();
+            self.streams[index].repair = RepairState::default();
             return;
         }
-        let asked = self.streams.iter().filter(|followed| followed.asking.request.is_some()).count();
-        let lapsed = now >= self.permit.until();
-        let busy = self.has_enough || self.outstanding_bytes >= self.settings.outstanding_bytes;
-        let asking = &mut self.streams[index].asking;
-        // It has been stopped itself when it comes so late.
-        let stopped = asking.at.is_some_and(|at| now >= at + LAST_BACK_OFF);
-        if lapsed || busy || stopped {
-            // The silence is the coordinator's, or this member's own: it says nothing of the publisher.
-            asking.silent_since = None;
+        let is_open = |state: &RepairState| state.request.is_some() && !state.is_slow;
+        let open_requests = self.streams.iter().filter(|followed| is_open(&followed.repair)).count();
+        let is_lapsed = now >= self.permit.until();
+        let is_busy = self.consumer_is_full || self.outstanding_bytes >= self.settings.outstanding_bytes;
+        let state = &mut self.streams[index].repair;
+        // A tick that comes this late means that the member itself was stopped.
+        let was_stopped = state.next_at.is_some_and(|at| now >= at + MAX_BACK_OFF);
+        if is_lapsed || is_busy || was_stopped {
+            // The silence is the coordinator's or the member's own, not the publisher's.
+            state.hear();
         }
-        if lapsed || busy || (asked >= MAX_ASKED && asking.request.is_none()) {
-            asking.at = Some(now + FIRST_BACK_OFF);
+        let has_no_turn = open_requests >= MAX_OPEN_REQUESTS && state.request.is_none() && !state.is_slow;
+        if is_lapsed || is_busy || has_no_turn {
+            state.next_at = Some(now + MIN_BACK_OFF);
             return;
         }
-        let silent_since = *asking.silent_since.get_or_insert(now);
-        if self.heard_at.is_some_and(|at| at >= silent_since + GIVE_UP_AFTER) {
-            let reason = if asking.gone { GiveUp::StreamGone } else { GiveUp::Unanswered };
-            *asking = Asking::default();
-            return self.give_up_all(now, index, reason);
+        let silent_since = *state.silent_since.get_or_insert(now);
+        if self.renewals.granted_sent_at.is_some_and(|at| at >= silent_since + LEAVE_BEHIND_AFTER) {
+            if self.is_over(now, index) {
+                self.streams[index].repair = RepairState::default();
+                return self.give_up_all(now, index);
+            }
+            self.streams[index].repair.is_slow = true;
+            self.leave_behind(index);
         }
+        let (ranges, locate) = self.missing(index);
+        let state = &mut self.streams[index].repair;
         self.requests += 1;
         self.counters.requests += 1;
-        asking.request = Some(self.requests);
-        asking.progress = false;
-        asking.later(now);
+        state.request = Some(self.requests);
+        state.has_progress = false;
+        state.back_off(now);
         let repair = Repair {
             requester: Peer::default(),
             request: self.requests,
@@ -107,41 +157,44 @@ impl<B> Member<B> {
             max_bytes: self.settings.request_bytes,
             ranges,
             locate,
-            max_age_ns: self.settings.start_age,
+            max_age_ns: self.age.map_or(0, |age| age.nanos(now)).saturating_add(nanos(self.settings.start_age)),
+            group: Some(self.settings.group.clone()),
         };
         self.send(repair);
     }
 
-    /// All holes of a stream in the shards that are owned, as far as they fit into a request, and the topics without a position.
+    /// The missing records of a stream in the owned shards: the gaps, as many as a request may
+    /// list, and the topics whose start is unknown.
     fn missing(&self, index: usize) -> (Vec<Range>, Vec<Topic>) {
-        let (mut ranges, mut locate) = (Vec::new(), Vec::new());
+        let mut ranges = Vec::new();
+        let mut locate = Vec::new();
         for (shard, position) in self.streams[index].positions.iter().enumerate() {
-            if !matches!(self.holds[shard], Hold::Owned(_)) {
+            if !matches!(self.ownership[shard], Ownership::Owned(_)) {
                 continue;
             }
             let topic = self.topic(shard);
-            if position.received == UNKNOWN {
-                if position.announced > 0 || !position.held.is_empty() {
-                    locate.push(topic);
-                }
-                continue;
+            if position.needs_start() {
+                locate.push(topic);
             }
-            let room = MAX_RANGES - ranges.len();
-            let holes = position.holes().take(room);
-            ranges.extend(holes.map(|(from, to)| Range { topic, from: Number(from), to: Number(to) }));
+            let gaps = position.gaps().take(MAX_RANGES - ranges.len());
+            ranges.extend(gaps.map(|Span { from, to }| Range { topic, from: Number(from), to: Number(to) }));
         }
         (ranges, locate)
     }
 
-    pub(super) fn on_repaired(&mut self, now: u64, repaired: Repaired) {
+    pub(super) fn on_repaired(&mut self, now: BootTime, repaired: Repaired) {
         let Some(index) = self.find(&repaired.stream) else { return };
-        let asking = &mut self.streams[index].asking;
-        if asking.request.is_none() {
-            // Of a request that was given up or answered: if it is needed it will be asked for again.
+        let state = &mut self.streams[index].repair;
+        if state.request.is_none() {
+            // The answer to a request that was given up or is complete. If the batch is still
+            // missing it will be requested again.
             return;
         }
-        (asking.silent_since, asking.gone, asking.progress) = (None, false, true);
-        (asking.back_off, asking.at) = (0, Some(now + 4 * FIRST_BACK_OFF));
+        state.hear();
+        state.stream_gone = false;
+        state.has_progress = true;
+        state.continue_at(now + 4 * MIN_BACK_OFF);
+        self.streams[index].is_answered = true;
         self.outputs.push_back(MemberOutput::Repaired {
             topic: repaired.topic,
             header: repaired.header.0,
@@ -149,85 +202,148 @@ impl<B> Member<B> {
         });
     }
 
-    pub(super) fn on_done(&mut self, now: u64, done: &Done) {
+    pub(super) fn on_done(&mut self, now: BootTime, done: &Done) {
         let Some(index) = self.find(&done.stream) else { return };
-        let Some(newest) = self.streams[index].asking.request else { return };
-        let mut progress = self.streams[index].asking.progress;
-        for place in &done.located {
-            let shard = place.topic.shard.index();
-            let Hold::Owned(generation) = self.holds[shard] else { continue };
-            let position = &mut self.streams[index].positions[shard];
-            if place.topic.kind == self.settings.kind && position.received == UNKNOWN {
-                position.received = place.sequence.0;
-                progress = true;
-                self.deliver_held(index, place.topic, generation);
-            }
-        }
-        for place in &done.retained {
-            let shard = place.topic.shard.index();
-            let Hold::Owned(generation) = self.holds[shard] else { continue };
-            let received = self.streams[index].positions[shard].received;
-            if place.topic.kind == self.settings.kind && received < place.sequence.0 {
-                progress = true;
-                self.give_up(index, place.topic, generation, place.sequence.0, GiveUp::NotRetained);
-            }
-        }
-        let asking = &mut self.streams[index].asking;
+        let Some(newest) = self.streams[index].repair.request else { return };
+        // One after the other: both must be applied.
+        let has_located = self.take_starts(index, done);
+        let has_given_up = self.take_retained(index, done);
+        let state = &mut self.streams[index].repair;
+        let has_progress = state.has_progress || has_located || has_given_up;
         if done.request != newest {
-            // An answer that took longer than the back-off. What it says is true; the end of the newest is still to come.
-            if progress {
-                (asking.silent_since, asking.progress) = (None, true);
+            // The answer took longer than the back-off. It is valid, but the end of the newest
+            // request is still to come.
+            if has_progress {
+                state.hear();
+                state.has_progress = true;
             }
             return;
         }
-        asking.request = None;
-        asking.gone = done.outcome == Outcome::Gone;
-        if progress || done.outcome == Outcome::Wait {
-            asking.silent_since = None;
+        state.request = None;
+        state.stream_gone = done.outcome == Outcome::Gone;
+        if has_progress || done.outcome == Outcome::Wait {
+            state.hear();
         }
-        if progress {
-            (asking.back_off, asking.at) = (0, Some(now));
+        if has_progress {
+            state.continue_at(now);
         } else {
-            asking.later(now);
+            state.back_off(now);
         }
     }
 
-    fn give_up_all(&mut self, now: u64, index: usize, reason: GiveUp) {
-        for shard in 0..self.holds.len() {
-            let Hold::Owned(generation) = self.holds[shard] else { continue };
+    /// Starts the located topics. Returns whether there were any.
+    fn take_starts(&mut self, index: usize, done: &Done) -> bool {
+        let mut has_progress = false;
+        for covered in &done.covered {
+            let shard = covered.topic.shard.index();
+            let Ownership::Owned(generation) = self.ownership[shard] else { continue };
+            let position = &mut self.streams[index].positions[shard];
+            if covered.topic.kind == self.settings.kind && position.needs_start() {
+                position.learn(&covered.coverage(), false);
+                position.is_guess = false;
+                has_progress = true;
+                self.deliver_ready(index, covered.topic, generation);
+            }
+        }
+        for start in &done.located {
+            let shard = start.topic.shard.index();
+            let Ownership::Owned(generation) = self.ownership[shard] else { continue };
+            let position = &mut self.streams[index].positions[shard];
+            if start.topic.kind == self.settings.kind && position.needs_start() {
+                // After a guess, what lies between is owed.
+                let first = position.covered.first().unwrap_or(start.sequence.0);
+                position.begin(start.sequence.0.min(first));
+                position.is_guess = false;
+                has_progress = true;
+                self.deliver_ready(index, start.topic, generation);
+            }
+        }
+        has_progress
+    }
+
+    /// Gives up records that the publisher no longer retains. Returns whether there were any.
+    fn take_retained(&mut self, index: usize, done: &Done) -> bool {
+        let mut has_progress = false;
+        for oldest in &done.retained {
+            let shard = oldest.topic.shard.index();
+            let Ownership::Owned(generation) = self.ownership[shard] else { continue };
+            if oldest.topic.kind == self.settings.kind {
+                let end = oldest.sequence.0;
+                has_progress |= self.give_up(index, oldest.topic, generation, end, GiveUp::NotRetained);
+            }
+        }
+        has_progress
+    }
+
+    /// Whether nothing will ever come of a stream that nobody answers for: it has ended, or its
+    /// publisher runs again, or it has been silent for very long.
+    fn is_over(&self, now: BootTime, index: usize) -> bool {
+        let followed = &self.streams[index];
+        let silent_at = followed.last_heard + PUBLISHER_SILENT_AFTER;
+        let runs_again = self.streams.iter().any(|other| {
+            let is_other = other.stream.epoch != followed.stream.epoch && other.stream.name == followed.stream.name;
+            is_other && other.last_heard >= silent_at
+        });
+        followed.repair.stream_gone && (followed.ended || runs_again || now >= followed.last_heard + OVER_AFTER)
+    }
+
+    /// Goes on behind the gaps that nobody answers for, where batches have arrived behind them. A
+    /// topic whose start nobody has located begins with the first of those.
+    fn leave_behind(&mut self, index: usize) {
+        for shard in 0..self.ownership.len() {
+            let Ownership::Owned(generation) = self.ownership[shard] else { continue };
+            let topic = self.topic(shard);
+            loop {
+                self.deliver_ready(index, topic, generation);
+                let position = &mut self.streams[index].positions[shard];
+                let Some(first) = position.first_buffered().filter(|_| position.covered.has_room()) else { break };
+                if position.covered.is_empty() {
+                    position.begin(first);
+                    position.is_guess = first > 0;
+                    if self.settings.mutants.takes_guesses_for_known() {
+                        position.learn(&Coverage::up_to(first), false);
+                    }
+                }
+                position.covered.insert(first, first);
+            }
+        }
+    }
+
+    /// Gives up everything that is missing of a stream that is over.
+    fn give_up_all(&mut self, now: BootTime, index: usize) {
+        for shard in 0..self.ownership.len() {
+            let Ownership::Owned(generation) = self.ownership[shard] else { continue };
             let topic = self.topic(shard);
             let position = &mut self.streams[index].positions[shard];
             let announced = position.announced;
-            if position.received == UNKNOWN {
-                if announced == 0 {
-                    continue;
-                }
-                // With what there is. That the group had nothing of what is before cannot be known, so all of it is counted.
-                let start = position.held.first_key_value().map_or(announced, |(&first, _)| first);
-                position.received = 0;
-                self.give_up(index, topic, generation, start, GiveUp::NotLocated);
+            if position.needs_start() {
+                let start = position.covered.first().or(position.first_buffered()).unwrap_or(announced);
+                position.begin(position.oldest.min(start));
+                position.is_guess = false;
+                self.give_up(index, topic, generation, start, GiveUp::Unknown);
             }
-            self.give_up(index, topic, generation, announced, reason);
+            // Also the gaps before what another member has reported, which may be beyond
+            // `announced`.
+            self.give_up(index, topic, generation, MAX_NUMBER, GiveUp::StreamGone);
         }
-        self.streams[index].asking.begin(now);
+        self.streams[index].repair.schedule(now);
     }
 
-    /// Moves a position to `end` at least, delivers what is held on the way, and says what is not there.
-    fn give_up(&mut self, index: usize, topic: Topic, generation: u64, end: u64, reason: GiveUp) {
+    /// Gives up what is owed below `end`: the gaps that were left behind, and those ahead, where
+    /// the buffered batches between them are delivered. Returns whether there were any.
+    fn give_up(&mut self, index: usize, topic: Topic, generation: u64, end: u64, reason: GiveUp) -> bool {
+        let mut has_lost = false;
         loop {
-            self.deliver_held(index, topic, generation);
+            self.deliver_ready(index, topic, generation);
             let followed = &mut self.streams[index];
             let position = &mut followed.positions[topic.shard.index()];
-            if position.received >= end {
-                return;
-            }
-            let from = position.received;
-            let held = position.held.first_key_value().map_or(end, |(&first, _)| first);
-            let to = held.min(end);
-            position.received = to;
+            let Some(gap) = position.gaps().next().filter(|gap| gap.from < end) else { return has_lost };
+            let gap = Span { from: gap.from, to: gap.to.min(end) };
+            position.mark_lost(gap);
+            has_lost = true;
             let stream = followed.stream.clone();
-            self.counters.given_up[reason as usize] += to - from;
-            self.outputs.push_back(MemberOutput::GaveUp { stream, topic, from, to, reason });
+            self.counters.given_up[reason as usize] += gap.len();
+            self.outputs.push_back(MemberOutput::GaveUp { stream, topic, from: gap.from, to: gap.to, reason });
         }
     }
 }

@@ -1,47 +1,57 @@
-//! What a member shows of itself, for `/status` and for metrics.
+//! The state of a member, for `/status` and for metrics.
 
-use sekiwake_record::SHARDS;
+use std::time::Duration;
 
-use super::{GiveUp, Hold, Member};
-use crate::{Stream, UNKNOWN};
+use sekiwake_record::{Name, SHARDS};
 
-/// Sums since the member began.
+use super::{GiveUp, Member, Ownership};
+use crate::{BootTime, Stream};
+
+/// Counters since the member started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemberCounters {
-    /// Requests for repair.
+    /// Requests for repair sent.
     pub requests: u64,
-    /// Renewals that were sent.
+    /// Renewals sent.
     pub renewals: u64,
-    /// Messages that were refused, and batches whose numbers are beyond belief.
-    pub refused: u64,
-    /// Records that were given up, by reason in the order of [`GiveUp::ALL`].
+    /// Messages rejected, and batches whose sequence numbers are out of range.
+    pub rejected: u64,
+    /// Records of gaps that were left behind, delivered later.
+    pub late: u64,
+    /// Records not delivered because another party says that they were handled.
+    pub skipped: u64,
+    /// Streams not followed, because there are too many.
+    pub refused_streams: u64,
+    /// Records given up, by reason in the order of [`GiveUp::ALL`].
     pub given_up: [u64; GiveUp::ALL.len()],
 }
 
 /// A member's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberStatus {
-    /// Its random number.
+    /// The random number of this run.
     pub incarnation: u64,
-    /// The epoch of the coordinator whose grants it follows; 0 for none.
+    /// The epoch of the coordinator whose grants the member follows; 0 before the first.
     pub coordinator: u64,
-    /// The group's protocol; 0 until there is a grant.
+    /// The group's protocol; 0 before the first grant.
     pub protocol: u64,
-    /// Whether its lease runs.
+    /// Whether the member has a lease.
     pub is_leased: bool,
-    /// How long it still runs, ns.
-    pub lease_left: u64,
-    /// Whether it is leaving.
+    /// How long the lease still runs.
+    pub lease_left: Duration,
+    /// Whether the member is leaving.
     pub is_leaving: bool,
-    /// The shards that it has, or has given up and not yet said so.
+    /// The shards, without those whose release the coordinator knows of.
     pub shards: Vec<ShardStatus>,
-    /// The streams that it follows.
+    /// The streams that the member follows.
     pub streams: Vec<StreamStatus>,
-    /// Bytes that are held behind holes.
-    pub held_bytes: usize,
-    /// Bytes that were delivered and not handled.
+    /// Bytes in reorder buffers.
+    pub reorder_bytes: usize,
+    /// Bytes that are delivered and not handled.
     pub outstanding_bytes: usize,
-    /// Sums since it began.
+    /// The labels of members whose destinations have differed from this member's for a minute.
+    pub differing: Vec<Name>,
+    /// Counters since the member started.
     pub counters: MemberCounters,
 }
 
@@ -50,145 +60,150 @@ pub struct MemberStatus {
 pub struct ShardStatus {
     /// The shard.
     pub shard: u8,
-    /// The generation of its grant; 0 while it is prepared.
+    /// The generation of its grant; 0 while preparing.
     pub generation: u64,
     /// What the member does with it.
-    pub state: HoldState,
+    pub state: ShardPhase,
 }
 
 /// What a member does with a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HoldState {
-    /// Buffers.
+pub enum ShardPhase {
+    /// Buffers, until the shard is granted.
     Preparing,
     /// Delivers.
     Owned,
-    /// Waits for what was delivered to be handled.
+    /// Waits until all deliveries are handled.
     Releasing,
-    /// Has stopped.
+    /// Has stopped; the coordinator may not know yet.
     Released,
 }
 
-impl HoldState {
-    /// Its name.
+impl ShardPhase {
+    /// The name, in `/status`.
     pub fn as_str(self) -> &'static str {
         match self {
-            HoldState::Preparing => "preparing",
-            HoldState::Owned => "owned",
-            HoldState::Releasing => "releasing",
-            HoldState::Released => "released",
+            ShardPhase::Preparing => "preparing",
+            ShardPhase::Owned => "owned",
+            ShardPhase::Releasing => "releasing",
+            ShardPhase::Released => "released",
         }
     }
 }
 
-/// Where a member stands in a stream, summed over the shards that it owns.
+/// A member's position in a stream, summed over the shards that it owns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamStatus {
     /// The stream.
     pub stream: Stream,
-    /// Whether it has said its last word.
+    /// Whether the stream has ended.
     pub ended: bool,
-    /// How long ago a batch or an announcement came, ns.
-    pub heard_ago: u64,
-    /// Shards of which it knows where it stands.
+    /// How long ago the last batch or announcement arrived.
+    pub silent_for: Duration,
+    /// Shards whose position is known.
     pub located: usize,
-    /// Records that were delivered, given up or before the start: the sum of what is next.
+    /// The sum of the next sequence numbers: records delivered, given up, or before the start.
     pub received: u64,
-    /// The same of what is handled.
+    /// The sum of the commits.
     pub handled: u64,
-    /// Records that are known to have been published and have not been delivered.
+    /// Records that are owed: known to be published and not delivered.
     pub lag: u64,
-    /// Bytes that are held behind holes, of any shard.
-    pub held_bytes: usize,
-    /// Bytes that were delivered and not handled, of any shard.
+    /// Bytes in reorder buffers, of any shard.
+    pub reorder_bytes: usize,
+    /// Bytes that are delivered and not handled, of any shard.
     pub outstanding_bytes: usize,
 }
 
 impl<B> Member<B> {
-    /// Sums since it began.
+    /// Counters since the member started.
     pub fn counters(&self) -> MemberCounters {
         self.counters
     }
 
-    /// Whether its lease runs.
-    pub fn is_leased(&self, now: u64) -> bool {
+    /// Whether the member has a lease.
+    pub fn is_leased(&self, now: BootTime) -> bool {
         now < self.permit.until()
     }
 
-    /// The epoch of the coordinator whose grants it follows; 0 for none.
+    /// The epoch of the coordinator whose grants the member follows; 0 before the first.
     pub fn coordinator(&self) -> u64 {
         self.coordinator
     }
 
-    /// Whether all that it knows to have been published on its shards has been delivered: no hole is left open. What was delivered
-    /// need not be handled yet.
+    /// Whether everything that is known to be published on the owned shards is delivered, so that
+    /// no gap is being repaired. Streams that nobody answers for do not count. Deliveries need not
+    /// be handled yet.
     pub fn has_received_all(&self) -> bool {
-        self.held_bytes == 0
-            && self.streams.iter().all(|followed| {
-                let owned =
-                    self.holds.iter().zip(&followed.positions).filter(|(hold, _)| matches!(hold, Hold::Owned(_)));
-                // Where it is not known yet where to begin, whatever was published is still to come.
-                owned.map(|(_, position)| position).all(|position| match position.received {
-                    UNKNOWN => position.announced == 0,
-                    received => position.announced <= received,
+        self.reorder_bytes == 0
+            && self.streams.iter().filter(|followed| !followed.repair.is_slow()).all(|followed| {
+                let owned = self
+                    .ownership
+                    .iter()
+                    .zip(&followed.positions)
+                    .filter(|(ownership, _)| matches!(ownership, Ownership::Owned(_)));
+                // Before the start is located, everything that was published is still to come.
+                owned.map(|(_, position)| position).all(|position| {
+                    if position.covered.is_empty() { position.announced == 0 } else { position.owed() == 0 }
                 })
             })
     }
 
-    /// All that it knows, at `now`.
-    pub fn status(&self, now: u64) -> MemberStatus {
+    /// The whole state, at `now`.
+    pub fn status(&self, now: BootTime) -> MemberStatus {
         MemberStatus {
             incarnation: self.incarnation,
             coordinator: self.coordinator,
             protocol: self.protocol,
             is_leased: self.is_leased(now),
-            lease_left: self.permit.until().saturating_sub(now),
-            is_leaving: self.leaving_since.is_some(),
+            lease_left: self.permit.until() - now,
+            is_leaving: self.leaving_from_renewal.is_some(),
             shards: self.shard_statuses().collect(),
             streams: self.stream_statuses(now),
-            held_bytes: self.held_bytes,
+            reorder_bytes: self.reorder_bytes,
             outstanding_bytes: self.outstanding_bytes,
+            differing: self.differing.clone(),
             counters: self.counters,
         }
     }
 
-    /// The shards that it has, or has given up and not yet said so.
+    /// The shards, without those whose release the coordinator knows of.
     pub fn shard_statuses(&self) -> impl Iterator<Item = ShardStatus> {
-        self.holds.iter().enumerate().filter_map(|(index, hold)| {
-            let (generation, state) = match *hold {
-                Hold::Nothing => return None,
-                Hold::Preparing => (0, HoldState::Preparing),
-                Hold::Owned(generation) => (generation, HoldState::Owned),
-                Hold::Releasing(generation) => (generation, HoldState::Releasing),
-                Hold::Released(generation) => (generation, HoldState::Released),
+        self.ownership.iter().enumerate().filter_map(|(index, ownership)| {
+            let state = match ownership {
+                Ownership::None => return None,
+                Ownership::Preparing => ShardPhase::Preparing,
+                Ownership::Owned(_) => ShardPhase::Owned,
+                Ownership::Releasing(_) => ShardPhase::Releasing,
+                Ownership::Released(_) => ShardPhase::Released,
             };
-            Some(ShardStatus { shard: index as u8, generation, state })
+            Some(ShardStatus { shard: index as u8, generation: ownership.generation().unwrap_or(0), state })
         })
     }
 
-    fn stream_statuses(&self, now: u64) -> Vec<StreamStatus> {
+    fn stream_statuses(&self, now: BootTime) -> Vec<StreamStatus> {
         let mut statuses = Vec::with_capacity(self.streams.len());
         for followed in &self.streams {
             let mut status = StreamStatus {
                 stream: followed.stream.clone(),
                 ended: followed.ended,
-                heard_ago: now.saturating_sub(followed.heard_at),
+                silent_for: now - followed.last_heard,
                 located: 0,
                 received: 0,
                 handled: 0,
                 lag: 0,
-                held_bytes: 0,
+                reorder_bytes: 0,
                 outstanding_bytes: 0,
             };
             for shard in 0..SHARDS {
                 let position = &followed.positions[shard];
-                status.held_bytes += position.held_bytes;
+                status.reorder_bytes += position.reorder_bytes;
                 status.outstanding_bytes += position.outstanding_bytes();
-                if matches!(self.holds[shard], Hold::Owned(_)) && position.received != UNKNOWN {
+                let received = position.received().filter(|_| matches!(self.ownership[shard], Ownership::Owned(_)));
+                if let Some(received) = received {
                     status.located += 1;
-                    status.received += position.received;
-                    status.handled += position.handled();
-                    status.lag += position.announced.saturating_sub(position.received);
+                    status.received += received;
+                    status.handled += position.committed();
+                    status.lag += position.owed();
                 }
             }
             statuses.push(status);

@@ -1,33 +1,34 @@
-//! How fast a member gets what it missed, at a round trip of 5 ms and the default budgets, while new records come.
+//! How fast a member catches up, with a round trip of 5 ms and the default budgets, while new
+//! records arrive.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use sekiwake_record::{Announcement, Header, Kind, Name, SHARDS, Topic, TopicPosition};
 
 use crate::{
-    Arrival, Coordinator, CoordinatorSettings, MILLISECOND, Member, MemberOutput, MemberSettings, Peer,
-    PublisherControl, PublisherControlSettings, Retained, Retention, SECOND, Stream,
+    Arrival, BootTime, Coordinator, CoordinatorSettings, Member, MemberOutput, MemberSettings, Peer, PublisherControl,
+    PublisherControlSettings, Retained, Retention, Stream, time::SECOND,
 };
 
-const STEP: u64 = MILLISECOND / 4;
-/// Four of these are a round trip from the member over the coordinator to the publisher and back.
-const HOP: u64 = 5 * MILLISECOND / 4;
-/// What was missed: 400 MB in all topics of a kind.
+const STEP: Duration = Duration::from_micros(250);
+/// A quarter of the round trip from the member through the coordinator to the publisher and back.
+const HOP: Duration = Duration::from_micros(1250);
+/// The missed batches: 400 MB in all topics of a kind.
 const MISSED_BATCHES: u64 = 25_600;
 const RECORDS: u32 = 63;
 const BODY: &[u8] = &[0; 16_384];
-/// Between two new batches: 50,000 records a second.
-const LIVE_EVERY: u64 = SECOND * RECORDS as u64 / 50_000;
+/// Between two new batches: 50,000 records per second.
+const LIVE_EVERY: Duration = Duration::from_nanos(1_000_000_000 * RECORDS as u64 / 50_000);
 
-/// What is on its way, and when it arrives.
-type Link<T> = VecDeque<(u64, T)>;
+/// Messages in flight, with their times of arrival.
+type Link<T> = VecDeque<(BootTime, T)>;
 
-fn arrived<T>(link: &mut Link<T>, now: u64) -> Option<T> {
+fn arrived<T>(link: &mut Link<T>, now: BootTime) -> Option<T> {
     link.pop_front_if(|(at, _)| *at <= now).map(|(_, message)| message)
 }
 
 struct World {
-    now: u64,
+    now: BootTime,
     coordinator: Coordinator,
     publisher: PublisherControl,
     retention: Retention<&'static [u8]>,
@@ -44,11 +45,14 @@ impl World {
         let repair_bytes_per_second = 64 << 20;
         let settings = MemberSettings::new(Name::new("g").unwrap(), Kind::Xflow, Name::new("m").unwrap());
         World {
-            now: 0,
-            coordinator: Coordinator::new(CoordinatorSettings::default(), 1, 0),
-            publisher: PublisherControl::new(PublisherControlSettings { stream, repair_bytes_per_second }, 0),
+            now: BootTime::ZERO,
+            coordinator: Coordinator::new(CoordinatorSettings::default(), 1, BootTime::ZERO),
+            publisher: PublisherControl::new(
+                PublisherControlSettings { stream, repair_bytes_per_second },
+                BootTime::ZERO,
+            ),
             retention: Retention::new([1 << 30; Kind::ALL.len()]),
-            member: Member::new(settings, 7, 0),
+            member: Member::new(settings, 7, BootTime::ZERO),
             to_coordinator: Link::new(),
             to_publisher: Link::new(),
             to_member: Link::new(),
@@ -83,7 +87,8 @@ impl World {
 
     fn step(&mut self) {
         self.now += STEP;
-        let (now, at) = (self.now, self.now + HOP);
+        let now = self.now;
+        let at = now + HOP;
         while let Some((peer, frame)) = arrived(&mut self.to_coordinator, now) {
             self.coordinator.on_message(now, &peer, &frame);
         }
@@ -109,7 +114,7 @@ impl World {
                 self.to_coordinator.push_back((at, (Peer::new(b"p").unwrap(), frame)));
             }
         }
-        self.publisher.applied(now, self.publisher.list().0);
+        self.publisher.applied(now, self.publisher.list().number);
         self.member.on_tick(now);
         self.drain_member();
     }
@@ -144,7 +149,7 @@ fn topics() -> impl Iterator<Item = Topic> {
 }
 
 #[test]
-fn a_member_catches_up_at_fifty_megabytes_a_second_and_more_while_new_records_come() {
+fn member_catches_up_at_fifty_megabytes_per_second() {
     let mut world = World::new();
     while !world.member.owns_all() || !world.publisher.may_publish() {
         world.step();
@@ -154,27 +159,28 @@ fn a_member_catches_up_at_fifty_megabytes_a_second_and_more_while_new_records_co
     for n in 0..MISSED_BATCHES {
         world.publish(topics[n as usize % SHARDS]);
     }
-    let (began, mut live) = (world.now, 0);
+    let began = world.now;
+    let mut live = 0_u32;
     world.announce();
     let is_behind =
         |world: &World| world.member.status(world.now).streams[0].lag > 10 * SHARDS as u64 * u64::from(RECORDS);
-    while world.now - began < 60 * SECOND && (live % 100 != 0 || is_behind(&world)) {
+    while world.now - began < 60 * SECOND && (!live.is_multiple_of(100) || is_behind(&world)) {
         world.step();
-        while began + live * LIVE_EVERY < world.now {
+        while began + LIVE_EVERY * live < world.now {
             let topic = topics[live as usize % SHARDS];
             let first = world.publish(topic);
             world.data.push_back((world.now + 2 * HOP, (topic, first)));
             live += 1;
-            if live % 800 == 0 {
+            if live.is_multiple_of(800) {
                 world.announce();
             }
         }
     }
     assert!(!is_behind(&world), "it never catches up");
-    let seconds = (world.now - began) as f64 / 1e9;
-    let repaired = world.publisher.repaired_bytes() as f64 / 1e6;
+    let seconds = (world.now - began).as_secs_f64();
+    let repaired = world.publisher.retransmitted_bytes() as f64 / 1e6;
     let requests = world.member.counters().requests;
     println!("caught up {repaired:.0} MB in {seconds:.1} s: {:.1} MB/s, {requests} requests", repaired / seconds);
     assert!(repaired / seconds >= 50.0);
-    assert_eq!(world.coordinator.refusals(), Default::default());
+    assert_eq!(world.coordinator.rejections(), Default::default());
 }

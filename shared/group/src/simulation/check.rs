@@ -1,8 +1,8 @@
-//! What must hold.
+//! The fate of every record.
 
 use std::collections::BTreeMap;
 
-/// What became of every record: how often it was acted on, and whether it was given up.
+/// How often each record was acted on, and whether it was given up.
 #[derive(Default)]
 pub(super) struct Ledger {
     /// By stream and topic, then by sequence.
@@ -13,17 +13,18 @@ pub(super) struct Ledger {
 #[derive(Clone, Copy, Default)]
 struct Fate {
     acted: u16,
-    given_up: bool,
+    given_up: u16,
 }
 
 /// The sums of a ledger.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sums {
     pub(super) published: u64,
-    pub(super) repeated: u64,
+    pub(super) duplicates: u64,
     pub(super) lost: u64,
-    pub(super) lost_unsaid: u64,
-    pub(super) given_up_falsely: u64,
+    pub(super) lost_silently: u64,
+    pub(super) given_up_wrongly: u64,
+    pub(super) given_up_twice: u64,
 }
 
 impl Ledger {
@@ -38,28 +39,32 @@ impl Ledger {
 
     pub(super) fn gave_up(&mut self, stream: usize, topic: usize, from: u64, to: u64) {
         self.given_up += to - from;
-        self.each(stream, topic, from, to, |fate| fate.given_up = true);
+        self.each(stream, topic, from, to, |fate| fate.given_up += 1);
     }
 
     fn each(&mut self, stream: usize, topic: usize, from: u64, to: u64, mut change: impl FnMut(&mut Fate)) {
-        let records = self.records.get_mut(&(stream, topic)).expect("only what was published is handled");
+        let records = self.records.get_mut(&(stream, topic)).expect("only published records are handled");
         records[from as usize..to as usize].iter_mut().for_each(&mut change);
     }
 
-    /// The sums over the streams that count, and the worst record: lost without a word, or else lost, or else sent twice.
+    /// The sums over the selected streams, and the worst record: lost and not given up, or else
+    /// lost, or else sent twice.
     pub(super) fn sums(&self, counts: impl Fn(usize) -> bool) -> (Sums, Option<(usize, usize, usize)>) {
-        let (mut sums, mut worst) = (Sums::default(), None);
+        let mut sums = Sums::default();
+        let mut worst = None;
         for (&(stream, topic), records) in self.records.iter().filter(|((stream, _), _)| counts(*stream)) {
             for (sequence, fate) in records.iter().enumerate() {
                 sums.published += 1;
-                sums.repeated += u64::from(fate.acted.saturating_sub(1));
+                sums.duplicates += u64::from(fate.acted.saturating_sub(1));
                 sums.lost += u64::from(fate.acted == 0);
-                sums.lost_unsaid += u64::from(fate.acted == 0 && !fate.given_up);
-                sums.given_up_falsely += u64::from(fate.acted > 0 && fate.given_up);
+                sums.lost_silently += u64::from(fate.acted == 0 && fate.given_up == 0);
+                sums.given_up_wrongly += u64::from(fate.acted > 0 && fate.given_up > 0);
+                sums.given_up_twice += u64::from(fate.given_up > 1);
                 let severity = match (fate.acted, fate.given_up) {
-                    (0, false) => 3,
-                    (0, true) => 2,
-                    (1, _) => continue,
+                    (0, 0) => 4,
+                    (1.., 1..) | (_, 2..) => 3,
+                    (0, 1) => 2,
+                    (1, 0) => continue,
                     _ => 1,
                 };
                 if worst.is_none_or(|(worst, _)| severity > worst) {

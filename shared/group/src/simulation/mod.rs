@@ -1,50 +1,43 @@
-//! The three machines against each other, in one thread, in a time of its own, from a seed.
+//! The three machines against each other, in one thread and in simulated time, from a seed.
 //!
 //! ```text
-//! publishers ──data──▶ proxy ──data──▶ members          each arrow: FIFO, its own delay, loses contiguous runs
-//! publishers ◀control▶ proxy ◀control▶ members          a proxy that is down: DEALERs keep what they are given to send
+//! publishers ──data──▶ proxy ──data──▶ members          each arrow: in order, its own delay, loses contiguous runs
+//! publishers ◀control▶ proxy ◀control▶ members          while the proxy is stopped, DEALERs queue what they send
 //! ```
 //!
-//! Joins, leaves, crashes, stalls, lost connections and restarts of the proxy come at random. Each party has a clock with an offset
-//! and a rate of its own. What must hold is checked at every act (`check`) and at the end. `TEST_SEKIWAKE_SEEDS=10000` runs
-//! so many seeds; `TEST_SEKIWAKE_SEED=17` runs one and prints its trace.
+//! Joins, leaves, crashes, stalls, lost connections and restarts of the proxy happen at random.
+//! Each party has a clock with its own offset and rate. The guarantees are checked at every act
+//! (`check`) and at the end. `TEST_SEKIWAKE_SEEDS=10000` runs that many seeds;
+//! `TEST_SEKIWAKE_SEED=17` runs one and prints its trace.
 
 mod catch_up;
 mod check;
 mod network;
+mod outage;
 pub(crate) mod random;
 mod run;
 mod traffic;
 mod world;
 
-use run::{RunSums, Scenario, run};
+use std::time::Duration;
 
-/// Faults that are built in on purpose, to show that the checks find them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mutant {
-    /// The coordinator gives a shard away before its holder has stopped.
-    NoHoldBack,
-    /// A member commits what it has delivered, not what is handled.
-    CommitBeforeSend,
-    /// A member counts its lease from when the grant arrives.
-    LeaseFromArrival,
-    /// The coordinator shares out what one member is to have.
-    Even,
-    /// The coordinator gives each shard to the one that works next as soon as it is free.
-    ShardByShard,
-    /// A publisher acknowledges a list that its capture threads do not filter by yet.
-    AcknowledgeUnapplied,
-}
+use self::run::{RunSums, Scenario, run};
+use crate::mutants::Mutant;
 
 pub(crate) fn seeds() -> std::ops::Range<u64> {
+    seeds_or(300)
+}
+
+/// The seeds to run, `default` of them if the environment says nothing.
+fn seeds_or(default: u64) -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match (number("TEST_SEKIWAKE_SEED"), number("TEST_SEKIWAKE_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
-        (None, seeds) => 0..seeds.unwrap_or(300),
+        (None, seeds) => 0..seeds.unwrap_or(default),
     }
 }
 
-/// Runs a seed; when it fails runs it again for its trace.
+/// Runs a seed. If it fails, runs it again for its trace.
 fn must_hold(seed: u64, scenario: Scenario) -> RunSums {
     let tracing = std::env::var("TEST_SEKIWAKE_SEED").is_ok();
     let outcome = run(seed, scenario, None, tracing);
@@ -62,31 +55,35 @@ fn must_hold(seed: u64, scenario: Scenario) -> RunSums {
     );
 }
 
-/// Runs all seeds and prints what happened in them.
+/// Runs all seeds, and prints sums.
 fn all_must_hold(scenario: Scenario) -> RunSums {
-    let (mut all, mut slowest) = (RunSums::default(), 0);
-    let seeds = seeds();
+    let mut all = RunSums::default();
+    let mut slowest = Duration::ZERO;
+    // Outages are long.
+    let seeds = if scenario.is_outage() { seeds_or(16) } else { seeds() };
     let runs = seeds.end - seeds.start;
     for seed in seeds {
         let sums = must_hold(seed, scenario);
         all.acts += sums.acts;
         all.requests += sums.requests;
         all.given_up += sums.given_up;
-        all.refused_joins += sums.refused_joins;
+        all.duplicates += sums.duplicates;
+        all.rejected_joins += sums.rejected_joins;
         all.checked_destinations += sums.checked_destinations;
-        all.whole_after += sums.whole_after;
-        slowest = slowest.max(sums.whole_after);
+        all.recovered_after += sums.recovered_after;
+        slowest = slowest.max(sums.recovered_after);
     }
     println!(
-        "{scenario:?}: {runs} seeds, {} acts, {} requests, {} records given up, {} joins refused, {} acts on new destinations; \
-         whole again after {:.1} s, at most {:.1} s",
+        "{scenario:?}: {runs} seeds, {} acts, {} requests, {} records given up, {} sent twice, {} joins rejected, {} acts on new destinations; \
+         recovered after {:.1} s, at most {:.1} s",
         all.acts,
         all.requests,
         all.given_up,
-        all.refused_joins,
+        all.duplicates,
+        all.rejected_joins,
         all.checked_destinations,
-        all.whole_after as f64 / runs as f64 / 1e9,
-        slowest as f64 / 1e9,
+        all.recovered_after.as_secs_f64() / runs as f64,
+        slowest.as_secs_f64(),
     );
     all
 }
@@ -97,37 +94,52 @@ fn graceful_changes_deliver_every_record_exactly_once() {
 }
 
 #[test]
-fn crashes_stalls_and_lost_connections_lose_nothing_and_no_two_members_act_on_a_shard() {
+fn crashes_and_stalls_lose_nothing_and_shards_have_one_owner() {
     all_must_hold(Scenario::Crashes);
 }
 
 #[test]
-fn restarts_of_the_proxy_lose_nothing_and_no_two_members_act_on_a_shard() {
+fn proxy_restarts_lose_nothing_and_shards_have_one_owner() {
     all_must_hold(Scenario::Restarts);
 }
 
 #[test]
-fn with_little_memory_what_is_lost_is_exactly_what_is_given_up() {
+fn little_memory_loses_exactly_what_is_given_up() {
     all_must_hold(Scenario::LittleMemory);
 }
 
 #[test]
-fn members_of_several_versions_run_the_lowest_of_their_highest_and_one_that_shares_none_is_refused() {
+fn mixed_versions_run_their_lowest_highest_protocol() {
     let sums = all_must_hold(Scenario::Versions);
-    assert!(seeds().count() == 1 || sums.refused_joins > 0);
+    assert!(seeds().count() == 1 || sums.rejected_joins > 0);
 }
 
 #[test]
-fn where_one_works_the_others_stand_by_and_nothing_is_lost_when_they_take_over() {
-    all_must_hold(Scenario::OneWorks);
+fn single_active_takeover_loses_nothing() {
+    all_must_hold(Scenario::SingleActive);
 }
 
 #[test]
-fn where_one_works_a_graceful_change_delivers_every_record_exactly_once() {
-    all_must_hold(Scenario::OneWorksGraceful);
+fn single_active_graceful_changes_deliver_exactly_once() {
+    all_must_hold(Scenario::SingleActiveGraceful);
 }
 
-/// The seeds among the first 200 in which a mutant is found, and what is said of the first.
+#[test]
+fn outage_of_all_parties_loses_nothing_and_doubles_nothing() {
+    all_must_hold(Scenario::Outage);
+}
+
+#[test]
+fn partial_outage_loses_nothing_in_any_order_of_return() {
+    all_must_hold(Scenario::PartialOutage);
+}
+
+#[test]
+fn outage_with_little_memory_loses_exactly_what_is_given_up() {
+    all_must_hold(Scenario::OutageLittleMemory);
+}
+
+/// How many of the first 200 seeds find a mutant, and the failure of the first.
 fn found(mutant: Mutant, scenario: Scenario) -> (usize, Option<String>) {
     let failures: Vec<String> =
         (0..200).filter_map(|seed| run(seed, scenario, Some(mutant), false).verdict.err()).collect();
@@ -135,7 +147,7 @@ fn found(mutant: Mutant, scenario: Scenario) -> (usize, Option<String>) {
 }
 
 #[test]
-fn a_hand_over_without_hold_back_is_found() {
+fn grant_before_the_release_is_found() {
     let (seeds, first) = found(Mutant::NoHoldBack, Scenario::Graceful);
     assert!(
         seeds > 0 && first.as_ref().is_some_and(|first| first.contains("two members") || first.contains("twice")),
@@ -144,34 +156,72 @@ fn a_hand_over_without_hold_back_is_found() {
 }
 
 #[test]
-fn shards_that_are_shared_out_where_one_is_to_work_are_found() {
-    let (seeds, first) = found(Mutant::Even, Scenario::OneWorksGraceful);
-    assert!(seeds > 0 && first.as_ref().is_some_and(|first| first.contains("two members work")), "{seeds} {first:?}");
+fn distributed_shards_of_a_single_active_group_are_found() {
+    let (seeds, first) = found(Mutant::Even, Scenario::SingleActiveGraceful);
+    assert!(
+        seeds > 0 && first.as_ref().is_some_and(|first| first.contains("two members are active")),
+        "{seeds} {first:?}"
+    );
 }
 
 #[test]
-fn a_hand_over_shard_by_shard_where_one_is_to_work_is_found() {
-    for scenario in [Scenario::OneWorksGraceful, Scenario::OneWorks] {
+fn single_active_handover_shard_by_shard_is_found() {
+    for scenario in [Scenario::SingleActiveGraceful, Scenario::SingleActive] {
         let (seeds, first) = found(Mutant::ShardByShard, scenario);
-        let says = first.as_ref().is_some_and(|first| first.contains("two members work"));
-        assert!(seeds > 0 && says, "{scenario:?} {seeds} {first:?}");
+        let is_found = first.as_ref().is_some_and(|first| first.contains("two members are active"));
+        assert!(seeds > 0 && is_found, "{scenario:?} {seeds} {first:?}");
     }
 }
 
 #[test]
-fn a_commit_before_the_send_is_found() {
+fn commit_before_the_send_is_found() {
     let (seeds, first) = found(Mutant::CommitBeforeSend, Scenario::Crashes);
     assert!(seeds > 0 && first.as_ref().is_some_and(|first| first.contains("never")), "{seeds} {first:?}");
 }
 
 #[test]
-fn a_lease_counted_from_the_grants_arrival_is_found() {
+fn lease_counted_from_the_arrival_of_the_grant_is_found() {
     let (seeds, first) = found(Mutant::LeaseFromArrival, Scenario::Crashes);
     assert!(seeds > 0 && first.as_ref().is_some_and(|first| first.contains("two members")), "{seeds} {first:?}");
 }
 
 #[test]
-fn an_acknowledgement_of_a_list_that_is_not_applied_is_found() {
+fn acknowledgement_of_an_unapplied_list_is_found() {
     let (seeds, first) = found(Mutant::AcknowledgeUnapplied, Scenario::Graceful);
     assert!(seeds > 0 && first.as_ref().is_some_and(|first| first.contains("does not know")), "{seeds} {first:?}");
+}
+
+/// The failure of the first seed that finds a mutant.
+fn first_found(mutant: Mutant, scenario: Scenario) -> Option<String> {
+    (0..300).find_map(|seed| run(seed, scenario, Some(mutant), false).verdict.err())
+}
+
+#[test]
+fn refusal_of_late_positions_is_found() {
+    let first = first_found(Mutant::RefuseLate, Scenario::Outage);
+    assert!(first.as_ref().is_some_and(|first| first.contains("twice") || first.contains("never")), "{first:?}");
+}
+
+#[test]
+fn settling_by_the_clock_of_the_coordinator_is_found() {
+    let first = first_found(Mutant::SettleByClock, Scenario::Outage);
+    assert!(first.as_ref().is_some_and(|first| first.contains("twice")), "{first:?}");
+}
+
+#[test]
+fn newest_range_instead_of_the_union_is_found() {
+    let first = first_found(Mutant::Newest, Scenario::PartialOutage);
+    assert!(first.as_ref().is_some_and(|first| first.contains("never")), "{first:?}");
+}
+
+#[test]
+fn guessed_start_taken_for_known_is_found() {
+    let first = first_found(Mutant::GuessIsKnown, Scenario::PartialOutage);
+    assert!(first.as_ref().is_some_and(|first| first.contains("never")), "{first:?}");
+}
+
+#[test]
+fn position_clamped_to_a_stale_announcement_is_found() {
+    let first = first_found(Mutant::Clamp, Scenario::Graceful);
+    assert!(first.as_ref().is_some_and(|first| first.contains("twice")), "{first:?}");
 }

@@ -1,4 +1,9 @@
-//! Numbers from a seed: SplitMix64 (Steele, Lea, Flood 2014). Good enough, and the same on every machine and in every version.
+//! Random numbers from a seed: SplitMix64 (Steele, Lea, Flood 2014). By hand, because a seed must
+//! be the same run on every machine and with every version of a library.
+
+use std::time::Duration;
+
+use crate::time::nanos;
 
 pub(crate) struct Random(u64);
 
@@ -14,12 +19,22 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// From `range`, its end left out.
+    /// From `range`, without its end.
     pub(crate) fn within(&mut self, range: std::ops::Range<u64>) -> u64 {
         range.start + self.number() % (range.end - range.start)
     }
 
-    /// True once in so many times.
+    /// From `range` of milliseconds, without its end.
+    pub(crate) fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.within(range))
+    }
+
+    /// From `range`, without its end.
+    pub(crate) fn duration(&mut self, range: std::ops::Range<Duration>) -> Duration {
+        Duration::from_nanos(self.within(nanos(range.start)..nanos(range.end)))
+    }
+
+    /// True once in this many times.
     pub(crate) fn once_in(&mut self, times: u64) -> bool {
         self.number().is_multiple_of(times)
     }

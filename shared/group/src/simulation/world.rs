@@ -1,46 +1,52 @@
-//! The parties, and what happens to them.
+//! The simulated parties and their events.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::Arc,
+    time::Duration,
 };
 
 use sekiwake_record::{Announcement, Header, Kind, Name, Shard, Topic, TopicPosition};
 
 use super::{
-    Mutant,
     check::Ledger,
     network::{Clock, Link},
     random::Random,
 };
 use crate::{
-    Arrival, Coordinator, CoordinatorSettings, MILLISECOND, Member, MemberOutput, MemberSettings, Peer, Permission,
-    Permit, PublisherControl, PublisherControlSettings, REGISTER_WITHIN, Received, Retained, Retention, SECOND, Stream,
-    wire::{Destination, Message, RefusalReason, StreamPositions, StreamStarts, Transport},
+    Arrival, BootTime, Coordinator, CoordinatorSettings, CurrentList, Member, MemberOutput, MemberSettings, Peer,
+    Permission, Permit, PublisherControl, PublisherControlSettings, REGISTER_WITHIN, Received, Retained, Retention,
+    Stream,
+    mutants::{Mutant, Mutants},
+    time::{MILLISECOND, SECOND},
+    wire::{Destination, Message, RejectionReason, StreamPositions, StreamStarts, Transport},
 };
 
-/// The most events at one instant. A machine whose deadline stays behind its clock is found by it, instead of running for ever.
+/// Maximum number of events at one instant. This finds a machine whose deadline stays behind its
+/// clock, which would run forever.
 const MAX_EVENTS_AT_ONCE: u32 = 100_000;
-/// Control messages of a publisher that were lost may have made it count as gone until so long after.
-const UNREACHABLE_AFTER_LOSS: u64 = 5 * SECOND;
-/// A member that is refused is told so with each renewal.
-const REFUSED_FOR: u64 = 1200 * MILLISECOND;
+/// How long lost control messages of a publisher may make it count as unavailable.
+const UNREACHABLE_AFTER_LOSS: Duration = Duration::from_secs(5);
+/// A rejected member is rejected again with each renewal.
+const REJECTED_FOR: Duration = Duration::from_millis(1200);
 
-/// What a run is made of.
+/// The parameters of a run.
 #[derive(Clone)]
 pub(super) struct Shape {
     pub(super) retain_bytes: usize,
     pub(super) repair_bytes_per_second: u64,
     pub(super) shards: u64,
-    /// Records of a batch, its bytes, and the time to the next, ns.
-    pub(super) records: std::ops::Range<u64>,
-    pub(super) bytes: std::ops::Range<u64>,
-    pub(super) pause: std::ops::Range<u64>,
-    /// Members come with protocols of their own.
+    /// Records of a batch, its bytes, and the time to the next.
+    pub(super) records: Range<u64>,
+    pub(super) bytes: Range<u64>,
+    pub(super) pause: Range<Duration>,
+    pub(super) start_age: Duration,
+    /// Members speak different protocols.
     pub(super) versions: bool,
-    /// One member is to have all shards.
-    pub(super) one_works: bool,
-    /// Members hold as much as by default, not little.
+    /// One member has all shards.
+    pub(super) single_active: bool,
+    /// Members have their default buffers, not small ones.
     pub(super) roomy: bool,
     pub(super) mutant: Option<Mutant>,
     pub(super) slow_work: bool,
@@ -83,7 +89,7 @@ impl Event {
             Event::PublisherTick(index) => format!("a tick of publisher {index}"),
             Event::ProxyTick(run) => format!("a tick of proxy {run}"),
             Event::MemberTick(index) => format!("a tick of member {index}"),
-            _ => "an event that is no tick".to_owned(),
+            _ => "an event that is not a tick".to_owned(),
         }
     }
 }
@@ -105,12 +111,12 @@ pub(super) struct PublisherNode {
     pub(super) alive: bool,
     pub(super) publishing: bool,
     pub(super) crashed: bool,
-    tick_at: u64,
+    tick_at: BootTime,
     /// The number of the newest list that was given to the capture threads.
     list_number: u64,
     /// The newest list that all of them filter by, and its number.
     pub(super) filter: (u64, Vec<Destination>),
-    data: Link,
+    pub(super) data: Link,
     pub(super) control: (Link, Link),
 }
 
@@ -120,32 +126,32 @@ pub(super) struct MemberNode {
     pub(super) clock: Clock,
     pub(super) alive: bool,
     pub(super) leaving: bool,
-    pub(super) stalled_until: u64,
-    tick_at: u64,
-    worked_until: u64,
+    pub(super) stalled_until: BootTime,
+    tick_at: BootTime,
+    worked_until: BootTime,
     subscribed: BTreeSet<usize>,
     pub(super) destinations: Vec<Destination>,
     /// By the member's clock.
-    register_by: u64,
+    register_by: BootTime,
     pub(super) protocols: (u64, u64),
-    pub(super) refused_at: Option<u64>,
+    pub(super) rejected_at: Option<BootTime>,
     pub(super) data: Link,
     pub(super) control: (Link, Link),
     requests: (u64, u64),
 }
 
 pub(super) struct World {
-    pub(super) time: u64,
+    pub(super) time: BootTime,
     events_at_once: u32,
     order: u64,
-    events: BTreeMap<(u64, u64), Event>,
+    events: BTreeMap<(BootTime, u64), Event>,
     pub(super) random: Random,
     pub(super) shape: Shape,
     pub(super) proxy: Option<Coordinator>,
     proxy_clock: Clock,
     pub(super) proxy_run: u64,
-    proxy_tick_at: u64,
-    relays_from: u64,
+    proxy_tick_at: BootTime,
+    relays_from: BootTime,
     backlog: Vec<(Peer, Vec<u8>)>,
     pub(super) publishers: Vec<PublisherNode>,
     pub(super) members: Vec<MemberNode>,
@@ -154,14 +160,14 @@ pub(super) struct World {
     pub(super) trace: Vec<String>,
     pub(super) acts: u64,
     pub(super) requests: u64,
-    /// Acts on destinations that all publishers had to know, and did.
+    /// Acts on destinations that all publishers had to know.
     pub(super) checked_destinations: u64,
 }
 
 macro_rules! trace {
     ($world:expr, $($text:tt)*) => {
         if $world.shape.tracing {
-            let line = format!("{:>10.6} {}", $world.time as f64 / 1e9, format_args!($($text)*));
+            let line = format!("{:>10.6} {}", ($world.time - BootTime::ZERO).as_secs_f64(), format_args!($($text)*));
             $world.trace.push(line);
         }
     };
@@ -186,7 +192,7 @@ impl World {
         let mut random = Random::new(seed);
         let proxy_clock = Clock::new(&mut random);
         World {
-            time: 0,
+            time: BootTime::ZERO,
             events_at_once: 0,
             order: 0,
             events: BTreeMap::new(),
@@ -195,8 +201,8 @@ impl World {
             proxy: None,
             proxy_clock,
             proxy_run: 0,
-            proxy_tick_at: u64::MAX,
-            relays_from: 0,
+            proxy_tick_at: BootTime::NEVER,
+            relays_from: BootTime::ZERO,
             backlog: Vec::new(),
             publishers: Vec::new(),
             members: Vec::new(),
@@ -209,13 +215,13 @@ impl World {
         }
     }
 
-    pub(super) fn at(&mut self, time: u64, event: Event) {
+    pub(super) fn at(&mut self, time: BootTime, event: Event) {
         self.order += 1;
         self.events.insert((time.max(self.time), self.order), event);
     }
 
     /// Runs until `end`, or until an event of chaos is due: that is the caller's.
-    pub(super) fn run_until(&mut self, end: u64) -> bool {
+    pub(super) fn run_until(&mut self, end: BootTime) -> bool {
         while self.failure.is_none()
             && let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= end)
         {
@@ -223,7 +229,7 @@ impl World {
             self.events_at_once = if time == self.time { self.events_at_once + 1 } else { 0 };
             self.time = time;
             if self.events_at_once > MAX_EVENTS_AT_ONCE {
-                self.fail(format!("time stands still at {}", event.name()));
+                self.fail(format!("time does not advance at {}", event.name()));
             }
             if let Event::Chaos = event {
                 return true;
@@ -241,14 +247,14 @@ impl World {
 
     pub(super) fn start_proxy(&mut self) {
         self.proxy_clock = Clock::new(&mut self.random);
-        let settings = CoordinatorSettings { mutant: self.shape.mutant, ..CoordinatorSettings::default() };
+        let settings = CoordinatorSettings { mutants: Mutants(self.shape.mutant), ..CoordinatorSettings::default() };
         let epoch = self.random.number() | 1;
         let now = self.proxy_clock.local(self.time);
         self.proxy = Some(Coordinator::new(settings, epoch, now));
         self.proxy_run += 1;
         self.relays_from = self.time + 500 * MILLISECOND;
         trace!(self, "proxy starts");
-        // What the DEALERs have kept comes when they are connected again.
+        // Messages queued by DEALERs arrive once they are connected again.
         for (peer, frame) in std::mem::take(&mut self.backlog) {
             self.at(self.time + 150 * MILLISECOND, Event::ProxyMessage(peer, frame));
         }
@@ -257,7 +263,8 @@ impl World {
 
     pub(super) fn kill_proxy(&mut self) {
         trace!(self, "proxy is killed");
-        (self.proxy, self.proxy_tick_at) = (None, u64::MAX);
+        self.proxy = None;
+        self.proxy_tick_at = BootTime::NEVER;
     }
 
     pub(super) fn start_publisher(&mut self) {
@@ -274,7 +281,7 @@ impl World {
             alive: true,
             publishing: true,
             crashed: false,
-            tick_at: u64::MAX,
+            tick_at: BootTime::NEVER,
             list_number: 0,
             filter: (0, Vec::new()),
             data: Link::default(),
@@ -294,14 +301,14 @@ impl World {
             Kind::Syslog,
             Name::new(&format!("m{index}")).unwrap(),
         );
-        settings.start_age = 600 * SECOND;
+        settings.start_age = self.shape.start_age;
         if !self.shape.roomy {
-            settings.held_bytes_per_topic = 16 << 10;
-            settings.held_bytes = 256 << 10;
+            settings.reorder_bytes_per_topic = 16 << 10;
+            settings.reorder_bytes = 256 << 10;
             settings.request_bytes = 32 << 10;
         }
-        settings.mutant = self.shape.mutant;
-        settings.one_works = self.shape.one_works;
+        settings.mutants = Mutants(self.shape.mutant);
+        settings.single_active = self.shape.single_active;
         if self.shape.versions {
             settings.protocols = [(1, 1), (1, 2), (1, 3), (2, 3), (3, 4)][self.random.index(5)];
         }
@@ -314,14 +321,14 @@ impl World {
             clock,
             alive: true,
             leaving: false,
-            stalled_until: 0,
-            tick_at: u64::MAX,
-            worked_until: 0,
+            stalled_until: BootTime::ZERO,
+            tick_at: BootTime::NEVER,
+            worked_until: BootTime::ZERO,
             subscribed: BTreeSet::new(),
             destinations: Vec::new(),
-            register_by: 0,
+            register_by: BootTime::ZERO,
             protocols,
-            refused_at: None,
+            rejected_at: None,
             data: Link::default(),
             control: Default::default(),
             requests: (0, 0),
@@ -331,7 +338,7 @@ impl World {
         index
     }
 
-    /// A member is to send elsewhere from now on. One address in two was another's before, or is so still.
+    /// Assigns new destinations to a member. Half of the addresses are shared with other members.
     pub(super) fn change_destinations(&mut self, index: usize) {
         let count = self.random.within(1..4);
         let address = |random: &mut Random| {
@@ -340,7 +347,7 @@ impl World {
             Destination::new(address.into(), 514, Transport::Udp)
         };
         let destinations: Vec<Destination> = (0..count).map(|_| address(&mut self.random)).collect();
-        trace!(self, "member {index} is going to send to {destinations:?}");
+        trace!(self, "member {index} has new destinations {destinations:?}");
         let node = &mut self.members[index];
         let now = node.clock.local(self.time);
         (node.destinations, node.register_by) = (destinations.clone(), now + REGISTER_WITHIN);
@@ -348,9 +355,9 @@ impl World {
         self.drain_member(index);
     }
 
-    /// Whether the coordinator has not refused the member lately.
+    /// Whether the coordinator has not rejected the member recently.
     pub(super) fn is_admitted(&self, index: usize) -> bool {
-        self.members[index].refused_at.is_none_or(|at| self.time > at + REFUSED_FOR)
+        self.members[index].rejected_at.is_none_or(|at| self.time > at + REJECTED_FOR)
     }
 
     pub(super) fn leave(&mut self, index: usize) {
@@ -416,7 +423,7 @@ impl World {
             Event::MemberTick(index) => {
                 let node = &mut self.members[index];
                 if self.time >= node.tick_at {
-                    node.tick_at = u64::MAX;
+                    node.tick_at = BootTime::NEVER;
                     node.machine.on_tick(node.clock.local(self.time));
                     self.drain_member(index);
                 }
@@ -460,7 +467,7 @@ impl World {
             }
             self.ledger.published(index, topic.index(), u64::from(count));
         }
-        let pause = self.random.within(self.shape.pause.clone());
+        let pause = self.random.duration(self.shape.pause.clone());
         self.at(self.time + pause, Event::Publish(index));
     }
 
@@ -519,7 +526,7 @@ impl World {
     fn publisher_tick(&mut self, index: usize) {
         let node = &mut self.publishers[index];
         if node.alive && self.time >= node.tick_at {
-            node.tick_at = u64::MAX;
+            node.tick_at = BootTime::NEVER;
             node.machine.on_tick(node.clock.local(self.time), &node.retention);
             self.drain_publisher(index);
         }
@@ -541,14 +548,14 @@ impl World {
             }
         }
         let node = &mut self.publishers[index];
-        let (number, list) = node.machine.list();
+        let CurrentList { number, destinations: list } = node.machine.list();
         if number > node.list_number {
             node.list_number = number;
             let applied = Event::ListApplied(index, number, list.to_vec());
             if self.shape.mutant == Some(Mutant::AcknowledgeUnapplied) {
                 node.machine.applied(node.clock.local(self.time), number);
             }
-            let delay = self.random.within(0..50 * MILLISECOND);
+            let delay = self.random.duration(Duration::ZERO..50 * MILLISECOND);
             self.at(self.time + delay, applied);
         }
         let node = &mut self.publishers[index];
@@ -582,7 +589,7 @@ impl World {
         }
     }
 
-    /// Who holds what, from the messages that say so. One shard stands for all.
+    /// Traces the parts of messages about one shard.
     fn explain(&mut self, peer: &Peer, frame: &[u8]) {
         if !self.shape.tracing {
             return;
@@ -628,7 +635,7 @@ impl World {
     fn proxy_tick(&mut self, run: u64) {
         let now = self.proxy_clock.local(self.time);
         if let Some(proxy) = self.proxy.as_mut().filter(|_| run == self.proxy_run && self.time >= self.proxy_tick_at) {
-            self.proxy_tick_at = u64::MAX;
+            self.proxy_tick_at = BootTime::NEVER;
             proxy.on_tick(now);
             self.drain_proxy();
         }
@@ -637,7 +644,8 @@ impl World {
     fn drain_proxy(&mut self) {
         while let Some((peer, frame)) = self.proxy.as_mut().and_then(Coordinator::poll_output) {
             self.explain(&peer, &frame);
-            let ((party, index), bytes) = (index_of(&peer), frame.len());
+            let (party, index) = index_of(&peer);
+            let bytes = frame.len();
             let (link, event) = match party {
                 b'p' => (&mut self.publishers[index].control.1, Event::PublisherMessage(index, frame)),
                 _ => (&mut self.members[index].control.1, Event::MemberMessage(index, frame)),
@@ -668,9 +676,9 @@ impl World {
             self.do_for_member(index, output);
         }
         let node = &mut self.members[index];
-        if node.machine.held_bytes() > if self.shape.roomy { 64 << 20 } else { 256 << 10 } {
-            let held = node.machine.held_bytes();
-            self.fail(format!("member {index} holds {held} bytes"));
+        if node.machine.reorder_bytes() > if self.shape.roomy { 64 << 20 } else { 256 << 10 } {
+            let held = node.machine.reorder_bytes();
+            self.fail(format!("member {index} buffers {held} bytes"));
         }
         let node = &mut self.members[index];
         if node.leaving && node.machine.has_left() && node.alive {
@@ -704,7 +712,7 @@ impl World {
                 }
             }
             MemberOutput::Subscribe(topic) => {
-                let at = self.time + self.random.within(1..30) * MILLISECOND;
+                let at = self.time + self.random.millis(1..30);
                 self.at(at, Event::MemberSubscribed(index, topic, true));
             }
             MemberOutput::Unsubscribe(topic) => {
@@ -715,7 +723,7 @@ impl World {
                 let stream = self.publishers.iter().position(|node| node.stream == stream).unwrap();
                 let to = first_sequence + u64::from(batch - skip);
                 let slow = self.shape.slow_work && self.random.once_in(60);
-                let delay = if slow { self.random.within(200..1500) } else { self.random.within(0..20) } * MILLISECOND;
+                let delay = if slow { self.random.millis(200..1500) } else { self.random.millis(0..20) };
                 let node = &mut self.members[index];
                 node.worked_until = node.worked_until.max(self.time + delay);
                 let at = node.worked_until;
@@ -726,11 +734,12 @@ impl World {
                 let stream = Stream::new(&Name::new(header.stream_name).unwrap(), header.stream_epoch);
                 let node = &mut self.members[index];
                 let now = node.clock.local(self.time);
-                let (first, count) = (header.first_sequence, header.count);
+                let first = header.first_sequence;
+                let count = header.count;
                 let arrival = Arrival { first, count, bytes: body.len(), batch: count };
                 let taken = node.machine.on_batch(now, &stream, topic, arrival);
-                if taken == Received::NotOurs {
-                    trace!(self, "member {index} got a repair for a shard that it has not");
+                if taken == Received::NotOwned {
+                    trace!(self, "member {index} got a repair for a shard that it does not own");
                 }
             }
             MemberOutput::GaveUp { stream, topic, from, to, reason } => {
@@ -738,28 +747,32 @@ impl World {
                 let stream = self.publishers.iter().position(|node| node.stream == stream).unwrap();
                 self.ledger.gave_up(stream, topic.index(), from, to);
             }
-            MemberOutput::Refused(RefusalReason::Protocol) if self.shape.versions => {
-                trace!(self, "member {index} is refused");
-                self.members[index].refused_at = Some(self.time);
+            MemberOutput::Skipped { stream, topic, records, presenter } => {
+                trace!(self, "member {index} skips {records} of {stream} {topic}, presented by {presenter:?}");
             }
-            MemberOutput::Refused(reason) => self.fail(format!("member {index} is refused: {reason:?}")),
+            MemberOutput::Rejected(RejectionReason::Protocol) if self.shape.versions => {
+                trace!(self, "member {index} is rejected");
+                self.members[index].rejected_at = Some(self.time);
+            }
+            MemberOutput::Rejected(reason) => self.fail(format!("member {index} is rejected: {reason:?}")),
         }
     }
 
     fn count_request(&mut self, index: usize) {
         self.requests += 1;
-        let second = self.time / SECOND;
+        let second = (self.time - BootTime::ZERO).as_secs();
         let requests = &mut self.members[index].requests;
         *requests = if requests.0 == second { (second, requests.1 + 1) } else { (second, 1) };
         if requests.1 > 150 {
-            self.fail(format!("member {index} made 150 requests in a second"));
+            self.fail(format!("member {index} made 150 requests per second"));
         }
     }
 
-    /// A sending thread: asks for permission and sends; the call itself is one instant.
+    /// A sending thread: checks its permission and sends. The send call takes no time.
     fn work(&mut self, index: usize, delivery: Delivery) {
         let node = &mut self.members[index];
-        let (now, shard) = (node.clock.local(self.time), delivery.topic.shard);
+        let now = node.clock.local(self.time);
+        let shard = delivery.topic.shard;
         match node.permit.may_act(shard, delivery.generation, now) {
             Permission::Granted => {}
             Permission::Lapsed => return self.at(self.time + 20 * MILLISECOND, Event::Work(index, delivery)),
@@ -777,7 +790,8 @@ impl World {
             trace!(self, "member {index} acts on {stream} {}..{}", delivery.first, delivery.to);
         }
         self.ledger.acted(delivery.stream, delivery.topic.index(), delivery.first, delivery.to);
-        let (time, topic) = (self.time, delivery.topic);
+        let time = self.time;
+        let topic = delivery.topic;
         let also = self.members.iter().enumerate().find(|(other, node)| {
             let owned = node.machine.owned().find(|(owned, _)| *owned == shard);
             let may =
@@ -787,7 +801,7 @@ impl World {
         if let Some((other, _)) = also {
             self.fail(format!("two members act on {topic}: {index} did, and {other} may"));
         }
-        if self.shape.one_works {
+        if self.shape.single_active {
             self.check_alone(index);
         }
         let stream = self.publishers[delivery.stream].stream.clone();
@@ -796,7 +810,7 @@ impl World {
         self.drain_member(index);
     }
 
-    /// Where one works, nobody else may act on any shard while it acts on one.
+    /// With a single active member no other member may act on any shard.
     fn check_alone(&mut self, index: usize) {
         let time = self.time;
         let also = self.members.iter().enumerate().find(|(other, node)| {
@@ -805,23 +819,23 @@ impl World {
             *other != index && node.alive && node.machine.owned().any(may)
         });
         if let Some((other, _)) = also {
-            self.fail(format!("two members work: {index} did, and {other} may"));
+            self.fail(format!("two members are active: {index} did act, and {other} may"));
         }
     }
 
-    /// A publisher that does not know where a member sends to would take what it sends for new.
+    /// A publisher that does not know a destination of a member would capture its output again.
     fn check_destinations(&mut self, index: usize) {
         let reachable = |node: &&PublisherNode| {
             let lost_until = node.control.0.loses_until.max(node.control.1.loses_until);
             node.alive
                 && node.machine.may_publish()
-                && (lost_until == 0 || self.time >= lost_until + UNREACHABLE_AFTER_LOSS)
+                && (lost_until == BootTime::ZERO || self.time >= lost_until + UNREACHABLE_AFTER_LOSS)
         };
         let destinations = &self.members[index].destinations;
         let knows = |node: &PublisherNode| destinations.iter().all(|destination| node.filter.1.contains(destination));
-        let ignorant = self.publishers.iter().filter(reachable).find(|node| !knows(node));
-        if let Some(stream) = ignorant.map(|node| node.stream.clone()) {
-            self.fail(format!("member {index} sends where {stream} does not know of"));
+        let unaware = self.publishers.iter().filter(reachable).find(|node| !knows(node));
+        if let Some(stream) = unaware.map(|node| node.stream.clone()) {
+            self.fail(format!("member {index} sends to a destination that {stream} does not know"));
         }
         self.checked_destinations += 1;
     }

@@ -1,62 +1,41 @@
-//! The captures of others, used in place when `../shared/corpus` stands beside the workspace.
+//! Third-party captures, if `../shared/corpus` is next to the workspace.
 //!
-//! What a datagram is was told by programs that share no code with this crate (the tables' `heuristic` column, which looks at a version
-//! number and little else) or by the suites that the raw datagrams come from. The floors below are what was reached; where the two
-//! disagree, the test says why.
+//! The expected class of a datagram comes from programs that share no code with this crate (the
+//! tables' `heuristic` column, which is based on little more than a version number) or from the
+//! test suites that the raw datagrams belong to. The expected counts are minimums that were reached
+//! once; where class and format differ, the test says why.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs};
 
 use sekiwake_identify::identify;
 use sekiwake_record::{Format, Kind};
+use sekiwake_testkit::corpus::{corpus_or_skipped, manifest, table};
 use sha2::{Digest, Sha256};
 use snmp_parser::{PduType, SnmpGenericMessage, parse_snmp_generic_message};
 
-/// How often a class of the corpus was told as which format.
+/// How many datagrams of a class were identified as a format.
 type Tally = BTreeMap<(String, &'static str), usize>;
-
-fn corpus() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus");
-    if folder.join("MANIFEST.tsv").exists() {
-        return Some(folder);
-    }
-    eprintln!("SKIPPED: no corpus at {}", folder.display());
-    None
-}
-
-/// The manifest's rows, split at tabs.
-fn manifest(folder: &Path) -> Vec<Vec<String>> {
-    table(&folder.join("MANIFEST.tsv"))
-}
-
-fn table(path: &Path) -> Vec<Vec<String>> {
-    let text = fs::read(path).unwrap();
-    let text = String::from_utf8_lossy(&text);
-    text.lines().skip(1).map(|line| line.split('\t').map(str::to_owned).collect()).collect()
-}
 
 fn add(tally: &mut Tally, class: &str, format: Format) {
     *tally.entry((class.to_owned(), format.as_str())).or_default() += 1;
 }
 
-/// Holds a tally against rows of class, format and the number reached. A class that is not listed must be unknown throughout.
+/// Compares a tally with rows of class, format and minimum. All datagrams of a class that is not
+/// listed have to be unknown.
 fn check(title: &str, tally: &Tally, expected: &[(&str, Format, usize)]) {
     eprintln!("{title}");
     for ((class, format), count) in tally {
         eprintln!("  {class:12} {format:14} {count}");
         let listed = expected.iter().any(|(known, as_format, _)| known == class && as_format.as_str() == *format);
-        assert!(listed || *format == "unknown", "{title}: {count} of class {class} were told as {format}");
+        assert!(listed || *format == "unknown", "{title}: {count} of class {class} identified as {format}");
     }
     for &(class, format, floor) in expected {
         let reached = tally.get(&(class.to_owned(), format.as_str())).copied().unwrap_or(0);
-        assert!(reached >= floor, "{title}: {reached} of class {class} were told as {format}, once it was {floor}");
+        assert!(reached >= floor, "{title}: {reached} of class {class} identified as {format}, expected {floor}");
     }
 }
 
-/// What snmp-parser makes of a message when it parses the whole of it; `None` if it does not.
+/// The format according to snmp-parser, if it can parse the whole message.
 fn snmp_reference(payload: &[u8]) -> Option<Format> {
     let (_, message) = parse_snmp_generic_message(payload).ok()?;
     Some(match message {
@@ -68,7 +47,7 @@ fn snmp_reference(payload: &[u8]) -> Option<Format> {
     })
 }
 
-/// The IPFIX messages of a file (RFC 5655) as far as their length fields lead from one to the next.
+/// The IPFIX messages of a file (RFC 5655), up to the first invalid length.
 fn ipfix_messages(mut bytes: &[u8]) -> Vec<&[u8]> {
     let mut messages = Vec::new();
     while let &[0, 10, high, low, ..] = bytes {
@@ -82,7 +61,7 @@ fn ipfix_messages(mut bytes: &[u8]) -> Vec<&[u8]> {
     messages
 }
 
-/// The records of a capture file, in order; enough of pcap and pcapng to find a datagram in them.
+/// The frames of a capture file, in order: a minimal reader of pcap and pcapng.
 fn frames(file: &[u8]) -> Vec<&[u8]> {
     let big_endian = matches!(file, [0xa1, ..] | [0x0a, 0x0d, 0x0d, 0x0a, _, _, _, _, 0x1a, ..]);
     let word = |offset: usize| {
@@ -114,7 +93,8 @@ fn frames(file: &[u8]) -> Vec<&[u8]> {
     frames
 }
 
-/// The payload that a row of an expected table speaks of: what follows its UDP header in the frame and has its hash.
+/// The payload of a row of an expected table: the bytes after its UDP ports in the frame that have
+/// its hash.
 fn payload<'a>(frame: &'a [u8], row: &[String]) -> Option<&'a [u8]> {
     let ports = [row[8].parse::<u16>().ok()?.to_be_bytes(), row[9].parse::<u16>().ok()?.to_be_bytes()].concat();
     let length = row[11].parse::<usize>().ok()?;
@@ -125,9 +105,10 @@ fn payload<'a>(frame: &'a [u8], row: &[String]) -> Option<&'a [u8]> {
 }
 
 #[test]
-fn raw_datagrams_of_other_projects_are_told_apart() {
-    let Some(folder) = corpus() else { return };
-    let (mut on_its_port, mut anywhere) = (Tally::new(), Tally::new());
+fn third_party_datagrams_are_identified() {
+    let Some(folder) = corpus_or_skipped() else { return };
+    let mut on_its_port = Tally::new();
+    let mut anywhere = Tally::new();
     let mut snmp_messages = 0;
     for row in manifest(&folder).iter().filter(|row| row[6] == "raw UDP payload") {
         let bytes = fs::read(folder.join(&row[0])).unwrap();
@@ -143,7 +124,8 @@ fn raw_datagrams_of_other_projects_are_told_apart() {
             }
         }
     }
-    // Not told: one sFlow datagram that ends within its header, a v1 Trap-PDU in a v2c message, and a v2c trap that is cut off.
+    // Not identified: an sFlow datagram that ends inside its header, a v1 Trap-PDU in a v2c
+    // message, and a truncated v2c trap.
     let expected = [
         ("IPFIX", Format::Ipfix, 135),
         ("ipfix", Format::Ipfix, 102),
@@ -155,7 +137,8 @@ fn raw_datagrams_of_other_projects_are_told_apart() {
         ("snmp3", Format::Snmp3, 28),
     ];
     check("raw datagrams, on a port of their kind", &on_its_port, &expected);
-    // Told on a flow port only: sets that are longer than the packet, have an identifier that is reserved, or are zeros.
+    // Identified on a flow port only: sets that are longer than the packet, have a reserved
+    // identifier, or are all zeros.
     let expected = expected.map(|(class, format, reached)| match class {
         "IPFIX" => (class, format, 134),
         "ipfix" => (class, format, 101),
@@ -168,16 +151,17 @@ fn raw_datagrams_of_other_projects_are_told_apart() {
 }
 
 #[test]
-fn datagrams_in_captures_are_told_apart() {
-    let Some(folder) = corpus() else { return };
-    let (mut on_its_port, mut anywhere) = (Tally::new(), Tally::new());
+fn datagrams_in_third_party_captures_are_identified() {
+    let Some(folder) = corpus_or_skipped() else { return };
+    let mut on_its_port = Tally::new();
+    let mut anywhere = Tally::new();
     let mut snmp_messages = 0;
     for row in manifest(&folder).iter().filter(|row| row[6].starts_with("pcap") && row[15].starts_with("expected/")) {
         let file = fs::read(folder.join(&row[0])).unwrap();
         let frames = frames(&file);
-        for datagram in table(&folder.join(&row[15])).iter().filter(|row| row.get(19).is_some_and(|it| it == "yes")) {
+        for datagram in table(&folder.join(&row[15])).iter().filter(|row| row.get(19).is_some_and(|udp| udp == "yes")) {
             let frame = datagram[0].parse::<usize>().ok().and_then(|number| frames.get(number - 1));
-            // A datagram that came in fragments, or with options between its ports and its payload, is in no frame as a whole.
+            // A fragmented datagram is in no frame as a whole.
             let Some(payload) = frame.and_then(|frame| payload(frame, datagram)) else { continue };
             let kind = match datagram[17].as_str() {
                 "syslog" => Some(Kind::Syslog),
@@ -193,7 +177,8 @@ fn datagrams_in_captures_are_told_apart() {
             }
         }
     }
-    // Not told: one syslog datagram that begins with <999>. NetFlow v1 and v7, and SNMP requests and responses, are unknown by intent.
+    // Not identified: one syslog datagram that begins with <999>. NetFlow v1 and v7, and SNMP
+    // requests and responses, are not supported.
     let expected = [
         ("ipfix", Format::Ipfix, 796),
         ("nf5", Format::NetFlow5, 23),
@@ -206,14 +191,14 @@ fn datagrams_in_captures_are_told_apart() {
         ("inform", Format::Snmp2cInform, 16),
         ("snmp3", Format::Snmp3, 126),
     ];
-    check("captures, on the port that they came to", &on_its_port, &expected);
+    check("captures, on their port", &on_its_port, &expected);
     check("captures, on any port", &anywhere, &expected);
     assert!(snmp_messages >= 738, "snmp-parser read {snmp_messages}");
 }
 
 #[test]
-fn syslog_lines_of_devices_are_told_apart() {
-    let Some(folder) = corpus() else { return };
+fn third_party_syslog_lines_are_identified() {
+    let Some(folder) = corpus_or_skipped() else { return };
     let mut tally = Tally::new();
     for row in manifest(&folder).iter().filter(|row| row[0].ends_with(".jsonl")) {
         for line in fs::read_to_string(folder.join(&row[0])).unwrap().lines() {
@@ -222,7 +207,8 @@ fn syslog_lines_of_devices_are_told_apart() {
             add(&mut tally, "syslog", identify(Some(Kind::Syslog), message.as_bytes()));
         }
     }
-    // Unknown: lines of log files without PRI, and the parser suites' invalid PRIs. RFC 3164 although they say "1 ": templates of a test
-    // suite in which the timestamp is the letter X, and devices that put seconds since 1970 there.
+    // Unknown: lines of log files without PRI, and invalid PRIs of parser test suites. RFC 3164
+    // despite VERSION 1: templates of a test suite with the letter X as timestamp, and devices that
+    // write seconds since 1970.
     check("lines", &tally, &[("syslog", Format::Rfc3164, 782), ("syslog", Format::Rfc5424, 61)]);
 }

@@ -1,4 +1,4 @@
-//! One row for each rule: a payload, and what it is.
+//! One row per rule: a payload and its format.
 
 use sekiwake_identify::identify;
 use sekiwake_record::{Format, Kind};
@@ -12,7 +12,7 @@ fn check(payload: impl AsRef<[u8]>, expected: Format) {
     }
 }
 
-/// A payload that is `expected` on a flow port and nothing elsewhere.
+/// Checks that a payload is `expected` on a flow port and unknown on other ports.
 #[track_caller]
 fn check_only_on_a_flow_port(payload: &[u8], expected: Format) {
     assert_eq!(identify(Some(Kind::Xflow), payload), expected);
@@ -49,7 +49,7 @@ fn v3_message(flags: &[u8], scoped_pdu: Vec<u8>) -> Vec<u8> {
 }
 
 #[test]
-fn whatever_follows_a_valid_pri_is_rfc3164() {
+fn any_text_after_a_valid_pri_is_rfc3164() {
     for line in [
         "<0>",
         "<13>",
@@ -66,7 +66,7 @@ fn whatever_follows_a_valid_pri_is_rfc3164() {
 }
 
 #[test]
-fn what_has_no_valid_pri_is_unknown() {
+fn text_without_a_valid_pri_is_unknown() {
     for line in [
         "",
         "<",
@@ -131,7 +131,7 @@ fn version_one_without_a_timestamp_is_rfc3164() {
 }
 
 #[test]
-fn netflow5_holds_one_to_thirty_whole_records() {
+fn netflow5_has_1_to_30_whole_records() {
     let packet = |count: u16, length: usize| {
         let mut packet = words(&[5, count]);
         packet.resize(length, 0xab);
@@ -147,11 +147,17 @@ fn netflow5_holds_one_to_thirty_whole_records() {
 }
 
 #[test]
-fn netflow9_is_a_header_and_flowsets() {
+fn netflow9_has_a_header_and_flowsets() {
     let packet = |flowsets: &[u16]| [words(&[9, 1, 0, 0, 0, 0, 0, 0, 0, 0]), words(flowsets)].concat();
     check(packet(&[0, 12, 256, 1, 8, 4]), Format::NetFlow9);
     check(packet(&[1, 4, 256, 8, 0, 0]), Format::NetFlow9);
     check([packet(&[256, 8, 0, 0]), vec![0, 0, 0]].concat(), Format::NetFlow9);
+    for zeros in [4, 5, 100, 1380] {
+        let padded = [packet(&[0, 12, 256, 1, 8, 4, 256, 8, 7, 7]), vec![0; zeros]].concat();
+        check(&padded, Format::NetFlow9);
+        check_only_on_a_flow_port(&[padded, vec![1, 0, 0, 0]].concat(), Format::NetFlow9);
+    }
+    check_only_on_a_flow_port(&packet(&[0; 50]), Format::NetFlow9);
     check_only_on_a_flow_port(&packet(&[]), Format::NetFlow9);
     check_only_on_a_flow_port(&packet(&[256, 9, 0, 0]), Format::NetFlow9);
     check_only_on_a_flow_port(&packet(&[256, 3, 0, 0]), Format::NetFlow9);
@@ -161,7 +167,7 @@ fn netflow9_is_a_header_and_flowsets() {
 }
 
 #[test]
-fn ipfix_is_a_message_as_long_as_it_says() {
+fn ipfix_message_has_the_length_of_its_header() {
     let message = |length: u16, sets: &[u16]| [words(&[10, length, 0, 0, 0, 0, 0, 0]), words(sets)].concat();
     check(message(16, &[]), Format::Ipfix);
     check(message(24, &[2, 8, 0, 0]), Format::Ipfix);
@@ -173,7 +179,7 @@ fn ipfix_is_a_message_as_long_as_it_says() {
 }
 
 #[test]
-fn sflow5_is_an_agent_and_samples() {
+fn sflow5_has_an_agent_address_and_samples() {
     let v4 = |samples: &[u32]| [long_words(&[5, 1, 0xc633_6401, 0, 1, 1000]), long_words(samples)].concat();
     let v6 = |samples: &[u32]| [long_words(&[5, 2, 0x2001_0db8, 0, 0, 1, 0, 1, 1000]), long_words(samples)].concat();
     check(v4(&[0]), Format::Sflow5);
@@ -184,6 +190,11 @@ fn sflow5_is_an_agent_and_samples() {
     check_only_on_a_flow_port(&v4(&[1, 2, 8, 0]), Format::Sflow5);
     check_only_on_a_flow_port(&v4(&[1, 2, 3, 0]), Format::Sflow5);
     check_only_on_a_flow_port(&v4(&[u32::MAX, 2, 4, 0]), Format::Sflow5);
+    let no_address = |samples: &[u32]| [long_words(&[5, 0, 0, 1, 1000]), long_words(samples)].concat();
+    check(no_address(&[0]), Format::Sflow5);
+    check(no_address(&[2, 1, 0, 2, 4, 0]), Format::Sflow5);
+    check_only_on_a_flow_port(&no_address(&[1, 2, 8, 0]), Format::Sflow5);
+    check(no_address(&[]), Format::Unknown);
     check(v4(&[]), Format::Unknown);
     check(&v6(&[0])[..36], Format::Unknown);
     check(long_words(&[5, 3, 0, 0, 1, 1000, 0, 0, 0, 0]), Format::Unknown);
@@ -198,7 +209,7 @@ fn other_versions_of_flow_export_are_unknown() {
 }
 
 #[test]
-fn a_trap_is_told_by_version_and_pdu() {
+fn traps_are_identified_by_version_and_pdu() {
     check(community_message(0, 0xa4), Format::Snmp1Trap);
     check(community_message(1, 0xa7), Format::Snmp2cTrap);
     check(community_message(1, 0xa6), Format::Snmp2cInform);
@@ -206,7 +217,7 @@ fn a_trap_is_told_by_version_and_pdu() {
 }
 
 #[test]
-fn requests_responses_and_pdus_of_another_version_are_unknown() {
+fn other_pdus_and_pdus_of_another_version_are_unknown() {
     for (version, pdu) in
         [(0, 0xa0), (0, 0xa2), (1, 0xa0), (1, 0xa2), (1, 0xa5), (1, 0xa8), (0, 0xa6), (0, 0xa7), (1, 0xa4), (2, 0xa7)]
     {
@@ -215,7 +226,7 @@ fn requests_responses_and_pdus_of_another_version_are_unknown() {
 }
 
 #[test]
-fn an_snmp3_message_is_known_encrypted_or_plain() {
+fn snmp3_message_is_identified_encrypted_or_plain() {
     check(v3_message(&[0], element(0x30, &[])), Format::Snmp3);
     check(v3_message(&[3], element(4, &[0xaa; 40])), Format::Snmp3);
     check(v3_message(&[], element(0x30, &[])), Format::Unknown);
@@ -224,7 +235,7 @@ fn an_snmp3_message_is_known_encrypted_or_plain() {
 }
 
 #[test]
-fn ber_lengths_need_not_be_the_shortest_but_must_fit() {
+fn ber_lengths_need_not_be_the_shortest() {
     let trap = community_message(1, 0xa7);
     let length = trap[1];
     check([&[0x30, 0x81, length], &trap[2..]].concat(), Format::Snmp2cTrap);

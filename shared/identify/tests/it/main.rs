@@ -1,4 +1,4 @@
-//! Formats told from payloads: tables, properties, and the captures of others.
+//! Identification of formats: tables, properties, and third-party captures.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its own input has failed")]
 

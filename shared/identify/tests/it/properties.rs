@@ -1,4 +1,4 @@
-//! What holds for any bytes.
+//! Properties for any payload.
 
 use proptest::{collection::vec, prelude::*};
 use sekiwake_identify::identify;
@@ -8,7 +8,7 @@ fn kinds() -> impl Strategy<Value = Option<Kind>> {
     prop::sample::select(vec![None, Some(Kind::Syslog), Some(Kind::Xflow), Some(Kind::SnmpTrap)])
 }
 
-/// Bytes that begin like something known, so that the checks behind the first byte are reached.
+/// Bytes that begin like a supported format, so that the checks after the first byte are reached.
 fn payloads() -> impl Strategy<Value = Vec<u8>> {
     let beginnings: Vec<&'static [u8]> = vec![
         b"",
@@ -48,8 +48,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_port_can_only_settle_what_is_doubtful_for_its_own_kind(payload in payloads(), kind in kinds()) {
-        let (hinted, unhinted) = (identify(kind, &payload), identify(None, &payload));
+    fn port_only_decides_doubtful_payloads_of_its_own_kind(payload in payloads(), kind in kinds()) {
+        let hinted = identify(kind, &payload);
+        let unhinted = identify(None, &payload);
         if unhinted != Format::Unknown {
             prop_assert_eq!(hinted, unhinted);
         } else if hinted != Format::Unknown {
@@ -58,24 +59,24 @@ proptest! {
     }
 
     #[test]
-    fn every_line_behind_a_valid_pri_is_syslog(value in 0..=191_u8, kind in kinds(), message in vec(any::<u8>(), 0..100)) {
+    fn any_text_after_a_valid_pri_is_syslog(value in 0..=191_u8, kind in kinds(), message in vec(any::<u8>(), 0..100)) {
         let payload = [format!("<{value}>").as_bytes(), &message].concat();
         prop_assert_eq!(kind_of(identify(kind, &payload)), Some(Kind::Syslog));
     }
 
     #[test]
-    fn no_pri_above_191_is_syslog(value in 192..=u32::MAX, kind in kinds(), message in vec(any::<u8>(), 0..100)) {
+    fn pri_above_191_is_unknown(value in 192..=u32::MAX, kind in kinds(), message in vec(any::<u8>(), 0..100)) {
         let payload = [format!("<{value}>").as_bytes(), &message].concat();
         prop_assert_eq!(identify(kind, &payload), Format::Unknown);
     }
 
     #[test]
-    fn text_in_front_of_a_format_hides_it(first in b'A'..=b'z', kind in kinds(), payload in payloads()) {
+    fn format_after_other_text_is_unknown(first in b'A'..=b'z', kind in kinds(), payload in payloads()) {
         prop_assert_eq!(identify(kind, &[&[first], &payload[..]].concat()), Format::Unknown);
     }
 
     #[test]
-    fn bytes_behind_a_whole_flow_packet_do_not_matter(trailer in vec(any::<u8>(), 0..100)) {
+    fn bytes_after_a_flow_packet_are_ignored(trailer in vec(any::<u8>(), 0..100)) {
         let mut netflow5 = vec![0, 5, 0, 2];
         netflow5.resize(24 + 2 * 48, 0);
         netflow5.extend(&trailer);
@@ -86,7 +87,7 @@ proptest! {
 }
 
 #[test]
-fn a_datagram_full_of_the_smallest_sets_is_still_recognised() {
+fn datagram_full_of_empty_sets_is_identified() {
     let mut packet = vec![0, 9, 0xff, 0xff];
     packet.resize(20, 0);
     while packet.len() < 65_000 {

@@ -1,12 +1,12 @@
-//! Readers and writers of different versions: a later writer appends to the arrays, and this reader skips what it does not know; what an
-//! earlier writer left out is an error, for nothing may be missing from version 1.
+//! Readers and writers of different versions: a later writer appends elements to the arrays, and
+//! this reader skips them. An array with fewer elements than version 1 has is an error.
 
 use rmp::encode as msgpack;
 use sekiwake_record::{Announcement, DecodeError, Format, Header, Topic};
 
 use crate::{decode, header, record};
 
-/// Something of every type that a later version might append.
+/// One element of every type that a later version might append.
 fn write_unknown_elements(out: &mut Vec<u8>) -> u32 {
     msgpack::write_nil(out).unwrap();
     msgpack::write_bool(out, true).unwrap();
@@ -25,7 +25,7 @@ fn write_unknown_elements(out: &mut Vec<u8>) -> u32 {
     9
 }
 
-/// A header as a writer would write it that appends what `more` writes, and says how many elements that was.
+/// A header with appended elements: `more` writes them, and returns their number.
 fn header_with(version: u64, more: impl Fn(&mut Vec<u8>) -> u32) -> Vec<u8> {
     let mut tail = Vec::new();
     let appended = more(&mut tail);
@@ -39,7 +39,7 @@ fn header_with(version: u64, more: impl Fn(&mut Vec<u8>) -> u32) -> Vec<u8> {
     [out, tail].concat()
 }
 
-/// The sample record with this format, ten VLAN identifiers if `deep`, and something appended.
+/// The sample record with this format, ten VLAN identifiers if `deep`, and appended elements.
 fn write_later_record(out: &mut Vec<u8>, format: u64, deep: bool) {
     let mut tail = Vec::new();
     let appended = write_unknown_elements(&mut tail);
@@ -63,12 +63,12 @@ fn write_later_record(out: &mut Vec<u8>, format: u64, deep: bool) {
 }
 
 #[test]
-fn an_old_reader_skips_what_a_new_writer_appends_to_a_header() {
+fn elements_appended_to_a_header_are_skipped() {
     assert_eq!(Header::decode(&header_with(1, write_unknown_elements)), Ok(header(2)));
 }
 
 #[test]
-fn an_old_reader_skips_what_a_new_writer_appends_to_a_record() {
+fn elements_appended_to_a_record_are_skipped() {
     let mut body = Vec::new();
     msgpack::write_array_len(&mut body, 2).unwrap();
     write_later_record(&mut body, 1, false);
@@ -78,7 +78,7 @@ fn an_old_reader_skips_what_a_new_writer_appends_to_a_record() {
 }
 
 #[test]
-fn a_format_of_a_later_version_reads_as_unknown() {
+fn format_of_a_later_version_is_unknown() {
     for format in [11, 200, u64::MAX] {
         let mut body = Vec::new();
         msgpack::write_array_len(&mut body, 1).unwrap();
@@ -96,7 +96,7 @@ fn vlans_beyond_the_eighth_are_skipped() {
 }
 
 #[test]
-fn an_old_reader_skips_topics_and_elements_that_a_new_announcement_has() {
+fn unknown_topics_and_elements_of_announcements_are_skipped() {
     let mut frame = Vec::new();
     let mut tail = Vec::new();
     let appended = write_unknown_elements(&mut tail);
@@ -123,7 +123,7 @@ fn an_old_reader_skips_topics_and_elements_that_a_new_announcement_has() {
 }
 
 #[test]
-fn a_new_reader_refuses_what_is_shorter_than_version_one() {
+fn header_shorter_than_version_one_is_rejected() {
     let whole = header_with(1, |_| 0);
     for elements in 0..7 {
         let mut shorter = whole.clone();
@@ -133,7 +133,7 @@ fn a_new_reader_refuses_what_is_shorter_than_version_one() {
 }
 
 #[test]
-fn another_protocol_version_is_named_whatever_follows() {
+fn other_protocol_version_is_reported_whatever_follows() {
     for version in [0, 2, u64::MAX] {
         assert_eq!(Header::decode(&header_with(version, write_unknown_elements)), Err(DecodeError::Version(version)));
     }
@@ -141,12 +141,12 @@ fn another_protocol_version_is_named_whatever_follows() {
 }
 
 #[test]
-fn another_announcement_version_is_named_whatever_follows() {
+fn other_announcement_version_is_reported() {
     assert_eq!(Announcement::decode(&[0x92, 2, 0x90]), Err(DecodeError::Version(2)));
 }
 
 #[test]
-fn a_body_may_carry_any_form_of_array_length() {
+fn body_may_have_any_form_of_array_length() {
     let ours = crate::batch_of(&[record()]).body;
     for length in [&[0x91][..], &[0xdc, 0, 1], &[0xdd, 0, 0, 0, 1]] {
         let body = [length, &ours[3..]].concat();
@@ -154,9 +154,10 @@ fn a_body_may_carry_any_form_of_array_length() {
     }
 }
 
-/// One element in each form that msgpack has, the record behind it as the witness that it was passed over to the byte.
+/// One element in each form of msgpack. The record after it is only readable if exactly the bytes
+/// of the element were skipped.
 #[test]
-fn an_appended_element_of_any_form_is_skipped_to_its_last_byte() {
+fn appended_element_of_any_form_is_skipped_exactly() {
     let forms: &[(&[u8], usize)] = &[
         (&[0x7f], 0),
         (&[0x81, 1, 2], 0),

@@ -1,11 +1,11 @@
-//! The bytes on the wire, element by element. They were made with Python's msgpack from the description in the crate's documentation, so a
-//! change here is a change of the protocol.
+//! The bytes on the wire, element by element. They were generated with Python's msgpack from the
+//! description in the crate's documentation, so changing them changes the protocol.
 
 use sekiwake_record::{Announcement, Header, Topic, TopicPosition};
 
 use crate::{batch_of, decode, header, record};
 
-/// The hex digits of lines whose text after `#` explains them.
+/// The bytes of hex digits, with a comment after `#` in each line.
 fn bytes(explained: &str) -> Vec<u8> {
     let digits: String =
         explained.lines().flat_map(|line| line.split('#').next()).flat_map(str::split_whitespace).collect();
@@ -27,14 +27,14 @@ const RECORD: &str = "
 ";
 
 #[test]
-fn a_record_has_these_bytes() {
+fn record_has_these_bytes() {
     let expected = [bytes("dc 0001  # array16 of 1, always in this form"), bytes(RECORD)].concat();
     assert_eq!(batch_of(&[record()]).body, expected);
     assert_eq!(decode(1, &expected).unwrap().get(0), Some(record()));
 }
 
 #[test]
-fn a_batch_of_two_has_these_bytes() {
+fn batch_of_two_has_these_bytes() {
     let expected = [bytes("dc 0002"), bytes(RECORD), bytes(RECORD)].concat();
     assert_eq!(batch_of(&[record(), record()]).body, expected);
     let batch = decode(2, &expected).unwrap();
@@ -42,7 +42,7 @@ fn a_batch_of_two_has_these_bytes() {
 }
 
 #[test]
-fn a_header_has_these_bytes() {
+fn header_has_these_bytes() {
     let expected = bytes(
         "97                          # array of 7
          01                          # version
@@ -60,7 +60,7 @@ fn a_header_has_these_bytes() {
 }
 
 #[test]
-fn an_announcement_has_these_bytes() {
+fn announcement_has_these_bytes() {
     let expected = bytes(
         "95                               # array of 5
          01                               # version

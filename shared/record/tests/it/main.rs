@@ -1,7 +1,8 @@
-//! The wire format as it must stay, as it may grow, and as an enemy would write it.
+//! The wire format: its exact bytes, its extensions, and hostile input.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot make its own input has failed")]
 
+mod batcher;
 mod compatibility;
 mod golden;
 mod hostile;
@@ -12,7 +13,7 @@ use std::net::IpAddr;
 
 use sekiwake_record::{Batch, BatchBuilder, ClosedBatch, Flags, Format, Header, Record, Vlans};
 
-/// A record with something in every field.
+/// A record with a value in every field.
 fn record() -> Record<'static> {
     Record {
         captured_at_ns: 1_700_000_000_123_456_789,
@@ -49,7 +50,7 @@ fn batch_of(records: &[Record<'_>]) -> ClosedBatch {
     builder.close().unwrap()
 }
 
-/// Decodes a body of `count` records, and gives those.
+/// Decodes a body of `count` records.
 fn decode(count: u32, body: &[u8]) -> Result<Batch<&[u8]>, sekiwake_record::DecodeError> {
-    Batch::decode(&header(count), body)
+    Batch::decode(body, count)
 }

@@ -1,4 +1,4 @@
-//! What is written is what is read.
+//! Everything written is read back unchanged.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,16 +8,20 @@ use sekiwake_record::{
     TopicPosition,
 };
 
-use crate::{batch_of, decode, header, record};
+use crate::{batch_of, decode, record};
 
-/// A record and the payload that it borrows.
-type Owned = (Record<'static>, Vec<u8>);
+/// A record and its payload.
+#[derive(Clone, Debug)]
+struct Owned {
+    record: Record<'static>,
+    payload: Vec<u8>,
+}
 
 fn addresses() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
         any::<[u8; 4]>().prop_map(|octets| IpAddr::V4(Ipv4Addr::from(octets))),
         any::<[u8; 16]>().prop_map(|octets| IpAddr::V6(Ipv6Addr::from(octets))),
-        // A mapped address is no IPv4 address: what stood in the header is what travels.
+        // A mapped address stays an IPv6 address: records have the address of the IP header.
         any::<[u8; 4]>().prop_map(|octets| IpAddr::V6(Ipv4Addr::from(octets).to_ipv6_mapped())),
     ]
 }
@@ -46,15 +50,15 @@ fn records(payload_length: std::ops::Range<usize>) -> impl Strategy<Value = Owne
             vlans: vlans.into_iter().collect(),
             dscp_ttl,
         };
-        (record, payload)
+        Owned { record, payload }
     })
 }
 
-fn borrowed((record, payload): &Owned) -> Record<'_> {
-    Record { payload, ..record.clone() }
+fn borrowed(owned: &Owned) -> Record<'_> {
+    Record { payload: &owned.payload, ..owned.record.clone() }
 }
 
-/// Fills batches as a publisher does: a new one whenever the open one has no room.
+/// Fills batches as a publisher does: a new one when the open one has no room.
 fn batches(owned: &[Owned]) -> Vec<sekiwake_record::ClosedBatch> {
     let mut closed = Vec::new();
     let mut open = BatchBuilder::new(Vec::new());
@@ -72,41 +76,40 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn batches_hold_what_was_pushed_and_stay_within_their_limit(owned in vec(records(0..2_000), 1..100)) {
-        let mut read = Vec::new();
+    fn batches_have_all_records_and_stay_within_their_limit(owned in vec(records(0..2_000), 1..100)) {
         let closed = batches(&owned);
+        let mut decoded = Vec::new();
         for batch in &closed {
             prop_assert!(batch.count == 1 || batch.body.len() <= MAX_BATCH_BYTES);
-            let batch = Batch::decode(&header(batch.count), &batch.body[..]).unwrap();
-            read.extend(batch.records().map(|record| (Record { payload: &[], ..record.clone() }, record.payload.to_vec())));
+            decoded.push(Batch::decode(&batch.body[..], batch.count).unwrap());
         }
-        prop_assert_eq!(&read, &owned);
-        for (batch, first) in closed.iter().scan(0, |start, batch| {
-            let first = *start;
-            *start += batch.count as usize;
-            Some((batch, first))
-        }) {
-            let times = owned[first..first + batch.count as usize].iter().map(|(record, _)| record.captured_at_ns);
+        let records: Vec<Record<'_>> = decoded.iter().flat_map(Batch::records).collect();
+        prop_assert_eq!(records, owned.iter().map(borrowed).collect::<Vec<_>>());
+        let mut rest = &owned[..];
+        for batch in &closed {
+            let (own, after) = rest.split_at(batch.count as usize);
+            rest = after;
+            let times = own.iter().map(|owned| owned.record.captured_at_ns);
             prop_assert_eq!(Some(batch.first_captured_at_ns), times.clone().min());
             prop_assert_eq!(Some(batch.last_captured_at_ns), times.max());
         }
     }
 
     #[test]
-    fn no_record_takes_more_room_than_a_batch_reckons_with(owned in records(0..300)) {
+    fn record_is_at_most_128_bytes_longer_than_its_payload(owned in records(0..300)) {
         let alone = batch_of(&[borrowed(&owned)]).body.len() - 3;
-        prop_assert!(alone <= owned.1.len() + 128, "{} bytes for a payload of {}", alone, owned.1.len());
+        prop_assert!(alone <= owned.payload.len() + 128, "{} bytes for a payload of {}", alone, owned.payload.len());
     }
 
     #[test]
-    fn headers_survive(name in "[A-Za-z0-9._-]{1,63}", epoch: u64, first_sequence: u64, count: u32, times: (u64, u64)) {
+    fn headers_are_read_back(name in "[A-Za-z0-9._-]{1,63}", epoch: u64, first_sequence: u64, count: u32, first_captured_at_ns: u64, last_captured_at_ns: u64) {
         let header = Header {
             stream_name: &name,
             stream_epoch: epoch,
             first_sequence,
             count,
-            first_captured_at_ns: times.0,
-            last_captured_at_ns: times.1,
+            first_captured_at_ns,
+            last_captured_at_ns,
         };
         let mut frame = Vec::new();
         header.encode(&mut frame);
@@ -115,7 +118,7 @@ proptest! {
     }
 
     #[test]
-    fn announcements_survive(name in "[A-Za-z0-9._-]{1,63}", stream_epoch: u64, ended: bool, sequences in vec((any::<u64>(), any::<u64>()), 0..=Topic::COUNT)) {
+    fn announcements_are_read_back(name in "[A-Za-z0-9._-]{1,63}", stream_epoch: u64, ended: bool, sequences in vec((any::<u64>(), any::<u64>()), 0..=Topic::COUNT)) {
         let positions = Topic::all().zip(sequences);
         let announcement = Announcement {
             stream_name: name,
@@ -130,7 +133,7 @@ proptest! {
 }
 
 #[test]
-fn a_record_larger_than_a_batch_travels_alone() {
+fn record_larger_than_a_batch_travels_alone() {
     let payload = vec![0x55; MAX_PAYLOAD];
     let large = Record { payload: &payload, ..record() };
     let mut builder = BatchBuilder::new(Vec::new());
@@ -147,22 +150,21 @@ fn a_record_larger_than_a_batch_travels_alone() {
 }
 
 #[test]
-fn an_empty_batch_is_none() {
+fn empty_batch_is_none() {
     let builder = BatchBuilder::new(vec![1, 2, 3]);
     assert_eq!(builder.count(), 0);
     assert!(builder.close().is_none());
 }
 
 #[test]
-fn a_reused_buffer_leaves_nothing_behind() {
-    let reused = BatchBuilder::new(vec![0xff; 1_000]);
-    let mut builder = reused;
+fn reused_buffer_leaves_no_trace() {
+    let mut builder = BatchBuilder::new(vec![0xff; 1_000]);
     builder.push(&record());
     assert_eq!(builder.close().unwrap(), batch_of(&[record()]));
 }
 
 #[test]
-fn a_batch_gives_its_records_by_index() {
+fn records_are_found_by_index() {
     let body = batch_of(&[record(), Record { payload: b"", ..record() }]).body;
     let batch = decode(2, &body).unwrap();
     assert_eq!((batch.len(), batch.is_empty(), batch.body_len()), (2, false, body.len()));

@@ -1,4 +1,5 @@
-//! Topics, shards and names: what publishers and subscribers of all versions and languages must agree on.
+//! Topics, shards and names, on which publishers and subscribers of all versions and languages have
+//! to agree.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,7 +8,7 @@ use sekiwake_record::{Announcement, Kind, Name, NameError, SHARDS, Shard, Topic}
 use crate::address;
 
 #[test]
-fn every_topic_is_read_back_from_its_name() {
+fn topics_are_parsed_from_their_names() {
     let topics: Vec<Topic> = Topic::all().collect();
     assert_eq!(topics.len(), 192);
     for (index, topic) in topics.into_iter().enumerate() {
@@ -21,7 +22,7 @@ fn every_topic_is_read_back_from_its_name() {
 }
 
 #[test]
-fn other_names_are_no_topics() {
+fn other_names_are_not_topics() {
     for name in [
         "",
         "/",
@@ -52,10 +53,11 @@ fn other_names_are_no_topics() {
     assert_eq!(Topic::parse(b"\xff/3f"), None);
 }
 
-/// The hashes are `xxhash.xxh3_64_intdigest(bytes, seed=0)` of the Python package xxhash 4.1.0, over `ipaddress`'s 16 packed bytes, of an
-/// IPv4 address behind ten bytes 00 and two bytes ff; the shard is the digest shifted right by 58 bits.
+/// The hashes were computed with `xxhash.xxh3_64_intdigest(bytes, seed=0)` of the Python package
+/// xxhash 4.1.0 over the 16 packed bytes of `ipaddress`, those of IPv4 after ten bytes 00 and two
+/// bytes ff. The shard is the digest shifted right by 58 bits.
 #[test]
-fn an_address_has_the_same_shard_in_every_language() {
+fn shards_are_those_of_other_implementations() {
     for (text, shard) in [
         ("192.0.2.1", 0x9fe2_8067_5064_061a_u64 >> 58),
         ("198.51.100.7", 0x814f_efa8_f062_ad5c >> 58),
@@ -72,17 +74,18 @@ fn an_address_has_the_same_shard_in_every_language() {
 }
 
 #[test]
-fn an_ipv4_address_and_its_mapped_form_share_a_shard() {
+fn ipv4_address_and_its_mapped_form_share_a_shard() {
     for last in 0..=255 {
         let v4 = Ipv4Addr::new(198, 51, 100, last);
         assert_eq!(Shard::of(IpAddr::V4(v4)), Shard::of(IpAddr::V6(v4.to_ipv6_mapped())));
     }
 }
 
-/// Sources are consecutive addresses, as devices in a management network have them. With 63 degrees of freedom a chi-square over 112 has a
-/// probability under 0.0001; the hash is fixed, so this either holds for ever or fails at once.
+/// Sources are consecutive addresses, as in a management network. With 63 degrees of freedom a
+/// chi-square over 112 has a probability under 0.0001. The hash is fixed, so the result is the same
+/// in every run.
 #[test]
-fn shards_are_even() {
+fn sources_are_distributed_evenly() {
     let v4 = (0..10_000_u32).map(|number| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number)));
     let v6 = (0..10_000_u128).map(|number| IpAddr::V6(Ipv6Addr::from((0x2001_0db8 << 96) + number)));
     for sources in [v4.collect::<Vec<_>>(), v6.collect()] {
@@ -101,7 +104,7 @@ fn shards_end_at_63() {
 }
 
 #[test]
-fn kinds_are_read_back_from_their_names() {
+fn kinds_are_parsed_from_their_names() {
     for kind in Kind::ALL {
         assert_eq!(Kind::from_name(kind.as_str()), Some(kind));
         assert_eq!(Kind::ALL[kind.index()], kind);
@@ -110,7 +113,7 @@ fn kinds_are_read_back_from_their_names() {
 }
 
 #[test]
-fn names_are_1_to_63_letters_digits_dots_hyphens_and_underscores() {
+fn names_have_1_to_63_allowed_characters() {
     let longest = "n".repeat(63);
     for name in ["a", "0", "-", "router-1.example_net", &longest] {
         assert_eq!(Name::new(name).map(|name| name.to_string()), Ok(name.to_owned()));
@@ -123,6 +126,6 @@ fn names_are_1_to_63_letters_digits_dots_hyphens_and_underscores() {
 }
 
 #[test]
-fn an_announcement_topic_ends_in_a_slash() {
+fn announcement_topic_ends_in_a_slash() {
     assert_eq!(Announcement::topic(&Name::new("host-1").unwrap()), "@stream/host-1/");
 }

@@ -1,6 +1,8 @@
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
 
 use sekiwake_runtime::{Ending, Process};
 use sekiwake_settings::Environment;
@@ -8,7 +10,7 @@ use sekiwake_settings::Environment;
 use crate::toys::{First, both, get, in_background, on_start, request, start, wait_until, works};
 
 #[test]
-fn a_process_is_ready_when_every_latch_of_every_role_is_set() {
+fn process_is_ready_when_every_latch_of_every_role_is_set() {
     let (sender, latches) = crossbeam_channel::bounded(2);
     for (service, what) in [("first", "interface eth1"), ("second", "bus")] {
         let sender = sender.clone();
@@ -18,7 +20,8 @@ fn a_process_is_ready_when_every_latch_of_every_role_is_set() {
         });
     }
     let (address, stop, ended) = in_background(start(both(), &[]));
-    let (first, second) = (latches.recv().unwrap(), latches.recv().unwrap());
+    let first = latches.recv().unwrap();
+    let second = latches.recv().unwrap();
     assert_eq!(get(address, "/readyz"), (503, "first: interface eth1\nsecond: bus\n".to_owned()));
     first.set(true);
     assert_eq!(get(address, "/readyz"), (503, "second: bus\n".to_owned()));
@@ -29,13 +32,13 @@ fn a_process_is_ready_when_every_latch_of_every_role_is_set() {
     first.set(false);
     assert_eq!(get(address, "/readyz"), (503, "first: interface eth1\n".to_owned()));
     drop(first);
-    assert_eq!(get(address, "/readyz"), (200, "ready\n".to_owned()), "what is gone is not waited for");
+    assert_eq!(get(address, "/readyz"), (200, "ready\n".to_owned()), "a dropped latch does not count");
     stop.stop("the test");
     assert_eq!(ended.join().unwrap(), Ending::Done);
 }
 
 #[test]
-fn a_process_that_drains_is_not_ready_and_still_answers() {
+fn process_that_drains_is_not_ready_and_still_answers() {
     let (let_go, held) = crossbeam_channel::bounded::<()>(0);
     works("first", move |_| {
         let _ = held.recv();
@@ -44,14 +47,14 @@ fn a_process_that_drains_is_not_ready_and_still_answers() {
     let (address, stop, ended) = in_background(start(Process::of::<First>(), &[]));
     assert_eq!(get(address, "/readyz").0, 200);
     stop.stop("the test");
-    wait_until("it says that it is stopping", || get(address, "/readyz") == (503, "stopping\n".to_owned()));
+    wait_until("readiness shows the stop", || get(address, "/readyz") == (503, "stopping\n".to_owned()));
     assert_eq!(get(address, "/healthz"), (200, "alive\n".to_owned()));
     drop(let_go);
     assert_eq!(ended.join().unwrap(), Ending::Done);
 }
 
 #[test]
-fn a_worker_that_has_beaten_and_falls_silent_is_named_by_healthz() {
+fn worker_whose_heartbeat_stops_is_named_by_healthz() {
     let (go_on, paused) = crossbeam_channel::bounded::<()>(0);
     works("first", move |worker| {
         worker.beat();
@@ -65,10 +68,10 @@ fn a_worker_that_has_beaten_and_falls_silent_is_named_by_healthz() {
     let (address, stop, ended) = in_background(start(process, &[]));
     wait_until("the worker is found stuck", || {
         let (status, body) = get(address, "/healthz");
-        status == 503 && body.starts_with("first toy-0: silent for 0.")
+        status == 503 && body.starts_with("first toy-0: no heartbeat for 0.")
     });
     drop(go_on);
-    wait_until("the worker is well again", || get(address, "/healthz") == (200, "alive\n".to_owned()));
+    wait_until("the worker sends heartbeats again", || get(address, "/healthz") == (200, "alive\n".to_owned()));
     stop.stop("the test");
     assert_eq!(ended.join().unwrap(), Ending::Done);
 }
@@ -83,53 +86,63 @@ fn only_get_and_known_pages_are_served() {
     assert_eq!(ended.join().unwrap(), Ending::Done);
 }
 
-/// A connection whose request has begun and does not go on.
-fn begun(address: SocketAddr) -> TcpStream {
+/// A connection with an incomplete request.
+fn incomplete(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(b"GET /metr").unwrap();
     stream
 }
 
-/// Waits until the other side has closed this connection.
+/// Waits until the server has closed this connection.
 fn wait_for_close(mut stream: TcpStream) {
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut rest = Vec::new();
-    // Either way of closing is fine, a time-out is not.
+    // A reset is a close, too; a time-out is not.
     if let Err(error) = stream.read_to_end(&mut rest) {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
 }
 
+/// After this time an incomplete request is cut off.
+const HEAD_TIME: Duration = Duration::from_secs(2);
+
 #[test]
-fn two_hundred_connections_that_say_nothing_do_not_keep_a_request_from_its_answer() {
+fn request_replaces_one_of_two_hundred_silent_connections() {
     let (address, stop, ended) = in_background(start(Process::of::<First>(), &[]));
-    let silent: Vec<TcpStream> = (0..200).map(|_| begun(address)).collect();
-    let asked_at = Instant::now();
-    assert_eq!(get(address, "/healthz").0, 200);
-    assert!(asked_at.elapsed() < Duration::from_secs(1), "{:?}", asked_at.elapsed());
-    silent.into_iter().for_each(wait_for_close);
+    // Repeated, because a busy machine may take longer once.
+    wait_until("a request is answered before the others are cut off", || {
+        let opened_at = Instant::now();
+        let silent: Vec<TcpStream> = (0..200).map(|_| incomplete(address)).collect();
+        assert_eq!(get(address, "/healthz").0, 200);
+        let took = opened_at.elapsed();
+        silent.into_iter().for_each(wait_for_close);
+        took < HEAD_TIME
+    });
     stop.stop("the test");
     assert_eq!(ended.join().unwrap(), Ending::Done);
 }
 
 #[test]
-fn a_request_has_two_seconds_to_come_and_a_bounded_size() {
+fn request_is_limited_in_time_and_size() {
     let (address, stop, ended) = in_background(start(Process::of::<First>(), &[]));
-    let begun_at = Instant::now();
-    wait_for_close(begun(address));
-    assert!((1_900..5_000).contains(&begun_at.elapsed().as_millis()), "{:?}", begun_at.elapsed());
-    let mut large = begun(address);
-    let begun_at = Instant::now();
-    // Closed while it is still being written, perhaps.
-    let _ = large.write_all(&[b'x'; 64 * 1024]);
-    wait_for_close(large);
-    assert!(begun_at.elapsed() < Duration::from_millis(1_900), "{:?}", begun_at.elapsed());
+    let opened_at = Instant::now();
+    wait_for_close(incomplete(address));
+    assert!(opened_at.elapsed() >= HEAD_TIME - Duration::from_millis(100), "{:?}", opened_at.elapsed());
+    // Repeated, because a busy machine may take longer once.
+    wait_until("a large request is rejected before its time is up", || {
+        let opened_at = Instant::now();
+        let mut large = incomplete(address);
+        // The server may close the connection before everything is written.
+        let _ = large.write_all(&[b'x'; 64 * 1024]);
+        wait_for_close(large);
+        opened_at.elapsed() < HEAD_TIME - Duration::from_millis(100)
+    });
     stop.stop("the test");
     assert_eq!(ended.join().unwrap(), Ending::Done);
 }
 
 #[test]
-fn a_taken_port_is_an_error_that_names_the_variable() {
+fn taken_port_is_an_error_that_names_the_variable() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let ready = Process::of::<First>().read(&Environment::from_pairs([("SEKIWAKE_ADMIN", &address)])).unwrap();

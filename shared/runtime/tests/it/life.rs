@@ -1,16 +1,18 @@
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use sekiwake_runtime::{Ending, Process};
 use sekiwake_settings::Environment;
 
 use crate::toys::{First, Second, both, in_background, on_start, start, works};
 
-/// Generous: no test waits for it unless it fails.
-const LONG: Duration = Duration::from_secs(20);
+/// Reached only by a test that fails.
+const LONG: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_role_whose_workers_are_done_ends_the_process_with_status_0() {
+fn role_that_finishes_ends_the_process_with_status_0() {
     on_start("first", |scope| {
         for index in 0..3 {
             scope.spawn(format!("toy-{index}"), |_| Ok(()))?;
@@ -21,10 +23,10 @@ fn a_role_whose_workers_are_done_ends_the_process_with_status_0() {
 }
 
 #[test]
-fn a_worker_that_returns_an_error_ends_the_process_with_status_1_and_the_others_drain() {
+fn failed_worker_ends_the_process_after_the_others_drained() {
     let drained = Arc::new(Mutex::new(false));
     let seen = drained.clone();
-    works("first", |_| anyhow::bail!("the disk is gone"));
+    works("first", |_| anyhow::bail!("the disk has failed"));
     works("second", move |worker| {
         *drained.lock().unwrap() = worker.stop().wait(LONG);
         Ok(())
@@ -34,13 +36,29 @@ fn a_worker_that_returns_an_error_ends_the_process_with_status_1_and_the_others_
 }
 
 #[test]
-fn a_worker_that_panics_ends_the_process_with_status_1() {
+fn last_word_of_a_role_follows_its_workers() {
+    let log: Arc<Mutex<Vec<&str>>> = Arc::default();
+    let (working, ending) = (log.clone(), log.clone());
+    on_start("first", move |scope| {
+        scope.at_end(move || ending.lock().unwrap().push("last word"));
+        scope.spawn("toy", move |_| {
+            working.lock().unwrap().push("worker ended");
+            Ok(())
+        })?;
+        Ok(())
+    });
+    assert_eq!(start(Process::of::<First>(), &[]).run(), Ending::Done);
+    assert_eq!(*log.lock().unwrap(), ["worker ended", "last word"]);
+}
+
+#[test]
+fn panicking_worker_ends_the_process_with_status_1() {
     works("first", |_| panic!("a bug"));
     assert_eq!(start(Process::of::<First>(), &[]).run(), Ending::Failed);
 }
 
 #[test]
-fn a_worker_can_spawn_workers_and_the_role_is_done_after_the_last() {
+fn role_finishes_after_workers_spawned_by_workers() {
     let done = Arc::new(Mutex::new(false));
     let seen = done.clone();
     on_start("first", move |scope| {
@@ -59,26 +77,27 @@ fn a_worker_can_spawn_workers_and_the_role_is_done_after_the_last() {
 }
 
 #[test]
-fn roles_stop_in_order_and_each_is_joined_before_the_next_is_told() {
+fn each_role_is_joined_before_the_next_is_stopped() {
     let log: Arc<Mutex<Vec<&str>>> = Arc::default();
-    let (first, second) = (log.clone(), log.clone());
+    let first = log.clone();
+    let second = log.clone();
     works("first", move |worker| {
         assert!(worker.stop().wait(LONG));
-        first.lock().unwrap().push("first told");
-        // Held up by something that has nothing to do with the stop: the second role must still not be told.
+        first.lock().unwrap().push("first stopped");
+        // Delayed by something else: the second role must still not be stopped.
         std::thread::yield_now();
         first.lock().unwrap().push("first ended");
         Ok(())
     });
     works("second", move |worker| {
         assert!(worker.stop().wait(LONG));
-        second.lock().unwrap().push("second told");
+        second.lock().unwrap().push("second stopped");
         Ok(())
     });
     let running = start(both(), &[]);
     running.stop_handle().stop("the test");
     assert_eq!(running.run(), Ending::Done);
-    assert_eq!(*log.lock().unwrap(), ["first told", "first ended", "second told"]);
+    assert_eq!(*log.lock().unwrap(), ["first stopped", "first ended", "second stopped"]);
 }
 
 #[test]
@@ -93,7 +112,8 @@ fn all_roles_drain_before_one_deadline() {
             Ok(())
         });
     }
-    let (running, before) = (start(both(), &[("SEKIWAKE_DRAIN", "20s")]), Instant::now());
+    let running = start(both(), &[("SEKIWAKE_DRAIN", "60s")]);
+    let before = Instant::now();
     running.stop_handle().stop("the test");
     assert_eq!(running.run(), Ending::Done);
     let deadlines = deadlines.lock().unwrap();
@@ -103,7 +123,7 @@ fn all_roles_drain_before_one_deadline() {
 }
 
 #[test]
-fn who_does_not_stop_in_time_ends_the_process_with_status_1() {
+fn exceeding_the_drain_deadline_gives_status_1() {
     let (let_go, held) = crossbeam_channel::bounded::<()>(0);
     works("first", move |_| {
         let _ = held.recv();
@@ -116,7 +136,7 @@ fn who_does_not_stop_in_time_ends_the_process_with_status_1() {
 }
 
 #[test]
-fn a_role_that_cannot_start_fails_the_process_after_the_others_have_drained() {
+fn role_that_cannot_start_fails_after_the_others_drained() {
     let drained = Arc::new(Mutex::new(false));
     let seen = drained.clone();
     works("first", move |worker| {
@@ -132,7 +152,7 @@ fn a_role_that_cannot_start_fails_the_process_after_the_others_have_drained() {
 }
 
 #[test]
-fn a_role_without_work_can_idle_until_it_is_stopped() {
+fn role_without_work_can_idle_until_it_is_stopped() {
     on_start("first", |scope| Ok(scope.idle()?));
     let (_, stop, ended) = in_background(start(Process::of::<First>(), &[]));
     stop.stop("the test");
@@ -140,7 +160,7 @@ fn a_role_without_work_can_idle_until_it_is_stopped() {
 }
 
 #[test]
-fn mistakes_of_all_roles_and_of_the_process_come_together() {
+fn mistakes_of_roles_and_process_are_reported_together() {
     let environment = Environment::from_pairs([
         ("SEKIWAKE_TICK", "fast"),
         ("SEKIWAKE_ADMIN", "here"),
@@ -155,7 +175,7 @@ fn mistakes_of_all_roles_and_of_the_process_come_together() {
         r#"SEKIWAKE_TICK="fast": expected a duration such as 2ms, 10s or 1m"#,
         r#"SEKIWAKE_ADMIN="here": expected an address with a port such as 127.0.0.1:9600, [::1]:9600 or :9600"#,
         r#"SEKIWAKE_DRAIN="2h": expected a duration such as 2ms, 10s or 1m, from 0s to 1h"#,
-        r#"SEKIWAKE_LOG="inof": expected a level (error, warn, info, debug, trace, off) or a filter such as info,sekiwake_bus=debug ("inof" is no level)"#,
+        r#"SEKIWAKE_LOG="inof": expected a level (error, warn, info, debug, trace, off) or a filter such as info,sekiwake_bus=debug ("inof" is not a level)"#,
         r#"SEKIWAKE_LOG_FORMAT="xml": expected text or json"#,
     ];
     assert_eq!(mistakes.lines().collect::<Vec<_>>(), expected);

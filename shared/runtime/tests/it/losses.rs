@@ -28,9 +28,10 @@ fn losses(metrics: &Metrics) -> Losses<Reason> {
 }
 
 #[test]
-fn a_loss_is_counted_at_once_and_said_at_most_every_ten_seconds() {
+fn losses_are_counted_at_once_and_logged_every_ten_seconds() {
     let metrics = Metrics::new("toy");
-    let (losses, start) = (losses(&metrics), Instant::now());
+    let losses = losses(&metrics);
+    let start = Instant::now();
     let queue_full = |count, total| LossEvent { stage: "forward".to_owned(), reason: "queue_full", count, total };
     assert_eq!(losses.due(start), []);
 
@@ -39,7 +40,7 @@ fn a_loss_is_counted_at_once_and_said_at_most_every_ten_seconds() {
     losses.clone().add(Reason::QueueFull, 2);
     assert_eq!(losses.due(start + LOG_INTERVAL - Duration::from_millis(1)), []);
     assert_eq!(losses.due(start + LOG_INTERVAL), [queue_full(2, 7)]);
-    assert_eq!(losses.due(start + 2 * LOG_INTERVAL), [], "nothing is said twice");
+    assert_eq!(losses.due(start + 2 * LOG_INTERVAL), [], "no loss is logged twice");
 
     assert_eq!((losses.total(Reason::QueueFull), losses.total(Reason::TooLarge), losses.sum()), (7, 0, 7));
     let text = metrics.text();
@@ -54,8 +55,9 @@ fn a_loss_is_counted_at_once_and_said_at_most_every_ten_seconds() {
 }
 
 #[test]
-fn each_reason_is_said_for_itself() {
-    let (losses, start) = (losses(&Metrics::new("toy")), Instant::now());
+fn each_reason_is_logged_separately() {
+    let losses = losses(&Metrics::new("toy"));
+    let start = Instant::now();
     losses.add(Reason::QueueFull, 1);
     assert_eq!(losses.due(start).len(), 1);
     losses.add(Reason::QueueFull, 1);
@@ -65,8 +67,9 @@ fn each_reason_is_said_for_itself() {
 }
 
 #[test]
-fn a_rate_limited_line_comes_with_the_number_of_those_that_did_not() {
-    let (limited, start) = (RateLimited::default(), Instant::now());
+fn rate_limited_line_has_the_number_of_suppressed_ones() {
+    let limited = RateLimited::default();
+    let start = Instant::now();
     assert_eq!(limited.allow(start), Some(0));
     assert_eq!(limited.allow(start + Duration::from_secs(9)), None);
     assert_eq!(limited.allow(start + Duration::from_secs(9)), None);

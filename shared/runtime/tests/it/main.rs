@@ -1,6 +1,6 @@
-//! Toy roles in whole processes: over real HTTP, with real threads and real signals.
+//! Toy roles in complete processes, with HTTP, threads and signals.
 
-#![allow(clippy::unwrap_used, reason = "what the tests share is outside of the test functions")]
+#![allow(clippy::unwrap_used, reason = "shared helpers are not test functions")]
 
 mod admin;
 mod command_line;

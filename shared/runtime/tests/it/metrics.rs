@@ -1,12 +1,14 @@
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+};
 
 use sekiwake_runtime::{Ending, Metrics};
 
 use crate::toys::{both, get, in_background, on_start, start};
 
 #[test]
-fn asking_again_for_a_name_gives_the_same_family() {
+fn same_name_gives_the_same_family() {
     let metrics = Metrics::new("toy");
     let labels = [("kind", "syslog"), ("reason", "late")];
     metrics.counter("sekiwake_toys_total", "Toys.", &labels).inc();
@@ -22,7 +24,7 @@ fn asking_again_for_a_name_gives_the_same_family() {
 
 #[test]
 #[should_panic(expected = "metric sekiwake_toys has another type")]
-fn a_name_cannot_have_two_types() {
+fn name_cannot_have_two_types() {
     let metrics = Metrics::new("toy");
     metrics.gauge("sekiwake_toys", "Toys.", &[]);
     metrics.counter("sekiwake_toys", "Toys.", &[]);
@@ -48,7 +50,7 @@ fn page() -> String {
 }
 
 #[test]
-fn families_of_one_name_from_several_roles_are_one() {
+fn families_of_several_roles_are_merged() {
     let page = page();
     let expected = "# HELP sekiwake_toys_total Toys.\n# TYPE sekiwake_toys_total counter\n\
         sekiwake_toys_total{kind=\"wo\\\"od\\n\",service=\"first\"} 2\n\
@@ -63,7 +65,7 @@ fn families_of_one_name_from_several_roles_are_one() {
 }
 
 #[test]
-fn promtool_has_nothing_to_say_about_the_page() {
+fn promtool_accepts_the_page() {
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

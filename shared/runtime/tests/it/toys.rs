@@ -1,19 +1,22 @@
-//! What the tests share: roles made of closures, a process of them, and a way to wait.
+//! Shared by the tests: roles made of closures, processes of them, requests, and waiting.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Mutex;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
 
 use sekiwake_runtime::{About, Ending, Process, Role, Running, Scope, Worker};
 use sekiwake_settings::{Environment, Reader};
 
-/// Starts a role: what a test wants it to do.
+/// The start of a role, given by a test.
 pub(crate) type Body = Box<dyn FnOnce(&Scope) -> anyhow::Result<()> + Send>;
 
 thread_local! {
-    /// What the toy roles of this test do, by service. A test runs in a thread of its own, and starts its roles there.
+    /// The bodies of the roles of this test, by service. A test runs in a thread of its own, and
+    /// starts its roles there.
     static BODIES: Mutex<Vec<(&'static str, Body)>> = const { Mutex::new(Vec::new()) };
 }
 
@@ -45,17 +48,17 @@ toy!(Second, "second");
 fn take_body(service: &str) -> Option<Body> {
     BODIES.with(|bodies| {
         let mut bodies = bodies.lock().unwrap();
-        let position = bodies.iter().position(|(of, _)| *of == service)?;
+        let position = bodies.iter().position(|(of_service, _)| *of_service == service)?;
         Some(bodies.remove(position).1)
     })
 }
 
-/// What the role of this service does when it is started next in this thread. Without, it idles.
+/// Sets the body of the next role of this service that starts in this thread. Without one it idles.
 pub(crate) fn on_start(service: &'static str, body: impl FnOnce(&Scope) -> anyhow::Result<()> + Send + 'static) {
     BODIES.with(|bodies| bodies.lock().unwrap().push((service, Box::new(body))));
 }
 
-/// What the only worker of this service does.
+/// Sets the body of the only worker of this service.
 pub(crate) fn works(service: &'static str, body: impl FnOnce(&Worker) -> anyhow::Result<()> + Send + 'static) {
     on_start(service, move |scope| Ok(scope.spawn("toy-0", body)?));
 }
@@ -72,11 +75,12 @@ pub(crate) fn start(process: Process, settings: &[(&str, &str)]) -> Running {
     process.read(&environment).unwrap().start().unwrap()
 }
 
-/// Runs in the background, to be asked meanwhile.
+/// Runs in the background, so that the test can send requests.
 pub(crate) fn in_background(
     running: Running,
 ) -> (SocketAddr, sekiwake_runtime::StopHandle, thread::JoinHandle<Ending>) {
-    let (address, stop) = (running.admin_address(), running.stop_handle());
+    let address = running.admin_address();
+    let stop = running.stop_handle();
     (address, stop, thread::spawn(|| running.run()))
 }
 
@@ -84,7 +88,7 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
     request(address, &format!("GET {path} HTTP/1.1\r\nHost: toy\r\n\r\n"))
 }
 
-/// Status and body. The server closes the connection after each answer, so reading to the end ends.
+/// Status and body. The server closes the connection after each response.
 pub(crate) fn request(address: SocketAddr, text: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -95,11 +99,11 @@ pub(crate) fn request(address: SocketAddr, text: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// Waits until it is so, for ten seconds at most.
-pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(10);
-    while !is_so() {
-        assert!(Instant::now() < give_up, "waited in vain until {what}");
+/// Waits until the condition is met, for a minute at most.
+pub(crate) fn wait_until(what: &str, mut is_met: impl FnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while !is_met() {
+        assert!(Instant::now() < give_up, "timed out waiting until {what}");
         thread::yield_now();
     }
 }

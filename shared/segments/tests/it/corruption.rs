@@ -1,4 +1,4 @@
-//! Torn ends and damaged bytes, at every place.
+//! Torn ends and damaged bytes, in every position.
 
 use std::{
     fs::{self, OpenOptions},
@@ -16,7 +16,7 @@ const HEADER: u64 = 32;
 struct Original {
     dir: tempfile::TempDir,
     next: u64,
-    /// First sequence number, file name, and where each entry ends.
+    /// First sequence number, file name, and the end of each entry.
     segments: Vec<(u64, PathBuf, Vec<u64>)>,
 }
 
@@ -59,8 +59,8 @@ fn damaged_copy(original: &Original, damage: impl FnOnce(&Path)) -> tempfile::Te
     dir
 }
 
-/// Appends to what was recovered, closes and opens it, and reads it all.
-fn goes_on(dir: &Path, oldest: u64, expected: &[u64]) {
+/// Appends to the recovered log, reopens it, and reads all entries.
+fn continues(dir: &Path, oldest: u64, expected: &[u64]) {
     let (mut log, _) = open(dir, 4096, 1 << 20);
     let next = log.next_sequence();
     fill(&mut log, 3, LONGEST);
@@ -72,7 +72,7 @@ fn goes_on(dir: &Path, oldest: u64, expected: &[u64]) {
 }
 
 #[test]
-fn a_last_segment_cut_anywhere_keeps_all_that_is_whole() {
+fn truncated_last_segment_keeps_its_complete_entries() {
     let original = original();
     let (first, name, ends) = original.segments.last().unwrap();
     for cut in 0..*ends.last().unwrap() {
@@ -88,55 +88,58 @@ fn a_last_segment_cut_anywhere_keeps_all_that_is_whole() {
         assert_eq!(recovered.torn_bytes, cut.saturating_sub(good), "cut at {cut}");
         assert_eq!(recovered.corrupt_segments, 0);
         drop(log);
-        goes_on(dir.path(), 0, &expected);
+        continues(dir.path(), 0, &expected);
     }
 }
 
 #[test]
-fn a_last_segment_with_any_byte_damaged_keeps_all_before_it() {
+fn damaged_byte_of_the_last_segment_costs_one_entry() {
     let original = original();
     let (first, name, ends) = original.segments.last().unwrap();
     for at in 0..*ends.last().unwrap() {
         let dir = damaged_copy(&original, |dir| flip(&dir.join(name), at));
         if (8..12).contains(&at) {
             let before = fs::read(dir.path().join(name)).unwrap();
-            let refused = try_open(dir.path(), 4096, 1 << 20).unwrap_err();
-            assert!(matches!(refused, LogError::UnknownVersion { known: 1, .. }), "{refused}");
-            assert_eq!(fs::read(dir.path().join(name)).unwrap(), before, "it is left as it is");
+            let rejected = try_open(dir.path(), 4096, 1 << 20).unwrap_err();
+            assert!(matches!(rejected, LogError::UnknownVersion { known: 1, .. }), "{rejected}");
+            assert_eq!(fs::read(dir.path().join(name)).unwrap(), before, "the file is unchanged");
             continue;
         }
         let in_header = at < HEADER;
-        let whole = ends.iter().filter(|&&end| in_header || end <= at).count() as u64;
+        let damaged = first + ends.iter().filter(|&&end| end <= at).count() as u64;
         let (log, recovered) = open(dir.path(), 4096, 1 << 20);
-        let expected: Vec<u64> = (0..first + whole).collect();
-        assert_eq!(read_all(&log, &mut Reader::new(0), LONGEST), expected, "damaged at {at}");
-        assert_eq!(recovered.torn_bytes > 0, !in_header);
+        let expected: Vec<u64> = (0..original.next).filter(|&entry| in_header || entry != damaged).collect();
+        let mut reader = Reader::new(0);
+        assert_eq!(read_all(&log, &mut reader, LONGEST), expected, "damaged at {at}");
+        // Without an entry behind it, it cannot be distinguished from an unfinished write.
+        let is_end = !in_header && damaged + 1 == original.next;
+        assert_eq!(recovered.torn_bytes > 0, is_end, "damaged at {at}");
+        assert_eq!(reader.take_corrupt(), u64::from(!in_header && !is_end), "damaged at {at}");
         assert_eq!(recovered.corrupt_segments, usize::from(in_header));
         drop(log);
-        goes_on(dir.path(), 0, &expected);
+        continues(dir.path(), 0, &expected);
     }
 }
 
 #[test]
-fn a_damaged_byte_in_the_middle_costs_the_rest_of_its_segment() {
+fn damaged_byte_costs_one_entry() {
     let original = original();
     let (first, name, ends) = &original.segments[1];
-    let next_segment = original.segments[2].0;
     for at in (0..*ends.last().unwrap()).filter(|at| !(8..12).contains(at)) {
         let dir = damaged_copy(&original, |dir| flip(&dir.join(name), at));
         let (log, recovered) = open(dir.path(), 4096, 1 << 20);
         assert_eq!(recovered.corrupt_segments, usize::from(at < HEADER));
         assert_eq!(log.next_sequence(), original.next);
-        let good = first + ends.iter().filter(|&&end| at < HEADER || end <= at).count() as u64;
+        let damaged = first + ends.iter().filter(|&&end| end <= at).count() as u64;
+        let expected: Vec<u64> = (0..original.next).filter(|&entry| at < HEADER || entry != damaged).collect();
         let mut reader = Reader::new(0);
-        let expected: Vec<u64> = (0..good).chain(next_segment..original.next).collect();
         assert_eq!(read_all(&log, &mut reader, LONGEST), expected, "damaged at {at}");
-        assert_eq!((reader.take_corrupt(), reader.take_gone()), (next_segment - good, 0), "damaged at {at}");
+        assert_eq!((reader.take_corrupt(), reader.take_missed()), (u64::from(at >= HEADER), 0), "damaged at {at}");
     }
 }
 
 #[test]
-fn a_middle_segment_that_is_short_or_missing_is_counted() {
+fn short_or_missing_middle_segment_is_counted() {
     let original = original();
     let (first, name, ends) = &original.segments[1];
     let next_segment = original.segments[2].0;
@@ -160,7 +163,7 @@ fn a_middle_segment_that_is_short_or_missing_is_counted() {
 }
 
 #[test]
-fn a_file_that_is_damaged_or_deleted_while_it_is_read_is_counted() {
+fn damage_and_deletion_during_reading_are_counted() {
     let original = original();
     let dir = damaged_copy(&original, |_| {});
     let (mut log, _) = open(dir.path(), 4096, 1 << 20);
@@ -170,10 +173,10 @@ fn a_file_that_is_damaged_or_deleted_while_it_is_read_is_counted() {
     fs::remove_file(dir.path().join(name)).unwrap();
     let (last, name, ends) = &original.segments[2];
     flip(&dir.path().join(name), ends[3] + 2);
-    let expected: Vec<u64> = (1..*first).chain(*last..last + 4).collect();
+    let expected: Vec<u64> = (1..*first).chain(*last..last + 4).chain(last + 5..original.next).collect();
     assert_eq!(read_all(&log, &mut reader, LONGEST), expected);
-    assert_eq!(reader.take_corrupt(), (last - first) + (original.next - last - 4));
-    // The reader goes on with what is appended to the damaged segment.
+    assert_eq!(reader.take_corrupt(), (last - first) + 1);
+    // The reader continues with entries appended to the damaged segment.
     fill(&mut log, 2, LONGEST);
     log.flush().unwrap();
     assert_eq!(read_all(&log, &mut reader, LONGEST), [original.next, original.next + 1]);
@@ -181,7 +184,7 @@ fn a_file_that_is_damaged_or_deleted_while_it_is_read_is_counted() {
 }
 
 #[test]
-fn zeros_and_noise_behind_the_end_are_cut_off() {
+fn zeros_and_noise_after_the_end_are_truncated() {
     let original = original();
     let (_, name, ends) = original.segments.last().unwrap();
     let end = *ends.last().unwrap();
@@ -195,12 +198,12 @@ fn zeros_and_noise_behind_the_end_are_cut_off() {
         assert_eq!(recovered.torn_bytes, tail.len() as u64);
         assert_eq!(log.next_sequence(), original.next);
         drop(log);
-        goes_on(dir.path(), 0, &(0..original.next).collect::<Vec<_>>());
+        continues(dir.path(), 0, &(0..original.next).collect::<Vec<_>>());
     }
 }
 
 #[test]
-fn a_last_segment_of_noise_stays_until_it_is_the_oldest() {
+fn last_segment_of_noise_is_kept_until_it_is_the_oldest() {
     let original = original();
     let (first, name, _) = original.segments.last().unwrap();
     let noise = vec![0x5a; 3000];
@@ -219,13 +222,13 @@ fn a_last_segment_of_noise_stays_until_it_is_the_oldest() {
 }
 
 #[test]
-fn a_lost_position_repeats_and_a_position_ahead_of_the_files_is_kept() {
+fn position_ahead_of_the_files_is_kept() {
     let original = original();
     let dir = damaged_copy(&original, |_| {});
     let (mut log, _) = open(dir.path(), 4096, 1 << 20);
     log.commit(original.next).unwrap();
     drop(log);
-    // A power cut that took what was not synced: the position says more than the segment holds.
+    // After a power cut that lost unsynced entries, the position is ahead of the segment.
     let (_, name, ends) = original.segments.last().unwrap();
     OpenOptions::new().write(true).open(dir.path().join(name)).unwrap().set_len(ends[2]).unwrap();
     let (mut log, recovered) = open(dir.path(), 4096, 1 << 20);
@@ -239,7 +242,7 @@ fn a_lost_position_repeats_and_a_position_ahead_of_the_files_is_kept() {
 }
 
 #[test]
-fn numbers_that_a_power_cut_took_are_not_used_again() {
+fn numbers_lost_in_a_power_cut_are_not_reused() {
     let original = original();
     let (first, name, ends) = original.segments.last().unwrap();
     let dir = damaged_copy(&original, |_| {});
@@ -259,6 +262,34 @@ fn numbers_that_a_power_cut_took_are_not_used_again() {
     let expected: Vec<u64> = (3..first + 3).chain([original.next]).collect();
     assert_eq!(read_all(&log, &mut reader, LONGEST), expected);
     assert_eq!(reader.take_corrupt(), original.next - (first + 3));
+}
+
+#[test]
+fn synced_entries_that_vanish_are_counted() {
+    let original = original();
+    let sync = |dir: &Path| {
+        let (mut log, _) = open(dir, 4096, 1 << 20);
+        fill(&mut log, 3, LONGEST);
+        log.sync().unwrap();
+        log.next_sequence()
+    };
+    let (first, name, ends) = original.segments.last().unwrap();
+    let dir = damaged_copy(&original, |_| {});
+    let next = sync(dir.path());
+    OpenOptions::new().write(true).open(dir.path().join(name)).unwrap().set_len(ends[2]).unwrap();
+    let (log, recovered) = open(dir.path(), 4096, 1 << 20);
+    let mut reader = Reader::new(0);
+    assert_eq!(read_all(&log, &mut reader, LONGEST), (0..first + 3).collect::<Vec<_>>());
+    assert_eq!((log.entries(), reader.take_corrupt(), recovered.vanished), (next, next - first - 3, 0));
+    drop(log);
+
+    let dir = damaged_copy(&original, |_| {});
+    let next = sync(dir.path());
+    for (_, name, _) in &original.segments {
+        fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    let (log, recovered) = open(dir.path(), 4096, 1 << 20);
+    assert_eq!((log.entries(), recovered.vanished), (0, next));
 }
 
 fn flip(path: &Path, at: u64) {

@@ -1,4 +1,4 @@
-//! A full disk: a small tmpfs in a mount namespace of its own, which is gone with the process.
+//! A full disk: a small tmpfs in a mount namespace, which ends with the process.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use sekiwake_segments::Reader;
-use sekiwake_testkit::netns::REQUIRE_VARIABLE;
+use sekiwake_testkit::skip::REQUIRE_VARIABLE;
 
 use crate::{copy, disk_use, fill, open, read_all};
 
@@ -15,7 +15,7 @@ const DIR_VARIABLE: &str = "TEST_SEKIWAKE_SEGMENTS_FULL_DIR";
 const LONGEST: usize = 2000;
 
 #[test]
-fn a_full_disk_is_an_error_that_passes() {
+fn full_disk_is_a_temporary_error() {
     let unshare = |script: &str| {
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", script, "sh"]).stdin(Stdio::null());
@@ -26,8 +26,8 @@ fn a_full_disk_is_an_error_that_passes() {
     let allowed = unshare(mount).arg(dir.path()).output();
     if !allowed.as_ref().is_ok_and(|output| output.status.success()) {
         let required = std::env::var_os(REQUIRE_VARIABLE).is_some_and(|value| value == "1");
-        assert!(!required, "the test of a full disk may not mount: {allowed:?}");
-        eprintln!("SKIPPED: a_full_disk_is_an_error_that_passes: may not mount: {allowed:?}");
+        assert!(!required, "the test of a full disk cannot mount: {allowed:?}");
+        eprintln!("SKIPPED: full_disk_is_a_temporary_error: cannot mount: {allowed:?}");
         return;
     }
     let test = "exec \"$2\" --exact disk_full::fills_the_disk --ignored --nocapture";
@@ -38,7 +38,7 @@ fn a_full_disk_is_an_error_that_passes() {
         .status()
         .unwrap();
     assert!(status.success());
-    assert!(fs::read_dir(dir.path()).unwrap().next().is_none(), "it was on the tmpfs");
+    assert!(fs::read_dir(dir.path()).unwrap().next().is_none(), "the log was on the tmpfs");
 }
 
 #[test]
@@ -47,13 +47,13 @@ fn fills_the_disk() {
     let Some(disk) = std::env::var_os(DIR_VARIABLE).map(PathBuf::from) else { return };
     let dir = disk.join("log");
     let beside = tempfile::tempdir().unwrap();
-    // The bound is above what the disk holds. Segments of 64 KiB: both writes and new files are refused in turn.
+    // The bound exceeds the disk. With segments of 64 KiB both writing and creating files fails.
     let (mut log, _) = open(&dir, 64 << 10, 8 << 20);
-    let mut refused = 0;
+    let mut failures = 0;
     let mut reader = Reader::new(0);
     let mut read = Vec::new();
     for round in 0..20_u64 {
-        // Something else fills the disk, to another degree each time.
+        // Another file fills the disk, with a different size each time.
         fs::write(disk.join("other"), vec![1; 10_000 * usize::try_from(round).unwrap()]).unwrap();
         let error = loop {
             let sequence = log.next_sequence();
@@ -64,11 +64,11 @@ fn fills_the_disk() {
             }
         };
         assert!(error.is_storage_full(), "{error}");
-        refused += 1;
-        // It stays refused, memory stays bounded, and what is in the files stays whole.
+        failures += 1;
+        // Appending still fails, memory is bounded, and the files are valid.
         let next = log.next_sequence();
         let entries = (0..1000).filter(|_| log.append(&vec![0; LONGEST]).is_ok()).count();
-        assert!(entries < 200, "{entries} more entries were taken in memory");
+        assert!(entries < 200, "{entries} more entries are in memory");
         assert_eq!(log.next_sequence(), next + entries as u64);
         let killed = tempfile::tempdir_in(&beside).unwrap();
         copy(&dir, killed.path());
@@ -89,8 +89,8 @@ fn fills_the_disk() {
     while let Some(entry) = log.read(&mut reader).unwrap() {
         read.push(entry.sequence);
     }
-    assert_eq!(read, (0..log.next_sequence()).collect::<Vec<_>>(), "nothing that was taken is lost");
-    assert_eq!((reader.take_gone(), reader.take_corrupt(), log.take_evicted()), (0, 0, 0));
+    assert_eq!(read, (0..log.next_sequence()).collect::<Vec<_>>(), "no appended entry is lost");
+    assert_eq!((reader.take_missed(), reader.take_corrupt(), log.take_evicted()), (0, 0, 0));
     assert_eq!(log.bytes(), disk_use(&dir));
     let next = log.next_sequence();
     drop(log);
@@ -99,5 +99,5 @@ fn fills_the_disk() {
     fill(&mut log, 10, LONGEST);
     log.sync().unwrap();
     assert_eq!(read_all(&log, &mut Reader::new(next), LONGEST), (next..next + 10).collect::<Vec<_>>());
-    println!("{refused} times full, {next} entries");
+    println!("{failures} times full, {next} entries");
 }

@@ -1,4 +1,4 @@
-//! kill -9, of a process that appends, syncs and commits in a loop.
+//! Kills (-9) a process that appends, syncs and commits in a loop.
 
 use std::{
     io::{BufRead, BufReader, Write as _},
@@ -18,9 +18,11 @@ const SEGMENT: u64 = 64 << 10;
 const MAX: u64 = 1 << 30;
 
 #[test]
-fn what_was_reported_as_synced_survives_a_kill() {
+fn synced_entries_survive_a_kill() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut synced, mut committed, mut torn) = (0, 0, 0);
+    let mut synced = 0;
+    let mut committed = 0;
+    let mut torn = 0;
     for round in 0..12 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "kill::appends_until_it_is_killed", "--ignored", "--nocapture"])
@@ -37,7 +39,7 @@ fn what_was_reported_as_synced_survives_a_kill() {
             });
             reports.last()
         });
-        // Not a wait for anything: the moment of the kill is to be another one each time.
+        // Not a wait for a condition: the moment of the kill varies by round.
         thread::sleep(Duration::from_millis(60 + 17 * round));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -48,7 +50,7 @@ fn what_was_reported_as_synced_survives_a_kill() {
         let (log, recovered) = open(dir.path(), SEGMENT, MAX);
         torn += recovered.torn_bytes;
         assert!(log.next_sequence() >= synced, "{} < {synced}", log.next_sequence());
-        assert!(log.committed() >= committed, "a kill leaves what was written: {} < {committed}", log.committed());
+        assert!(log.committed() >= committed, "a written position survives a kill: {} < {committed}", log.committed());
         assert_eq!(recovered.corrupt_segments, 0);
         let oldest = log.oldest_sequence();
         assert_eq!(oldest, log.committed());
@@ -56,7 +58,7 @@ fn what_was_reported_as_synced_survives_a_kill() {
         assert_eq!(read_all(&log, &mut Reader::new(oldest), LONGEST), expected);
     }
     println!("{synced} entries synced, {committed} committed, {torn} torn bytes in 12 kills");
-    assert!(synced > 0, "the child never got as far as a sync");
+    assert!(synced > 0, "the child never synced");
 }
 
 #[test]

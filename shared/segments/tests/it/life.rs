@@ -1,4 +1,4 @@
-//! A log from its first entry on.
+//! The life cycle of a log.
 
 use std::fs;
 
@@ -7,12 +7,12 @@ use sekiwake_segments::{LogError, Reader};
 use crate::{disk_use, fill, open, read_all, segments, try_open};
 
 #[test]
-fn what_was_appended_is_read_in_order_once_it_is_flushed() {
+fn flushed_entries_are_read_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path(), 4096, 1 << 20);
     let mut reader = Reader::new(0);
     fill(&mut log, 3, 100);
-    assert_eq!(read_all(&log, &mut reader, 100), []);
+    assert_eq!(read_all(&log, &mut reader, 100), Vec::<u64>::new());
     log.flush().unwrap();
     assert_eq!(read_all(&log, &mut reader, 100), [0, 1, 2]);
     fill(&mut log, 500, 100);
@@ -20,22 +20,22 @@ fn what_was_appended_is_read_in_order_once_it_is_flushed() {
     assert_eq!(read_all(&log, &mut reader, 100), (3..503).collect::<Vec<_>>());
     assert!(segments(dir.path()).len() > 3);
     assert_eq!(read_all(&log, &mut Reader::new(250), 100), (250..503).collect::<Vec<_>>());
-    assert_eq!((reader.take_gone(), reader.take_corrupt()), (0, 0));
+    assert_eq!((reader.take_missed(), reader.take_corrupt()), (0, 0));
 }
 
 #[test]
-fn a_second_log_in_the_directory_is_refused() {
+fn second_log_in_the_directory_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = open(dir.path(), 4096, 1 << 20);
-    let refused = try_open(dir.path(), 4096, 1 << 20).unwrap_err();
-    assert!(matches!(refused, LogError::Locked(_)), "{refused}");
-    assert!(refused.to_string().contains("in use"));
+    let rejected = try_open(dir.path(), 4096, 1 << 20).unwrap_err();
+    assert!(matches!(rejected, LogError::Locked(_)), "{rejected}");
+    assert!(rejected.to_string().contains("in use"));
     drop(log);
     open(dir.path(), 4096, 1 << 20);
 }
 
 #[test]
-fn numbers_go_on_when_all_was_committed_and_deleted() {
+fn numbers_continue_after_all_segments_are_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path(), 4096, 1 << 20);
     fill(&mut log, 300, 100);
@@ -45,7 +45,7 @@ fn numbers_go_on_when_all_was_committed_and_deleted() {
     drop(log);
     for _ in 0..3 {
         let (log, recovered) = open(dir.path(), 4096, 1 << 20);
-        assert_eq!(segments(dir.path()), [], "nothing is left of a log in which all is committed");
+        assert_eq!(segments(dir.path()), [], "all segments are deleted when all entries are committed");
         assert_eq!((recovered.entries, recovered.bytes, log.bytes()), (0, 0, 0));
         assert_eq!((log.next_sequence(), log.oldest_sequence(), log.committed()), (300, 300, 300));
     }
@@ -54,7 +54,7 @@ fn numbers_go_on_when_all_was_committed_and_deleted() {
 }
 
 #[test]
-fn opening_again_and_again_leaves_no_empty_segments() {
+fn repeated_opening_leaves_no_empty_segments() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..20 {
         let (mut log, recovered) = open(dir.path(), 4096, 1 << 20);
@@ -67,7 +67,7 @@ fn opening_again_and_again_leaves_no_empty_segments() {
 }
 
 #[test]
-fn the_oldest_goes_first_when_the_bound_is_reached() {
+fn oldest_segment_is_evicted_at_the_bound() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path(), 4096, 16 << 10);
     let mut slow = Reader::new(0);
@@ -84,16 +84,20 @@ fn the_oldest_goes_first_when_the_bound_is_reached() {
         evicted += log.take_evicted();
     }
     assert_eq!(log.take_evicted(), 0);
-    assert!(log.bytes() > (16 << 10) - 4096 - 212, "no more than needed is evicted: {} bytes are left", log.bytes());
+    assert!(
+        log.bytes() > (16 << 10) - 4096 - 212,
+        "only as much as necessary is evicted: {} bytes are left",
+        log.bytes()
+    );
     assert_eq!(5 + evicted + log.entries(), 2010);
     let rest: Vec<u64> = (log.oldest_sequence()..2010).collect();
     assert_eq!(read_all(&log, &mut slow, 200), rest);
-    assert_eq!(slow.take_gone(), evicted, "the reader had wanted all that was not committed");
+    assert_eq!(slow.take_missed(), evicted, "the reader has missed all evicted entries");
     assert_eq!(slow.take_corrupt(), 0);
 }
 
 #[test]
-fn a_lower_bound_is_kept_from_the_start() {
+fn lowered_bound_is_applied_when_opening() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path(), 64 << 10, 1 << 20);
     fill(&mut log, 5000, 200);
@@ -108,19 +112,19 @@ fn a_lower_bound_is_kept_from_the_start() {
     assert_eq!((recovered.segments, disk_use(dir.path()), log.next_sequence()), (0, 0, 5000));
     drop(log);
     let (mut log, _) = open(dir.path(), 4 << 10, 8 << 10);
-    assert_eq!(log.next_sequence(), 5000, "numbers are kept without any file's name");
+    assert_eq!(log.next_sequence(), 5000, "numbers are kept without any segment");
     fill(&mut log, 1, 200);
     drop(log);
     assert_eq!(open(dir.path(), 4 << 10, 8 << 10).1.entries, 1);
 }
 
 #[test]
-fn an_entry_may_fill_a_segment_and_no_more() {
+fn entry_can_fill_a_segment_but_not_exceed_it() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path(), 1 << 20, 4 << 20);
     let limit = (1 << 20) - 44;
-    let refused = log.append(&vec![7; limit + 1]).unwrap_err();
-    assert!(matches!(refused, LogError::TooLarge { bytes, limit: 1_048_532 } if bytes == limit + 1), "{refused}");
+    let rejected = log.append(&vec![7; limit + 1]).unwrap_err();
+    assert!(matches!(rejected, LogError::TooLarge { bytes, limit: 1_048_532 } if bytes == limit + 1), "{rejected}");
     for length in [limit, 0, limit, limit - 1, 1, limit] {
         log.append(&vec![7; length]).unwrap();
     }
@@ -138,27 +142,27 @@ fn an_entry_may_fill_a_segment_and_no_more() {
 }
 
 #[test]
-fn settings_that_cannot_be_are_refused() {
+fn contradictory_settings_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     for (segment_bytes, max_bytes) in [(4095, 1 << 20), (4096, 8191), (0, 0)] {
-        let refused = try_open(dir.path(), segment_bytes, max_bytes).unwrap_err();
-        assert!(matches!(refused, LogError::Settings(_)), "{refused}");
+        let rejected = try_open(dir.path(), segment_bytes, max_bytes).unwrap_err();
+        assert!(matches!(rejected, LogError::Settings(_)), "{rejected}");
     }
 }
 
 #[test]
-fn a_commit_beyond_the_end_is_refused() {
+fn commit_beyond_the_end_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path(), 4096, 1 << 20);
     fill(&mut log, 3, 10);
     assert!(matches!(log.commit(4), Err(LogError::BeyondEnd { sequence: 4, next: 3 })));
     log.commit(2).unwrap();
     log.commit(1).unwrap();
-    assert_eq!(log.committed(), 2, "a position does not go back");
+    assert_eq!(log.committed(), 2, "a position never decreases");
 }
 
 #[test]
-fn files_of_others_are_left_alone() {
+fn other_files_are_not_touched() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("notes.txt"), "mine").unwrap();
     fs::write(dir.path().join("17.segment"), "mine").unwrap();
@@ -171,7 +175,7 @@ fn files_of_others_are_left_alone() {
 }
 
 #[test]
-fn only_the_owner_can_read_it() {
+fn only_the_owner_can_read_the_files() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(&dir.path().join("deep/er"), 4096, 1 << 20);
@@ -181,5 +185,61 @@ fn only_the_owner_can_read_it() {
     assert_eq!(mode(""), 0o700);
     for name in ["lock", "position", "00000000000000000000.segment"] {
         assert_eq!(mode(name), 0o600, "{name}");
+    }
+}
+
+#[test]
+fn removed_directory_is_made_again_and_its_entries_are_counted() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("spool");
+    let (mut log, _) = open(&dir, 4096, 1 << 20);
+    let mut reader = Reader::new(0);
+    for round in 0..3 {
+        fill(&mut log, 100, 200);
+        log.sync().unwrap();
+        let before = log.next_sequence();
+        fs::remove_dir_all(&dir).unwrap();
+        let mark = log.mark().unwrap();
+        fill(&mut log, 1, 200);
+        assert!(log.sync().is_err(), "the file is deleted");
+        log.withdraw(mark).unwrap();
+        assert_eq!(log.next_sequence(), before);
+        fill(&mut log, 3, 200);
+        log.sync().unwrap();
+        let read = read_all(&log, &mut reader, 200);
+        assert_eq!((read, reader.take_corrupt()), ((before..before + 3).collect(), 100), "round {round}");
+        log.commit(log.next_sequence()).unwrap();
+    }
+    let next = log.next_sequence();
+    drop(log);
+    assert_eq!(open(&dir, 4096, 1 << 20).0.next_sequence(), next);
+}
+
+#[test]
+fn withdrawn_entries_are_never_read() {
+    for (before, withdrawn) in [(0, 1), (0, 500), (5, 1), (5, 10_000), (300, 40)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = open(dir.path(), 64 << 10, 8 << 20);
+        fill(&mut log, before, 500);
+        let mark = log.mark().unwrap();
+        let bytes = log.bytes();
+        for flush in [false, true] {
+            for _ in 0..withdrawn {
+                log.append(b"withdrawn").unwrap();
+            }
+            if flush {
+                log.flush().unwrap();
+            }
+            log.withdraw(mark).unwrap();
+            assert_eq!((log.next_sequence(), log.entries(), log.bytes()), (before, before, bytes));
+        }
+        fill(&mut log, 20, 500);
+        log.sync().unwrap();
+        let expected: Vec<u64> = (0..before + 20).collect();
+        assert_eq!(read_all(&log, &mut Reader::new(0), 500), expected);
+        drop(log);
+        let (log, recovered) = open(dir.path(), 64 << 10, 8 << 20);
+        assert_eq!((recovered.entries, recovered.vanished, recovered.torn_bytes), (before + 20, 0, 0));
+        assert_eq!(read_all(&log, &mut Reader::new(0), 500), expected, "{before}, {withdrawn}");
     }
 }

@@ -1,6 +1,6 @@
-//! The log on a real file system: against a reference, damaged, killed, and on a full disk.
+//! The log on a real file system: against a model, damaged, killed, and on a full disk.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot have what it needs fails")]
+#![expect(clippy::unwrap_used, reason = "a test without its preconditions fails")]
 
 mod corruption;
 mod disk_full;
@@ -12,6 +12,7 @@ mod throughput;
 use std::{fs, path::Path};
 
 use sekiwake_segments::{Log, LogError, Reader, Recovered, Settings};
+use sekiwake_testkit::random::Random;
 
 fn try_open(dir: &Path, segment_bytes: u64, max_bytes: u64) -> Result<(Log, Recovered), LogError> {
     Log::open(Settings { dir: dir.to_owned(), segment_bytes, max_bytes })
@@ -23,18 +24,12 @@ fn open(dir: &Path, segment_bytes: u64, max_bytes: u64) -> (Log, Recovered) {
 
 /// The only payload that entry `sequence` can have, of a length between 0 and `longest`.
 fn payload(sequence: u64, longest: usize) -> Vec<u8> {
-    let mut state = sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d;
-    let mut step = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    let length = usize::try_from(step()).unwrap() % (longest + 1);
-    (0..length).map(|_| step().to_le_bytes()[3]).collect()
+    let mut random = Random::new(sequence);
+    let length = random.below(longest as u64 + 1) as usize;
+    random.bytes(length)
 }
 
-/// Appends `count` entries, each with the payload that is its own.
+/// Appends `count` entries, each with its own payload.
 fn fill(log: &mut Log, count: u64, longest: usize) {
     for _ in 0..count {
         let sequence = log.next_sequence();
@@ -42,7 +37,7 @@ fn fill(log: &mut Log, count: u64, longest: usize) {
     }
 }
 
-/// The sequence numbers that can be read; every payload is compared.
+/// Reads all entries, compares their payloads, and returns their sequence numbers.
 fn read_all(log: &Log, reader: &mut Reader, longest: usize) -> Vec<u64> {
     let mut sequences = Vec::new();
     while let Some(entry) = log.read(reader).unwrap() {
@@ -65,7 +60,7 @@ fn disk_use(dir: &Path) -> u64 {
     segments(dir).iter().map(|(_, bytes)| bytes).sum()
 }
 
-/// What a kill -9 leaves: the files as they are now, without the lock.
+/// Copies the files as kill -9 would leave them, without the lock.
 fn copy(from: &Path, to: &Path) {
     for file in fs::read_dir(from).unwrap() {
         let file = file.unwrap();

@@ -1,4 +1,4 @@
-//! Random use, compared with what a log in memory would hold.
+//! Random use, compared with a model in memory.
 
 use proptest::prelude::*;
 use sekiwake_segments::{Log, Reader};
@@ -15,14 +15,14 @@ enum Action {
     },
     Flush,
     Sync,
-    /// Up to this part of what is there, in 255ths.
+    /// Up to this part of the entries, in 255ths.
     Commit(u8),
     Read {
         count: u16,
     },
     Seek(u8),
     Reopen,
-    /// What a kill -9 would leave is opened beside it.
+    /// Opens a copy as kill -9 would leave it.
     Kill,
 }
 
@@ -39,11 +39,11 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// What must be true. The payload of an entry follows from its number.
+/// The expected state. The payload of an entry follows from its number.
 #[derive(Default)]
 struct Model {
     next: u64,
-    /// All below this are surely in the files.
+    /// All entries below this are certainly in the files.
     flushed: u64,
     committed: u64,
     oldest: u64,
@@ -62,7 +62,7 @@ impl Model {
     }
 }
 
-/// Thousands of syncs, which a disk takes its time for, show nothing here.
+/// A directory in memory: thousands of syncs would be slow on a disk, and add nothing here.
 fn in_memory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
@@ -71,7 +71,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_log_does_what_one_in_memory_would(actions in prop::collection::vec(action(), 1..80), longest in 0..900_usize) {
+    fn log_behaves_like_its_model(actions in prop::collection::vec(action(), 1..80), longest in 0..900_usize) {
         let dir = in_memory();
         let (mut log, _) = open(dir.path(), SEGMENT, MAX);
         let mut model = Model::default();
@@ -84,7 +84,8 @@ proptest! {
                     model.next += 1;
                     let evicted = log.take_evicted();
                     prop_assert!(evicted == 0 || before + SEGMENT > MAX - SEGMENT, "evicted at {} bytes", before);
-                    // Committed entries of an evicted segment are not counted: the oldest that counts moves by the rest.
+                    // Committed entries of an evicted segment are not counted: the oldest
+                    // uncommitted entry advances by the others.
                     model.oldest += evicted;
                 },
                 Action::Flush => {
@@ -108,12 +109,12 @@ proptest! {
                     };
                     prop_assert_eq!(entry.payload, payload(entry.sequence, longest));
                     let sequence = entry.sequence;
-                    let gone = reader.take_gone();
+                    let missed = reader.take_missed();
                     if sequence != wanted {
                         prop_assert!(wanted < model.oldest);
-                        prop_assert_eq!(gone, sequence.saturating_sub(wanted.max(model.committed)));
+                        prop_assert_eq!(missed, sequence.saturating_sub(wanted.max(model.committed)));
                     } else {
-                        prop_assert_eq!(gone, 0);
+                        prop_assert_eq!(missed, 0);
                     }
                 },
                 Action::Seek(part) => reader = Reader::new(model.at(part)),
@@ -132,7 +133,8 @@ proptest! {
                     let (copied, recovered) = open(beside.path(), SEGMENT, MAX);
                     prop_assert_eq!((recovered.torn_bytes, recovered.corrupt_segments), (0, 0));
                     prop_assert_eq!(copied.committed(), model.committed);
-                    let (oldest, next) = (copied.oldest_sequence(), copied.next_sequence());
+                    let oldest = copied.oldest_sequence();
+                    let next = copied.next_sequence();
                     prop_assert_eq!(oldest, model.oldest.min(next));
                     prop_assert!((model.flushed..=model.next).contains(&next));
                     let expected: Vec<u64> = (oldest..next).collect();

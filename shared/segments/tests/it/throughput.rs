@@ -1,4 +1,5 @@
-//! How fast it is. Prints figures, asserts none: `cargo test --release -p sekiwake-segments -- --ignored --nocapture throughput`.
+//! Throughput. Prints figures and asserts none: `cargo test --release -p sekiwake-segments --
+//! --ignored --nocapture throughput`.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,10 @@ const RUN: Duration = Duration::from_secs(3);
 
 #[test]
 #[ignore = "prints figures"]
-fn entries_of_200_bytes_a_second() {
+fn throughput_of_entries_of_200_bytes() {
     measure("sync every 64 KiB", |since_sync, _| since_sync >= 64 << 10);
     measure("sync every 10 ms", |_, last_sync| last_sync.elapsed() >= Duration::from_millis(10));
-    measure("never synced but at the end of a segment", |_, _| false);
+    measure("synced at the end of a segment only", |_, _| false);
 }
 
 fn measure(name: &str, due: impl Fn(usize, Instant) -> bool) {
@@ -22,7 +23,9 @@ fn measure(name: &str, due: impl Fn(usize, Instant) -> bool) {
     let (mut log, _) = open(dir.path(), 16 << 20, 2 << 30);
     let entry = [b'x'; ENTRY_BYTES];
     let begin = Instant::now();
-    let (mut since_sync, mut last_sync, mut syncs) = (0, begin, 0);
+    let mut since_sync = 0;
+    let mut last_sync = begin;
+    let mut syncs = 0;
     while log.next_sequence() % 64 != 0 || begin.elapsed() < RUN {
         log.append(&entry).unwrap();
         since_sync += ENTRY_BYTES;
@@ -34,7 +37,8 @@ fn measure(name: &str, due: impl Fn(usize, Instant) -> bool) {
     log.sync().unwrap();
     print(&format!("append, {name} ({syncs} syncs)"), log.next_sequence(), begin.elapsed());
 
-    let (begin, oldest) = (Instant::now(), log.oldest_sequence());
+    let begin = Instant::now();
+    let oldest = log.oldest_sequence();
     let mut reader = Reader::new(oldest);
     let mut count = 0_u64;
     while let Some(entry) = log.read(&mut reader).unwrap() {
@@ -57,6 +61,6 @@ fn measure(name: &str, due: impl Fn(usize, Instant) -> bool) {
 }
 
 fn print(name: &str, entries: u64, time: Duration) {
-    let a_second = entries as f64 / time.as_secs_f64();
-    println!("{name}: {a_second:.0} entries/s, {:.1} MB/s", a_second * ENTRY_BYTES as f64 / 1e6);
+    let rate = entries as f64 / time.as_secs_f64();
+    println!("{name}: {rate:.0} entries/s, {:.1} MB/s", rate * ENTRY_BYTES as f64 / 1e6);
 }

@@ -1,5 +1,6 @@
-//! Settings from pairs, never from the process environment.
+//! Settings from pairs, not from the process environment.
 
+mod files;
 mod reading;
 mod table;
 mod values;

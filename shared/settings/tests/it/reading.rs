@@ -1,7 +1,4 @@
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf, time::Duration};
 
 use sekiwake_settings::{ByteSize, Endpoint, Environment, List, Mistakes, Ports, Reader, read};
 
@@ -14,7 +11,7 @@ fn lines(result: Result<(), Mistakes>) -> Vec<String> {
 }
 
 #[test]
-fn what_is_unset_or_empty_is_the_default() {
+fn unset_and_empty_variables_have_their_default() {
     let environment =
         environment(&[("SEKIWAKE_TICK", ""), ("SEKIWAKE_CAPTURE_FILE", "  "), ("SEKIWAKE_RETAIN", " 1GiB\n")]);
     let read = read(&environment, |reader| {
@@ -30,7 +27,7 @@ fn what_is_unset_or_empty_is_the_default() {
 }
 
 #[test]
-fn all_mistakes_are_reported_at_once_one_line_each() {
+fn all_mistakes_are_reported_at_once_on_one_line_each() {
     let environment = environment(&[
         ("SEKIWAKE_TICK", "abc"),
         ("SEKIWAKE_DRAIN", "10"),
@@ -44,6 +41,9 @@ fn all_mistakes_are_reported_at_once_one_line_each() {
         ("SEKIWAKE_tick", "2ms"),
         ("SEKIWAKE_SEKIWAKE_TICK", "2ms"),
         ("SEKIWAKE_PROXY_PORT", "tcp://198.51.100.1:5559"),
+        ("SEKIWAK_TICK", "2ms"),
+        ("sekiwake_drain", "2s"),
+        ("TEST_SEKIWAKE_TICK", "2ms"),
         ("PATH", "/bin"),
     ]);
     let mut reader = Reader::new(&environment);
@@ -57,17 +57,19 @@ fn all_mistakes_are_reported_at_once_one_line_each() {
     reader.optional::<std::net::SocketAddr>("SEKIWAKE_ADMIN");
     reader.mistake("SEKIWAKE_CAPTURE_FILE", "", "a path");
     let expected = [
-        r#"SEKIWAKE_PROXY_PORT="tcp://198.51.100.1:5559": no such setting, it looks like a link that Kubernetes injected: set enableServiceLinks to false"#,
+        r#"SEKIWAKE_PROXY_PORT="tcp://198.51.100.1:5559": no such setting, it looks like a service link injected by Kubernetes: set enableServiceLinks to false"#,
         r#"SEKIWAKE_SEKIWAKE_TICK="2ms": no such setting"#,
         r#"SEKIWAKE_TIK="2ms": no such setting, did you mean SEKIWAKE_TICK?"#,
         r#"SEKIWAKE_tick="2ms": no such setting, did you mean SEKIWAKE_TICK?"#,
+        r#"SEKIWAK_TICK="2ms": no such setting, did you mean SEKIWAKE_TICK?"#,
+        r#"sekiwake_drain="2s": no such setting, did you mean SEKIWAKE_DRAIN?"#,
         r#"SEKIWAKE_TICK="abc": expected a duration such as 2ms, 10s or 1m"#,
-        r#"SEKIWAKE_DRAIN="10": expected a duration such as 2ms, 10s or 1m (a unit is missing: us, ms, s, m, h or d)"#,
-        r#"SEKIWAKE_RETAIN="256MB": expected a size such as 256MiB, 64KiB or 1GiB (no such unit: MB; there are KiB, MiB, GiB and TiB)"#,
-        r#"SEKIWAKE_SYSLOG_PORTS="514,1514,514": expected ports from 1 to 65535, separated by commas (514 is there twice)"#,
+        r#"SEKIWAKE_DRAIN="10": expected a duration such as 2ms, 10s or 1m (missing unit, expected us, ms, s, m, h, d or w)"#,
+        r#"SEKIWAKE_RETAIN="256MB": expected a size such as 256MiB, 64KiB or 1GiB (unknown unit MB, expected B, KiB, MiB, GiB or TiB)"#,
+        r#"SEKIWAKE_SYSLOG_PORTS="514,1514,514": expected ports from 1 to 65535, separated by commas (514 is listed twice)"#,
         r#"SEKIWAKE_CAPTURE_THREADS="17": expected a whole number, from 1 to 16"#,
         r#"SEKIWAKE_CAPTURE_TUNNELS="yes": expected true or false"#,
-        r#"SEKIWAKE_BUS_PUBLISH="tcp://127.0.0.1:5559, tcp://*:5559": expected a ZeroMQ endpoint such as tcp://127.0.0.1:5559 or ipc:///run/sekiwake/publish (in "tcp://*:5559": * is no host to connect to)"#,
+        r#"SEKIWAKE_BUS_PUBLISH="tcp://127.0.0.1:5559, tcp://*:5559": expected a ZeroMQ endpoint such as tcp://127.0.0.1:5559 or ipc:///run/sekiwake/publish (in "tcp://*:5559": * is not a host to connect to)"#,
         r#"SEKIWAKE_ADMIN="9600": expected an address with a port such as 127.0.0.1:9600, [::1]:9600 or :9600"#,
         r#"SEKIWAKE_CAPTURE_FILE is not set: expected a path"#,
     ];
@@ -75,7 +77,7 @@ fn all_mistakes_are_reported_at_once_one_line_each() {
 }
 
 #[test]
-fn a_mistake_that_several_services_find_is_one_line() {
+fn mistake_found_by_several_services_is_reported_once() {
     let mut reader = Reader::new(&environment(&[("SEKIWAKE_BUS_SUBSCRIBE", "zmq")]));
     for _service in 0..3 {
         reader.value::<List<Endpoint>>("SEKIWAKE_BUS_SUBSCRIBE");
@@ -84,7 +86,7 @@ fn a_mistake_that_several_services_find_is_one_line() {
 }
 
 #[test]
-fn a_value_that_is_no_text_is_a_mistake_and_cannot_break_the_line() {
+fn values_that_are_not_utf8_are_mistakes_on_one_line() {
     let environment = Environment::from_pairs([
         (OsString::from("SEKIWAKE_PUBLISHER"), OsString::from_vec(vec![b'a', 0xff])),
         (OsString::from("SEKIWAKE_GROUP"), OsString::from("a\nb")),
@@ -101,7 +103,7 @@ fn a_value_that_is_no_text_is_a_mistake_and_cannot_break_the_line() {
 }
 
 #[test]
-fn settings_of_other_services_are_no_mistake_and_those_without_effect_are_known() {
+fn settings_of_other_services_are_accepted_and_unused_listed() {
     let environment =
         environment(&[("SEKIWAKE_STORE_DIR", "/data"), ("SEKIWAKE_TICK", "1ms"), ("SEKIWAKE_RETAIN", "1MiB")]);
     let mut reader = Reader::new(&environment);
@@ -113,6 +115,22 @@ fn settings_of_other_services_are_no_mistake_and_those_without_effect_are_known(
 
 #[test]
 #[should_panic(expected = "SEKIWAKE_NOWHERE is not in the table of variables")]
-fn a_program_cannot_read_what_is_not_in_the_table() {
+fn reading_a_variable_outside_the_table_panics() {
     Reader::new(&Environment::default()).optional::<String>("SEKIWAKE_NOWHERE");
+}
+
+#[test]
+fn values_of_unknown_names_that_may_be_secret_are_hidden() {
+    for (name, value) in [
+        ("SEKIWAKE_NOTIFI", "webhook+https://chat.example/s3cret"),
+        ("SEKIWAK_NOTIFY", "webhook+https://chat.example/s3cret"),
+        ("SEKIWAKE_HOOK", "https://chat.example/s3cret"),
+        ("SEKIWAKE_BUS_KEY", "s3cret"),
+        ("SEKIWAKE_PASSWORD", "s3cret"),
+    ] {
+        let text = read(&Environment::from_pairs([(name, value)]), |_| ()).unwrap_err().to_string();
+        assert!(text.starts_with(&format!("{name}=\"(hidden)\": no such setting")), "{text}");
+    }
+    let text = read(&Environment::from_pairs([("SEKIWAKE_SYSLOG_DESTINATION", "udp://a")]), |_| ()).unwrap_err();
+    assert!(text.to_string().starts_with("SEKIWAKE_SYSLOG_DESTINATION=\"udp://a\""), "{text}");
 }

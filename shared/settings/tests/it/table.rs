@@ -1,12 +1,10 @@
-use std::collections::HashSet;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use sekiwake_record::Name;
 use sekiwake_settings::{BindEndpoint, ByteSize, Endpoint, List, PREFIX, Ports, Setting, VARIABLES, VariableDefault};
 
 #[test]
-fn names_are_unique_and_prefixed_and_groups_stand_together() {
+fn names_are_unique_and_prefixed_and_groups_are_contiguous() {
     let names: HashSet<&str> = VARIABLES.iter().map(|variable| variable.name).collect();
     assert_eq!(names.len(), VARIABLES.len());
     for variable in VARIABLES {
@@ -17,11 +15,11 @@ fn names_are_unique_and_prefixed_and_groups_stand_together() {
             variable.name
         );
     }
-    assert!(VARIABLES.is_sorted_by_key(|variable| variable.group), "the groups are mixed");
+    assert!(VARIABLES.is_sorted_by_key(|variable| variable.group), "the groups are not contiguous");
 }
 
 #[test]
-fn every_default_that_is_a_value_parses() {
+fn every_default_value_can_be_parsed() {
     fn parses<T: Setting>(text: &str) -> bool {
         T::parse(text).is_ok()
     }
@@ -38,10 +36,10 @@ fn every_default_that_is_a_value_parses() {
             ("name", _) => parses::<Name>(text),
             ("endpoints", name) if name.starts_with("SEKIWAKE_PROXY_") => parses::<List<BindEndpoint>>(text),
             ("endpoints", _) => parses::<List<Endpoint>>(text),
-            // Their types live with their readers, whose tests read the defaults.
+            // Their types are in the crates that read them, whose tests read the defaults.
             ("filter" | "text or json" | "json or text" | "names", _) => true,
-            (takes, name) => panic!("nothing is known of {takes}, which {name} takes"),
+            (takes, name) => panic!("{name}: this test does not know the type {takes}"),
         };
-        assert!(parses, "the default of {} does not parse: {text}", variable.name);
+        assert!(parses, "the default of {} cannot be parsed: {text}", variable.name);
     }
 }

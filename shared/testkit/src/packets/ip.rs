@@ -6,20 +6,20 @@ const UDP: u8 = 17;
 const FRAGMENT: u8 = 44;
 const IPV4_HEADER_BYTES: usize = 20;
 
-/// A UDP datagram to be sent.
+/// A UDP datagram and its IP header fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
-    /// Where it comes from.
+    /// Source.
     pub source: SocketAddr,
-    /// Where it goes.
+    /// Destination.
     pub destination: SocketAddr,
-    /// What it carries.
+    /// Payload.
     pub payload: Vec<u8>,
     /// Time to live or hop limit.
     pub ttl: u8,
     /// Differentiated services code point, 6 bits.
     pub dscp: u8,
-    /// Identification of its fragments; IPv4 takes the lower half.
+    /// Identification of its fragments; IPv4 uses the lower half.
     pub identification: u32,
     /// Options of the IPv4 header, a multiple of 4 bytes, at most 40.
     pub options: Vec<u8>,
@@ -30,27 +30,29 @@ pub struct Datagram {
 /// An IPv6 extension header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension {
-    /// Its own number: 0 hop-by-hop options, 43 routing, 51 authentication, 60 destination options, 135 mobility.
+    /// Its protocol number: 0 hop-by-hop options, 43 routing, 51 authentication, 60 destination
+    /// options, 135 mobility.
     pub protocol: u8,
-    /// All of it but the first byte, which will say what follows.
+    /// The header without its first byte, which is the number of the next header.
     pub rest: Vec<u8>,
 }
 
 impl Extension {
-    /// A header of `8 * units` bytes, whatever its number; options in it are padding.
+    /// A header of `8 * units` bytes of any number; its options are padding.
     pub fn new(protocol: u8, units: u8) -> Extension {
         let bytes = usize::from(units) * 8;
         let mut rest = vec![0; bytes - 1];
-        // Only the authentication header counts in units of 4, less 2.
+        // The authentication header has its length in units of 4 bytes minus 2 (RFC 4302 §2.2).
         rest[0] = if protocol == 51 { units * 2 - 2 } else { units - 1 };
         if matches!(protocol, 0 | 60) {
-            // PadN over all of it.
-            (rest[1], rest[2]) = (1, bytes as u8 - 4);
+            // One PadN option fills the header (RFC 8200 §4.2).
+            rest[1] = 1;
+            rest[2] = bytes as u8 - 4;
         }
         Extension { protocol, rest }
     }
 
-    /// The header of a fragment: `offset` in bytes, a multiple of 8.
+    /// A fragment header: `offset` in bytes, a multiple of 8.
     pub fn fragment(offset: usize, more: bool, identification: u32) -> Extension {
         let mut rest = vec![0];
         rest.extend((offset as u16 | u16::from(more)).to_be_bytes());
@@ -61,13 +63,10 @@ impl Extension {
 
 impl Datagram {
     /// A datagram with TTL 64.
-    ///
-    /// # Panics
-    /// When an address does not parse, or one is IPv4 and the other IPv6.
     pub fn new(source: &str, destination: &str, payload: impl Into<Vec<u8>>) -> Datagram {
         let source: SocketAddr = source.parse().expect("source is address:port");
         let destination: SocketAddr = destination.parse().expect("destination is address:port");
-        assert_eq!(source.is_ipv4(), destination.is_ipv4(), "{source} and {destination} are of one IP version");
+        assert_eq!(source.is_ipv4(), destination.is_ipv4(), "{source} and {destination}: expected the same IP version");
         Datagram {
             source,
             destination,
@@ -81,7 +80,6 @@ impl Datagram {
     }
 
     /// With another identification.
-    #[must_use]
     pub fn identified(self, identification: u32) -> Datagram {
         Datagram { identification, ..self }
     }
@@ -108,13 +106,13 @@ impl Datagram {
         segment
     }
 
-    /// The IP packet, whole.
+    /// The unfragmented IP packet.
     pub fn packet(&self) -> Vec<u8> {
         self.wrap(UDP, &self.segment(), 0, false, &[])
     }
 
-    /// The packets that a router sends over a link that takes `step` bytes of the IP payload at once. Rounded down to a
-    /// multiple of 8. A datagram that fits becomes a fragment all the same, the only one.
+    /// The fragments with `step` bytes of IP payload each, rounded down to a multiple of 8. A
+    /// datagram that fits becomes a single fragment.
     pub fn fragments(&self, step: usize) -> Vec<Vec<u8>> {
         let segment = self.segment();
         let step = (step / 8).max(1) * 8;
@@ -127,13 +125,14 @@ impl Datagram {
             .collect()
     }
 
-    /// A fragment with any bytes at any offset, for those that no router would send.
+    /// A fragment with any bytes at any offset, also one that no router would send.
     pub fn fragment(&self, offset: usize, more: bool, bytes: &[u8]) -> Vec<u8> {
         let fragment = Extension::fragment(offset, more, self.identification);
         self.wrap(UDP, bytes, offset, more, std::slice::from_ref(&fragment))
     }
 
-    /// An IP packet with these addresses and any payload. `last` are extension headers of IPv6 only.
+    /// An IP packet with these addresses and any payload. `last` are extension headers, for IPv6
+    /// only.
     fn wrap(&self, protocol: u8, payload: &[u8], offset: usize, more: bool, last: &[Extension]) -> Vec<u8> {
         match (self.source.ip(), self.destination.ip()) {
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
@@ -167,9 +166,6 @@ impl Datagram {
 }
 
 /// An IPv4 or IPv6 packet with any payload, such as another packet.
-///
-/// # Panics
-/// When one address is IPv4 and the other IPv6, or either does not parse.
 pub fn ip_packet(source: &str, destination: &str, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let address = |text: &str| SocketAddr::new(text.parse().expect("an IP address"), 0).to_string();
     Datagram::new(&address(source), &address(destination), "").wrap(protocol, payload, 0, false, &[])

@@ -1,4 +1,4 @@
-//! What is around an IP packet on a link.
+//! Link-layer headers.
 
 use super::ether_type_of;
 
@@ -11,16 +11,17 @@ pub fn ethernet(packet: &[u8]) -> Vec<u8> {
     ethernet_frame(ether_type_of(packet), packet)
 }
 
-/// An Ethernet frame around anything.
+/// An Ethernet frame with any payload.
 pub fn ethernet_frame(ether_type: u16, payload: &[u8]) -> Vec<u8> {
     [&MACS[..], &ether_type.to_be_bytes(), payload].concat()
 }
 
-/// An Ethernet frame with tags put in: TPID (0x8100, 0x88a8, 0x9100) and VLAN identifier, outermost first.
+/// An Ethernet frame with VLAN tags: TPID (0x8100, 0x88a8, 0x9100) and VLAN identifier, outermost
+/// first.
 pub fn tagged(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
     let mut tagged = frame[..12].to_vec();
     for (tpid, vlan) in tags {
-        // Priority 5, so that a decoder that takes it for a part of the identifier shows.
+        // Priority 5, to detect a decoder that reads it as part of the identifier.
         tagged.extend(tpid.to_be_bytes());
         tagged.extend((vlan | 5 << 13).to_be_bytes());
     }
@@ -28,7 +29,19 @@ pub fn tagged(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
     tagged
 }
 
-/// A frame with padding up to the shortest that Ethernet sends.
+/// An Ethernet frame with another tag, VN-Tag (0x8926) and the like, in front of its EtherType.
+pub fn with_tag(frame: &[u8], ether_type: u16, tag: &[u8]) -> Vec<u8> {
+    [&frame[..12], &ether_type.to_be_bytes(), tag, &frame[12..]].concat()
+}
+
+/// An IEEE 802.3 frame with LLC and SNAP headers: a length where the Ethernet II frame has its
+/// EtherType, or behind its tags.
+pub fn snap(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
+    let payload = [&[0xaa, 0xaa, 0x03, 0, 0, 0], &frame[12..]].concat();
+    tagged(&ethernet_frame(payload.len() as u16, &payload), tags)
+}
+
+/// A frame padded to Ethernet's minimum length.
 pub fn padded(frame: &[u8]) -> Vec<u8> {
     let mut padded = frame.to_vec();
     padded.resize(frame.len().max(MIN_FRAME_BYTES), 0xee);
@@ -69,7 +82,7 @@ pub fn linux_cooked_v2(packet: &[u8]) -> Vec<u8> {
     [&ether_type_of(packet).to_be_bytes()[..], &header, packet].concat()
 }
 
-/// BSD loopback (link types 0 and 108) with an address family in the byte order of some host.
+/// BSD loopback (link types 0 and 108) with an address family in any byte order.
 pub fn null(family: [u8; 4], packet: &[u8]) -> Vec<u8> {
     [&family[..], packet].concat()
 }

@@ -1,4 +1,5 @@
-//! Packets and savefiles made to order, from the inside out: a [`Datagram`], its IP packet or fragments, what is around them.
+//! Builders of packets and savefiles, from the inside out: a [`Datagram`], its IP packet or
+//! fragments, link and tunnel headers.
 //!
 //! ```
 //! use sekiwake_testkit::packets::{Datagram, SaveFile, ethernet, tagged};
@@ -15,9 +16,12 @@ mod tunnel;
 
 pub use self::{
     ip::{Datagram, Extension, ip_packet, ipv6_packet},
-    link::{ethernet, ethernet_frame, linux_cooked_v1, linux_cooked_v2, mpls, null, padded, pppoe_session, tagged},
+    link::{
+        ethernet, ethernet_frame, linux_cooked_v1, linux_cooked_v2, mpls, null, padded, pppoe_session, snap, tagged,
+        with_tag,
+    },
     savefile::SaveFile,
-    tunnel::{Gre, erspan_1, erspan_2, erspan_3, geneve, vxlan, vxlan_gpe},
+    tunnel::{Gre, eoip, erspan_1, erspan_2, erspan_3, geneve, tzsp, vxlan, vxlan_gpe},
 };
 
 /// EtherType of IPv4.

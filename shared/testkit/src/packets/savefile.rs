@@ -1,8 +1,8 @@
-//! A pcap file with nanosecond times.
+//! A pcap file with nanosecond timestamps.
 
 use std::{fs, io, path::Path};
 
-/// A savefile in the making.
+/// Builds a savefile in memory.
 #[derive(Clone, Debug)]
 pub struct SaveFile {
     bytes: Vec<u8>,
@@ -20,14 +20,12 @@ impl SaveFile {
         SaveFile { bytes }
     }
 
-    /// With one packet more. The time is in nanoseconds since 1970.
-    #[must_use]
+    /// Adds a packet. The time is in nanoseconds since 1970.
     pub fn packet(self, captured_at_ns: u64, data: &[u8]) -> SaveFile {
         self.packet_cut(captured_at_ns, data, data.len())
     }
 
-    /// With one packet more, of which only `captured` bytes were captured.
-    #[must_use]
+    /// Adds a packet of which only `captured` bytes were captured.
     pub fn packet_cut(mut self, captured_at_ns: u64, data: &[u8], captured: usize) -> SaveFile {
         let seconds = (captured_at_ns / 1_000_000_000) as u32;
         let nanoseconds = (captured_at_ns % 1_000_000_000) as u32;
@@ -44,9 +42,6 @@ impl SaveFile {
     }
 
     /// Writes the file.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
     pub fn write_to(&self, path: &Path) -> io::Result<()> {
         fs::write(path, &self.bytes)
     }

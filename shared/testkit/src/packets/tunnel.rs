@@ -1,13 +1,13 @@
-//! Tunnel headers: what goes between an outer IP or UDP header and the packet in the tunnel.
+//! Tunnel headers, between the outer IP or UDP header and the packet in the tunnel.
 
 /// The optional fields of a GRE header.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Gre {
-    /// With a checksum field (zero).
+    /// Whether there is a checksum field (zero).
     pub checksum: bool,
-    /// With a key.
+    /// Key.
     pub key: Option<u32>,
-    /// With a sequence number.
+    /// Sequence number.
     pub sequence: Option<u32>,
 }
 
@@ -54,6 +54,16 @@ pub fn erspan_3(session: u16, has_platform_header: bool, frame: &[u8]) -> Vec<u8
     }
     payload.extend(frame);
     Gre { sequence: Some(7), ..Gre::default() }.packet(0x22eb, &payload)
+}
+
+/// MikroTik's EoIP, the payload of IP protocol 47.
+pub fn eoip(tunnel: u16, frame: &[u8]) -> Vec<u8> {
+    [&[0x20, 0x01, 0x64, 0x00][..], &(frame.len() as u16).to_be_bytes(), &tunnel.to_le_bytes(), frame].concat()
+}
+
+/// The UDP payload of TZSP. `fields` are tagged fields, without the end tag.
+pub fn tzsp(fields: &[u8], frame: &[u8]) -> Vec<u8> {
+    [&[1, 0, 0, 1][..], fields, &[1], frame].concat()
 }
 
 /// The UDP payload of VXLAN.

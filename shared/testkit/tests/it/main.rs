@@ -1,4 +1,4 @@
-//! The kit itself, over real namespaces.
+//! Tests of the testkit in real namespaces.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -9,38 +9,40 @@ use std::{
 };
 
 use sekiwake_testkit::{
-    netns::{End, Link, Namespace, available_or_skipped, vlan_interfaces_available},
+    netns::{End, Link, Namespace, namespaces_or_skipped, vlan_interfaces_available},
     process::Process,
     sink::{Options, Sink},
+    skip::skip,
 };
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(30);
 
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
 #[test]
-fn datagrams_cross_a_link_by_both_families() {
-    if available_or_skipped("datagrams_cross_a_link_by_both_families") {
+fn datagrams_cross_a_link_over_ipv4_and_ipv6() {
+    if namespaces_or_skipped() {
         check_crossing(false);
     }
 }
 
 #[test]
 fn datagrams_cross_vlans() {
-    if !available_or_skipped("datagrams_cross_vlans") {
+    if !namespaces_or_skipped() {
         return;
     }
     if !vlan_interfaces_available() {
-        eprintln!("SKIPPED: datagrams_cross_vlans: this kernel has no 802.1Q");
+        skip("this kernel has no 802.1Q");
         return;
     }
     check_crossing(true);
 }
 
 fn check_crossing(tagged: bool) {
-    let (left, right) = (Namespace::new("skw-kit").unwrap(), Namespace::new("skw-kit").unwrap());
+    let left = Namespace::new("skw-kit").unwrap();
+    let right = Namespace::new("skw-kit").unwrap();
     let mut left_end = End::new(&left, "left0")
         .addresses((1..=200).map(|host| format!("198.18.0.{host}/23")))
         .address("2001:db8::1/64");
@@ -75,10 +77,11 @@ fn check_crossing(tagged: bool) {
 
 #[test]
 fn frames_for_a_foreign_mac_reach_the_wire_but_no_socket() {
-    if !available_or_skipped("frames_for_a_foreign_mac_reach_the_wire_but_no_socket") {
+    if !namespaces_or_skipped() {
         return;
     }
-    let (left, right) = (Namespace::new("skw-kit").unwrap(), Namespace::new("skw-kit").unwrap());
+    let left = Namespace::new("skw-kit").unwrap();
+    let right = Namespace::new("skw-kit").unwrap();
     let collector: IpAddr = "198.18.0.2".parse().unwrap();
     Link::new(
         End::new(&left, "left0").address("198.18.0.1/24").neighbour(collector, "02:00:5e:00:00:99"),
@@ -95,7 +98,7 @@ fn frames_for_a_foreign_mac_reach_the_wire_but_no_socket() {
     let addressed = sink.addresses()[1].port();
     let report = sink.finish();
     assert_eq!((report.received, report.by_port[&addressed].received), (1, 1));
-    // Both frames crossed, and what was not for this host was dropped by its kernel, not by the wire.
+    // Both frames crossed the wire; the frame for another host was dropped by the kernel.
     let statistics = right.enter(|| fs::read_to_string("/proc/thread-self/net/snmp")).unwrap().unwrap();
     let udp = statistics.lines().filter(|line| line.starts_with("Udp:")).nth(1).unwrap();
     assert!(udp.starts_with("Udp: 1 "), "{udp}");
@@ -105,21 +108,22 @@ fn frames_for_a_foreign_mac_reach_the_wire_but_no_socket() {
 }
 
 #[test]
-fn an_injected_frame_arrives_as_it_is() {
-    if !available_or_skipped("an_injected_frame_arrives_as_it_is") {
+fn injected_frame_arrives_unmodified() {
+    if !namespaces_or_skipped() {
         return;
     }
-    let (left, right) = (Namespace::new("skw-kit").unwrap(), Namespace::new("skw-kit").unwrap());
+    let left = Namespace::new("skw-kit").unwrap();
+    let right = Namespace::new("skw-kit").unwrap();
     Link::new(End::new(&left, "left0"), End::new(&right, "right0").address("198.18.0.2/24")).create().unwrap();
     let sink = right.enter(|| Sink::bind(&[address("198.18.0.2:514")], Options::counts().payloads())).unwrap().unwrap();
     let frame = [
-        &[0xff; 6][..],                                                                  // to everybody
-        &[2, 0, 0, 0, 0, 1, 0x08, 0],                                                    // from a made-up station, IPv4
+        &[0xff; 6][..],                                                                  // broadcast
+        &[2, 0, 0, 0, 0, 1, 0x08, 0], // arbitrary source address, IPv4
         &[0x45, 0, 0, 30, 0, 1, 0, 0, 64, 17, 0xe5, 0x9e, 198, 18, 9, 9, 198, 18, 0, 2], // 30 bytes, UDP
         &[0x30, 0x39, 2, 2, 0, 10, 0, 0, b'h', b'i'], // 12345 to 514, 10 bytes, no checksum
     ]
     .concat();
-    // The sender is on no known network, which reverse path filtering would not like.
+    // The sender's network needs a route, or reverse path filtering drops the frame.
     right.ip("route add 198.18.9.0/24 dev right0").unwrap();
     left.inject("left0", &[&frame, &frame]).unwrap();
     sink.wait_for(2, LONG).unwrap();
@@ -130,8 +134,8 @@ fn an_injected_frame_arrives_as_it_is() {
 }
 
 #[test]
-fn a_program_runs_inside_under_its_own_process_id_and_the_namespace_goes_when_dropped() {
-    if !available_or_skipped("a_program_runs_inside_under_its_own_process_id") {
+fn program_runs_inside_and_namespace_is_removed_when_dropped() {
+    if !namespaces_or_skipped() {
         return;
     }
     let namespace = Namespace::new("skw-kit").unwrap();

@@ -1,10 +1,11 @@
-//! Real collectors at the end of the pipeline, and real exporters, loggers and agents at its beginning.
+//! Real collectors behind the pipeline, and real exporters, loggers and agents in front of it.
 //!
 //! ```text
-//!  devices ───┬──▶ old collector (on the host)        what it writes when it is fed directly
-//!             └─ capture ─▶ proxy ─▶ forwarder ──▶ new collector        must be the same
+//!  devices ───┬──▶ old collector (on the host)        its records when fed directly
+//!             └─ capture ─▶ proxy ─▶ forwarder ──▶ new collector        must be the same records
 //! ```
-//! Both are the same daemon with the same configuration, and hear the same traffic at the same time.
+//! Both are the same daemon with the same configuration, and receive the same traffic at the same
+//! time.
 
 pub(crate) mod corpus;
 mod flows;
@@ -26,40 +27,41 @@ use sekiwake_tests::{
 
 use crate::support::*;
 
-/// How the pipeline forwards.
+/// The pipeline's way of forwarding.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Way {
-    /// The options of the destination's URI, with the question mark.
+    /// The options of the destination's URI, with their question mark.
     options: &'static str,
-    /// Whether a collector then sees the devices' addresses, so that they must be equal too.
+    /// Whether a collector sees the devices' addresses, so that these are compared too.
     keeps_addresses: bool,
 }
 
-/// A collector sees the forwarder's address.
+/// Collectors see the forwarder's address.
 pub(super) const PLAIN: Way = Way { options: "", keeps_addresses: false };
 
-/// In the name of the devices.
+/// Collectors see the devices' addresses.
 pub(super) const SPOOFED: Way = Way { options: "?spoof=true", keeps_addresses: true };
 
 impl Way {
-    /// The address that trace `number` of an exporter is replayed from. To a collector that does not see addresses all exporters are
-    /// one, and their templates and sampling rates of one number are the same: so they are one to the old collector too, which
-    /// has the address that the kernel gives to softflowd.
+    /// The source address for trace `number`. Without spoofing, the new collector sees all
+    /// exporters as one, with one set of templates and sampling rates. So the old collector must
+    /// see them as one too: with the address that the kernel gives to softflowd.
     fn exporter(self, number: usize) -> IpAddr {
         let device = Ipv4Addr::from(u32::from(FIRST_DEVICE) + u32::try_from(number % 16).unwrap());
-        if self.keeps_addresses { device.into() } else { DEVICES_OWN.into() }
+        if self.keeps_addresses { device.into() } else { DEFAULT_SOURCE.into() }
     }
 }
 
-/// What the kernel takes as source in the devices' namespace where a program does not choose.
-const DEVICES_OWN: Ipv4Addr = Ipv4Addr::new(198, 18, 255, 254);
+/// The default source address in the devices' namespace.
+const DEFAULT_SOURCE: Ipv4Addr = Ipv4Addr::new(198, 18, 255, 254);
 
-/// Datagrams between two looks at how far they have got. What a socket's receive buffer of the default size holds of large ones.
+/// Datagrams sent before waiting for them: as many large ones as fit into a receive buffer of the
+/// default size.
 const RUN: usize = 64;
-/// Bytes between two looks.
+/// Bytes sent before waiting for them.
 const RUN_BYTES: usize = 32 << 10;
 
-/// A pair of collectors and the pipeline between them.
+/// An old collector, a new one, and the pipeline to it.
 pub(super) struct Trial<'a, R: Recipe> {
     site: &'a TestSite,
     services: Services<'a>,
@@ -69,20 +71,20 @@ pub(super) struct Trial<'a, R: Recipe> {
     port: u16,
 }
 
-/// What both wrote, in the order of their writing.
+/// The records of both collectors, in order.
 pub(super) struct Written {
     old: Vec<Record>,
     new: Vec<Record>,
     way: Way,
 }
 
-/// A site, if everything is there that the test needs.
-pub(super) fn site_with(test: &str, programs: &[&str]) -> Option<TestSite> {
-    installed_or_skipped(test, programs).then(|| site(test)).flatten()
+/// A site, or `None` when a requirement of the test is missing.
+pub(super) fn site_with(programs: &[&str]) -> Option<TestSite> {
+    installed_or_skipped(programs).then(site).flatten()
 }
 
 impl<'a, R: Recipe> Trial<'a, R> {
-    /// Starts two collectors and what lies between them.
+    /// Starts both collectors and the pipeline.
     pub(super) fn start(site: &'a TestSite, kind: Kind, port: u16, way: Way) -> Trial<'a, R> {
         let (_, forwarder) = FORWARDERS[kind.index()];
         let variable = ["SEKIWAKE_SYSLOG_DESTINATIONS", "SEKIWAKE_XFLOW_DESTINATIONS", "SEKIWAKE_TRAP_DESTINATIONS"];
@@ -93,12 +95,12 @@ impl<'a, R: Recipe> Trial<'a, R> {
         Trial { site, services, old, new, kind, port }
     }
 
-    /// Where the devices send to.
+    /// The address to which the devices send.
     pub(super) fn address(&self) -> SocketAddr {
         at(HOST, self.port)
     }
 
-    /// Sends payloads from one device's socket, no faster than the slowest takes them.
+    /// Sends payloads from one device's socket, at the speed of the slowest receiver.
     pub(super) fn send(&self, from: IpAddr, payloads: &[Vec<u8>]) {
         let socket = self.site.devices.udp_socket(at(from, 0)).unwrap();
         let mut bytes = 0;
@@ -124,7 +126,8 @@ impl<'a, R: Recipe> Trial<'a, R> {
         status
     }
 
-    /// Waits until everything that the devices have sent is forwarded, and both collectors have read what has reached them.
+    /// Waits until all datagrams from the devices are forwarded, and both collectors have read
+    /// their sockets.
     fn wait_until_through(&self) {
         let sent = self.site.devices.enter(sent_datagrams).unwrap().unwrap();
         let label = format!("kind=\"{}\"", self.kind);
@@ -134,48 +137,49 @@ impl<'a, R: Recipe> Trial<'a, R> {
             samples.count("sekiwake_capture_claimed_datagrams_total", &[&label])
         };
         wait_for("capture", LONG, || captured() >= sent).unwrap_or_else(|late| panic!("{late}: {sent} were sent"));
-        let gone = || {
+        let handled = || {
             let samples = forwarder.metrics().unwrap();
             samples.count("sekiwake_forward_sent_datagrams_total", &[])
                 + samples.count("sekiwake_forward_dropped_datagrams_total", &[])
         };
-        wait_for("forwarding", LONG, || gone() >= sent).unwrap_or_else(|late| panic!("{late}: {sent} were sent"));
+        wait_for("forwarding", LONG, || handled() >= sent).unwrap_or_else(|late| panic!("{late}: {sent} were sent"));
         for end in [&self.old, &self.new] {
             wait_for("reading", LONG, || end.socket().unwrap().queued_bytes == 0).unwrap();
         }
     }
 
-    /// Waits, for a while, until both have written so many records: for daemons that do so as they go.
+    /// Waits until both have written `count` records, for daemons that write continuously.
     pub(super) fn wait_for_records(&self, count: usize) {
         self.wait_for_both(|records| records.len() >= count);
     }
 
-    /// The same until a record with this text is the last one, where it is not known how many there will be.
+    /// Waits until the last record of both contains this text, where their number is not known.
     pub(super) fn wait_for_last(&self, text: &str) {
         self.wait_for_both(|records| records.last().is_some_and(|record| record.content.contains(text)));
     }
 
     fn wait_for_both(&self, condition: impl Fn(&[Record]) -> bool) {
         for end in [&self.old, &self.new] {
-            // What is missing shows in the comparison.
+            // The comparison reports missing records.
             let _ = wait_for("writing", LONG, || condition(&end.records().unwrap()));
         }
     }
 
-    /// Stops everything, and gives what was written once the books are closed and nothing was lost.
+    /// Stops everything, checks that nothing was lost, and returns the records.
     pub(super) fn finish(self, way: Way) -> Written {
         self.wait_until_through();
         let Trial { services, old, new, .. } = self;
-        let ledger: Ledger = closed_books(&services);
+        let ledger: Ledger = balanced_ledger(&services);
         services.stop().unwrap();
-        let (old, new) = (old.finish().unwrap(), new.finish().unwrap());
+        let old = old.finish().unwrap();
+        let new = new.finish().unwrap();
         assert_eq!(ledger.losses(), Vec::<String>::new());
         Written { old, new, way }
     }
 }
 
 impl Written {
-    /// Checks that both wrote the same in whatever order, and at least `least` records. Gives them.
+    /// Checks that both wrote the same records in any order, and at least `least`. Returns them.
     pub(super) fn assert_same(&self, least: usize) -> Vec<Record> {
         let comparable = |records: &[Record]| {
             let mut records = records.to_vec();
@@ -185,11 +189,13 @@ impl Written {
             records.sort();
             records
         };
-        let (old, new) = (comparable(&self.old), comparable(&self.new));
+        let old = comparable(&self.old);
+        let new = comparable(&self.new);
         println!("{} records at the old collector, {} at the new one", old.len(), new.len());
         let difference = (0..old.len().max(new.len())).find(|&index| old.get(index) != new.get(index));
         if let Some(index) = difference {
-            let (old_one, new_one) = (old.get(index), new.get(index));
+            let old_one = old.get(index);
+            let new_one = new.get(index);
             panic!("{} and {} records; number {index}: {old_one:#?} and {new_one:#?}", old.len(), new.len());
         }
         assert!(old.len() >= least, "the collectors wrote {} records, expected {least} at least", old.len());
@@ -197,5 +203,5 @@ impl Written {
     }
 }
 
-/// A time that a tool may take before it gives up by itself, for its own settings.
-pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+/// The time-out for tools that have one.
+pub(super) const TOOL_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! rsyslog and syslog-ng, fed by `logger`, by the logs of many devices, and by captures of others.
+//! rsyslog and syslog-ng with messages from `logger`, device logs and third-party captures.
 
 use std::{net::Ipv4Addr, path::Path};
 
@@ -10,11 +10,11 @@ use sekiwake_tests::{
 
 use super::{PLAIN, SPOOFED, Trial, Way, corpus, site_with};
 
-/// Devices that send the texts, in turn.
+/// Number of devices that send the logs.
 const DEVICES: usize = 5;
-/// The longest message of the texts; no collector here is told to cut what is shorter.
-const LONGEST: usize = 16_384;
-/// What is sent when all else has arrived.
+/// The longest message of the logs, below the limits of all collectors.
+const MAX_BYTES: usize = 16_384;
+/// The last message.
 const LAST: &[u8] = b"<13>the last of all messages";
 
 fn logger<R: Recipe>(trial: &Trial<'_, R>, arguments: &[&str], message: &str) {
@@ -24,8 +24,8 @@ fn logger<R: Recipe>(trial: &Trial<'_, R>, arguments: &[&str], message: &str) {
     assert!(trial.run(command.args(arguments).arg("--").arg(message)).success());
 }
 
-/// Messages of `logger` in all its forms; gives their number.
-fn send_of_logger<R: Recipe>(trial: &Trial<'_, R>) -> usize {
+/// Sends messages with all formats of `logger`. Returns their number.
+fn send_with_logger<R: Recipe>(trial: &Trial<'_, R>) -> usize {
     let forms: [&[&str]; 6] = [
         &["--rfc3164"],
         &["--rfc3164", "--priority", "local7.debug", "--tag", "sshd", "--id=4711"],
@@ -42,46 +42,47 @@ fn send_of_logger<R: Recipe>(trial: &Trial<'_, R>) -> usize {
 }
 
 /// Every line of the corpus's logs, and every datagram of its syslog captures.
-fn of_others(corpus: &Path) -> Vec<Vec<u8>> {
+fn third_party_messages(corpus: &Path) -> Vec<Vec<u8>> {
     let captured = corpus::captured(corpus, "1-telemetry-syslog");
-    let captured = captured.into_iter().filter(|(port, _)| *port == 514).map(|(_, payload)| payload);
-    // What is empty, or longer than a collector's buffer, is each collector's own affair.
-    let fits = |payload: &Vec<u8>| !payload.trim_ascii().is_empty() && payload.len() <= LONGEST;
+    let captured =
+        captured.into_iter().filter(|datagram| datagram.destination_port == 514).map(|datagram| datagram.payload);
+    // Collectors may treat empty messages and those above their buffer size differently.
+    let fits = |payload: &Vec<u8>| !payload.trim_ascii().is_empty() && payload.len() <= MAX_BYTES;
     corpus::lines(corpus, "9-text").into_iter().chain(captured).filter(fits).collect()
 }
 
-fn check<R: Recipe>(test: &str, way: Way) {
-    let Some(site) = site_with(test, &[R::PROGRAM, "logger"]) else { return };
-    let messages = corpus::corpus(test).map(|corpus| of_others(&corpus)).unwrap_or_default();
+fn check<R: Recipe>(way: Way) {
+    let Some(site) = site_with(&[R::PROGRAM, "logger"]) else { return };
+    let messages = corpus::corpus().map(|corpus| third_party_messages(&corpus)).unwrap_or_default();
     let trial = Trial::<R>::start(&site, Kind::Syslog, 514, way);
-    let of_logger = send_of_logger(&trial);
+    let from_logger = send_with_logger(&trial);
     for (number, messages) in messages.chunks(messages.len().div_ceil(DEVICES).max(1)).enumerate() {
         let device = Ipv4Addr::from(u32::from(FIRST_DEVICE) + u32::try_from(number).unwrap());
         trial.send(device.into(), messages);
     }
     trial.send(FIRST_DEVICE.into(), &[LAST.to_vec()]);
     trial.wait_for_last("the last of all messages");
-    let sent = of_logger + messages.len() + 1;
-    // A collector may have reasons not to write a message; it must have the same ones here and there, and few.
+    let sent = from_logger + messages.len() + 1;
+    // A collector may skip a few messages, the same ones in both cases.
     let records = trial.finish(way).assert_same(sent / 100 * 99);
     println!("{} of {sent} messages were written", records.len());
-    for number in 0..of_logger {
+    for number in 0..from_logger {
         let found = records.iter().filter(|record| record.content.contains(&format!("logger\\'s number {number}: ")));
         assert_eq!(found.count(), 1, "number {number} of logger's messages");
     }
 }
 
 #[test]
-fn rsyslog_writes_what_it_writes_when_it_is_fed_directly() {
-    check::<Rsyslogd>("rsyslog_writes_what_it_writes_when_it_is_fed_directly", PLAIN);
+fn rsyslog_writes_the_same_as_when_fed_directly() {
+    check::<Rsyslogd>(PLAIN);
 }
 
 #[test]
-fn syslog_ng_writes_what_it_writes_when_it_is_fed_directly() {
-    check::<SyslogNg>("syslog_ng_writes_what_it_writes_when_it_is_fed_directly", PLAIN);
+fn syslog_ng_writes_the_same_as_when_fed_directly() {
+    check::<SyslogNg>(PLAIN);
 }
 
 #[test]
-fn rsyslog_writes_the_same_in_the_names_of_the_devices() {
-    check::<Rsyslogd>("rsyslog_writes_the_same_in_the_names_of_the_devices", SPOOFED);
+fn rsyslog_writes_the_same_when_spoofing() {
+    check::<Rsyslogd>(SPOOFED);
 }

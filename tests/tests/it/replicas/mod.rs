@@ -1,27 +1,111 @@
-//! Replicas that share the work, and what must not be lost when they, the proxy or capture come and go: 50,000 datagrams a second
-//! from 64 sources, a number in every one of them.
+//! Replicas that share the work, and no loss while members, the proxy or capture stop and restart:
+//! 50,000 numbered datagrams per second from 64 sources.
 
 mod changes;
 mod limits;
 mod loops;
+mod reports;
 mod status;
 mod streams;
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
-use sekiwake_testkit::{process::Process, sink::Sink, wait::wait_for};
-use sekiwake_tests::{MIRRORED, Service, collector};
+use sekiwake_testkit::{
+    process::{Process, Signal},
+    sink::{Options, Sink},
+    wait::wait_for,
+};
+use sekiwake_tests::{MIRRORED, Service, Services, collector};
 
 use crate::support::*;
 
-/// What changes hands while it flows.
+/// Datagrams per second of [`LOAD`].
+const RATE: u64 = 50_000;
 const LOAD: &str = "--from 198.19.0.0/16 --sources 64 --size 200 --rate 50000";
-/// How long a lease that nobody renews keeps a shard, and how long a new proxy grants nothing.
+/// How long an expired lease keeps a shard, and how long a new proxy grants no shards.
 const LEASE: Duration = Duration::from_millis(3_500);
-/// How long catching up may take.
-const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The members of groups that forward syslog, with admin ports of their own.
+/// Capture, proxy and members of one group under load, and the collector that counts.
+struct Scenario<'a> {
+    sink: Sink,
+    spine: Services<'a>,
+    members: Members<'a>,
+    load: Load<'a>,
+}
+
+/// The result of a scenario.
+struct Outcome {
+    sent: u64,
+    missing: u64,
+    duplicates: u64,
+    /// Records that the members have counted as lost.
+    lost: u64,
+    log: String,
+}
+
+impl<'a> Scenario<'a> {
+    /// Starts capture, proxy and members, waits for even shares, and starts the load.
+    fn start(site: &'a TestSite, members: usize) -> Scenario<'a> {
+        Scenario::with_load(site, members, LOAD)
+    }
+
+    /// The same with another load.
+    fn with_load(site: &'a TestSite, members: usize, load: &str) -> Scenario<'a> {
+        let sink = large_sink(site, 0);
+        let spine = start_spine(site, "512MiB");
+        let mut group = Members::new(site);
+        group.start("default", 0, members);
+        group.wait_until_even();
+        let scenario = Scenario { sink, spine, members: group, load: Load::with(site, load) };
+        scenario.flow_for(Duration::from_secs(1));
+        scenario
+    }
+
+    /// Lets traffic flow for a while.
+    fn flow_for(&self, time: Duration) {
+        flow_for(&self.sink, time);
+    }
+
+    /// Kills the proxy and waits for its end.
+    fn kill_proxy(&mut self) {
+        self.spine.take(PROXY).kill().unwrap();
+    }
+
+    fn start_proxy(&mut self, site: &'a TestSite) {
+        self.spine.add(site.start_one(PROXY, &[]));
+    }
+
+    /// Stops the load, waits until everything has arrived, stops all services, and compares.
+    fn finish(self) -> Outcome {
+        let sent = self.load.stop();
+        settle(&self.sink, sent);
+        let lost = self.members.sum("sekiwake_bus_lost_records_total");
+        let log = self.members.log();
+        self.members.stop();
+        self.spine.stop().unwrap();
+        let Completeness { missing, duplicates } = completeness(self.sink, sent);
+        println!("{sent} sent, {missing} missing, {duplicates} duplicates");
+        Outcome { sent, missing, duplicates, lost, log }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outcome { sent, missing, duplicates, lost, log } = self;
+        write!(f, "{sent} sent, {missing} missing, {duplicates} duplicates, {lost} counted as lost\n{log}")
+    }
+}
+
+/// Starts capture, with this much memory for retention, and the proxy.
+fn start_spine<'a>(site: &'a TestSite, retention: &str) -> Services<'a> {
+    site.disable_ipv6_on_the_wire();
+    site.start(&[CAPTURE, PROXY], &[("SEKIWAKE_RETAIN", retention)])
+}
+
+/// Members of groups that forward syslog, each with its own admin port.
 struct Members<'a> {
     site: &'a TestSite,
     members: Vec<Service<'a>>,
@@ -33,45 +117,69 @@ impl<'a> Members<'a> {
         Members { site, members: Vec::new(), started: 0 }
     }
 
-    /// Starts so many members of a group that forwards to this collector; does not wait for them.
+    /// Members of a second group, whose admin ports differ from those of the first.
+    fn of_second_group(site: &'a TestSite) -> Members<'a> {
+        Members { started: 50, ..Members::new(site) }
+    }
+
+    /// Starts `count` members of a group that forwards to collector `to`, without waiting for them.
     fn start(&mut self, group: &str, to: u8, count: usize) {
         self.start_to(group, &syslog_to(to), count);
     }
 
-    /// The same, of a group that forwards to these destinations.
+    /// Starts `count` members of a group that forwards to these destinations.
     fn start_to(&mut self, group: &str, destinations: &str, count: usize) {
         for _ in 0..count {
             self.started += 1;
-            let (admin, label) = (format!("127.0.0.1:{}", 9700 + self.started), format!("m{}", self.started));
+            let admin = format!("127.0.0.1:{}", 9700 + self.started);
+            let label = format!("m{}", self.started);
             let environment = [
-                ("SEKIWAKE_SYSLOG_DESTINATIONS", destinations.to_owned()),
-                ("SEKIWAKE_ADMIN", admin),
-                ("SEKIWAKE_GROUP", group.to_owned()),
-                ("SEKIWAKE_MEMBER", label),
+                ("SEKIWAKE_SYSLOG_DESTINATIONS", destinations),
+                ("SEKIWAKE_ADMIN", &admin),
+                ("SEKIWAKE_GROUP", group),
+                ("SEKIWAKE_MEMBER", &label),
             ];
-            let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
             self.members.push(self.site.start_one(SYSLOG, &environment));
         }
     }
 
-    /// Waits until the members own these numbers of shards, in the order in which they were started.
-    fn wait_for_shares(&self, shares: &[u64]) {
-        let owned = || -> Vec<u64> { self.members.iter().map(owned_shards).collect() };
-        wait_for(&format!("shares of {shares:?}"), PATIENCE, || owned() == shares).unwrap_or_else(|late| {
-            let said: Vec<String> = self.members.iter().flat_map(|member| member.process.stderr()).collect();
-            panic!("{late}: {:?}\n{}", owned(), said.join("\n"))
-        });
+    /// Stops the member that was started first.
+    fn stop_first(&mut self) {
+        self.members.remove(0).stop().unwrap();
     }
 
-    /// Waits until all members together own all shards, evenly to within one.
+    /// Kills the member that was started first.
+    fn kill_first(&mut self) {
+        self.members.remove(0).kill().unwrap();
+    }
+
+    /// Suspends the member that was started first.
+    fn pause_first(&self) {
+        self.members[0].process.signal(Signal::STOP).unwrap();
+    }
+
+    fn resume_first(&self) {
+        self.members[0].process.signal(Signal::CONT).unwrap();
+    }
+
+    /// Waits until the members own these numbers of shards, in the order in which they were
+    /// started.
+    fn wait_for_shares(&self, shares: &[u64]) {
+        let owned = || -> Vec<u64> { self.members.iter().map(owned_shards).collect() };
+        wait_for(&format!("shares of {shares:?}"), LONG, || owned() == shares)
+            .unwrap_or_else(|late| panic!("{late}: {:?}\n{}", owned(), self.log()));
+    }
+
+    /// Waits until the members own all shards together, evenly to within one.
     fn wait_until_even(&self) {
         let members = self.members.len() as u64;
+        let owned = || -> Vec<u64> { self.members.iter().map(owned_shards).collect() };
         let even = || {
-            let shares: Vec<u64> = self.members.iter().map(owned_shards).collect();
+            let shares = owned();
             shares.iter().sum::<u64>() == 64
                 && shares.iter().all(|share| (64 / members..=64_u64.div_ceil(members)).contains(share))
         };
-        wait_for("an even share", PATIENCE, even).unwrap();
+        wait_for("an even share", LONG, even).unwrap_or_else(|late| panic!("{late}: {:?}\n{}", owned(), self.log()));
     }
 
     fn sum(&self, metric: &str) -> u64 {
@@ -84,69 +192,84 @@ impl<'a> Members<'a> {
         }
     }
 
-    fn said(&self) -> String {
+    fn log(&self) -> String {
         self.members.iter().flat_map(|member| member.process.stderr()).collect::<Vec<_>>().join("\n")
     }
 }
 
-/// How many shards a member owns.
+/// The number of shards that a member owns.
 pub(crate) fn owned_shards(member: &Service<'_>) -> u64 {
     member.metrics().map_or(0, |samples| samples.count("sekiwake_group_owned_shards", &[]))
 }
 
-/// A sender that goes on until it is told to stop.
+/// A sender that runs until it is stopped.
 struct Load<'a> {
     site: &'a TestSite,
     sender: Process,
-    /// Frames that the wire had dropped before.
+    /// Frames that the wire had dropped at the start.
     dropped_before: u64,
 }
 
 impl<'a> Load<'a> {
     fn start(site: &'a TestSite) -> Load<'a> {
-        Load::of(site, LOAD)
+        Load::with(site, LOAD)
     }
 
-    fn of(site: &'a TestSite, load: &str) -> Load<'a> {
+    fn with(site: &'a TestSite, load: &str) -> Load<'a> {
         let dropped_before = site.dropped_by_wire().unwrap();
         Load { site, sender: site.start_sender(&format!("--to {MIRRORED} {load}")), dropped_before }
     }
 
-    /// Ends it, and gives the number of datagrams that it has sent and the wire has not dropped.
-    fn end(mut self) -> u64 {
+    /// Stops it, and returns the number of datagrams that were sent and not dropped by the wire.
+    fn stop(mut self) -> u64 {
         self.sender.terminate().unwrap();
         let sent = sent_by(&mut self.sender);
         sent - (self.site.dropped_by_wire().unwrap() - self.dropped_before)
     }
 }
 
-/// Lets traffic flow for a while: the tests' subject is what happens in between.
+/// Waits for this time.
+fn pause_for(time: Duration) {
+    let end = Instant::now() + time;
+    wait_for("the end of a pause", time + LONG, || Instant::now() >= end).unwrap();
+}
+
+/// Lets traffic flow for this time, and until a datagram has arrived.
 fn flow_for(sink: &Sink, time: Duration) {
     let end = Instant::now() + time;
     let before = sink.received();
-    wait_for("traffic", time + PATIENCE, || Instant::now() >= end && sink.received() > before).unwrap();
+    wait_for("traffic", time + LONG, || Instant::now() >= end && sink.received() > before).unwrap();
 }
 
-/// Waits until everything has arrived, or nothing more does.
+/// Waits until everything has arrived, or no more datagrams arrive.
 fn settle(sink: &Sink, sent: u64) {
-    if sink.wait_for(sent, PATIENCE).is_err() {
-        let _ = sink.wait_for_silence(Duration::from_secs(1), PATIENCE);
+    if sink.wait_for(sent, LONG).is_err() {
+        let _ = sink.wait_for_silence(Duration::from_secs(1), LONG);
     }
-    // Doubled ones would come now.
-    let _ = sink.wait_for_silence(Duration::from_millis(500), PATIENCE);
+    // Duplicates may still arrive.
+    let _ = sink.wait_for_silence(Duration::from_millis(500), LONG);
 }
 
-/// A sink that has room for what a member sends when it catches up.
-fn patient_sink(site: &TestSite, number: u8) -> Sink {
-    let options = sekiwake_testkit::sink::Options { receive_buffer_bytes: 512 << 20, ..numbered() };
+/// A sink with room for the burst of a member that catches up.
+fn large_sink(site: &TestSite, number: u8) -> Sink {
+    let options = Options { receive_buffer_bytes: 512 << 20, ..numbered() };
     site.sink(&[at(collector(number), 514)], options)
 }
 
-/// What is missing at a sink, and what came twice.
-fn judge(sink: Sink, sent: u64) -> (u64, u64) {
+/// Missing and duplicate datagrams at a sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Completeness {
+    missing: u64,
+    duplicates: u64,
+}
+
+/// Every datagram arrived once.
+const COMPLETE: Completeness = Completeness { missing: 0, duplicates: 0 };
+
+fn completeness(sink: Sink, sent: u64) -> Completeness {
     let report = sink.finish();
     assert_eq!(report.dropped, Some(0), "the sink itself was too slow");
     assert_eq!(report.sequence.unreadable, 0);
-    let distinct = report.received - report.sequence.doubled;
-    (sent - distinct, report.sequence.doubled)
+    let duplicates = report.sequence.duplicates;
+    Completeness { missing: sent - (report.received - duplicates), duplicates }
 }

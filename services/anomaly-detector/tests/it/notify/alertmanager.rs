@@ -1,4 +1,4 @@
-//! The real Alertmanager.
+//! Notifiers against a real Alertmanager.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use sekiwake_anomaly_detector::notify::Patience;
+use sekiwake_anomaly_detector::notify::Timing;
 use sekiwake_testkit::{process::Process, wait::wait_for};
 use serde_json::Value;
 
 use super::rig::{LONG, QUICK, Rig, firing, resolved};
 
-/// Starts it with its data in `folder`.
+/// Starts Alertmanager with its data in `folder`.
 fn start(folder: &Path, address: SocketAddr) -> Process {
     let configuration = folder.join("alertmanager.yml");
     std::fs::write(&configuration, "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n").unwrap();
@@ -37,7 +37,7 @@ fn alerts(address: SocketAddr) -> Vec<Value> {
 }
 
 #[test]
-fn alerts_come_to_alertmanager_last_through_its_restart_and_end() {
+fn alerts_survive_a_restart_of_alertmanager() {
     if Command::new("prometheus-alertmanager").arg("--version").output().is_err() {
         eprintln!("SKIPPED: prometheus-alertmanager is not installed");
         return;
@@ -45,15 +45,16 @@ fn alerts_come_to_alertmanager_last_through_its_restart_and_end() {
     let folder = tempfile::tempdir().unwrap();
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut process = start(folder.path(), address);
-    let patience = Patience { repeat: Duration::from_secs(1), ..QUICK };
-    let rig = Rig::start(&format!("alertmanager+http://{address}/am/?label.site=ams&label.team=net%20ops"), patience);
+    let timing = Timing { repeat: Duration::from_secs(1), ..QUICK };
+    let rig = Rig::start(&format!("alertmanager+http://{address}/am/?label.site=ams&label.team=net%20ops"), timing);
     let from_source = {
         let series = "source/198.51.100.7".to_owned();
-        let (id, source) = ("source/198.51.100.7/high/2".to_owned(), "198.51.100.7".parse().ok());
+        let id = "source/198.51.100.7/high/2".to_owned();
+        let source = "198.51.100.7".parse().ok();
         sekiwake_anomaly_detector::detect::Event { id, series, source, ..firing(2) }
     };
-    rig.telling.offer(&firing(1));
-    rig.telling.offer(&from_source);
+    rig.dispatcher.offer(&firing(1));
+    rig.dispatcher.offer(&from_source);
     wait_for("both alerts", LONG, || alerts(address).len() == 2).unwrap();
     let found = alerts(address);
     let total = found.iter().find(|alert| alert["labels"]["series"] == "total").unwrap();
@@ -67,13 +68,13 @@ fn alerts_come_to_alertmanager_last_through_its_restart_and_end() {
     assert_eq!((&total["status"]["state"], &total["startsAt"]), (&"active".into(), &"2026-11-25T14:01:00.000Z".into()));
     assert!(found.iter().any(|alert| alert["labels"]["source"] == "198.51.100.7"), "{found:?}");
 
-    // Told again and again it is still the same two.
+    // Repetitions update the same two alerts.
     let ends = |alert: &Value| alert["endsAt"].as_str().unwrap().to_owned();
     let first_end = alerts(address).iter().map(ends).max().unwrap();
     wait_for("a repetition", LONG, || alerts(address).iter().all(|alert| ends(alert) > first_end)).unwrap();
     assert_eq!(alerts(address).len(), 2);
 
-    // One that has lost everything is told again by itself.
+    // After a loss of its data, alerts are sent again without a new event.
     process.stop(LONG).unwrap();
     std::fs::remove_dir_all(folder.path().join("data")).unwrap();
     wait_for("the loss to be noticed", LONG, || rig.metric("sekiwake_notify_up", &[]) == 0).unwrap();
@@ -81,11 +82,11 @@ fn alerts_come_to_alertmanager_last_through_its_restart_and_end() {
     wait_for("both alerts again", LONG, || alerts(address).len() == 2).unwrap();
     wait_for("it to be up", LONG, || rig.metric("sekiwake_notify_up", &[]) == 1).unwrap();
 
-    // An end ends one, and the other goes on.
-    rig.telling.offer(&resolved(1));
+    // One resolves, and the other keeps firing.
+    rig.dispatcher.offer(&resolved(1));
     wait_for("the end of one", LONG, || alerts(address).len() == 1).unwrap();
     assert_eq!(alerts(address)[0]["labels"]["series"], "source/198.51.100.7");
-    // It shows the end a moment before it has answered.
+    // Alertmanager shows the end slightly before it answers.
     wait_for("three accepted notifications", LONG, || rig.sent() == 3).unwrap();
     assert_eq!(rig.metric("sekiwake_notify_dropped_total", &[]), 0);
     rig.stop();

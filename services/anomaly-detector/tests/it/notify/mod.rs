@@ -1,7 +1,7 @@
-//! Notifiers against those who are told, and against those who behave badly.
+//! Notifiers against real receivers, and against misbehaving ones.
 
 mod alertmanager;
 mod failures;
-mod life;
+mod lifecycle;
 mod rig;
 mod server;

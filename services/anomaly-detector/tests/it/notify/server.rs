@@ -1,4 +1,4 @@
-//! A receiver of requests that answers as it is told, well or badly.
+//! An HTTP server with scripted answers, valid and invalid ones.
 
 use std::{
     collections::BTreeMap,
@@ -14,37 +14,37 @@ use std::{
 
 use serde_json::Value;
 
-/// What came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) at: Instant,
     /// Method and path.
     pub(super) line: String,
-    /// By lower-case names.
+    /// Names are in lower case.
     pub(super) headers: BTreeMap<String, String>,
     pub(super) body: Value,
 }
 
-/// How a connection is treated.
+/// How the server answers a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Answer {
-    /// This, and then it is closed.
+    /// Sends this, then closes.
     Text(&'static str),
-    /// It is closed without a word.
+    /// Closes without an answer.
     Close,
-    /// It is reset in the middle of the answer's head.
+    /// Resets the connection in the middle of the response header.
     Reset,
-    /// Nothing, for as long as the peer waits.
+    /// Sends nothing for as long as the peer waits.
     Silence,
-    /// This, and then this again and again, without an end.
+    /// Sends the first text, then the second one repeatedly, without end.
     Endless(&'static str, &'static str),
-    /// The bytes of this, one in 20 ms.
+    /// Sends one byte of this every 20 ms.
     Drip(&'static str),
 }
 
 pub(super) const OK: Answer = Answer::Text("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
 
-/// A server on loopback. It ends when it is dropped.
+/// A server on loopback. Dropping it ends it.
 pub(super) struct Server {
     pub(super) address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
@@ -53,21 +53,25 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Answers as listed, one connection after the other, and then always with the last.
+    /// Answers connections in this order, then always with the last answer.
     pub(super) fn start(answers: &[Answer]) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (requests, is_over): (Arc<Mutex<Vec<Request>>>, _) = (Arc::default(), Arc::new(AtomicBool::new(false)));
-        let (kept, over, answers) = (Arc::clone(&requests), Arc::clone(&is_over), answers.to_vec());
+        let requests: Arc<Mutex<Vec<Request>>> = Arc::default();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let kept = Arc::clone(&requests);
+        let over = Arc::clone(&is_over);
+        let answers = answers.to_vec();
         let thread = thread::spawn(move || {
             for (number, stream) in listener.incoming().enumerate() {
                 if over.load(Ordering::Relaxed) {
                     return;
                 }
                 let answer = *answers.get(number).or(answers.last()).unwrap();
-                let (kept, over) = (Arc::clone(&kept), Arc::clone(&over));
-                // A peer that has gone away is no failure here.
-                thread::spawn(move || treat(stream.unwrap(), answer, &kept, &over));
+                let kept = Arc::clone(&kept);
+                let over = Arc::clone(&over);
+                // A peer that has closed the connection is not a failure.
+                thread::spawn(move || serve(stream.unwrap(), answer, &kept, &over));
             }
         });
         Server { address, requests, is_over, thread: Some(thread) }
@@ -86,7 +90,7 @@ impl Drop for Server {
     }
 }
 
-fn treat(stream: TcpStream, answer: Answer, kept: &Mutex<Vec<Request>>, over: &AtomicBool) -> Option<()> {
+fn serve(stream: TcpStream, answer: Answer, kept: &Mutex<Vec<Request>>, over: &AtomicBool) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut lines = Vec::new();
     loop {
@@ -117,7 +121,7 @@ fn reply(mut stream: TcpStream, answer: Answer, over: &AtomicBool) -> Option<()>
         Answer::Close => Some(()),
         Answer::Reset => {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Le").ok()?;
-            // What is closed with a linger of nothing is reset.
+            // Closing with a linger time of zero resets the connection.
             rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).ok()
         }
         Answer::Silence => {

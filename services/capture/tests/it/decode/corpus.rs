@@ -1,17 +1,14 @@
-//! Captures made by others, where they are at hand.
+//! Third-party captures, compared with two independent decoders where they are available.
 
-use std::{path::Path, process::Command};
+use std::process::Command;
+
+use sekiwake_testkit::corpus::corpus_or_skipped;
 
 #[test]
-fn the_captures_of_others_are_explained_as_two_independent_decoders_read_them() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus");
-    let compare = corpus.join("compare.py");
-    if !compare.exists() {
-        eprintln!("SKIPPED: no corpus of captures beside the workspace ({})", corpus.display());
-        return;
-    }
+fn third_party_captures_decode_as_in_two_other_decoders() {
+    let Some(corpus) = corpus_or_skipped() else { return };
     let output = Command::new("python3")
-        .arg(&compare)
+        .arg(corpus.join("compare.py"))
         .arg(env!("CARGO_BIN_EXE_sekiwake-capture"))
         .output()
         .expect("python3 runs the comparison");

@@ -1,4 +1,5 @@
-//! Packets that are cut and packets that are wrong: nothing panics, nothing is delivered that is not there, the books close.
+//! Truncated and damaged packets: no panic, no datagram that is not in the packet, and counters
+//! that add up.
 
 use proptest::prelude::*;
 use sekiwake_capture::decode::{DecoderSettings, DropReason, LinkType, Outcome};
@@ -9,8 +10,8 @@ use sekiwake_testkit::packets::{
 
 use super::{Bench, ipv4_datagram, ipv6_datagram};
 
-/// One packet of every shape that the decoder knows.
-fn zoo() -> Vec<(LinkType, Vec<u8>)> {
+/// One packet of every encapsulation that the decoder supports.
+fn packets_of_every_kind() -> Vec<(LinkType, Vec<u8>)> {
     let v4 = ipv4_datagram().packet();
     let v6 = Datagram {
         extensions: vec![
@@ -47,8 +48,8 @@ fn zoo() -> Vec<(LinkType, Vec<u8>)> {
 }
 
 #[test]
-fn a_packet_cut_at_any_byte_by_the_snap_length_is_truncated() {
-    for (link, packet) in zoo() {
+fn packet_cut_by_the_snapshot_length_counts_as_truncated() {
+    for (link, packet) in packets_of_every_kind() {
         let mut bench = Bench::new(DecoderSettings::default());
         assert_eq!(bench.packet(link, 0, &packet), Outcome::Delivered);
         for kept in 0..packet.len() {
@@ -59,8 +60,8 @@ fn a_packet_cut_at_any_byte_by_the_snap_length_is_truncated() {
 }
 
 #[test]
-fn a_packet_that_just_ends_early_delivers_nothing() {
-    for (link, packet) in zoo() {
+fn packet_that_ends_early_delivers_nothing() {
+    for (link, packet) in packets_of_every_kind() {
         let mut bench = Bench::new(DecoderSettings::default());
         for kept in 0..packet.len() {
             assert!(matches!(bench.packet(link, 0, &packet[..kept]), Outcome::Dropped(_)), "{kept} bytes, {link}");
@@ -69,7 +70,7 @@ fn a_packet_that_just_ends_early_delivers_nothing() {
 }
 
 #[test]
-fn a_snap_length_that_spares_the_datagram_does_no_harm() {
+fn snapshot_length_past_the_datagram_does_not_matter() {
     let datagram = ipv4_datagram();
     let longer = ip_packet("198.51.100.1", "198.51.100.2", 17, &[&datagram.segment()[..], &[0; 40]].concat());
     let mut bench = Bench::new(DecoderSettings::default());
@@ -88,16 +89,16 @@ fn any_link() -> impl Strategy<Value = LinkType> {
     ])
 }
 
-/// A packet of the zoo with some bytes changed, perhaps cut.
+/// A packet with some bytes changed, possibly truncated.
 fn damaged() -> impl Strategy<Value = (LinkType, Vec<u8>)> {
     let flips = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
-    (prop::sample::select(zoo()), flips, any::<prop::sample::Index>(), any::<bool>()).prop_map(
-        |((link, mut packet), flips, end, cut)| {
+    (prop::sample::select(packets_of_every_kind()), flips, any::<prop::sample::Index>(), any::<bool>()).prop_map(
+        |((link, mut packet), flips, end, is_truncated)| {
             for (index, value) in flips {
                 let index = index.index(packet.len());
                 packet[index] = value;
             }
-            if cut {
+            if is_truncated {
                 packet.truncate(end.index(packet.len()));
             }
             (link, packet)
@@ -107,7 +108,7 @@ fn damaged() -> impl Strategy<Value = (LinkType, Vec<u8>)> {
 
 proptest! {
     #[test]
-    fn the_books_close_over_any_damage(packets in prop::collection::vec((damaged(), any::<u64>()), 1..40)) {
+    fn counters_add_up_for_damaged_packets(packets in prop::collection::vec((damaged(), any::<u64>()), 1..40)) {
         let mut bench = Bench::new(DecoderSettings::default());
         for ((link, packet), captured_at_ns) in packets {
             if bench.packet(link, captured_at_ns, &packet) == Outcome::Delivered {
@@ -119,7 +120,7 @@ proptest! {
     }
 
     #[test]
-    fn the_books_close_over_any_bytes(
+    fn counters_add_up_for_random_bytes(
         packets in prop::collection::vec((any_link(), prop::collection::vec(any::<u8>(), 0..200)), 1..40),
     ) {
         let mut bench = Bench::new(DecoderSettings::default());

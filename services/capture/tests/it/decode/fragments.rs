@@ -1,4 +1,4 @@
-//! Reassembly: order, loss, contradiction, time and memory.
+//! Reassembly: order, loss, contradictions, time and memory.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use super::{Bench, both_versions, ipv4_datagram, ipv6_datagram};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// A datagram that is large enough for many fragments, every byte of which tells where it belongs.
+/// A datagram large enough for many fragments, whose bytes depend on their position.
 fn large(datagram: Datagram) -> Datagram {
     let payload = (0..6000_u32).map(|index| (index * 7 + index / 251) as u8).collect();
     Datagram { payload, ..datagram.identified(0x1234) }
@@ -25,7 +25,7 @@ fn feed(bench: &mut Bench, packets: &[Vec<u8>]) -> Vec<Outcome> {
 }
 
 #[test]
-fn fragments_become_one_datagram_in_order_and_reversed() {
+fn fragments_are_reassembled_in_order_and_reversed() {
     for datagram in both_versions().map(large) {
         let fragments = datagram.fragments(1448);
         let reversed: Vec<Vec<u8>> = fragments.iter().rev().cloned().collect();
@@ -33,19 +33,19 @@ fn fragments_become_one_datagram_in_order_and_reversed() {
             let mut bench = Bench::new(DecoderSettings::default());
             let outcomes = feed(&mut bench, &packets);
             assert_eq!(outcomes.last(), Some(&Outcome::Delivered));
-            assert!(outcomes[..outcomes.len() - 1].iter().all(|outcome| *outcome == Outcome::Held));
+            assert!(outcomes[..outcomes.len() - 1].iter().all(|outcome| *outcome == Outcome::Pending));
             let found = &bench.found[0];
             assert_eq!(found.payload, datagram.payload);
             assert_eq!((found.source, found.destination), (datagram.source, datagram.destination));
             assert!(found.reassembled);
-            assert_eq!(bench.counters().fragments_joined, packets.len() as u64 - 1);
+            assert_eq!(bench.counters().fragments_reassembled, packets.len() as u64 - 1);
             assert_eq!(bench.decoder.reassembly_bytes(), 0);
         }
     }
 }
 
 #[test]
-fn the_longest_datagram_travels_in_fragments() {
+fn longest_datagram_is_reassembled() {
     for (datagram, length) in both_versions().into_iter().zip([65_507, 65_519]) {
         let datagram = Datagram { payload: vec![0x5a; length], ..datagram };
         let mut bench = Bench::new(DecoderSettings::default());
@@ -55,7 +55,7 @@ fn the_longest_datagram_travels_in_fragments() {
 }
 
 #[test]
-fn time_to_live_and_service_class_are_those_of_the_first_fragment() {
+fn ttl_and_dscp_are_those_of_the_first_fragment() {
     for datagram in both_versions().map(large) {
         let first = datagram.fragments(3008).remove(0);
         let second = Datagram { ttl: 3, dscp: 0, ..datagram.clone() }.fragments(3008).remove(1);
@@ -66,7 +66,7 @@ fn time_to_live_and_service_class_are_those_of_the_first_fragment() {
 }
 
 #[test]
-fn a_fragment_that_comes_twice_counts_once() {
+fn duplicate_fragment_counts_once() {
     for datagram in both_versions().map(large) {
         let fragments = datagram.fragments(1448);
         let mut bench = Bench::new(DecoderSettings::default());
@@ -79,7 +79,7 @@ fn a_fragment_that_comes_twice_counts_once() {
 }
 
 #[test]
-fn fragments_that_overlap_cost_the_whole_datagram() {
+fn overlapping_fragments_discard_the_datagram() {
     for datagram in both_versions().map(large) {
         let fragments = datagram.fragments(1448);
         let overlaps = [
@@ -92,7 +92,7 @@ fn fragments_that_overlap_cost_the_whole_datagram() {
             let mut bench = Bench::new(DecoderSettings::default());
             feed(&mut bench, &fragments[..2]);
             feed(&mut bench, &[overlap]);
-            assert_eq!(bench.counters().fragments_held, 0);
+            assert_eq!(bench.counters().fragments_pending, 0);
             feed(&mut bench, &fragments[2..]);
             assert_eq!(bench.found, []);
             assert_eq!(bench.dropped(DropReason::FragmentOverlap), fragments.len() as u64 + 1);
@@ -101,7 +101,7 @@ fn fragments_that_overlap_cost_the_whole_datagram() {
 }
 
 #[test]
-fn fragments_that_disagree_on_the_end_cost_the_whole_datagram() {
+fn fragments_with_different_ends_discard_the_datagram() {
     for datagram in both_versions().map(large) {
         let last = datagram.fragment(1448, false, &[1; 100]);
         let contradictions = [
@@ -119,37 +119,59 @@ fn fragments_that_disagree_on_the_end_cost_the_whole_datagram() {
 }
 
 #[test]
-fn a_missing_fragment_is_waited_for_until_its_time_is_up() {
+fn incomplete_datagram_times_out() {
     for datagram in both_versions().map(large) {
         let fragments = datagram.fragments(1448);
-        let mut bench = with_limits(ReassemblyLimits { timeout_ns: SECOND_NS, ..ReassemblyLimits::default() });
+        let limits = ReassemblyLimits { ipv4_timeout_ns: SECOND_NS, ipv6_timeout_ns: SECOND_NS, ..Default::default() };
+        let mut bench = with_limits(limits);
         feed(&mut bench, &fragments[..3]);
         bench.decoder.expire(2 * SECOND_NS);
-        assert_eq!(bench.counters().fragments_held, 3);
+        assert_eq!(bench.counters().fragments_pending, 3);
         bench.decoder.expire(2 * SECOND_NS + 1);
-        assert_eq!(bench.counters().fragments_held, 0);
+        assert_eq!(bench.counters().fragments_pending, 0);
         assert_eq!(bench.dropped(DropReason::FragmentTimeout), 3);
         assert_eq!(bench.decoder.reassembly_bytes(), 0);
-        assert!(bench.counters().close());
+        assert!(bench.counters().add_up());
     }
 }
 
 #[test]
-fn a_fragment_does_not_join_one_of_another_time() {
+fn ipv4_waits_30_seconds_and_ipv6_60_whichever_came_first() {
+    let [v4, v6] = both_versions().map(large);
+    for first_is_v6 in [false, true] {
+        let mut bench = Bench::new(DecoderSettings::default());
+        let order = if first_is_v6 { [&v6, &v4] } else { [&v4, &v6] };
+        for (datagram, captured_at_ns) in order.into_iter().zip([0, 1]) {
+            bench.packet(LinkType::Raw, captured_at_ns, &datagram.fragments(4000)[0]);
+        }
+        bench.decoder.expire(30 * SECOND_NS);
+        assert_eq!(bench.counters().fragments_pending, 2);
+        bench.decoder.expire(30 * SECOND_NS + 2);
+        assert_eq!(bench.counters().fragments_pending, 1);
+        let outcome = bench.packet(LinkType::Raw, 60 * SECOND_NS, &v6.fragments(4000)[1]);
+        assert_eq!(outcome, Outcome::Delivered, "IPv6 first: {first_is_v6}");
+        bench.packet(LinkType::Raw, 0, &v6.fragments(4000)[0]);
+        bench.decoder.expire(60 * SECOND_NS + 1);
+        assert_eq!(bench.counters().fragments_pending, 0);
+    }
+}
+
+#[test]
+fn fragment_does_not_join_one_from_another_time() {
     for datagram in both_versions().map(large) {
         let fragments = datagram.fragments(4000);
-        for other_time in [0, 100 * SECOND_NS] {
+        for other_time in [0, 200 * SECOND_NS] {
             let mut bench = Bench::new(DecoderSettings::default());
-            bench.packet(LinkType::Raw, 50 * SECOND_NS, &fragments[0]);
+            bench.packet(LinkType::Raw, 100 * SECOND_NS, &fragments[0]);
             let outcome = bench.packet(LinkType::Raw, other_time, &fragments[1]);
-            assert_eq!(outcome, Outcome::Held, "{other_time}");
+            assert_eq!(outcome, Outcome::Pending, "{other_time}");
             assert_eq!(bench.dropped(DropReason::FragmentTimeout), 1);
         }
     }
 }
 
 #[test]
-fn what_is_incomplete_at_the_end_of_a_file_is_counted() {
+fn datagrams_incomplete_at_the_end_of_a_file_are_counted() {
     let mut bench = Bench::new(DecoderSettings::default());
     feed(&mut bench, &large(ipv4_datagram()).fragments(1448)[1..]);
     feed(&mut bench, &large(ipv6_datagram()).fragments(1448)[..2]);
@@ -158,7 +180,7 @@ fn what_is_incomplete_at_the_end_of_a_file_is_counted() {
 }
 
 #[test]
-fn interleaved_datagrams_are_told_apart_by_addresses_and_identification() {
+fn interleaved_datagrams_are_kept_apart() {
     let mut datagrams = Vec::new();
     for (index, datagram) in both_versions().map(large).into_iter().enumerate() {
         for host in 1..=3 {
@@ -174,8 +196,8 @@ fn interleaved_datagrams_are_told_apart_by_addresses_and_identification() {
     let fragments: Vec<Vec<Vec<u8>>> = datagrams.iter().map(|datagram| datagram.fragments(1448)).collect();
     let mut bench = Bench::new(DecoderSettings::default());
     for round in 0..fragments[0].len() {
-        for of_one in &fragments {
-            feed(&mut bench, &of_one[round..=round]);
+        for datagram_fragments in &fragments {
+            feed(&mut bench, &datagram_fragments[round..=round]);
         }
     }
     let payloads: Vec<&[u8]> = bench.found.iter().map(|found| &found.payload[..]).collect();
@@ -183,7 +205,7 @@ fn interleaved_datagrams_are_told_apart_by_addresses_and_identification() {
 }
 
 #[test]
-fn fragments_of_different_vlans_are_not_mixed() {
+fn fragments_of_different_vlans_are_kept_apart() {
     let datagram = large(ipv4_datagram());
     let fragments = datagram.fragments(4000);
     let mut bench = Bench::new(DecoderSettings::default());
@@ -194,27 +216,27 @@ fn fragments_of_different_vlans_are_not_mixed() {
 }
 
 #[test]
-fn memory_is_bounded_and_the_oldest_goes_first() {
+fn memory_is_bounded_and_the_oldest_datagram_is_evicted() {
     for datagram in both_versions().map(large) {
         let limits = ReassemblyLimits { bytes: 100_000, ..ReassemblyLimits::default() };
         let mut bench = with_limits(limits);
         let fragments: Vec<Vec<Vec<u8>>> =
             (0..1000).map(|identification| datagram.clone().identified(identification).fragments(4096)).collect();
-        for of_one in &fragments {
-            feed(&mut bench, &of_one[..1]);
+        for datagram_fragments in &fragments {
+            feed(&mut bench, &datagram_fragments[..1]);
             assert!(bench.decoder.reassembly_bytes() <= limits.bytes);
         }
-        let held = bench.counters().fragments_held;
-        assert!((1..=limits.bytes as u64 / 4096).contains(&held), "{held}");
-        assert_eq!(bench.dropped(DropReason::FragmentMemory), 1000 - held);
-        // The youngest survived, the oldest did not.
+        let pending = bench.counters().fragments_pending;
+        assert!((1..=limits.bytes as u64 / 4096).contains(&pending), "{pending}");
+        assert_eq!(bench.dropped(DropReason::FragmentMemory), 1000 - pending);
+        // The newest datagram is still there, the oldest is not.
         assert_eq!(feed(&mut bench, &fragments[999][1..]), [Outcome::Delivered]);
-        assert_eq!(feed(&mut bench, &fragments[0][1..]), [Outcome::Held]);
+        assert_eq!(feed(&mut bench, &fragments[0][1..]), [Outcome::Pending]);
     }
 }
 
 #[test]
-fn a_datagram_that_alone_exceeds_the_memory_is_given_up() {
+fn datagram_larger_than_the_memory_is_discarded() {
     let mut bench = with_limits(ReassemblyLimits { bytes: 4096, ..ReassemblyLimits::default() });
     let fragments = large(ipv4_datagram()).fragments(1448);
     feed(&mut bench, &fragments);
@@ -224,12 +246,12 @@ fn a_datagram_that_alone_exceeds_the_memory_is_given_up() {
 }
 
 #[test]
-fn the_number_of_unfinished_datagrams_is_bounded() {
+fn number_of_incomplete_datagrams_is_bounded() {
     let mut bench = with_limits(ReassemblyLimits { datagrams: 10, ..ReassemblyLimits::default() });
     for identification in 0..50 {
         feed(&mut bench, &large(ipv6_datagram()).identified(identification).fragments(4096)[..1]);
     }
-    assert_eq!(bench.counters().fragments_held, 10);
+    assert_eq!(bench.counters().fragments_pending, 10);
     assert_eq!(bench.dropped(DropReason::FragmentMemory), 40);
     let mut none = with_limits(ReassemblyLimits { datagrams: 0, ..ReassemblyLimits::default() });
     assert_eq!(
@@ -239,7 +261,7 @@ fn the_number_of_unfinished_datagrams_is_bounded() {
 }
 
 #[test]
-fn a_truncated_fragment_never_completes_a_datagram() {
+fn truncated_fragment_never_completes_a_datagram() {
     for datagram in both_versions().map(large) {
         let fragments = datagram.fragments(1448);
         let mut bench = Bench::new(DecoderSettings::default());
@@ -253,7 +275,7 @@ fn a_truncated_fragment_never_completes_a_datagram() {
 }
 
 #[test]
-fn fragments_that_cannot_be_are_refused() {
+fn impossible_fragments_are_dropped() {
     for datagram in both_versions() {
         let mut bench = Bench::new(DecoderSettings::default());
         let impossible = [
@@ -266,7 +288,7 @@ fn fragments_that_cannot_be_are_refused() {
             assert_eq!(outcome, Outcome::Dropped(DropReason::FragmentInvalid));
         }
     }
-    // A fragment header in what fragments made up.
+    // A fragment header inside a reassembled payload.
     let nested = Datagram {
         extensions: vec![Extension::fragment(0, true, 1), Extension::fragment(0, true, 2)],
         payload: vec![0; 8],
@@ -279,18 +301,18 @@ fn fragments_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn a_reassembled_datagram_that_is_no_udp_is_counted_once() {
+fn reassembled_packet_without_udp_is_counted_once() {
     let mut packets = large(ipv4_datagram()).fragments(4000);
     for packet in &mut packets {
         packet[9] = 6;
     }
     let mut bench = Bench::new(DecoderSettings::default());
-    assert_eq!(feed(&mut bench, &packets), [Outcome::Held, Outcome::Dropped(DropReason::NotUdp)]);
+    assert_eq!(feed(&mut bench, &packets), [Outcome::Pending, Outcome::Dropped(DropReason::NotUdp)]);
 }
 
 proptest! {
     #[test]
-    fn any_order_of_any_cut_gives_the_same_datagram(
+    fn any_fragmentation_in_any_order_gives_the_same_datagram(
         length in 0_usize..4000,
         step in 8_usize..2000,
         is_ipv6: bool,

@@ -1,15 +1,15 @@
-//! Link types, tags, labels, sessions, IP headers and UDP lengths.
+//! Link types, VLAN tags, MPLS, PPPoE, IP headers and UDP lengths.
 
 use sekiwake_capture::decode::{DecoderSettings, DropReason, LinkType, Outcome};
 use sekiwake_testkit::packets::{
     Datagram, Extension, IPV4, ethernet, ethernet_frame, ip_packet, linux_cooked_v1, linux_cooked_v2, mpls, null,
-    padded, pppoe_session, tagged,
+    padded, pppoe_session, snap, tagged, with_tag,
 };
 
 use super::{Bench, both_versions, drop_reason, finds, ipv4_datagram, ipv6_datagram};
 
 #[test]
-fn a_datagram_is_found_behind_every_link_type() {
+fn datagram_is_found_on_every_link_type() {
     for datagram in both_versions() {
         let packet = datagram.packet();
         finds(LinkType::Ethernet, &ethernet(&packet), &datagram);
@@ -20,7 +20,7 @@ fn a_datagram_is_found_behind_every_link_type() {
 }
 
 #[test]
-fn loopback_families_are_read_in_both_byte_orders_and_of_every_system() {
+fn null_link_families_of_all_systems_in_both_byte_orders() {
     let of = |family: u32| [family.to_be_bytes(), family.to_le_bytes()];
     for family in of(2) {
         finds(LinkType::Null, &null(family, &ipv4_datagram().packet()), &ipv4_datagram());
@@ -51,7 +51,7 @@ fn link_type_numbers_are_those_of_libpcap() {
 }
 
 #[test]
-fn vlan_tags_of_every_form_are_listed_from_the_outside() {
+fn vlan_tags_are_listed_outermost_first() {
     let forms: [&[(u16, u16)]; 7] = [
         &[],
         &[(0x8100, 30)],
@@ -69,15 +69,70 @@ fn vlan_tags_of_every_form_are_listed_from_the_outside() {
     }
 }
 
+/// VN-Tag, E-Tag, Cisco MetaData and TTag.
+const OTHER_TAGS: [(u16, &[u8]); 4] = [
+    (0x8926, &[0, 5, 0, 1]),
+    (0x893f, &[0, 1, 0, 2, 0, 0]),
+    (0x8909, &[1, 1, 0, 1, 0, 100]),
+    (0x8988, &[0, 0, 0, 1, 0, 0]),
+];
+
 #[test]
-fn a_stack_of_more_tags_than_are_listed_is_still_decoded() {
+fn other_tags_are_skipped_inside_each_other_and_vlans() {
+    for datagram in both_versions() {
+        let plain = ethernet(&datagram.packet());
+        for (outer_type, outer) in OTHER_TAGS {
+            finds(LinkType::Ethernet, &with_tag(&plain, outer_type, outer), &datagram);
+            for (inner_type, inner) in OTHER_TAGS {
+                let in_vlan = with_tag(&tagged(&plain, &[(0x8100, 30)]), inner_type, inner);
+                let frame = tagged(&with_tag(&in_vlan, outer_type, outer), &[(0x88a8, 20)]);
+                let found = finds(LinkType::Ethernet, &frame, &datagram);
+                assert_eq!(found.vlans, [20, 30], "{outer_type:x} around {inner_type:x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tags_that_end_early_are_of_a_bad_length() {
+    for (ether_type, tag) in OTHER_TAGS {
+        for length in 0..=tag.len() {
+            let frame = ethernet_frame(ether_type, &tag[..length]);
+            assert_eq!(drop_reason(LinkType::Ethernet, &frame), DropReason::BadLength, "{ether_type:x} {length}");
+        }
+    }
+}
+
+#[test]
+fn llc_with_snap_is_decoded_also_behind_tags_and_in_cooked_captures() {
+    for datagram in both_versions() {
+        let plain = ethernet(&datagram.packet());
+        finds(LinkType::Ethernet, &padded(&snap(&plain, &[])), &datagram);
+        let found = finds(LinkType::Ethernet, &snap(&tagged(&plain, &[(0x8100, 30)]), &[(0x8100, 20)]), &datagram);
+        assert_eq!(found.vlans, [20, 30]);
+        for (ether_type, tag) in OTHER_TAGS {
+            finds(LinkType::Ethernet, &with_tag(&snap(&plain, &[]), ether_type, tag), &datagram);
+            finds(LinkType::Ethernet, &snap(&with_tag(&plain, ether_type, tag), &[]), &datagram);
+        }
+        let mut cooked = linux_cooked_v1(&snap(&plain, &[])[14..]);
+        cooked[14..16].copy_from_slice(&[0, 4]);
+        finds(LinkType::LinuxCookedV1, &cooked, &datagram);
+    }
+    let mut spanning_tree = ethernet_frame(38, &[0x42, 0x42, 3, 0, 0, 0]);
+    spanning_tree.resize(60, 0);
+    assert_eq!(drop_reason(LinkType::Ethernet, &spanning_tree), DropReason::NotIp);
+    assert_eq!(drop_reason(LinkType::Ethernet, &ethernet_frame(2, &[0xaa, 0xaa])), DropReason::BadLength);
+}
+
+#[test]
+fn tags_beyond_the_listed_ones_are_still_decoded() {
     let tags: Vec<(u16, u16)> = (1..=20).map(|vlan| (0x8100, vlan)).collect();
     let found = finds(LinkType::Ethernet, &tagged(&ethernet(&ipv4_datagram().packet()), &tags), &ipv4_datagram());
     assert_eq!(found.vlans, (1..=8).collect::<Vec<_>>());
 }
 
 #[test]
-fn a_tag_behind_a_cooked_header_is_read() {
+fn tag_after_a_cooked_header_is_decoded() {
     let packet = ipv4_datagram().packet();
     let mut cooked = linux_cooked_v1(&packet);
     cooked[14..16].copy_from_slice(&0x8100_u16.to_be_bytes());
@@ -86,7 +141,7 @@ fn a_tag_behind_a_cooked_header_is_read() {
 }
 
 #[test]
-fn labels_and_sessions_of_provider_networks_are_taken_off() {
+fn mpls_and_pppoe_headers_are_skipped() {
     for datagram in both_versions() {
         let packet = datagram.packet();
         for frame in [mpls(&[16], &packet), mpls(&[16, 17, 18], &packet), pppoe_session(5, &packet)] {
@@ -98,7 +153,7 @@ fn labels_and_sessions_of_provider_networks_are_taken_off() {
 }
 
 #[test]
-fn ethernet_padding_and_bytes_behind_the_udp_length_are_no_payload() {
+fn padding_and_trailers_are_not_part_of_the_payload() {
     for payload in ["", "<", "<13>x"] {
         let datagram = Datagram::new("198.51.100.1:1", "198.51.100.2:514", payload);
         finds(LinkType::Ethernet, &padded(&ethernet(&datagram.packet())), &datagram);
@@ -116,7 +171,7 @@ fn ipv4_options_are_skipped() {
 }
 
 #[test]
-fn ipv6_extension_headers_are_skipped_one_by_one_and_together() {
+fn ipv6_extension_headers_are_skipped() {
     let each = [0, 43, 51, 60, 135, 139, 140].map(|protocol| Extension::new(protocol, 3));
     for extension in &each {
         let datagram = Datagram { extensions: vec![extension.clone()], ..ipv6_datagram() };
@@ -127,20 +182,20 @@ fn ipv6_extension_headers_are_skipped_one_by_one_and_together() {
 }
 
 #[test]
-fn an_atomic_fragment_is_a_whole_datagram() {
+fn atomic_fragment_is_a_whole_datagram() {
     let datagram = Datagram { extensions: vec![Extension::fragment(0, false, 9)], ..ipv6_datagram() };
     assert!(!finds(LinkType::Raw, &datagram.packet(), &datagram).reassembled);
 }
 
 #[test]
-fn an_authentication_header_is_skipped_in_ipv4_too() {
+fn authentication_header_is_skipped_in_ipv4_too() {
     let datagram = Datagram { dscp: 0, ttl: 64, ..ipv4_datagram() };
     let authenticated = [&[17, 1, 0, 0][..], &[0; 8], &datagram.segment()].concat();
     finds(LinkType::Raw, &ip_packet("198.51.100.1", "198.51.100.2", 51, &authenticated), &datagram);
 }
 
 #[test]
-fn checksums_are_no_reason_to_drop() {
+fn wrong_checksums_are_accepted() {
     for checksum in [[0, 0], [0xab, 0xcd]] {
         let mut packet = ipv4_datagram().packet();
         packet[10..12].copy_from_slice(&checksum);
@@ -150,7 +205,7 @@ fn checksums_are_no_reason_to_drop() {
 }
 
 #[test]
-fn the_longest_datagram_is_delivered() {
+fn longest_datagram_is_delivered() {
     let datagram = Datagram { payload: vec![7; 65_507], ..ipv4_datagram() };
     finds(LinkType::Ethernet, &ethernet(&datagram.packet()), &datagram);
     let datagram = Datagram { payload: vec![7; 65_527], ..ipv6_datagram() };
@@ -158,13 +213,13 @@ fn the_longest_datagram_is_delivered() {
 }
 
 #[test]
-fn what_is_no_udp_in_ip_is_counted_as_such() {
+fn packets_without_udp_are_dropped_by_reason() {
     let reason = |frame: &[u8]| drop_reason(LinkType::Ethernet, frame);
     assert_eq!(reason(&ethernet_frame(0x0806, &[0; 28])), DropReason::NotIp);
     assert_eq!(reason(&ethernet_frame(0x0026, &[0x42; 38])), DropReason::NotIp);
     assert_eq!(reason(&ethernet(&ip_packet("198.51.100.1", "198.51.100.2", 6, &[0; 20]))), DropReason::NotUdp);
     assert_eq!(reason(&ethernet(&ip_packet("2001:db8::1", "2001:db8::2", 59, &[]))), DropReason::NotUdp);
-    // Fragment and hop-by-hop headers belong to IPv6 alone.
+    // Fragment and hop-by-hop headers exist in IPv6 only.
     assert_eq!(reason(&ethernet(&ip_packet("198.51.100.1", "198.51.100.2", 44, &[17; 20]))), DropReason::NotUdp);
     assert_eq!(reason(&ethernet(&ip_packet("198.51.100.1", "198.51.100.2", 0, &[17; 20]))), DropReason::NotUdp);
     let mut discovery = pppoe_session(1, &ipv4_datagram().packet());
@@ -174,17 +229,17 @@ fn what_is_no_udp_in_ip_is_counted_as_such() {
 }
 
 #[test]
-fn lengths_that_contradict_each_other_are_bad() {
+fn contradicting_lengths_are_bad() {
     let reason = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut packet = ipv4_datagram().packet();
         change(&mut packet);
         drop_reason(LinkType::Raw, &packet)
     };
-    // UDP: more than the IP packet holds, less than its own header, zero.
+    // UDP: longer than the IP payload, shorter than its own header, zero.
     assert_eq!(reason(&|packet| packet[25] += 1), DropReason::BadLength);
     assert_eq!(reason(&|packet| packet[25] = 7), DropReason::BadLength);
     assert_eq!(reason(&|packet| packet[25] = 0), DropReason::BadLength);
-    // IPv4: a header shorter than can be, a packet shorter than its header.
+    // IPv4: a header shorter than the minimum, a packet shorter than its header.
     assert_eq!(reason(&|packet| packet[0] = 0x44), DropReason::BadLength);
     assert_eq!(reason(&|packet| packet[3] = 19), DropReason::BadLength);
     assert_eq!(reason(&|packet| packet[3] = 27), DropReason::BadLength);
@@ -196,7 +251,7 @@ fn lengths_that_contradict_each_other_are_bad() {
 }
 
 #[test]
-fn a_packet_longer_than_the_mtu_is_an_artefact_of_offload() {
+fn packet_longer_than_the_mtu_is_an_offload_artefact() {
     for datagram in both_versions() {
         let packet = datagram.packet();
         let with_mtu = |mtu: usize, frame: &[u8]| {
@@ -205,7 +260,7 @@ fn a_packet_longer_than_the_mtu_is_an_artefact_of_offload() {
         };
         assert_eq!(with_mtu(packet.len(), &ethernet(&packet)), Outcome::Delivered);
         assert_eq!(with_mtu(packet.len() - 1, &ethernet(&packet)), Outcome::Dropped(DropReason::Offload));
-        // Fragments fit the link; what they make up need not.
+        // Fragments have to fit the link, the reassembled datagram does not.
         let settings = DecoderSettings { mtu: Some(1500), ..DecoderSettings::default() };
         let mut bench = Bench::new(settings);
         for fragment in (Datagram { payload: vec![1; 9000], ..datagram }).fragments(1448) {
@@ -216,7 +271,7 @@ fn a_packet_longer_than_the_mtu_is_an_artefact_of_offload() {
 }
 
 #[test]
-fn a_length_field_that_the_frame_does_not_bear_out_is_damage_and_no_offload() {
+fn length_field_beyond_the_frame_is_not_offload() {
     let settings = DecoderSettings { mtu: Some(1500), ..DecoderSettings::default() };
     let mut frame = ethernet(&Datagram::new("198.51.100.1:1", "203.0.113.1:514", vec![1; 100]).packet());
     frame[16..18].copy_from_slice(&9_000_u16.to_be_bytes());
@@ -226,7 +281,7 @@ fn a_length_field_that_the_frame_does_not_bear_out_is_damage_and_no_offload() {
 }
 
 #[test]
-fn an_mtu_that_is_raised_lets_larger_packets_through_from_then_on() {
+fn raised_mtu_admits_larger_packets() {
     let frame = ethernet(&Datagram::new("198.51.100.1:1", "203.0.113.1:514", vec![1; 8_000]).packet());
     let mut bench = Bench::new(DecoderSettings { mtu: Some(1500), ..DecoderSettings::default() });
     assert_eq!(bench.packet(LinkType::Ethernet, 0, &frame), Outcome::Dropped(DropReason::Offload));

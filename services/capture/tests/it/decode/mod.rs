@@ -1,4 +1,4 @@
-//! Packets in, datagrams out.
+//! The decoder: packets in, datagrams out.
 
 mod corpus;
 mod damage;
@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use sekiwake_capture::decode::{Counters, Decoder, DecoderSettings, DropReason, LinkType, Outcome, Packet};
 use sekiwake_testkit::packets::Datagram;
 
-/// What the decoder delivered.
+/// A datagram that the decoder delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) captured_at_ns: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Found {
     pub(crate) decapsulated: bool,
 }
 
-/// A decoder that keeps what it delivers, and checks the books after every packet.
+/// A decoder that keeps the datagrams delivered, and checks its counters after every packet.
 pub(crate) struct Bench {
     pub(crate) decoder: Decoder,
     pub(crate) found: Vec<Found>,
@@ -64,7 +64,7 @@ impl Bench {
             });
         });
         assert_eq!(self.found.len() - before, usize::from(outcome == Outcome::Delivered));
-        assert!(self.counters().close(), "{:?}", self.counters());
+        assert!(self.counters().add_up(), "{:?}", self.counters());
         assert_eq!(self.counters().datagrams, self.found.len() as u64);
         outcome
     }
@@ -79,12 +79,12 @@ impl Bench {
 
     pub(crate) fn finish(&mut self) {
         self.decoder.finish();
-        assert!(self.counters().close(), "{:?}", self.counters());
-        assert_eq!(self.counters().fragments_held, 0);
+        assert!(self.counters().add_up(), "{:?}", self.counters());
+        assert_eq!(self.counters().fragments_pending, 0);
     }
 }
 
-/// What the decoder finds in one packet that must hold exactly one datagram, `expected`.
+/// Decodes one packet and checks that it delivers exactly the datagram `expected`.
 #[track_caller]
 pub(crate) fn finds(link: LinkType, packet: &[u8], expected: &Datagram) -> Found {
     let mut bench = Bench::new(DecoderSettings::default());
@@ -97,12 +97,12 @@ pub(crate) fn finds(link: LinkType, packet: &[u8], expected: &Datagram) -> Found
     found
 }
 
-/// Why the decoder drops a packet.
+/// The reason for which the decoder drops a packet.
 #[track_caller]
 pub(crate) fn drop_reason(link: LinkType, packet: &[u8]) -> DropReason {
     match Bench::new(DecoderSettings::default()).packet(link, 7, packet) {
         Outcome::Dropped(reason) => reason,
-        outcome => panic!("not dropped but {outcome:?}"),
+        outcome => panic!("{outcome:?}, expected a dropped packet"),
     }
 }
 

@@ -1,12 +1,12 @@
-//! What a datagram costs, beside the kernel's own ways. To be run alone, and read:
+//! The cost of a datagram, compared with the kernel's own ways. A measurement, to be run alone:
 //! `cargo test --release -p sekiwake-forward --lib cost -- --ignored --nocapture`.
 
 use rustix::time::{ClockId, clock_gettime};
-use sekiwake_testkit::netns::available_or_skipped;
+use sekiwake_testkit::netns::namespaces_or_skipped;
 
 use super::*;
 
-/// Datagrams of each measurement.
+/// Datagrams per measurement.
 const COUNT: usize = 20_000;
 
 /// Processor time of this thread, microseconds.
@@ -15,7 +15,7 @@ fn thread_us() -> f64 {
     now.tv_sec as f64 * 1e6 + now.tv_nsec as f64 / 1e3
 }
 
-/// Prints the least of five measurements.
+/// Prints the smallest of five measurements.
 fn measure(what: &str, mut send: impl FnMut()) {
     send();
     send();
@@ -24,10 +24,10 @@ fn measure(what: &str, mut send: impl FnMut()) {
         send();
         (thread_us() - start) / COUNT as f64
     });
-    println!("{what:<64} {:.2} µs a datagram", times.fold(f64::MAX, f64::min));
+    println!("{what:<64} {:.2} µs per datagram", times.fold(f64::MAX, f64::min));
 }
 
-/// A bare loop over a connected socket, of one datagram a message or as many segments as one holds.
+/// A bare loop over a connected socket, with one datagram or `segments` segments per message.
 fn measure_plain(destination: &str, payload: &[u8], segments: usize) {
     let sender = UdpSender::connect(at(destination, PORT)).unwrap();
     let slices = vec![IoSlice::new(payload); segments];
@@ -59,14 +59,14 @@ fn measure_spoofed(destination: &str, what: &str, payloads: &[Vec<u8>], sources:
 #[test]
 #[ignore = "measures"]
 fn cost_of_a_datagram() {
-    if !available_or_skipped("cost_of_a_datagram") {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
     for destination in ["198.18.0.2", "2001:db8::2"] {
-        // A neighbour that nobody is: the frames cross the link and end there.
-        let nobody = format!("neighbour replace {destination} lladdr 02:00:00:00:00:99 nud permanent dev spf0");
-        hosts.forwarder.ip(&nobody).unwrap();
+        // A neighbour that does not exist: the frames cross the link and end there.
+        let neighbour = format!("neighbour replace {destination} lladdr 02:00:00:00:00:99 nud permanent dev spf0");
+        hosts.forwarder.ip(&neighbour).unwrap();
         let mixed: Vec<Vec<u8>> = (0..997).map(|number| payload(200 + number * 7919 % 1201, number)).collect();
         let cases = [("200 B", vec![payload(200, 1)]), ("1400 B", vec![payload(1400, 1)]), ("200 to 1400 B", mixed)];
         let measure_all = || {

@@ -1,15 +1,15 @@
-//! What arrives: address, port, bytes, order, and what the headers say.
+//! Received datagrams: address, port, bytes, order, and headers.
 
 use std::{
     io::{BufRead, BufReader, Read},
     process::Stdio,
 };
 
-use sekiwake_testkit::netns::available_or_skipped;
+use sekiwake_testkit::netns::namespaces_or_skipped;
 
 use super::*;
 
-/// Both sides of everything that matters, and runs that are worth a socket, of equal and of mixed sizes.
+/// Both sides of every limit, and runs that are long enough for a socket, of equal and mixed sizes.
 fn lengths(mtu: usize, headers: usize, longest: usize) -> Vec<usize> {
     let fits = mtu - headers;
     let mut lengths = vec![0, 1, 2, 3, fits - 1, fits, fits + 1, fits + 2, 0, 9001, longest, longest - 1, 5];
@@ -25,7 +25,8 @@ fn check_sizes(mtu: u32, offload: bool) {
         let sink = hosts.sink(Options::counts().payloads());
         let mut sender = hosts.sender(destination);
         let mut sent = Vec::new();
-        // Ports that may be bound and such that may not; sources with all sizes, and many with one datagram between them.
+        // Ports that may be bound and others; sources with all sizes, and many sources with one
+        // datagram in between.
         for round in 0..3 {
             let mut samples = Vec::new();
             for (number, port) in [(1, 514), (2, 40_000), (3, PORT), (4, 2055), (4, 2056), (5, 0), (6, 65_535)] {
@@ -41,34 +42,35 @@ fn check_sizes(mtu: u32, offload: bool) {
             sent.extend(samples);
         }
         assert_eq!(sender.take_fallbacks(), [0; 3]);
-        assert_eq!(sender.take_segmentation_refused(), 0);
+        assert_eq!(sender.take_gso_rejected(), 0);
         assert_eq!(sender.sockets(), (4, 4), "ports 40000, 2055, 2056, 65535");
         assert_arrives(sink, sent);
     }
 }
 
 #[test]
-fn every_size_keeps_address_and_port_over_1500_bytes_ipv4_and_ipv6() {
-    if available_or_skipped("every_size_keeps_address_and_port_over_1500_bytes_ipv4_and_ipv6") {
+fn every_size_keeps_its_source_over_mtu_1500() {
+    if namespaces_or_skipped() {
         check_sizes(1500, false);
     }
 }
 
 #[test]
-fn every_size_keeps_address_and_port_over_1280_bytes() {
-    if available_or_skipped("every_size_keeps_address_and_port_over_1280_bytes") {
+fn every_size_keeps_its_source_over_mtu_1280() {
+    if namespaces_or_skipped() {
         check_sizes(1280, false);
     }
 }
 
 #[test]
-fn every_size_keeps_address_and_port_where_devices_segment() {
-    if available_or_skipped("every_size_keeps_address_and_port_where_devices_segment") {
+fn every_size_keeps_its_source_where_devices_segment() {
+    if namespaces_or_skipped() {
         check_sizes(1500, true);
     }
 }
 
-/// Runs `send` while tcpdump listens on the collector's interface, and gives what it prints of `count` datagrams.
+/// Runs `send` while tcpdump listens on the collector's interface. Returns its output of `count`
+/// datagrams.
 fn dumped(hosts: &Hosts, count: usize, send: impl FnOnce()) -> String {
     let mut tcpdump = hosts.collector.command("timeout");
     tcpdump.args(["10", "tcpdump", "-i", "col0", "-n", "-vv", "-l", "-c", &count.to_string(), "udp and dst port 5514"]);
@@ -83,8 +85,8 @@ fn dumped(hosts: &Hosts, count: usize, send: impl FnOnce()) -> String {
 }
 
 #[test]
-fn checksums_on_the_wire_are_right_and_never_absent() {
-    if !available_or_skipped("checksums_on_the_wire_are_right_and_never_absent") {
+fn checksums_on_the_wire_are_correct_and_present() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
@@ -92,13 +94,13 @@ fn checksums_on_the_wire_are_right_and_never_absent() {
         let _sink = hosts.sink(Options::counts());
         let mut sender = hosts.sender(destination);
         let source = SocketAddr::new(device(destination, 9), 162);
-        let (from, to) = ((source.ip(), 162), (at(destination, PORT).ip(), PORT));
+        let to = at(destination, PORT);
         let mut payloads: Vec<Vec<u8>> = [0, 1, 2, 3, 1001, 1400].map(|length| payload(length, length)).into();
-        // One whose checksum comes to 0: the word at its end takes up what is missing.
+        // One with a checksum of 0: its last word has the missing value.
         let mut zero = vec![1, 2, 3, 4, 0, 0];
-        let checksum = checksum::udp_header(from, to, &zero).unwrap();
+        let checksum = checksum::udp_header(source, to, &zero).unwrap();
         zero[4..].copy_from_slice(&checksum[6..]);
-        assert_eq!(checksum::udp_header(from, to, &zero).unwrap()[6..], [255, 255]);
+        assert_eq!(checksum::udp_header(source, to, &zero).unwrap()[6..], [255, 255]);
         payloads.push(zero);
         let datagrams: Vec<Spoofed<'_>> =
             payloads.iter().map(|payload| Spoofed { source, payload, tos: Some(0xB8), own_address: false }).collect();
@@ -108,14 +110,15 @@ fn checksums_on_the_wire_are_right_and_never_absent() {
         assert_eq!(count(dscp), datagrams.len(), "{text}");
         assert_eq!(count(&format!("{}.162 > ", source.ip())), datagrams.len(), "{text}");
         assert_eq!(count("ttl 64") + count("hlim 64"), datagrams.len(), "{text}");
-        // IPv4 identifications are the kernel's, and header checksums right: tcpdump complains of wrong ones.
+        // IPv4 identifications are the kernel's, and header checksums correct: tcpdump reports
+        // wrong ones.
         assert_eq!(count(" id 0,") + count("bad cksum"), 0, "{text}");
     }
 }
 
 #[test]
-fn the_class_of_service_is_kept_in_segmented_runs_too() {
-    if !available_or_skipped("the_class_of_service_is_kept_in_segmented_runs_too") {
+fn dscp_is_kept_in_segmented_runs() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
@@ -124,7 +127,7 @@ fn the_class_of_service_is_kept_in_segmented_runs_too() {
         let mut sender = hosts.sender(destination);
         let source = SocketAddr::new(device(destination, 9), 50_000);
         let payload = payload(300, 1);
-        // Twenty marked ones and twenty plain ones, in turns of twenty: each turn is a run of its own.
+        // Marked and plain datagrams in turns of twenty: each turn is a run of its own.
         let datagrams: Vec<Spoofed<'_>> = (0..120)
             .map(|number| Spoofed {
                 source,
@@ -141,8 +144,8 @@ fn the_class_of_service_is_kept_in_segmented_runs_too() {
 }
 
 #[test]
-fn multicast_groups_and_directed_broadcasts_get_the_devices_address() {
-    if !available_or_skipped("multicast_groups_and_directed_broadcasts_get_the_devices_address") {
+fn multicast_and_broadcast_get_the_devices_address() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);

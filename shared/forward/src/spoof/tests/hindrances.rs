@@ -1,9 +1,9 @@
-//! What stands in the way: other holders of a port, missing privileges, narrower paths, full queues, no route.
+//! Obstacles: ports in use, missing privileges, smaller MTUs, full queues, no route.
 
 use std::net::UdpSocket;
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-use sekiwake_testkit::netns::available_or_skipped;
+use sekiwake_testkit::netns::namespaces_or_skipped;
 
 use super::*;
 use crate::metrics::ErrorKind;
@@ -21,8 +21,8 @@ fn without<T: Send>(hosts: &Hosts, dropped: CapabilitySet, body: impl FnOnce() -
 }
 
 #[test]
-fn a_port_that_a_local_daemon_holds_is_kept_and_the_daemon_hears_nothing() {
-    if !available_or_skipped("a_port_that_a_local_daemon_holds_is_kept_and_the_daemon_hears_nothing") {
+fn port_of_a_local_daemon_is_kept_and_not_disturbed() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
@@ -48,8 +48,8 @@ fn a_port_that_a_local_daemon_holds_is_kept_and_the_daemon_hears_nothing() {
 }
 
 #[test]
-fn a_daemon_can_be_started_while_its_port_is_spoofed() {
-    if !available_or_skipped("a_daemon_can_be_started_while_its_port_is_spoofed") {
+fn daemon_can_start_while_its_port_is_spoofed() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
@@ -70,15 +70,16 @@ fn a_daemon_can_be_started_while_its_port_is_spoofed() {
 }
 
 #[test]
-fn an_address_of_this_host_is_kept_without_taking_its_ports() {
-    if !available_or_skipped("an_address_of_this_host_is_kept_without_taking_its_ports") {
+fn local_address_is_spoofed_without_binding_ports() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
     let source = at("198.18.0.1", 40_000);
     let daemon = bind(&hosts.forwarder, source);
     let samples: Vec<Sample> = (0..500).map(|number| Sample::new(source, payload(300, number))).collect();
-    // Nobody listens yet: the refusals come back to this host, but are none of the sender's business.
+    // No receiver listens yet: the ICMP errors come back to this host and must not disturb the
+    // sender.
     let mut sender = hosts.sender("198.18.0.2");
     hosts.send_samples(&mut sender, &samples);
     let sink = hosts.sink(Options::counts().payloads());
@@ -89,8 +90,8 @@ fn an_address_of_this_host_is_kept_without_taking_its_ports() {
 }
 
 #[test]
-fn ports_below_1024_take_no_net_bind_service() {
-    if !available_or_skipped("ports_below_1024_take_no_net_bind_service") {
+fn ports_below_1024_need_no_net_bind_service() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
@@ -100,7 +101,7 @@ fn ports_below_1024_take_no_net_bind_service() {
         let lengths = std::iter::repeat_n(700, 200).chain([0, 1, 1473, 65_507]);
         let samples: Vec<Sample> =
             lengths.enumerate().map(|(number, length)| Sample::new(source, payload(length, number))).collect();
-        // NET_ADMIN as well: NET_RAW is to be enough.
+        // NET_ADMIN as well: NET_RAW must be enough.
         without(&hosts, CapabilitySet::NET_BIND_SERVICE | CapabilitySet::NET_ADMIN, || {
             assert!(UdpSocket::bind("0.0.0.0:162").is_err(), "the capability is still there");
             let mut sender = SpoofSender::connect(at(destination, PORT)).unwrap();
@@ -113,8 +114,8 @@ fn ports_below_1024_take_no_net_bind_service() {
 }
 
 #[test]
-fn without_net_raw_the_start_is_refused_and_says_how_to_give_it() {
-    if !available_or_skipped("without_net_raw_the_start_is_refused_and_says_how_to_give_it") {
+fn start_without_net_raw_fails_and_says_how_to_grant_it() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
@@ -129,8 +130,8 @@ fn without_net_raw_the_start_is_refused_and_says_how_to_give_it() {
 }
 
 #[test]
-fn a_path_that_becomes_narrower_costs_nothing() {
-    if !available_or_skipped("a_path_that_becomes_narrower_costs_nothing") {
+fn shrinking_mtu_loses_nothing() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
@@ -146,19 +147,19 @@ fn a_path_that_becomes_narrower_costs_nothing() {
             hosts.send_samples(&mut sender, &samples);
             sent.extend(samples);
         }
-        assert_eq!(sender.take_segmentation_refused(), 0);
+        assert_eq!(sender.take_gso_rejected(), 0);
         assert_eq!(sender.sockets().0, 1);
         assert_arrives(sink, sent);
     }
 }
 
 #[test]
-fn what_cannot_be_spoofed_leaves_with_our_address_and_is_counted() {
-    if !available_or_skipped("what_cannot_be_spoofed_leaves_with_our_address_and_is_counted") {
+fn unspoofable_datagrams_are_sent_with_our_address() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
-    for (destination, ours, foreign, nobody) in [
+    for (destination, ours, foreign, no_source) in [
         ("198.18.0.2", "198.18.0.1", "2001:db8:1::7", "0.0.0.0"),
         ("2001:db8::2", "2001:db8::1", "198.19.0.7", "ff02::1"),
     ] {
@@ -168,13 +169,13 @@ fn what_cannot_be_spoofed_leaves_with_our_address_and_is_counted() {
         let payloads: Vec<Vec<u8>> =
             (0..70).map(|number| payload(if number % 9 == 0 { 3000 } else { 300 }, number)).collect();
         let mut datagrams = Vec::new();
-        let sources = [(at(foreign, 514), false), (device, false), (at(nobody, 514), false), (device, true)];
+        let sources = [(at(foreign, 514), false), (device, false), (at(no_source, 514), false), (device, true)];
         for (source, own_address) in sources {
             datagrams.extend(payloads.iter().map(|payload| Spoofed { source, payload, tos: None, own_address }));
         }
         hosts.send(&mut sender, &datagrams);
         assert_eq!(sender.take_fallbacks(), [70, 70, 70]);
-        assert_eq!(sender.take_fallbacks(), [0; 3], "they are told once");
+        assert_eq!(sender.take_fallbacks(), [0; 3], "each is reported once");
         sink.wait_for(280, PATIENCE).unwrap();
         let (own, kept): (Vec<Sample>, Vec<Sample>) =
             arrived(&sink.finish()).into_iter().partition(|sample| sample.source.ip() == at(ours, 0).ip());
@@ -186,8 +187,8 @@ fn what_cannot_be_spoofed_leaves_with_our_address_and_is_counted() {
 }
 
 #[test]
-fn what_the_hosts_own_queue_drops_is_not_taken_for_sent() {
-    if !available_or_skipped("what_the_hosts_own_queue_drops_is_not_taken_for_sent") {
+fn drops_of_the_own_queueing_discipline_are_errors() {
+    if !namespaces_or_skipped() {
         return;
     }
     for destination in ["198.18.0.2", "2001:db8::2"] {
@@ -205,8 +206,8 @@ fn what_the_hosts_own_queue_drops_is_not_taken_for_sent() {
 }
 
 #[test]
-fn a_missing_route_shows_and_heals() {
-    if !available_or_skipped("a_missing_route_shows_and_heals") {
+fn missing_route_is_an_error_until_it_is_back() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
@@ -228,8 +229,8 @@ fn a_missing_route_shows_and_heals() {
 }
 
 #[test]
-fn what_is_too_long_for_the_family_is_refused_alone() {
-    if !available_or_skipped("what_is_too_long_for_the_family_is_refused_alone") {
+fn only_the_too_long_datagram_is_rejected() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
@@ -240,18 +241,19 @@ fn what_is_too_long_for_the_family_is_refused_alone() {
         let samples =
             [10, longest, longest + 1, 10, 70_000, 10].map(|length| Sample::new(source, payload(length, length)));
         let datagrams: Vec<Spoofed<'_>> = samples.iter().map(Sample::spoofed).collect();
-        let (mut next, mut refused) = (0, Vec::new());
+        let mut next = 0;
+        let mut rejected = Vec::new();
         while next < datagrams.len() {
             match sender.send(&datagrams[next..]) {
                 Ok(count) => next += count,
                 Err(error) => {
                     assert_eq!(Fault::of(&error), Fault::Unsendable(ErrorKind::MessageTooLong));
-                    refused.push(next);
+                    rejected.push(next);
                     next += 1;
                 }
             }
         }
-        assert_eq!(refused, [2, 4]);
+        assert_eq!(rejected, [2, 4]);
         let sent = [0, 1, 3, 5].map(|index| samples[index].clone()).into();
         assert_arrives(sink, sent);
     }

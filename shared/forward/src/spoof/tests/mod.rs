@@ -1,4 +1,4 @@
-//! From one namespace to another, over a link that leaves no checksum unmade and none unchecked.
+//! From one namespace to another, over a link on which every checksum is computed and checked.
 
 mod cost;
 mod delivery;
@@ -23,7 +23,7 @@ use super::*;
 const PORT: u16 = 5514;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The namespace that spoofs, and the collector's.
+/// The forwarder's namespace, and the collector's.
 struct Hosts {
     forwarder: Namespace,
     collector: Namespace,
@@ -31,7 +31,8 @@ struct Hosts {
 
 impl Hosts {
     fn new(mtu: u32, offload: bool) -> Hosts {
-        let (forwarder, collector) = (Namespace::new("skw-spf").unwrap(), Namespace::new("skw-col").unwrap());
+        let forwarder = Namespace::new("skw-spf").unwrap();
+        let collector = Namespace::new("skw-col").unwrap();
         let left = End::new(&forwarder, "spf0").address("198.18.0.1/24").address("2001:db8::1/64");
         let right = End::new(&collector, "col0").address("198.18.0.2/24").address("2001:db8::2/64");
         let link = Link::new(left, right).mtu(mtu).segmentation_offload(offload).checksum_offload(offload);
@@ -58,7 +59,7 @@ impl Hosts {
         self.forwarder.enter(|| SpoofSender::connect(at(destination, PORT))).unwrap().unwrap()
     }
 
-    /// Sends from the forwarder's namespace: sockets are opened when they are needed.
+    /// Sends from the forwarder's namespace, because sockets are opened when they are needed.
     fn send(&self, sender: &mut SpoofSender, datagrams: &[Spoofed<'_>]) {
         self.forwarder.enter(|| send_all(sender, datagrams)).unwrap();
     }
@@ -74,7 +75,8 @@ impl Hosts {
     }
 }
 
-/// Tries again for a while: what another test is just starting holds all sockets of this process until it runs.
+/// Retries for a while, because a child that another test is just starting has all sockets of this
+/// process until it executes.
 fn bind(namespace: &Namespace, address: SocketAddr) -> UdpSocket {
     let mut socket = None;
     wait_for(&format!("binding of {address}"), PATIENCE, || {
@@ -97,7 +99,7 @@ fn device(like: &str, number: u32) -> IpAddr {
     }
 }
 
-/// What is to arrive.
+/// A datagram that must arrive.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Sample {
     source: SocketAddr,
@@ -114,7 +116,7 @@ impl Sample {
     }
 }
 
-/// `length` bytes that say which they are.
+/// `length` bytes that identify themselves.
 fn payload(length: usize, number: usize) -> Vec<u8> {
     let mut payload: Vec<u8> = (0..length).map(|byte| (byte * 13 + number * 7 + byte / 251) as u8).collect();
     let head = (number as u32).to_be_bytes();
@@ -123,7 +125,7 @@ fn payload(length: usize, number: usize) -> Vec<u8> {
     payload
 }
 
-/// Sends all of them, waiting as the worker does.
+/// Sends all datagrams, waiting as the worker does.
 fn send_all(sender: &mut SpoofSender, datagrams: &[Spoofed<'_>]) {
     let mut next = 0;
     while next < datagrams.len() {
@@ -141,22 +143,23 @@ fn send_all(sender: &mut SpoofSender, datagrams: &[Spoofed<'_>]) {
     }
 }
 
-/// What arrived, in its order.
+/// The received datagrams, in their order.
 fn arrived(report: &Report) -> Vec<Sample> {
     report.payloads.iter().map(|datagram| Sample::new(datagram.source, datagram.payload.clone())).collect()
 }
 
-/// Checks that everything arrived as it was sent, in the order of each source, and nothing failed its checksum.
+/// Checks that everything arrived unchanged, in the order of each source, with correct checksums.
 fn assert_arrives(sink: Sink, mut sent: Vec<Sample>) {
     let mut came = all_arrived(sink, sent.len());
-    // Stable: the order of each source stays.
+    // The sort is stable, so the order of each source stays.
     came.sort_by_key(|sample| sample.source);
     sent.sort_by_key(|sample| sample.source);
     let difference = came.iter().zip(&sent).position(|(came, sent)| came != sent);
     assert!(difference.is_none(), "differs from datagram {difference:?} on");
 }
 
-/// The same in any order: where a queue's timer and the sender both take packets out of it, they may come in on two processors.
+/// The same in any order: packets that a queue's timer and the sender dequeue may arrive on two
+/// processors.
 fn assert_arrives_in_any_order(sink: Sink, mut sent: Vec<Sample>) {
     let mut came = all_arrived(sink, sent.len());
     for samples in [&mut came, &mut sent] {

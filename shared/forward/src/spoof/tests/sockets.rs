@@ -1,12 +1,12 @@
-//! How many sockets there are.
+//! The number of per-device sockets.
 
-use sekiwake_testkit::netns::available_or_skipped;
+use sekiwake_testkit::netns::namespaces_or_skipped;
 
 use super::*;
 
 #[test]
-fn ports_that_change_with_each_message_open_no_socket() {
-    if !available_or_skipped("ports_that_change_with_each_message_open_no_socket") {
+fn changing_ports_open_no_socket() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
@@ -25,14 +25,14 @@ fn ports_that_change_with_each_message_open_no_socket() {
 }
 
 #[test]
-fn ten_thousand_sources_that_take_turns_open_no_more_sockets_than_fit() {
-    if !available_or_skipped("ten_thousand_sources_that_take_turns_open_no_more_sockets_than_fit") {
+fn ten_thousand_sources_open_no_more_sockets_than_fit() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
     let sink = hosts.sink(Options::counts());
     let mut sender = hosts.sender("198.18.0.2");
-    // Long runs, so that every source would be worth a socket.
+    // Long runs, so that every source would get a socket.
     let bytes = payload(200, 1);
     let datagrams: Vec<Spoofed<'_>> = (0..10_000 * LONG_RUN as u32)
         .map(|number| SocketAddr::new(device("198.18.0.2", number / LONG_RUN as u32), 40_000))
@@ -44,10 +44,10 @@ fn ten_thousand_sources_that_take_turns_open_no_more_sockets_than_fit() {
         assert!(open <= 512 && opened <= 512, "{open} sockets, {opened} ever, after round {round}");
         sink.wait_for(round * datagrams.len() as u64, PATIENCE).unwrap();
     }
-    assert!(sender.sockets().0 > 0, "nobody got a socket, so nothing was tested");
+    assert!(sender.sockets().0 > 0, "no source got a socket, so nothing was tested");
 }
 
-/// Long runs of eight sources, twice: what gets sockets.
+/// Long runs of eight sources, twice, so that they get sockets.
 fn long_runs(destination: &str) -> Vec<Sample> {
     let sources = (0..8).cycle().take(16).map(|number| SocketAddr::new(device(destination, number), 40_000));
     let samples = sources.flat_map(|source| (0..100).map(move |number| Sample::new(source, payload(400, number))));
@@ -55,8 +55,8 @@ fn long_runs(destination: &str) -> Vec<Sample> {
 }
 
 #[test]
-fn destinations_have_a_socket_each_for_the_same_source() {
-    if !available_or_skipped("destinations_have_a_socket_each_for_the_same_source") {
+fn each_destination_has_its_socket_for_a_source() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);
@@ -75,8 +75,8 @@ fn destinations_have_a_socket_each_for_the_same_source() {
 }
 
 #[test]
-fn without_segmentation_there_are_no_sockets_and_everything_arrives() {
-    if !available_or_skipped("without_segmentation_there_are_no_sockets_and_everything_arrives") {
+fn everything_arrives_without_segmentation() {
+    if !namespaces_or_skipped() {
         return;
     }
     let hosts = Hosts::new(1500, false);

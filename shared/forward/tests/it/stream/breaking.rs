@@ -1,7 +1,7 @@
-//! Connections that break: what was on its way comes again, in order, and nothing is missing.
+//! Broken connections: messages in flight are sent again, in order, and none is missing.
 
 use std::{
-    io::Read,
+    io::{BufRead, BufReader, Read},
     net::Shutdown,
     process::Command,
     sync::Arc,
@@ -10,7 +10,8 @@ use std::{
 };
 
 use rustls::{ServerConnection, StreamOwned, version::TLS13};
-use sekiwake_testkit::{netns::available_or_skipped, wait::wait_for};
+use sekiwake_forward::stream::{Framing, StreamSettings};
+use sekiwake_testkit::{netns::namespaces_or_skipped, wait::wait_for};
 
 use super::{
     Stream, numbered,
@@ -22,7 +23,7 @@ use super::{
 use crate::rig::{PATIENCE, batches, samples};
 
 #[test]
-fn frames_are_exact_whatever_is_in_them_and_an_empty_datagram_is_dropped() {
+fn payloads_are_framed_exactly_and_empty_ones_dropped() {
     let peer = Peer::reading(listener());
     let mut stream = Stream::start(settings(peer.address));
     let mut payloads: Vec<Vec<u8>> = vec![
@@ -42,18 +43,39 @@ fn frames_are_exact_whatever_is_in_them_and_an_empty_datagram_is_dropped() {
     wait_for("all messages", PATIENCE, || peer.book.count() == payloads.len()).unwrap();
     assert!(peer.book.messages() == payloads);
     stream.wait_until_sent(payloads.len() as u64);
-    stream.assert_accounts_close();
+    stream.assert_ledger();
     assert_eq!(stream.dropped("empty"), 2);
     stream.stop();
 }
 
 #[test]
-fn a_peer_that_ends_every_connection_gets_everything_in_order() {
-    // It says after each 14,000 messages, more than half a second's worth, that it reads no more, and takes what is on its way.
+fn receiver_of_lines_gets_one_per_message() {
+    let listener = listener();
+    let address = listener.local_addr().unwrap();
+    let lines = thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        BufReader::new(stream).split(b'\n').map(Result::unwrap).collect::<Vec<Vec<u8>>>()
+    });
+    let mut stream = Stream::start(StreamSettings { framing: Framing::Newline, ..settings(address) });
+    stream.forward([&b"<13>one"[..], b"<13>two\n", b"<13>three\nand more\n\n", b"\n"].map(<[u8]>::to_vec));
+    stream.wait_until_sent(3);
+    stream.assert_ledger();
+    assert_eq!(stream.dropped("empty"), 1);
+    stream.stop();
+    assert_eq!(lines.join().unwrap(), [&b"<13>one"[..], b"<13>two", b"<13>three and more"]);
+}
+
+#[test]
+fn peer_that_ends_every_connection_gets_all_in_order() {
+    // It closes its sending side after a second, when the connection is certainly trusted, and
+    // still reads what is in flight.
     let peer = Peer::serve(listener(), |mut stream, book, page| {
         let mut other = stream.try_clone().unwrap();
-        let _ = read_frames(&mut stream, book, page, |messages| {
-            if messages == 14_000 {
+        let opened = Instant::now();
+        let mut is_ended = false;
+        let _ = read_frames(&mut stream, book, page, |_| {
+            if !is_ended && opened.elapsed() >= Duration::from_secs(1) {
+                is_ended = true;
                 other.shutdown(Shutdown::Write).unwrap();
             }
             false
@@ -62,22 +84,22 @@ fn a_peer_that_ends_every_connection_gets_everything_in_order() {
         drop(std::mem::replace(&mut other, stream));
     });
     let mut stream = Stream::start(settings(peer.address));
-    let count = 80_000;
+    let count = 100_000;
     stream.forward_paced(0..count, 20_000);
     peer.book.wait_for_distinct(count as usize);
-    let repeated = peer.book.assert_in_order(count);
+    let retransmitted = peer.book.assert_in_order(count);
     let connections = peer.book.connections().len();
-    println!("{connections} connections, {repeated} messages came again");
+    println!("{connections} connections, {retransmitted} messages retransmitted");
     assert!(connections > 3, "{connections}");
     stream.wait_until_sent(count);
-    stream.assert_accounts_close();
+    stream.assert_ledger();
     assert_eq!(stream.sent(), count);
     stream.stop();
 }
 
-/// Reads slower than it is given data, so that there is something on its way.
+/// Reads more slowly than data is written, so that some is in flight.
 fn read_slowly(stream: &mut impl Read, book: &Book, page: usize) {
-    // It ends with an error whenever the connection is torn.
+    // It ends with an error when the connection is reset.
     let _ = read_frames(stream, book, page, |messages| {
         if messages % 100 == 0 {
             thread::sleep(Duration::from_millis(1));
@@ -86,9 +108,11 @@ fn read_slowly(stream: &mut impl Read, book: &Book, page: usize) {
     });
 }
 
-/// Destroys the sender's sockets while data is on its way: the peer still has in its buffer what it acknowledged, and reads it.
+/// Destroys the sender's sockets while data is in flight: acknowledged data is in the peer's
+/// buffer, which it still reads.
 fn tear_connections(peer: &Peer, mut stream: Stream) {
-    let (mut torn, mut number) = (0, 0);
+    let mut torn = 0;
+    let mut number = 0;
     while torn < 8 {
         stream.forward((number..number + 1_000).map(numbered));
         number += 1_000;
@@ -103,18 +127,18 @@ fn tear_connections(peer: &Peer, mut stream: Stream) {
         torn += 1;
     }
     peer.book.wait_for_distinct(number as usize);
-    let repeated = peer.book.assert_in_order(number);
-    println!("{torn} connections torn, {repeated} of {number} messages came again");
+    let retransmitted = peer.book.assert_in_order(number);
+    println!("{torn} connections reset, {retransmitted} of {number} messages retransmitted");
     stream.wait_until_sent(number);
-    stream.assert_accounts_close();
+    stream.assert_ledger();
     assert_eq!(stream.sent(), number);
-    assert!(stream.metric("sekiwake_forward_repeated_datagrams_total") > 0);
+    assert!(stream.metric("sekiwake_forward_retransmitted_datagrams_total") > 0);
     stream.stop();
 }
 
 #[test]
-fn connections_that_are_torn_down_lose_nothing_that_was_on_its_way() {
-    if !available_or_skipped("connections_that_are_torn_down_lose_nothing_that_was_on_its_way") {
+fn reset_connections_lose_nothing_in_flight() {
+    if !namespaces_or_skipped() {
         return;
     }
     let peer = Peer::serve(listener(), |mut stream, book, page| read_slowly(&mut stream, book, page));
@@ -122,8 +146,8 @@ fn connections_that_are_torn_down_lose_nothing_that_was_on_its_way() {
 }
 
 #[test]
-fn tls_connections_that_are_torn_down_lose_nothing_that_was_on_its_way() {
-    if !available_or_skipped("tls_connections_that_are_torn_down_lose_nothing_that_was_on_its_way") {
+fn reset_tls_connections_lose_nothing_in_flight() {
+    if !namespaces_or_skipped() {
         return;
     }
     let authority = Authority::new();
@@ -136,7 +160,8 @@ fn tls_connections_that_are_torn_down_lose_nothing_that_was_on_its_way() {
     tear_connections(&peer, Stream::start(with_tls(peer.address, authority.trusting().load("127.0.0.1").unwrap())));
 }
 
-/// How fast it is, and what a message costs: `cargo test --release -p sekiwake-forward -- --ignored --nocapture how_fast`.
+/// A measurement of the rate: `cargo test --release -p sekiwake-forward -- --ignored
+/// --nocapture how_fast`.
 #[test]
 #[ignore = "a measurement"]
 fn how_fast() {
@@ -161,8 +186,8 @@ fn how_fast() {
             false => swallow(&mut stream, book),
             true => swallow(&mut StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), stream), book),
         });
-        let of_stream = if secure { with_tls(peer.address, tls.clone()) } else { settings(peer.address) };
-        let mut stream = Stream::start(of_stream);
+        let settings = if secure { with_tls(peer.address, tls.clone()) } else { settings(peer.address) };
+        let mut stream = Stream::start(settings);
         let batches = batches(&samples((0..100_000).map(|_| vec![b'x'; 200])));
         wait_for("a connection", PATIENCE, || stream.up() == 1.0).unwrap();
         thread::sleep(Duration::from_millis(600));
@@ -173,7 +198,7 @@ fn how_fast() {
         }
         stream.wait_until_sent(1_000_000);
         let took = started.elapsed();
-        println!("TLS {secure}: {:.0} messages of 200 bytes a second", 1e6 / took.as_secs_f64());
+        println!("TLS {secure}: {:.0} messages of 200 bytes per second", 1e6 / took.as_secs_f64());
         stream.stop();
     }
 }

@@ -1,10 +1,11 @@
-//! Stream destinations as they are configured: URIs in an engine, beside others.
+//! Stream destinations in an engine, configured by URIs beside others.
 
 use std::path::Path;
 
-use sekiwake_forward::{Destinations, Engine, Registry, Resolution};
+use sekiwake_forward::{Destinations, Engine, EngineOptions};
 use sekiwake_record::Kind;
 use sekiwake_testkit::wait::wait_for;
+use serde_json::{Value, json};
 
 use super::{
     numbered,
@@ -13,15 +14,20 @@ use super::{
 };
 use crate::rig::{PATIENCE, Rig, TestEngine, arrived, forward, loopback_sink, samples};
 
+fn options(spools: &Path) -> EngineOptions {
+    EngineOptions { spool_dir: spools.to_owned(), ..EngineOptions::default() }
+}
+
 fn engine(rig: &Rig, spools: &Path, destinations: &str) -> TestEngine {
     let destinations = Destinations::parse(Kind::Syslog, destinations).unwrap();
-    let surroundings = (&Resolution::default(), &Registry::open());
-    Engine::start_in(spools, Kind::Syslog, &destinations, surroundings, &rig.scope).unwrap()
+    Engine::start(Kind::Syslog, &destinations, options(spools), &rig.scope).unwrap()
 }
 
 #[test]
-fn a_dead_stream_destination_costs_the_live_ones_nothing() {
-    let (rig, folder, refusing) = (Rig::new(), tempfile::tempdir().unwrap(), Refusing::new());
+fn dead_stream_destination_does_not_delay_live_ones() {
+    let rig = Rig::new();
+    let folder = tempfile::tempdir().unwrap();
+    let refusing = Refusing::new();
     let stalled = Peer::serve(listener(), |stream, book, _| {
         while !book.is_stopping() {
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -44,8 +50,8 @@ fn a_dead_stream_destination_costs_the_live_ones_nothing() {
     live.book.wait_for_distinct(payloads.len());
     assert!(live.book.messages() == payloads);
     for destination in [&dead, &stuck, &tcp, &udp] {
-        let not_held = || rig.queued(destination) == 0 || destination == &stuck;
-        wait_for("an empty queue", PATIENCE, not_held).unwrap();
+        let is_empty = || rig.queued(destination) == 0 || destination == &stuck;
+        wait_for("an empty queue", PATIENCE, is_empty).unwrap();
     }
     assert_eq!(rig.dropped(&dead, "disconnected"), 40_000);
     wait_for("drops at the one that does not read", PATIENCE, || rig.dropped(&stuck, "stalled") > 0).unwrap();
@@ -56,8 +62,9 @@ fn a_dead_stream_destination_costs_the_live_ones_nothing() {
 }
 
 #[test]
-fn a_destination_that_is_taken_out_while_it_does_not_read_ends_and_leaves_the_rest_in_its_spool() {
-    let (rig, folder) = (Rig::new(), tempfile::tempdir().unwrap());
+fn removed_stalled_destination_leaves_the_rest_spooled() {
+    let rig = Rig::new();
+    let folder = tempfile::tempdir().unwrap();
     let stalled = Peer::serve(listener(), |stream, book, _| {
         while !book.is_stopping() {
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -77,7 +84,7 @@ fn a_destination_that_is_taken_out_while_it_does_not_read_ends_and_leaves_the_re
 }
 
 #[test]
-fn options_are_heeded_and_a_spool_is_handed_on_when_a_destination_is_replaced() {
+fn changed_destination_hands_over_its_spool() {
     let (rig, folder, refusing, authority) =
         (Rig::new(), tempfile::tempdir().unwrap(), Refusing::new(), Authority::new());
     let uri = format!(
@@ -90,7 +97,7 @@ fn options_are_heeded_and_a_spool_is_handed_on_when_a_destination_is_replaced() 
     forward(&mut engine, &samples((0..100).map(numbered)));
     let spooled = || rig.metric("sekiwake_forward_spool_datagrams", &[&format!("\"{label}\"")]);
     wait_for("the spool", PATIENCE, || spooled() == 100.0).unwrap();
-    // The same place with another option: another worker, the same spool.
+    // The same endpoint with another option: another worker, the same spool.
     let changed = Destinations::parse(Kind::Syslog, &uri.replace("replay=1000", "replay=2000")).unwrap();
     engine.apply(&changed).unwrap();
     forward(&mut engine, &samples((100..200).map(numbered)));
@@ -112,27 +119,57 @@ fn options_are_heeded_and_a_spool_is_handed_on_when_a_destination_is_replaced() 
 }
 
 #[test]
-fn what_cannot_work_is_refused_at_the_start() {
-    let (rig, folder) = (Rig::new(), tempfile::tempdir().unwrap());
+fn unusable_files_fail_the_start() {
+    let rig = Rig::new();
+    let folder = tempfile::tempdir().unwrap();
     let start = |spools: &Path, uri: &str| {
         let destinations = Destinations::parse(Kind::Syslog, uri).unwrap();
-        let surroundings = (&Resolution::default(), &Registry::open());
         let engine: std::io::Result<TestEngine> =
-            Engine::start_in(spools, Kind::Syslog, &destinations, surroundings, &rig.scope);
+            Engine::start(Kind::Syslog, &destinations, options(spools), &rig.scope);
         engine.err().expect("an error").to_string()
     };
     let missing = start(folder.path(), "tls://127.0.0.1:6514?ca=/nowhere.pem");
-    assert!(
-        missing.contains("tls://127.0.0.1:6514") && missing.contains("/nowhere.pem: there is no such file"),
-        "{missing}"
-    );
+    assert!(missing.contains("tls://127.0.0.1:6514") && missing.contains("/nowhere.pem: no such file"), "{missing}");
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     let no_folder = start(&file, "tcp://127.0.0.1:6514?spool=2MiB");
-    assert!(no_folder.contains("tcp://127.0.0.1:6514: cannot use the directory of spools"), "{no_folder}");
-    // A folder that is there, and in it something that is no spool.
+    assert!(no_folder.contains("tcp://127.0.0.1:6514: cannot use the spool directory"), "{no_folder}");
+    // A file where the spool's folder should be.
     std::fs::write(folder.path().join("tcp_127.0.0.1_6514"), "").unwrap();
     let no_spool = start(folder.path(), "tcp://127.0.0.1:6514?spool=2MiB");
     assert!(no_spool.contains("cannot open the spool"), "{no_spool}");
+    rig.stop();
+}
+
+#[test]
+fn status_shows_each_destination_with_counts_and_its_last_error() {
+    let rig = Rig::new();
+    let folder = tempfile::tempdir().unwrap();
+    let refusing = Refusing::new();
+    let live = Peer::reading(listener());
+    let (dead, tcp) = (format!("tcp://{}", refusing.address()), format!("tcp://{}", live.address));
+    let mut engine = engine(&rig, folder.path(), &format!("{tcp} {dead}?min_severity=warning"));
+    forward(&mut engine, &samples([b"<11>err".to_vec(), b"<14>info".to_vec()]));
+    wait_for("both to be sent", PATIENCE, || engine.status()[0]["sent"] == 2).unwrap();
+    wait_for("a drop", PATIENCE, || engine.status()[1]["dropped"]["disconnected"] == 1).unwrap();
+    let status = engine.status();
+    let [up, down] = &status.as_array().unwrap()[..] else { panic!("{status}") };
+    assert_eq!(
+        (&up["destination"], &up["state"], &up["last_error"]),
+        (&tcp.clone().into(), &"up".into(), &Value::Null)
+    );
+    assert_eq!(up["address"], live.address.to_string());
+    assert_eq!((&up["dropped"], &up["spool"]), (&json!({}), &Value::Null));
+    assert_eq!((&down["destination"], &down["state"]), (&dead.clone().into(), &"down".into()));
+    assert_eq!((&down["sent"], &down["filtered_out"]), (&0.into(), &json!({"severity": 1})));
+    assert!(down["last_error"]["error"].as_str().unwrap().contains("refused"), "{down}");
+    assert!(down["last_error"]["seconds_ago"].is_f64() && down["seconds_in_state"].is_f64(), "{down}");
+
+    // A change of destinations is shown; counts stay.
+    let text = format!("{tcp}?spool=64MiB");
+    engine.apply(&Destinations::parse(Kind::Syslog, &text).unwrap()).unwrap();
+    let status = engine.status();
+    assert_eq!(status.as_array().unwrap().len(), 1);
+    assert_eq!((&status[0]["sent"], &status[0]["spool"]["datagrams"]), (&2.into(), &0.into()));
     rig.stop();
 }

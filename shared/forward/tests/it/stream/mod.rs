@@ -5,6 +5,8 @@ mod engine;
 mod hostile;
 mod peer;
 mod real;
+mod rejecting;
+mod send_test;
 mod spool;
 mod tls;
 
@@ -15,16 +17,16 @@ use std::{
 
 use sekiwake_forward::{
     Host, Registry, Resolution,
-    stream::{SpoolSettings, StreamDestination, StreamSettings, Tls},
+    stream::{Framing, SpoolSettings, StreamDestination, StreamSettings, Tls},
 };
 use sekiwake_testkit::wait::wait_for;
 
 use crate::rig::{PATIENCE, Rig, TestBatch, batches, samples};
 
-/// What a destination is called in these tests: its metrics have this label.
+/// The label of the destination in these tests.
 const LABEL: &str = "stream";
 
-/// A destination with what it was given, and its metrics.
+/// A destination, the count of records given to it, and its metrics.
 struct Stream {
     rig: Rig,
     destination: StreamDestination<Vec<u8>>,
@@ -38,6 +40,7 @@ fn settings(address: SocketAddr) -> StreamSettings {
         port: address.port(),
         label: LABEL.to_owned(),
         tls: None,
+        framing: Framing::OctetCounting,
         spool: None,
         replay_rate: 5_000,
         add_source: false,
@@ -77,9 +80,10 @@ impl Stream {
         self.destination.forward(batch);
     }
 
-    /// Gives numbered messages at this rate.
+    /// Forwards numbered messages at this rate.
     fn forward_paced(&mut self, numbers: std::ops::Range<u64>, rate: u64) {
-        let (start, first) = (Instant::now(), numbers.start);
+        let start = Instant::now();
+        let first = numbers.start;
         let step = (rate / 500).max(1);
         for begin in numbers.clone().step_by(step as usize) {
             self.forward((begin..numbers.end.min(begin + step)).map(numbered));
@@ -109,8 +113,8 @@ impl Stream {
             .unwrap_or_else(|error| panic!("{error}: {} of {}", self.sent(), self.given));
     }
 
-    /// Waits until nothing waits in memory, then checks that every record is accounted for.
-    fn assert_accounts_close(&self) {
+    /// Waits for an empty queue, then checks the loss ledger.
+    fn assert_ledger(&self) {
         wait_for("an empty queue", PATIENCE, || self.rig.queued(LABEL) == 0).unwrap();
         let dropped = self.metric("sekiwake_forward_dropped_datagrams_total");
         let spooled = self.metric("sekiwake_forward_spool_datagrams");
@@ -122,14 +126,14 @@ impl Stream {
         assert_eq!(self.metric("sekiwake_forward_queue_bytes"), 0);
     }
 
-    /// Ends the destination in order, and the process around it.
+    /// Ends the destination cleanly, and the process around it.
     fn stop(self) {
         drop(self.destination);
         self.rig.stop();
     }
 }
 
-/// A message with a number that the peers read again.
+/// A message with a number.
 fn numbered(number: u64) -> Vec<u8> {
     format!("<13>1 2026-01-01T00:00:00Z host app - - - number={number} {}", "x".repeat(number as usize % 200))
         .into_bytes()

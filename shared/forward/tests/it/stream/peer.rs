@@ -1,4 +1,5 @@
-//! A syslog server of the tests: it takes octet-counted frames to pieces, strictly, and keeps what came over which connection.
+//! A syslog server for the tests: it parses octet-counted frames strictly, and keeps the messages
+//! of each connection.
 
 use std::{
     io::{self, Read},
@@ -16,7 +17,7 @@ use sekiwake_testkit::wait::wait_for;
 use super::number_of;
 use crate::rig::PATIENCE;
 
-/// What came, by connection.
+/// The received messages, by connection.
 #[derive(Default)]
 pub(super) struct Book {
     connections: Mutex<Vec<Vec<Vec<u8>>>>,
@@ -30,7 +31,7 @@ impl Book {
         connections.len() - 1
     }
 
-    fn write(&self, page: usize, message: Vec<u8>) {
+    pub(super) fn write(&self, page: usize, message: Vec<u8>) {
         self.connections.lock().unwrap()[page].push(message);
     }
 
@@ -50,7 +51,7 @@ impl Book {
         self.connections().into_iter().flatten().collect()
     }
 
-    /// The numbers that came, without those that came again.
+    /// How many different numbers were received.
     pub(super) fn distinct(&self) -> usize {
         let mut numbers: Vec<u64> = self.messages().iter().map(|message| number_of(message)).collect();
         numbers.sort_unstable();
@@ -64,10 +65,11 @@ impl Book {
             .unwrap_or_else(|error| panic!("{error}: {} distinct, {} in all", self.distinct(), self.count()));
     }
 
-    /// Everything came, in order: within each connection without a gap, and each connection begins no later than after the last
-    /// message of the one before. Gives how many came again.
+    /// Checks that everything was received in order: each connection has no gap, and begins no
+    /// later than after the last message of the one before. Returns how many were received again.
     pub(super) fn assert_in_order(&self, count: u64) -> u64 {
-        let (mut next, mut repeated) = (0, 0);
+        let mut next = 0;
+        let mut repeated = 0;
         for (page, messages) in self.connections().iter().enumerate() {
             let Some(first) = messages.first() else { continue };
             let mut expected = number_of(first);
@@ -84,15 +86,30 @@ impl Book {
     }
 }
 
-/// Reads frames until the stream is at its end, breaks, or `enough` says so after a message. A frame that is cut off is none.
+/// Reads frames until the stream ends or breaks, or `enough` returns `true` after a message. An
+/// incomplete frame is ignored.
 pub(super) fn read_frames(
     stream: &mut impl Read,
     book: &Book,
     page: usize,
     mut enough: impl FnMut(usize) -> bool,
 ) -> io::Result<()> {
-    let (mut buffer, mut chunk) = (Vec::new(), vec![0; 256 * 1024]);
     let mut messages = 0;
+    visit_frames(stream, book, |message| {
+        book.write(page, message.to_vec());
+        messages += 1;
+        enough(messages)
+    })
+}
+
+/// Calls `visit` with each message until it returns `true`, or the stream ends or breaks.
+pub(super) fn visit_frames(
+    stream: &mut impl Read,
+    book: &Book,
+    mut visit: impl FnMut(&[u8]) -> bool,
+) -> io::Result<()> {
+    let mut buffer = Vec::new();
+    let mut chunk = vec![0; 256 * 1024];
     loop {
         let count = match stream.read(&mut chunk) {
             Ok(0) => return Ok(()),
@@ -109,12 +126,10 @@ pub(super) fn read_frames(
         buffer.extend_from_slice(&chunk[..count]);
         let mut at = 0;
         while let Some((message, length)) = frame_of(&buffer[at..]) {
-            book.write(page, message.to_vec());
-            messages += 1;
-            at += length;
-            if enough(messages) {
+            if visit(message) {
                 return Ok(());
             }
+            at += length;
         }
         buffer.drain(..at);
     }
@@ -133,7 +148,7 @@ fn frame_of(bytes: &[u8]) -> Option<(&[u8], usize)> {
     Some((bytes.get(space + 1..end)?, end))
 }
 
-/// A server. It accepts one connection after the other.
+/// A server that accepts one connection after the other.
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     pub(super) book: Arc<Book>,
@@ -166,7 +181,7 @@ impl Peer {
         Peer { address, book, thread: Some(thread) }
     }
 
-    /// A server that reads everything, from all connections at the same time.
+    /// A server that reads all connections at the same time.
     pub(super) fn reading(listener: TcpListener) -> Peer {
         Peer::serve(listener, |mut stream, book, page| {
             let book = Arc::clone(book);
@@ -193,7 +208,7 @@ pub(super) fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
-/// An address where nobody listens, and nobody else will: the port is held.
+/// An address that refuses connections: its port is bound and not listening.
 pub(super) struct Refusing(socket2::Socket);
 
 impl Refusing {
@@ -208,7 +223,7 @@ impl Refusing {
         self.0.local_addr().unwrap().as_socket().unwrap()
     }
 
-    /// From now on somebody listens.
+    /// Starts listening.
     pub(super) fn listen(self) -> TcpListener {
         self.0.listen(16).unwrap();
         self.0.into()

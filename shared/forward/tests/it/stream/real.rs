@@ -1,4 +1,5 @@
-//! Real collectors: what rsyslog and syslog-ng write down is what was sent, over TCP and TLS, also when they are restarted.
+//! Real collectors: rsyslog and syslog-ng write the sent messages to their files, over TCP and TLS,
+//! even when they are restarted.
 
 use std::{
     fs,
@@ -14,17 +15,17 @@ use sekiwake_testkit::{
 };
 
 use super::{Stream, number_of, numbered, settings, tls::Authority, with_spool, with_tls};
-use crate::rig::PATIENCE;
+use crate::rig::{PATIENCE, Rig};
 
-/// Where `deploy/packages test` unpacks what conflicts with rsyslog's package.
+/// Where `deploy/packages test` unpacks packages that conflict with rsyslog's.
 const UNPACKED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/unpacked/syslog-ng-core");
 
-/// The folder that syslog-ng's files are in: the root of the file system where it is installed.
+/// The root of syslog-ng's files: that of the file system where it is installed.
 fn syslog_ng_root() -> &'static str {
     if fs::exists(UNPACKED).unwrap() { UNPACKED } else { "" }
 }
 
-/// The version in the name of the folder with its modules.
+/// The version in the name of its module folder.
 fn syslog_ng_version() -> String {
     let folders =
         fs::read_dir(format!("{}/usr/lib/syslog-ng", syslog_ng_root())).expect("`deploy/packages test` unpacks it");
@@ -109,7 +110,8 @@ fn rsyslog(folder: &Path, port: u16, tls: Option<&Authority>) -> Collector {
 }
 
 fn syslog_ng(folder: &Path, port: u16, tls: Option<&Authority>) -> Collector {
-    let (root, version) = (syslog_ng_root(), syslog_ng_version());
+    let root = syslog_ng_root();
+    let version = syslog_ng_version();
     let file = |name: &str| folder.join(name).display().to_string();
     let written = folder.join("written");
     let transport = match tls {
@@ -146,7 +148,7 @@ type Start = fn(&Path, u16, Option<&Authority>) -> Collector;
 const COLLECTORS: [(&str, Start); 2] = [("rsyslog", rsyslog), ("syslog-ng", syslog_ng)];
 
 #[test]
-fn collectors_write_down_what_was_sent_over_tcp() {
+fn collectors_write_messages_sent_over_tcp() {
     for (name, start) in COLLECTORS {
         let folder = tempfile::tempdir().unwrap();
         let collector = start(folder.path(), free_port(), None);
@@ -159,15 +161,16 @@ fn collectors_write_down_what_was_sent_over_tcp() {
             (0..5_000).map(numbered).chain([long]).map(|message| String::from_utf8(message).unwrap()).collect();
         assert!(lines == sent, "{name}");
         stream.wait_until_sent(5_001);
-        stream.assert_accounts_close();
+        stream.assert_ledger();
         stream.stop();
     }
 }
 
 #[test]
-fn collectors_write_down_what_was_sent_over_tls_with_a_client_certificate() {
+fn collectors_write_messages_sent_over_tls() {
     for (name, start) in COLLECTORS {
-        let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+        let authority = Authority::new();
+        let folder = tempfile::tempdir().unwrap();
         let collector = start(folder.path(), free_port(), Some(&authority));
         let ours = authority.identity("ours", &["forwarder.example"], false);
         let mut settings = authority.trusting();
@@ -177,15 +180,54 @@ fn collectors_write_down_what_was_sent_over_tls_with_a_client_certificate() {
         let lines = collector.wait_for_lines(5_000);
         assert!(lines.into_iter().map(String::into_bytes).eq((0..5_000).map(numbered)), "{name}");
         stream.wait_until_sent(5_000);
-        stream.assert_accounts_close();
+        stream.assert_ledger();
         stream.stop();
     }
 }
 
 #[test]
-fn a_collector_that_is_restarted_misses_nothing_that_it_did_not_acknowledge() {
+fn missing_client_certificate_is_reported() {
     for (name, start) in COLLECTORS {
-        let (folder, spool, port) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), free_port());
+        let authority = Authority::new();
+        let folder = tempfile::tempdir().unwrap();
+        let collector = start(folder.path(), free_port(), Some(&authority));
+        let rig = Rig::new();
+        let engine = rig.engine(&format!("tls://{}?ca={}", collector.address(), authority.ca().display()));
+        let error = || engine.status()[0]["last_error"]["error"].as_str().unwrap_or_default().to_owned();
+        let is_asked = || error().contains("does it require a client certificate (cert=, key=)?");
+        wait_for("the question", PATIENCE, is_asked).unwrap_or_else(|late| panic!("{late}: {name}: {}", error()));
+        drop(engine);
+        rig.stop();
+    }
+}
+
+#[test]
+fn client_certificate_of_another_authority_is_named() {
+    for (name, start) in COLLECTORS {
+        let (authority, stranger) = (Authority::new(), Authority::new());
+        let folder = tempfile::tempdir().unwrap();
+        let collector = start(folder.path(), free_port(), Some(&authority));
+        let rig = Rig::new();
+        let ours = stranger.identity("ours", &["forwarder.example"], false);
+        let (ca, certificate, key) = (authority.ca(), ours.certificate.display(), ours.key.display());
+        let files = format!("ca={}&cert={certificate}&key={key}", ca.display());
+        let engine = rig.engine(&format!("tls://{}?{files}", collector.address()));
+        let error = || engine.status()[0]["last_error"]["error"].as_str().unwrap_or_default().to_owned();
+        // Some close the connection without an alert.
+        let named = format!("the client certificate {certificate} (cert=)");
+        wait_for("the file", PATIENCE, || error().contains(&named))
+            .unwrap_or_else(|late| panic!("{late}: {name}: {}", error()));
+        drop(engine);
+        rig.stop();
+    }
+}
+
+#[test]
+fn restarted_collector_misses_no_unacknowledged_message() {
+    for (name, start) in COLLECTORS {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = tempfile::tempdir().unwrap();
+        let port = free_port();
         let mut collector = start(folder.path(), port, None);
         let mut stream = Stream::start(with_spool(collector.address(), spool.path(), 64 << 20, 20_000));
         stream.forward_paced(0..4_000, 4_000);
@@ -203,8 +245,8 @@ fn a_collector_that_is_restarted_misses_nothing_that_it_did_not_acknowledge() {
         numbers.sort_unstable();
         numbers.dedup();
         assert!(numbers.into_iter().eq(0..18_000), "{name}");
-        println!("{name}: {} came twice", came - 18_000);
-        stream.assert_accounts_close();
+        println!("{name}: {} arrived twice", came - 18_000);
+        stream.assert_ledger();
         stream.stop();
     }
 }

@@ -1,4 +1,5 @@
-//! TLS against servers with good and bad certificates, old and new versions, and with client certificates.
+//! TLS against servers with good and bad certificates, old and new versions, and with client
+//! certificates.
 
 use std::{
     fs,
@@ -27,16 +28,16 @@ use super::{
     peer::{Peer, listener, read_frames},
     with_tls,
 };
-use crate::rig::PATIENCE;
+use crate::rig::{PATIENCE, Rig};
 
-/// A certificate authority and the files that it made.
+/// A certificate authority and its files.
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: Certificate,
     pub(super) folder: tempfile::TempDir,
 }
 
-/// What a certificate is for.
+/// A certificate with its key.
 pub(super) struct Identity {
     pub(super) certificate: PathBuf,
     pub(super) key: PathBuf,
@@ -44,9 +45,13 @@ pub(super) struct Identity {
 
 impl Authority {
     pub(super) fn new() -> Authority {
+        Authority::named("a test's authority")
+    }
+
+    fn named(name: &str) -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, "a test's authority");
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -58,7 +63,7 @@ impl Authority {
         self.folder.path().join("ca.pem")
     }
 
-    /// Makes a certificate for these names and addresses, good for server and client.
+    /// Issues a certificate for these names and addresses, for server and client.
     pub(super) fn identity(&self, file: &str, names: &[&str], expired: bool) -> Identity {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         for name in names {
@@ -111,7 +116,7 @@ impl Authority {
     }
 }
 
-/// A TLS server. The errors that its connections end with are kept.
+/// A TLS server, and the errors of its connections.
 pub(super) fn tls_peer(listener: TcpListener, config: Arc<ServerConfig>) -> (Peer, Arc<Mutex<Vec<String>>>) {
     let errors = Arc::new(Mutex::new(Vec::new()));
     let of_peer = Arc::clone(&errors);
@@ -125,7 +130,7 @@ pub(super) fn tls_peer(listener: TcpListener, config: Arc<ServerConfig>) -> (Pee
 }
 
 #[test]
-fn both_versions_carry_every_byte_in_order_and_end_with_a_goodbye() {
+fn tls_1_2_and_1_3_carry_every_byte_and_end_in_order() {
     let authority = Authority::new();
     let identity = authority.identity("server", &["127.0.0.1", "localhost"], false);
     for version in [&TLS12, &TLS13] {
@@ -137,19 +142,20 @@ fn both_versions_carry_every_byte_in_order_and_end_with_a_goodbye() {
             (20_000..20_020).map(|number| [numbered(number), vec![b'\n'; 65_000]].concat()).collect();
         stream.forward(large.clone());
         stream.wait_until_sent(20_020);
-        stream.assert_accounts_close();
+        stream.assert_ledger();
         wait_for("everything", PATIENCE, || peer.book.count() == 20_020).unwrap();
         assert_eq!(peer.book.assert_in_order(20_020), 0);
         assert!(peer.book.messages()[20_000..] == large);
         stream.stop();
-        // Without close_notify the server would have found an unexpected end.
+        // Without close_notify the server would report an unexpected end.
         assert!(errors.lock().unwrap().is_empty(), "{version:?}: {errors:?}");
     }
 }
 
 #[test]
-fn a_server_with_a_bad_certificate_is_down_and_gets_nothing() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
+fn server_with_a_bad_certificate_is_down_and_gets_nothing() {
+    let authority = Authority::new();
+    let stranger = Authority::new();
     let good = authority.identity("good", &["127.0.0.1"], false);
     let cases = [
         ("another name", authority.identity("other", &["other.example", "198.51.100.1"], false), authority.trusting()),
@@ -171,13 +177,13 @@ fn a_server_with_a_bad_certificate_is_down_and_gets_nothing() {
         assert_eq!(stream.up(), 0.0, "{case}");
         assert!(stream.rig.metric("sekiwake_forward_errors_total", &["error=\"tls\""]) >= 2.0, "{case}");
         assert_eq!(peer.book.count(), 0, "{case}");
-        stream.assert_accounts_close();
+        stream.assert_ledger();
         stream.stop();
     }
 }
 
 #[test]
-fn server_name_says_whom_the_certificate_must_be_for() {
+fn server_name_replaces_the_host_in_the_check() {
     let authority = Authority::new();
     let identity = authority.identity("server", &["siem.example"], false);
     let (peer, _) = tls_peer(listener(), authority.server(&identity, &TLS13, false));
@@ -190,7 +196,7 @@ fn server_name_says_whom_the_certificate_must_be_for() {
 }
 
 #[test]
-fn a_server_that_asks_for_a_certificate_gets_ours_and_without_one_nothing_counts_as_sent() {
+fn client_certificate_is_sent_and_missing_one_is_noticed() {
     let authority = Authority::new();
     let server = authority.identity("server", &["127.0.0.1"], false);
     let ours = authority.identity("ours", &["forwarder.example"], false);
@@ -207,19 +213,57 @@ fn a_server_that_asks_for_a_certificate_gets_ours_and_without_one_nothing_counts
         assert_eq!(peer.book.assert_in_order(10), 0);
         stream.stop();
 
-        // With TLS 1.3 the server refuses after we have begun to send.
+        // With TLS 1.3 the server rejects the client after it has begun to send.
         let (peer, _) = tls_peer(listener(), authority.server(&server, version, true));
         let mut stream = Stream::start(with_tls(peer.address, authority.trusting().load("127.0.0.1").unwrap()));
         stream.forward((0..10).map(numbered));
         wait_for("the drops", PATIENCE, || stream.dropped("disconnected") == 10).unwrap();
         assert_eq!((stream.sent(), peer.book.count()), (0, 0), "{version:?}");
-        stream.assert_accounts_close();
+        stream.assert_ledger();
         stream.stop();
     }
 }
 
 #[test]
-fn a_server_that_never_answers_the_handshake_is_given_up_after_five_seconds() {
+fn rejected_certificates_are_named_with_option_and_file() {
+    let authority = Authority::new();
+    let namesake = Authority::new();
+    let stranger = Authority::named("a stranger");
+    let server = authority.identity("server", &["127.0.0.1"], false);
+    let strange = stranger.identity("strange", &["forwarder.example"], false);
+    let trusting = |authority: &Authority| format!("ca={}", authority.ca().display());
+    let showing =
+        |identity: &Identity| format!("cert={}&key={}", identity.certificate.display(), identity.key.display());
+    let question = "does it require a client certificate (cert=, key=)?".to_owned();
+    for version in [&TLS12, &TLS13] {
+        for (asks, options, expected) in [
+            (false, trusting(&stranger), format!("not signed by an authority in {} (ca=)", stranger.ca().display())),
+            (
+                false,
+                trusting(&namesake),
+                format!("has the name of one in {} (ca=) and another key", namesake.ca().display()),
+            ),
+            (true, trusting(&authority), question.clone()),
+            (
+                true,
+                format!("{}&{}", trusting(&authority), showing(&strange)),
+                format!("rejects the client certificate {} (cert=)", strange.certificate.display()),
+            ),
+        ] {
+            let (peer, _) = tls_peer(listener(), authority.server(&server, version, asks));
+            let rig = Rig::new();
+            let engine = rig.engine(&format!("tls://{}?{options}", peer.address));
+            let error = || engine.status()[0]["last_error"]["error"].as_str().unwrap_or_default().to_owned();
+            wait_for(&expected, PATIENCE, || error().contains(&expected))
+                .unwrap_or_else(|late| panic!("{late}: {version:?}: {}", engine.status()));
+            drop(engine);
+            rig.stop();
+        }
+    }
+}
+
+#[test]
+fn unanswered_handshake_times_out() {
     let authority = Authority::new();
     let peer = Peer::serve(listener(), |stream, book, _| {
         while !book.is_stopping() {
@@ -229,7 +273,7 @@ fn a_server_that_never_answers_the_handshake_is_given_up_after_five_seconds() {
     });
     let stream = Stream::start(with_tls(peer.address, authority.trusting().load("127.0.0.1").unwrap()));
     let timed_out = || stream.rig.metric("sekiwake_forward_errors_total", &["timed_out"]) == 1.0;
-    wait_for("the end of patience", Duration::from_secs(8), timed_out).unwrap();
+    wait_for("the timeout", PATIENCE, timed_out).unwrap();
     assert_eq!(stream.up(), 0.0);
     stream.stop();
 }

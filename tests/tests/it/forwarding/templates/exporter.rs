@@ -1,4 +1,4 @@
-//! Exporters whose templates are sent when a test says so, and never else.
+//! Exporters that send templates only on request.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
@@ -9,12 +9,14 @@ use sekiwake_tests::FIRST_DEVICE;
 
 use super::*;
 
-/// Flow number `n` has source port `BASE_PORT + n` and `BASE_BYTES + n` bytes: decoded by a wrong template it has not.
+/// Flow number `n` has source port `BASE_PORT + n` and `BASE_BYTES + n` bytes; a wrong template
+/// does not decode to these.
 pub(super) const BASE_PORT: u64 = 10_000;
 pub(super) const BASE_BYTES: u64 = 5_000_000;
 pub(super) const PACKETS: u64 = 4_000;
 
-/// Information elements and their lengths in bytes. These have the same numbers in both protocols (RFC 3954 §8, RFC 7012).
+/// Information elements and their lengths in bytes. The numbers are the same in both protocols (RFC
+/// 3954 §8, RFC 7012).
 type Layout = [(u16, u16)];
 
 const BYTES: u16 = 1;
@@ -25,7 +27,7 @@ const SOURCE: u16 = 8;
 const DESTINATION_PORT: u16 = 11;
 const DESTINATION: u16 = 12;
 
-/// 21 bytes a flow.
+/// 21 bytes per flow.
 pub(super) const LAYOUT: [(u16, u16); 7] = [
     (SOURCE, 4),
     (DESTINATION, 4),
@@ -45,7 +47,7 @@ pub(super) const OTHER_LAYOUT: [(u16, u16); 7] = [
     (PROTOCOL, 1),
     (SOURCE, 4),
 ];
-/// 21 bytes again, with everything at another place.
+/// 21 bytes again, in another order.
 pub(super) const THIRD_LAYOUT: [(u16, u16); 7] = [
     (PACKET_COUNT, 4),
     (BYTES, 4),
@@ -62,13 +64,15 @@ pub(super) enum Version {
     Ipfix,
 }
 
-/// A device that exports.
+/// A device that exports flows.
 pub(super) struct Exporter {
     pub(super) address: IpAddr,
     version: Version,
     socket: UdpSocket,
     to: SocketAddr,
-    /// Of the next datagram: datagrams so far in NetFlow v9, data records so far in IPFIX.
+    /// The source id or observation domain.
+    pub(super) domain: u32,
+    /// The next datagram's sequence: datagrams so far in NetFlow v9, data records so far in IPFIX.
     sequence: u32,
     /// Datagrams so far.
     pub(super) sent: u64,
@@ -79,7 +83,7 @@ impl Exporter {
     pub(super) fn new(site: &TestSite, number: u32, version: Version, to: SocketAddr) -> Exporter {
         let address = IpAddr::V4(Ipv4Addr::from(u32::from(FIRST_DEVICE) + number));
         let socket = site.devices.udp_socket(at(address, 0)).unwrap();
-        Exporter { address, version, socket, to, sequence: 1_000 * number, sent: 0 }
+        Exporter { address, version, socket, to, domain: 7, sequence: 1_000 * number, sent: 0 }
     }
 
     pub(super) fn name(&self) -> String {
@@ -94,13 +98,22 @@ impl Exporter {
         self.send(set, &words.into_iter().flat_map(u16::to_be_bytes).collect::<Vec<u8>>(), 0);
     }
 
+    /// Sends an options template, and data by it: one flow out of `interval` is sampled (RFC 3954
+    /// §8, elements 34 and 35).
+    pub(super) fn sampling(&mut self, id: u16, interval: u32) {
+        assert_eq!(self.version, Version::NetFlow9);
+        let words = [id, 4, 8, 1, 4, 34, 4, 35, 1];
+        self.send(1, &words.map(u16::to_be_bytes).concat(), 0);
+        self.send(id, &[&[0; 4][..], &interval.to_be_bytes(), &[1]].concat(), 1);
+    }
+
     /// Withdraws a template (RFC 7011 §8.1).
     pub(super) fn withdraw(&mut self, id: u16) {
         assert_eq!(self.version, Version::Ipfix);
         self.send(2, &[id, 0].map(u16::to_be_bytes).concat(), 0);
     }
 
-    /// Sends the flow with this number, laid out as this template says.
+    /// Sends the flow with this number in the layout of this template.
     pub(super) fn flow(&mut self, id: u16, layout: &Layout, number: u64) {
         let value = |element: u16| -> u64 {
             match element {
@@ -121,7 +134,7 @@ impl Exporter {
         self.send(id, &contents, 1);
     }
 
-    /// Goes on as if so many units had been sent that have not.
+    /// Skips sequence numbers, as a loss before capture does.
     pub(super) fn skip(&mut self, units: u32) {
         self.sequence += units;
     }
@@ -131,13 +144,14 @@ impl Exporter {
         let padding = if self.version == Version::Ipfix { 0 } else { contents.len().wrapping_neg() % 4 };
         let length = 4 + contents.len() + padding;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as u32;
+        let domain = self.domain;
         let mut datagram = match self.version {
             Version::NetFlow9 => {
-                [&[0, 9, 0, 1][..], &[1_000_000, unix, self.sequence, 7].map(u32::to_be_bytes).concat()].concat()
+                [&[0, 9, 0, 1][..], &[1_000_000, unix, self.sequence, domain].map(u32::to_be_bytes).concat()].concat()
             }
             Version::Ipfix => {
                 let head = [10, 16 + length as u16].map(u16::to_be_bytes).concat();
-                [head, [unix, self.sequence, 7].map(u32::to_be_bytes).concat()].concat()
+                [head, [unix, self.sequence, domain].map(u32::to_be_bytes).concat()].concat()
             }
         };
         datagram.extend([set, length as u16].map(u16::to_be_bytes).concat());

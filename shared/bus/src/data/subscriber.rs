@@ -1,0 +1,274 @@
+//! The subscriber: receives batches, checks them, and counts missing records.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sekiwake_group::{MAX_NUMBER, Tracker};
+use sekiwake_record::{Announcement, Batch, DecodeError, Header, Topic};
+use sekiwake_runtime::{Latch, Metrics, RateLimited};
+use sekiwake_sys::clock::wall_now_ns;
+use tracing::{debug, warn};
+
+use crate::{
+    BusError, Subscribing,
+    connections::{Connections, Side},
+    events::is_event_topic,
+    metrics::SubscriberMetrics,
+    socket::{Bus, Rest, milliseconds, receive_rest},
+};
+
+/// How often the state of the connection is checked.
+const POLL_CONNECTION_EVERY: Duration = Duration::from_millis(200);
+/// Messages after which the clock is read, even if there are more.
+const BURST: usize = 64;
+
+/// A part of a received message. Records borrow from it.
+#[derive(Debug)]
+pub struct Frame(Bytes);
+
+#[derive(Debug)]
+enum Bytes {
+    /// From the data plane.
+    Message(zmq::Message),
+    /// Out of a control message: a retransmitted batch.
+    Retransmitted(Vec<u8>),
+}
+
+impl From<zmq::Message> for Frame {
+    fn from(message: zmq::Message) -> Frame {
+        Frame(Bytes::Message(message))
+    }
+}
+
+impl From<Vec<u8>> for Frame {
+    fn from(bytes: Vec<u8>) -> Frame {
+        Frame(Bytes::Retransmitted(bytes))
+    }
+}
+
+impl AsRef<[u8]> for Frame {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Message(message) => message,
+            Bytes::Retransmitted(bytes) => bytes,
+        }
+    }
+}
+
+/// A checked batch without duplicates.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Its topic.
+    pub topic: Topic,
+    /// The name of its stream.
+    pub stream_name: Arc<str>,
+    /// The epoch of its stream.
+    pub stream_epoch: u64,
+    /// The sequence number of the first record in `batch`.
+    pub first_sequence: u64,
+    /// The records.
+    pub batch: Batch<Frame>,
+}
+
+/// A subscription to some topics. Belongs to one thread.
+pub struct Subscriber {
+    socket: zmq::Socket,
+    prefixes: Vec<String>,
+    tracker: Tracker,
+    metrics: SubscriberMetrics,
+    connections: Connections,
+    connected: Option<Latch>,
+    /// In-process connections do not appear in `connections`, and last as long as the process.
+    in_process: bool,
+    polled_at: Option<Instant>,
+    /// Messages received since the clock was read.
+    burst: usize,
+    forgotten: u64,
+    loss_log: RateLimited,
+}
+
+impl Subscriber {
+    /// Subscribes to the topics that begin with one of `prefixes`, at the relays in `from`, which
+    /// may be started later. `connected` is set while a connection is established.
+    ///
+    /// # Errors
+    /// Invalid endpoints, or too many sockets.
+    pub fn connect(
+        bus: &Bus,
+        from: &Subscribing,
+        prefixes: &[String],
+        metrics: &Metrics,
+        connected: impl Into<Option<Latch>>,
+    ) -> Result<Subscriber, BusError> {
+        let Subscribing { endpoints, keys } = from;
+        let socket = bus.subscriber(keys.as_ref())?;
+        let mut connections = bus.watch(&socket, Side::Subscribe)?;
+        let subscribe = |prefix: &[u8]| {
+            socket.set_subscribe(prefix).map_err(|source| BusError::Socket { role: "subscriber", source })
+        };
+        subscribe(Announcement::TOPIC_PREFIX.as_bytes())?;
+        prefixes.iter().try_for_each(|prefix| subscribe(prefix.as_bytes()))?;
+        connections.connect(&socket, endpoints)?;
+        socket.set_rcvtimeo(0).map_err(|source| BusError::Socket { role: "subscriber", source })?;
+        Ok(Subscriber {
+            socket,
+            prefixes: prefixes.to_vec(),
+            tracker: Tracker::default(),
+            metrics: SubscriberMetrics::new(metrics),
+            connections,
+            connected: connected.into(),
+            in_process: endpoints.iter().any(|endpoint| endpoint.starts_with("inproc:")),
+            polled_at: None,
+            burst: 0,
+            forgotten: 0,
+            loss_log: RateLimited::default(),
+        })
+    }
+
+    /// The next batch, or `None` if none is received within `timeout`. Malformed messages are
+    /// counted and skipped.
+    ///
+    /// # Errors
+    /// The socket failed because its context was terminated.
+    pub fn receive(&mut self, timeout: Duration) -> Result<Option<Delivery>, BusError> {
+        let mut waited = false;
+        // The clock is read only when the socket is idle, or once per burst, so that a flood of
+        // messages without records cannot exceed the timeout.
+        let mut started = None;
+        loop {
+            match self.socket.recv_msg(zmq::DONTWAIT) {
+                Ok(topic) => {
+                    let delivery = self.message(topic)?;
+                    if self.burst == BURST {
+                        self.burst = 0;
+                        self.poll_connection();
+                        let now = Instant::now();
+                        waited |= now.duration_since(*started.get_or_insert(now)) >= timeout;
+                    }
+                    self.burst += 1;
+                    if waited || delivery.is_some() {
+                        return Ok(delivery);
+                    }
+                }
+                Err(zmq::Error::EAGAIN) if waited => return Ok(None),
+                Err(zmq::Error::EAGAIN) => {
+                    self.poll_connection();
+                    let polled = self.socket.poll(zmq::POLLIN, i64::from(milliseconds(timeout)));
+                    match polled {
+                        Ok(_) | Err(zmq::Error::EINTR) => waited = true,
+                        Err(source) => return Err(BusError::Io { role: "subscriber", source }),
+                    }
+                }
+                Err(zmq::Error::EINTR) => {}
+                Err(source) => return Err(BusError::Io { role: "subscriber", source }),
+            }
+        }
+    }
+
+    fn message(&mut self, topic: zmq::Message) -> Result<Option<Delivery>, BusError> {
+        let rest = receive_rest(&self.socket, &topic);
+        let Rest { count, parts } = rest.map_err(|source| BusError::Io { role: "subscriber", source })?;
+        let delivery = match (Topic::parse(&topic), parts) {
+            (Some(topic), [Some(header), Some(body)]) if count == 2 => self.batch(topic, &header, body),
+            (None, [Some(frame), None]) if topic.starts_with(Announcement::TOPIC_PREFIX.as_bytes()) => {
+                Announcement::decode(&frame).and_then(|announcement| self.announced(&announcement)).map(|()| None)
+            }
+            // The empty prefix selects events too.
+            (None, _) if count == 1 && is_event_topic(&topic) => Ok(None),
+            _ => Err(DecodeError::Malformed { part: "message", reason: format!("{count} parts after the topic") }),
+        };
+        Ok(delivery.unwrap_or_else(|error| {
+            self.metrics.malformed.inc();
+            debug!(%error, topic = %String::from_utf8_lossy(&topic).escape_debug(), "message rejected");
+            None
+        }))
+    }
+
+    fn batch(&mut self, topic: Topic, header: &[u8], body: zmq::Message) -> Result<Option<Delivery>, DecodeError> {
+        let header = Header::decode(header)?;
+        check_sequence(header.next_sequence(), "header")?;
+        let mut batch = Batch::decode(Frame::from(body), header.count)?;
+        let seen = self.tracker.observe(topic, &header);
+        let kind = topic.kind.index();
+        self.metrics.lost[kind].inc_by(seen.missing);
+        self.metrics.duplicates[kind].inc_by(u64::from(seen.duplicates));
+        self.metrics.received[kind].inc_by(u64::from(header.count - seen.duplicates));
+        if seen.missing > 0 {
+            self.report_loss(header.stream_name, seen.missing);
+        }
+        if seen.duplicates == header.count {
+            return Ok(None);
+        }
+        batch.drop_first(seen.duplicates as usize);
+        self.metrics.lag_seconds.set(age_seconds(header.last_captured_at_ns));
+        Ok(Some(Delivery {
+            topic,
+            stream_name: seen.stream_name,
+            stream_epoch: header.stream_epoch,
+            first_sequence: header.first_sequence + u64::from(seen.duplicates),
+            batch,
+        }))
+    }
+
+    fn announced(&mut self, announcement: &Announcement) -> Result<(), DecodeError> {
+        for position in &announcement.positions {
+            check_sequence(position.next_sequence, "announcement")?;
+        }
+        let prefixes = &self.prefixes;
+        let subscribed = |topic: Topic| prefixes.iter().any(|prefix| topic.as_str().starts_with(prefix));
+        let missing = self.tracker.announced(announcement, subscribed);
+        self.metrics.streams.set(self.tracker.streams() as i64);
+        for (counter, missing) in self.metrics.lost.iter().zip(missing) {
+            counter.inc_by(missing);
+        }
+        let total: u64 = missing.iter().sum();
+        if total > 0 {
+            self.report_loss(&announcement.stream_name, total);
+        }
+        if announcement.ended {
+            debug!(stream = %announcement.stream_name, "stream ended");
+        }
+        Ok(())
+    }
+
+    fn report_loss(&self, stream: &str, records: u64) {
+        if let Some(suppressed) = self.loss_log.allow(Instant::now()) {
+            warn!(%stream, records, suppressed, "records lost: published but not received");
+        }
+    }
+
+    fn poll_connection(&mut self) {
+        let now = Instant::now();
+        if self.polled_at.is_some_and(|at| now.duration_since(at) < POLL_CONNECTION_EVERY) {
+            return;
+        }
+        self.polled_at = Some(now);
+        let is_connected = self.in_process || self.connections.poll_connected(&self.socket);
+        if let Some(latch) = &self.connected {
+            latch.set(is_connected);
+        }
+        self.metrics.connected.set(i64::from(is_connected));
+        self.metrics.streams.set(self.tracker.streams() as i64);
+        self.metrics.forgotten.inc_by(self.tracker.forgotten() - self.forgotten);
+        self.forgotten = self.tracker.forgotten();
+    }
+}
+
+/// Rejects sequence numbers that no stream can reach.
+pub(crate) fn check_sequence(next_sequence: u64, part: &'static str) -> Result<(), DecodeError> {
+    match next_sequence {
+        0..=MAX_NUMBER => Ok(()),
+        _ => Err(DecodeError::Malformed {
+            part,
+            reason: format!("sequence number {next_sequence} is out of range, at most {MAX_NUMBER}"),
+        }),
+    }
+}
+
+/// Seconds since a capture time; 0 for a time in the future.
+pub(crate) fn age_seconds(captured_at_ns: u64) -> f64 {
+    wall_now_ns().saturating_sub(captured_at_ns) as f64 / 1e9
+}

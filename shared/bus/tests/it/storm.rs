@@ -1,0 +1,275 @@
+//! Clients that speak ZMTP (ZeroMQ RFC 23) badly on purpose: no client can end the proxy's process.
+//! libzmq aborts where a connection's input is stopped, so the storms stop it in every way known.
+
+use std::{
+    io::{self, Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+use sekiwake_bus::names::{CUT_CONNECTIONS, LOST_RECORDS};
+use sekiwake_testkit::wait::wait_for;
+
+use crate::{
+    control::{TestMember, TestProxy, TestStream},
+    support::*,
+};
+
+/// The rounds of each storm.
+const ROUNDS: usize = 100;
+
+/// A raw connection that has completed the NULL handshake.
+struct Raw(TcpStream);
+
+impl Raw {
+    fn connect(endpoint: &str, socket_type: &str, routing_id: &[u8]) -> io::Result<Raw> {
+        let mut stream = TcpStream::connect(endpoint.trim_start_matches("tcp://"))?;
+        stream.set_read_timeout(Some(LONG))?;
+        stream.set_write_timeout(Some(Duration::from_millis(200)))?;
+        let mut greeting = [0; 64];
+        greeting[0] = 0xff;
+        greeting[9] = 0x7f;
+        greeting[10] = 3;
+        greeting[12..16].copy_from_slice(b"NULL");
+        stream.write_all(&greeting)?;
+        stream.read_exact(&mut [0; 64])?;
+        let mut ready = b"\x05READY".to_vec();
+        for (name, value) in [("Socket-Type", socket_type.as_bytes()), ("Identity", routing_id)] {
+            ready.push(name.len() as u8);
+            ready.extend(name.as_bytes());
+            ready.extend((value.len() as u32).to_be_bytes());
+            ready.extend(value);
+        }
+        stream.write_all(&frame(4, &ready))?;
+        // The server's READY has begun, so its handshake is over.
+        stream.read_exact(&mut [0; 2])?;
+        Ok(Raw(stream))
+    }
+
+    /// Sends as much as the server takes.
+    fn send(&mut self, bytes: &[u8]) {
+        // The server may close the connection, or not read it in time.
+        let _ = self.0.write_all(bytes);
+    }
+
+    /// Ends the connection with a reset instead of its orderly end.
+    fn reset(self) {
+        rustix::net::sockopt::set_socket_linger(&self.0, Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// A short ZMTP frame: flag 4 is a command, flag 1 a part that is not the last one.
+fn frame(flags: u8, body: &[u8]) -> Vec<u8> {
+    [&[flags, body.len() as u8], body].concat()
+}
+
+/// Asks for a PONG, and announces the next message within `ttl` tenths of a second.
+fn ping(ttl: u16) -> Vec<u8> {
+    frame(4, &[&b"\x04PING"[..], &ttl.to_be_bytes()].concat())
+}
+
+/// Floods with a message, with PINGs in between, and hangs up.
+fn flood(endpoint: &str, socket_type: &str, routing_id: &[u8], message: &[u8]) {
+    for round in 0..ROUNDS {
+        let Ok(mut peer) = Raw::connect(endpoint, socket_type, routing_id) else { continue };
+        let burst = message.repeat(3_000);
+        let ping = ping((round % 3) as u16);
+        peer.send(&[&burst[..], &ping, &burst, &ping, &burst].concat());
+        if round % 2 == 0 {
+            peer.reset();
+        }
+    }
+}
+
+fn batch() -> Vec<u8> {
+    [frame(1, b"syslog/00"), frame(1, b"no header"), frame(0, b"no body")].concat()
+}
+
+#[test]
+fn floods_with_pings_and_resets_end_no_proxy() {
+    let _alone = alone();
+    let relay = TestRelay::start();
+    let proxy = TestProxy::start();
+    let stream = TestStream::start(&proxy, 16 << 20);
+    let mut member = TestMember::start(&proxy);
+    member.pump_until("all shards", |member| member.owned() == 64);
+    let mut publisher = TestPublisher::start(&relay.publish);
+    let mut subscriber = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
+    join(&mut publisher, &topics(2), &mut [&mut subscriber]);
+    let before = subscriber.count;
+    let storms = [
+        storm(&relay.publish, |endpoint| flood(endpoint, "XPUB", b"", &batch())),
+        storm(&proxy.relay.publish, |endpoint| flood(endpoint, "XPUB", b"", &batch())),
+        storm(&proxy.control, |endpoint| flood(endpoint, "DEALER", b"", &frame(0, b"x"))),
+        storm(&proxy.control, equal_routing_ids),
+        storm(&relay.subscribe, stopped_readers),
+        storm(&relay.subscribe, subscriptions_and_resets),
+    ];
+    let (mut offered, mut published) = (0, 0);
+    while !storms.iter().all(std::thread::JoinHandle::is_finished) {
+        publisher.offer(&topics(2), 10, 100);
+        stream.publish(1, 100);
+        offered += 20;
+        published += 100;
+        subscriber.pump(SHORT);
+        member.pump();
+    }
+    storms.into_iter().for_each(|storm| storm.join().unwrap());
+    subscriber.pump_until_received(before + offered);
+    assert_eq!(subscriber.lost(), 0);
+    member.pump_until("everything", |member| member.received == published);
+    assert_eq!(value(&member.metrics, LOST_RECORDS), 0);
+    assert_eq!((relay.value(CUT_CONNECTIONS), value(proxy.relay.role.metrics(), CUT_CONNECTIONS)), (0, 0));
+}
+
+fn storm(endpoint: &str, attack: impl Fn(&str) + Send + 'static) -> std::thread::JoinHandle<()> {
+    let endpoint = endpoint.to_owned();
+    std::thread::spawn(move || attack(&endpoint))
+}
+
+/// A second connection with the routing id of the first, which goes on sending and hangs up.
+fn equal_routing_ids(endpoint: &str) {
+    let message = frame(0, b"x");
+    for round in 0..ROUNDS {
+        let Ok(mut first) = Raw::connect(endpoint, "DEALER", b"equal") else { continue };
+        first.send(&message);
+        let Ok(mut second) = Raw::connect(endpoint, "DEALER", b"equal") else { continue };
+        second.send(&message);
+        first.send(&[message.repeat(50), ping(1), message.repeat(50)].concat());
+        first.reset();
+        second.send(&[message.repeat(50), ping(1), message.repeat(50)].concat());
+        if round % 2 == 0 {
+            second.reset();
+        }
+    }
+}
+
+/// Subscribes to everything, reads nothing, and hangs up.
+fn stopped_readers(endpoint: &str) {
+    for round in 0..ROUNDS {
+        let Ok(mut peer) = Raw::connect(endpoint, "SUB", b"") else { continue };
+        peer.send(&[frame(0, b"\x01"), ping(1)].concat());
+        if round % 2 == 0 {
+            peer.reset();
+        }
+    }
+}
+
+/// Subscribes often, asks for a PONG all the time, and hangs up before this has been read.
+fn subscriptions_and_resets(endpoint: &str) {
+    for round in 0..5 * ROUNDS {
+        let Ok(mut peer) = Raw::connect(endpoint, "SUB", b"") else { continue };
+        let ping = ping((round % 3) as u16);
+        let some = (0..50).flat_map(|number| frame(0, format!("\x01{round} {number}").as_bytes()));
+        let some: Vec<u8> = some.chain(ping).collect();
+        peer.send(&some.repeat(40));
+        peer.reset();
+    }
+}
+
+/// Sends until the connection is cut.
+fn send_until_cut(mut peer: Raw, metrics: &sekiwake_runtime::Metrics, mut next: impl FnMut(u64) -> Vec<u8>) {
+    let mut sent = 0;
+    wait_for("the end of the connection", LONG, || {
+        let bytes: Vec<u8> = (0..1_000).flat_map(|number| next(sent + number)).collect();
+        sent += 1_000;
+        peer.0.write_all(&bytes).is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock)
+    })
+    .unwrap();
+    wait_for("the count", LONG, || value(metrics, CUT_CONNECTIONS) == 1).unwrap();
+}
+
+#[test]
+fn flood_of_subscriptions_is_cut_and_data_flows() {
+    let _alone = alone();
+    let relay = TestRelay::start();
+    let mut publisher = TestPublisher::start(&relay.publish);
+    let mut subscriber = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
+    join(&mut publisher, &topics(2), &mut [&mut subscriber]);
+    let before = subscriber.count;
+    let peer = Raw::connect(&relay.subscribe, "SUB", b"").unwrap();
+    let metrics = relay.role.metrics().clone();
+    let flood = std::thread::spawn(move || {
+        send_until_cut(peer, &metrics, |number| {
+            [frame(0, format!("\x01{number}").as_bytes()), frame(0, format!("\0{number}").as_bytes())].concat()
+        });
+    });
+    let mut offered = 0;
+    while !flood.is_finished() {
+        publisher.offer(&topics(2), 10, 100);
+        offered += 20;
+        subscriber.pump(SHORT);
+    }
+    flood.join().unwrap();
+    subscriber.pump_until_received(before + offered);
+    assert_eq!((subscriber.lost(), value_of(relay.role.metrics(), CUT_CONNECTIONS, "subscribe")), (0, 1));
+}
+
+#[test]
+fn rejected_subscriptions_end_their_connection() {
+    let _alone = alone();
+    let relay = TestRelay::start();
+    let mut peer = Raw::connect(&relay.subscribe, "SUB", b"").unwrap();
+    for number in 0..5_000 {
+        peer.send(&frame(0, format!("\x01no topic {number}").as_bytes()));
+    }
+    wait_for("the count", LONG, || relay.value(CUT_CONNECTIONS) == 1).unwrap();
+}
+
+#[test]
+fn connection_is_not_cut_for_an_earlier_one() {
+    let _alone = alone();
+    let relay = TestRelay::start();
+    // The relay reads the last rejections of a connection after its descriptor is used again.
+    let subscriptions = (0..6_000).flat_map(|number| frame(0, format!("\x01no topic {number}").as_bytes()));
+    let subscriptions: Vec<u8> = subscriptions.collect();
+    for _ in 0..20 {
+        let mut peer = Raw::connect(&relay.subscribe, "SUB", b"").unwrap();
+        peer.send(&subscriptions);
+        peer.reset();
+        let honest = Raw::connect(&relay.subscribe, "SUB", b"").unwrap();
+        honest.0.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        // The rest of the proxy's READY, and then nothing.
+        let mut rest = Vec::new();
+        let error = (&honest.0).read_to_end(&mut rest).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+}
+
+#[test]
+fn second_connection_with_a_routing_id_is_bounded() {
+    let _alone = alone();
+    let proxy = TestProxy::start();
+    let mut first = Raw::connect(&proxy.control, "DEALER", b"equal").unwrap();
+    first.send(&frame(0, b"x"));
+    // The proxy has read the first connection's message.
+    wait_for("the first connection", LONG, || {
+        value(proxy.relay.role.metrics(), sekiwake_bus::names::CONTROL_BYTES) > 0
+    })
+    .unwrap();
+    let second = Raw::connect(&proxy.control, "DEALER", b"equal").unwrap();
+    send_until_cut(second, proxy.relay.role.metrics(), |_| frame(0, &[b'x'; 200]));
+    first.send(&frame(0, b"x"));
+}
+
+#[test]
+fn endless_message_is_bounded_at_the_publishers_port() {
+    let _alone = alone();
+    let relay = TestRelay::start();
+    // The port is open to publishers once the relay is ready.
+    wait_for("the port", LONG, || Raw::connect(&relay.publish, "XPUB", b"").is_ok()).unwrap();
+    // A connection whose messages end may send any amount.
+    let mut honest = Raw::connect(&relay.publish, "XPUB", b"").unwrap();
+    honest.0.set_write_timeout(Some(LONG)).unwrap();
+    let messages = [frame(1, b"syslog/00"), frame(1, b"no header"), frame(0, &[b'x'; 250])].concat().repeat(1_000);
+    for _ in 0..100 {
+        honest.0.write_all(&messages).unwrap();
+    }
+    wait_for("all messages", LONG, || {
+        value_of(relay.role.metrics(), sekiwake_bus::names::RELAY_REJECTED_MESSAGES, "malformed") == 100_000
+    })
+    .unwrap();
+    assert_eq!(relay.value(CUT_CONNECTIONS), 0);
+    let peer = Raw::connect(&relay.publish, "XPUB", b"").unwrap();
+    send_until_cut(peer, relay.role.metrics(), |_| frame(1, &[b'x'; 200]));
+}

@@ -1,0 +1,151 @@
+//! The shape of the source tree: layers, the code map of ARCHITECTURE.md, widths and lengths.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::documents::{check, document};
+
+/// The widest comment, in characters.
+const MAX_COMMENT_COLUMNS: usize = 100;
+/// The longest README, in words.
+const MAX_README_WORDS: usize = 1_000;
+
+/// Which dependencies of a crate count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Section {
+    /// Those that its binaries link.
+    Shipped,
+    /// Those of its tests too.
+    WithTests,
+}
+
+/// The folders of the workspace's crates that lie in `parent`, as `services/tap`.
+fn crates_in(parent: &str) -> Vec<String> {
+    let entries = fs::read_dir(document(parent)).unwrap().map(|entry| entry.unwrap());
+    let folders = entries.filter(|entry| entry.path().join("Cargo.toml").exists());
+    let mut names: Vec<String> =
+        folders.map(|entry| format!("{parent}/{}", entry.file_name().to_string_lossy())).collect();
+    names.sort();
+    names
+}
+
+/// The crates of this workspace that a crate depends on, by folder name.
+fn dependencies(folder: &str, wanted: Section) -> BTreeSet<String> {
+    let text = fs::read_to_string(document(folder).join("Cargo.toml")).unwrap();
+    let mut section = "";
+    let mut found = BTreeSet::new();
+    for line in text.lines() {
+        if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']);
+        }
+        let counts = match section {
+            "dependencies" | "build-dependencies" => true,
+            "dev-dependencies" => wanted == Section::WithTests,
+            _ => false,
+        };
+        if let Some(rest) = line.strip_prefix("sekiwake-").filter(|_| counts) {
+            found.extend(rest.split(['.', ' ', '=']).next().map(str::to_owned));
+        }
+    }
+    found
+}
+
+#[test]
+fn no_shipped_crate_depends_on_test_code() {
+    for folder in [crates_in("services"), crates_in("shared")].concat() {
+        let known = dependencies(&folder, Section::Shipped);
+        let has_test_code = ["testkit", "tests", "manual"].iter().any(|name| known.contains(*name));
+        assert!(!has_test_code || folder == "shared/testkit", "{folder} depends on {known:?}");
+    }
+}
+
+#[test]
+fn services_and_shared_crates_depend_on_no_service() {
+    let services: BTreeSet<String> =
+        crates_in("services").iter().map(|folder| folder.trim_start_matches("services/").to_owned()).collect();
+    // The all-in-one puts all services into one process; which is its purpose.
+    let layered = [crates_in("services"), crates_in("shared")].concat();
+    for folder in layered.iter().filter(|folder| *folder != "services/all-in-one") {
+        let known = dependencies(folder, Section::WithTests);
+        let wrong: Vec<&String> = known.intersection(&services).collect();
+        assert!(wrong.is_empty(), "{folder} depends on {wrong:?}");
+    }
+}
+
+#[test]
+fn code_map_says_what_each_crate_depends_on() {
+    let text = fs::read_to_string(document("ARCHITECTURE.md")).unwrap();
+    let mut mapped = BTreeSet::new();
+    let mut wanted = String::new();
+    for line in text.lines() {
+        match crate_of_row(line) {
+            Some((folder, head)) => {
+                let known: Vec<String> = dependencies(folder, Section::Shipped).into_iter().collect();
+                let known = if known.is_empty() { "–".to_owned() } else { known.join(", ") };
+                wanted += &format!("{head} | {known} |\n");
+                assert!(mapped.insert(folder.to_owned()), "{folder} has two rows in the code map");
+            }
+            None => wanted += &format!("{line}\n"),
+        }
+    }
+    let others = ["tests", "deploy/manual"].map(str::to_owned);
+    for folder in [crates_in("services"), crates_in("shared"), others.to_vec()].concat() {
+        assert!(mapped.contains(&folder), "{folder} has no row in the code map");
+    }
+    check("ARCHITECTURE.md", &wanted);
+}
+
+/// The crate of a row of the code map, and the row without its last column.
+fn crate_of_row(line: &str) -> Option<(&str, &str)> {
+    let folder = line.strip_prefix("| `")?.split_once("` | ")?.0;
+    let (head, _) = line.strip_suffix(" |")?.rsplit_once(" | ")?;
+    document(folder).join("Cargo.toml").exists().then_some((folder, head))
+}
+
+/// All Rust files below `folder`, except in `target`.
+fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with("target") {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn comments_are_at_most_100_columns_wide() {
+    let mut files = Vec::new();
+    for folder in ["services", "shared", "tests", "deploy/manual", "fuzz"] {
+        rust_files(&document(folder), &mut files);
+    }
+    assert!(files.len() > 100, "{} files", files.len());
+    let mut wide = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap();
+        // Drawings and examples stand in fences, and are as wide as they must be.
+        let mut in_fence = false;
+        for (number, line) in (1..).zip(text.lines()) {
+            let comment = line.trim_start().strip_prefix("//").map(|rest| rest.trim_start_matches(['/', '!']).trim());
+            match comment {
+                Some(comment) if comment.starts_with("```") => in_fence = !in_fence,
+                Some(_) if !in_fence && line.chars().count() > MAX_COMMENT_COLUMNS => {
+                    wide.push(format!("{}:{number}", path.display()));
+                }
+                Some(_) => {}
+                None => in_fence = false,
+            }
+        }
+    }
+    assert!(wide.is_empty(), "wider than {MAX_COMMENT_COLUMNS} columns:\n{}", wide.join("\n"));
+}
+
+#[test]
+fn readme_has_at_most_1000_words() {
+    let words = fs::read_to_string(document("README.md")).unwrap().split_whitespace().count();
+    assert!(words <= MAX_README_WORDS, "{words} words");
+}
