@@ -141,23 +141,30 @@ fn stalled_subscriber_counts_its_losses_and_delays_no_other() {
     let before = healthy.count;
     let stalled_before = stalled.count;
     let start = publisher.total();
-    // Batches of one large record, more than its two queues and the kernel buffer.
-    let flood = std::thread::spawn(move || {
-        for _ in 0..12_000 {
+    // The healthy one has each burst before the next is offered, so that its queues have room.
+    let mut burst = || {
+        for _ in 0..100 {
             publisher.offer(&topics, 1, 4_000);
         }
-        publisher
-    });
-    while !flood.is_finished() {
-        healthy.pump(Duration::from_millis(5));
+        healthy.pump_until_received(before + publisher.total() - start);
+    };
+    // Batches of one large record, until its two queues and the kernel's buffers are full.
+    wait_for("a full queue", LONG, || {
+        burst();
+        relay.value(names::RELAY_QUEUE_FULL) > 0
+    })
+    .unwrap();
+    for _ in 0..4 {
+        burst();
     }
-    let mut publisher = flood.join().unwrap();
-    healthy.pump_until_received(before + 48_000);
     assert_eq!(healthy.lost(), 0);
-    assert!(relay.value(names::RELAY_QUEUE_FULL) > 0);
-    // It resumes.
-    while stalled.pump(Duration::from_millis(100)) {}
-    publisher.offer(&crate::support::topics(4), 1, 100);
+    // It resumes, and receives the newest records again.
+    wait_for("the newest records", LONG, || {
+        publisher.offer(&topics, 1, 100);
+        while stalled.pump(SHORT) {}
+        topics.iter().all(|topic| stalled.received[topic].last() == Some(&(publisher.offered[topic] - 1)))
+    })
+    .unwrap();
     let total = publisher.total();
     publisher.finish();
     stalled.pump_until("the end of the stream", |subscriber| subscriber.value(names::STREAMS) == 0);
