@@ -98,7 +98,7 @@ fn all_in_one() -> Binary {
              SEKIWAKE_SYSLOG_DESTINATIONS=udp://198.51.100.7 \\\n\
              SEKIWAKE_XFLOW_DESTINATIONS='udp://198.51.100.7:2055?spoof=true' sekiwake",
         )
-        .example("Check a file of settings:", "sekiwake --check --env-file /etc/sekiwake/sekiwake.env")
+        .example("Check a file of settings:", "sudo sekiwake --check --env-file /etc/sekiwake/sekiwake.env")
 }
 
 fn capture() -> Binary {

@@ -59,6 +59,15 @@ impl Side {
             Side::Control => "control",
         }
     }
+
+    /// The setting with its endpoints.
+    fn setting(self) -> &'static str {
+        match self {
+            Side::Publish => "SEKIWAKE_BUS_PUBLISH",
+            Side::Subscribe => "SEKIWAKE_BUS_SUBSCRIBE",
+            Side::Control => "SEKIWAKE_BUS_CONTROL",
+        }
+    }
 }
 
 /// The connections that a socket has made. In-process connections make no handshake and do not
@@ -333,6 +342,7 @@ impl Connections {
         let seconds = now.saturating_duration_since(outage.since).as_secs();
         warn!(
             side = self.side.name(),
+            setting = self.side.setting(),
             endpoint = self.endpoints(),
             address,
             error = handshake.unwrap_or(&error),

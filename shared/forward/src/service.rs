@@ -40,7 +40,7 @@ enum Command {
     /// Send one test message through each destination, and print the result
     ///
     /// Needs neither bus nor proxy, and touches no spool. Filters and rates do not apply. The exit
-    /// status is 0 if all messages were sent, and 1 otherwise.
+    /// status is 0 if all messages were sent, 1 if not, and 2 if a setting is wrong.
     SendTest(send_test::Arguments),
 }
 

@@ -51,7 +51,7 @@ pub use descriptors::{has_free_descriptor, with_reserve};
 pub use files::FileContents;
 pub use health::Latch;
 pub use host::host_name;
-pub use limit::{LOG_INTERVAL, RateLimited};
+pub use limit::{LOG_INTERVAL, RateLimited, Suppressed};
 pub use log_queue::{messages, print_message};
 pub use losses::{LossEvent, LossReason, Losses};
 pub use metrics::Metrics;

@@ -2,6 +2,7 @@
 //! not by place in the code.
 
 use std::{
+    num::NonZeroU64,
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -10,6 +11,9 @@ use crate::health::lock;
 
 /// The shortest time between two lines about the same thing.
 pub const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How many lines were suppressed since the last one: as a field, absent if there were none.
+pub type Suppressed = Option<NonZeroU64>;
 
 /// Allows one line per interval and counts the others. Use one per place that logs:
 ///
@@ -47,7 +51,7 @@ impl RateLimited {
 
     /// Whether to log now: `Some` with the number of lines suppressed since the last one, or
     /// `None`.
-    pub fn allow(&self, now: Instant) -> Option<u64> {
+    pub fn allow(&self, now: Instant) -> Option<Suppressed> {
         let mut state = lock(&self.state);
         let is_due = state.last.is_none_or(|last| now.saturating_duration_since(last) >= self.interval);
         if !is_due {
@@ -55,6 +59,6 @@ impl RateLimited {
             return None;
         }
         state.last = Some(now);
-        Some(std::mem::take(&mut state.suppressed))
+        Some(NonZeroU64::new(std::mem::take(&mut state.suppressed)))
     }
 }

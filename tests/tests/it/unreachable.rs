@@ -65,8 +65,12 @@ fn clients_log_an_outage_of_the_proxy_and_its_end() {
     };
     for (name, side, port) in sides {
         let endpoint = format!("endpoint=\"tcp://{PROXY_NAME}:{port}\"");
+        let setting = format!("setting=\"SEKIWAKE_BUS_{}\"", side.to_uppercase());
         let (side, address) = (format!("side=\"{side}\""), format!("127.0.0.1:{port}"));
-        wait_for_line(name, &["no connection to the proxy", &side, &endpoint, &address, "Connection refused"]);
+        wait_for_line(
+            name,
+            &["no connection to the proxy", &side, &setting, &endpoint, &address, "Connection refused"],
+        );
     }
     let proxy = site.start_one(PROXY, &[]);
     for (name, side, _) in sides {

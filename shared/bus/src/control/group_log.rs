@@ -1,10 +1,10 @@
 //! What the proxy's log says of groups and their members. No clock: the caller passes the time.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, num::NonZeroU64, time::Instant};
 
 use sekiwake_group::{CoordinatorEvent, GroupView, LeaseExpired};
 use sekiwake_record::Name;
-use sekiwake_runtime::LOG_INTERVAL;
+use sekiwake_runtime::{LOG_INTERVAL, Suppressed};
 use tracing::{info, warn};
 
 use crate::reminder::{Due, Reminder};
@@ -71,7 +71,7 @@ impl GroupLog {
     }
 }
 
-fn log_expired(expired: &LeaseExpired, suppressed: u64) {
+fn log_expired(expired: &LeaseExpired, suppressed: Suppressed) {
     let LeaseExpired { group, member, silent_for, unacknowledged, .. } = expired;
     let silent_seconds = silent_for.as_secs_f64();
     let shards = shown_shards(expired.shards);
@@ -95,7 +95,7 @@ fn log_expired(expired: &LeaseExpired, suppressed: u64) {
 
 impl LineBudget {
     /// Whether to log another line: `Some` with the number of lines suppressed since the last one.
-    fn take(&mut self, now: Instant) -> Option<u64> {
+    fn take(&mut self, now: Instant) -> Option<Suppressed> {
         let is_same = self.since.is_some_and(|since| now.saturating_duration_since(since) < LOG_INTERVAL);
         if !is_same {
             self.since = Some(now);
@@ -106,7 +106,7 @@ impl LineBudget {
             return None;
         }
         self.lines += 1;
-        Some(std::mem::take(&mut self.suppressed))
+        Some(NonZeroU64::new(std::mem::take(&mut self.suppressed)))
     }
 }
 
@@ -157,7 +157,7 @@ mod tests {
         let allowed = (0..1000).filter(|_| budget.take(start).is_some()).count();
         assert_eq!(allowed, MAX_LINES as usize);
         assert_eq!(budget.take(start + LOG_INTERVAL - Duration::from_nanos(1)), None);
-        assert_eq!(budget.take(start + LOG_INTERVAL), Some(801));
-        assert_eq!(budget.take(start + LOG_INTERVAL), Some(0));
+        assert_eq!(budget.take(start + LOG_INTERVAL), Some(NonZeroU64::new(801)));
+        assert_eq!(budget.take(start + LOG_INTERVAL), Some(None));
     }
 }

@@ -1,4 +1,7 @@
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZeroU64,
+    time::{Duration, Instant},
+};
 
 use sekiwake_runtime::{LOG_INTERVAL, LossEvent, LossReason, Losses, Metrics, RateLimited};
 
@@ -70,8 +73,8 @@ fn each_reason_is_logged_separately() {
 fn rate_limited_line_has_the_number_of_suppressed_ones() {
     let limited = RateLimited::default();
     let start = Instant::now();
-    assert_eq!(limited.allow(start), Some(0));
+    assert_eq!(limited.allow(start), Some(None));
     assert_eq!(limited.allow(start + Duration::from_secs(9)), None);
     assert_eq!(limited.allow(start + Duration::from_secs(9)), None);
-    assert_eq!(limited.allow(start + LOG_INTERVAL), Some(2));
+    assert_eq!(limited.allow(start + LOG_INTERVAL), Some(NonZeroU64::new(2)));
 }
