@@ -1,5 +1,9 @@
-//! Prints live records and events as JSON lines. An example for other subscribers: it is not a
-//! member of a group, and a slow or failing tap affects no other subscriber.
+//! Prints live records, events and flow templates as JSON lines.
+//!
+//! An example for other subscribers: it is not a member of a group, and a slow or failing tap
+//! affects no other subscriber.
+
+mod templates;
 
 use std::{
     io::{self, BufWriter, ErrorKind, Write},
@@ -7,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use sekiwake_bus::{Bus, BusError, EVENT_PREFIX, EventSubscriber, Subscriber, Subscribing};
+use sekiwake_bus::{Bus, BusError, Controlling, EVENT_PREFIX, EventSubscriber, Subscriber, Subscribing};
 use sekiwake_json::{Payload, write_line};
 use sekiwake_record::{Name, Topic};
 use sekiwake_runtime::{About, Metrics, Stop, Tool};
@@ -23,15 +27,16 @@ pub struct Tap;
 ///
 /// One line per record or event, until it is stopped or has printed --count lines. It is in no
 /// group: it receives everything that is published from now on, and a slow or failing tap affects
-/// no other subscriber.
+/// no other subscriber. templates/ prints the flow templates that a running xflow forwarder keeps,
+/// before anything else; alone, the tap ends after them.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Prefixes of topics to print: syslog/, xflow/ or snmptrap/, with a shard as in xflow/0a, or
-    /// anomaly/ for events
+    /// Prefixes of topics to print: syslog/, xflow/ or snmptrap/, with a shard as in xflow/0a,
+    /// anomaly/ for events, or templates/ for known flow templates
     #[arg(value_parser = topic_prefix, default_values = ["syslog/", "xflow/", "snmptrap/"])]
     topics: Vec<String>,
 
-    /// Exit after printing this many records and events
+    /// Exit after printing this many records, events and templates
     #[arg(long, value_name = "RECORDS")]
     count: Option<u64>,
 }
@@ -40,18 +45,19 @@ impl Tool for Tap {
     const ABOUT: About = About {
         service: "tap",
         binary: "sekiwake-tap",
-        summary: "Prints live records and events as JSON lines",
+        summary: "Prints live records, events and flow templates as JSON lines",
         admin_port: 0,
     };
 
     type Arguments = Arguments;
-    type Settings = Subscribing;
+    type Settings = Settings;
 
-    fn read(reader: &mut Reader) -> Subscribing {
-        Subscribing::read(reader)
+    fn read(reader: &mut Reader) -> Settings {
+        Settings { subscribing: Subscribing::read(reader), controlling: Controlling::read(reader) }
     }
 
-    fn run(arguments: Arguments, settings: Subscribing, stop: &Stop) -> anyhow::Result<ExitCode> {
+    fn run(arguments: Arguments, settings: Settings, stop: &Stop) -> anyhow::Result<ExitCode> {
+        let Settings { subscribing, controlling } = settings;
         let bus = Bus::default();
         let metrics = Metrics::new("tap");
         let mut event_prefixes = filtered(&arguments.topics, selects_events);
@@ -63,18 +69,37 @@ impl Tool for Tap {
         let record_prefixes = filtered(&arguments.topics, selects_records);
         let mut sources = Sources { records: None, events: None };
         if !record_prefixes.is_empty() {
-            sources.records = Some(Subscriber::connect(&bus, &settings, &record_prefixes, &metrics, None)?);
+            sources.records = Some(Subscriber::connect(&bus, &subscribing, &record_prefixes, &metrics, None)?);
         }
         if !event_prefixes.is_empty() {
-            sources.events = Some(EventSubscriber::connect(&bus, &settings, &event_prefixes, &metrics)?);
+            sources.events = Some(EventSubscriber::connect(&bus, &subscribing, &event_prefixes, &metrics)?);
         }
         let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-        match print(&mut sources, &mut out, arguments.count.unwrap_or(u64::MAX), stop) {
+        let mut run = || -> anyhow::Result<ExitCode> {
+            let mut left = arguments.count.unwrap_or(u64::MAX);
+            // After the subscriptions: what follows the templates is not missed.
+            if arguments.topics.iter().any(|topic| selects_templates(topic)) {
+                let printed = templates::print(&bus, &controlling, &mut out, left, stop)?;
+                left -= printed.lines;
+                if !sources.has_any() {
+                    return Ok(if printed.is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+                }
+            }
+            print(&mut sources, &mut out, left, stop)?;
+            Ok(ExitCode::SUCCESS)
+        };
+        match run() {
             // The reader of the lines has closed the pipe.
             Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
-            result => result.map(|()| ExitCode::SUCCESS),
+            result => result,
         }
     }
+}
+
+/// The settings of the tap.
+pub struct Settings {
+    subscribing: Subscribing,
+    controlling: Controlling,
 }
 
 /// The subscriptions.
@@ -84,6 +109,10 @@ struct Sources {
 }
 
 impl Sources {
+    fn has_any(&self) -> bool {
+        self.records.is_some() || self.events.is_some()
+    }
+
     /// Prints received records, at most one batch, and events. Waits briefly if there are none.
     /// Returns the number of printed lines.
     fn print(&mut self, out: &mut impl Write, most: u64) -> anyhow::Result<u64> {
@@ -137,19 +166,23 @@ fn selects_events(prefix: &str) -> bool {
     }
 }
 
+fn selects_templates(prefix: &str) -> bool {
+    prefix == templates::TOPIC
+}
+
 fn selects_records(prefix: &str) -> bool {
     Topic::all().any(|topic| topic.as_str().starts_with(prefix))
 }
 
 /// A prefix that selects topics. With any other prefix the tap would wait endlessly.
 fn topic_prefix(text: &str) -> Result<String, String> {
-    match selects_events(text) || selects_records(text) {
+    match selects_events(text) || selects_records(text) || selects_templates(text) {
         true => Ok(text.to_owned()),
-        false => {
-            Err("expected syslog/, xflow/ and snmptrap/ with a shard from 00 to 3f, anomaly/ with a publisher's name, or any \
-                 prefix of these"
-                .to_owned())
-        }
+        false => Err(
+            "expected syslog/, xflow/ and snmptrap/ with a shard from 00 to 3f, anomaly/ with a publisher's name, any \
+                 prefix of these, or templates/"
+                .to_owned(),
+        ),
     }
 }
 

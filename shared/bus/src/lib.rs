@@ -15,7 +15,7 @@
 //! | publisher | [`Publisher`], [`Producer`] | [`StreamControl`] | `PublisherControl` |
 //! | between its threads | `StreamShared` | `StreamPhase` | `Retention`, `OwnDestinations` |
 //! | member of a group | [`GroupSubscriber`] | [`GroupSubscriber`] | `Member`, `HandoffKeeper` |
-//! | subscriber without a group | [`Subscriber`] | none | `Tracker` |
+//! | reader without a group | [`Subscriber`] | [`ControlReader`] | `Tracker`, `TemplateReader` |
 //! | events | [`EventPublisher`], [`EventSubscriber`] | none | none |
 //! | encryption | [`Gatekeeper`], [`ServerKeys`], [`ClientKeys`] | the same | none |
 //!
@@ -43,7 +43,7 @@ pub use auth::{
     ServerKeys, parse_allowed_keys, read_key_pair, read_public_key, write_key_pair,
 };
 pub use clock::boot_now;
-pub use control::{ControlPlane, ControlPlaneSettings, StreamControl};
+pub use control::{ControlPlane, ControlPlaneSettings, ControlReader, KnownTemplates, StreamControl};
 pub use data::{
     Delivery, Frame, Outcome, Overflow, Producer, Publisher, PublisherSettings, Relay, RelaySettings, Subscriber,
     SubscriptionWatch, retain_shares,

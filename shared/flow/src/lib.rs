@@ -15,6 +15,7 @@ mod datagrams;
 mod exporter;
 mod exporters;
 mod header;
+mod known;
 mod lru;
 mod options_data;
 mod plausibility;
@@ -23,5 +24,6 @@ mod template;
 
 pub use change::Change;
 pub use exporters::{Counters, DestinationSlots, Exporters, Limits, Observed};
+pub use known::{KnownTemplate, TemplateField, known_templates};
 pub use plausibility::{Countable, Losses};
 pub use sequence::Sequence;

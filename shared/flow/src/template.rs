@@ -20,7 +20,7 @@ pub(crate) const SET_HEADER: usize = 4;
 pub(crate) const MIN_TEMPLATE_ID: u16 = 256;
 
 /// The length of a field whose length is in each record (RFC 7011 §7).
-const VARIABLE: u16 = u16::MAX;
+pub(crate) const VARIABLE: u16 = u16::MAX;
 
 /// The kind of templates in a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl SetKind {
     }
 
     /// The bytes of a record before its fields.
-    fn record_header(self) -> usize {
+    pub(crate) fn record_header(self) -> usize {
         if self.options { 6 } else { 4 }
     }
 }
@@ -139,7 +139,7 @@ impl<'a> Iterator for Entries<'a> {
 
 /// The length of a field specifier by its first 16 bits: the enterprise bit adds four bytes (RFC
 /// 7011 §3.2).
-fn field_bytes(version: Version, element: u16) -> usize {
+pub(crate) fn field_bytes(version: Version, element: u16) -> usize {
     if version == Version::Ipfix && element & 0x8000 != 0 { 8 } else { 4 }
 }
 

@@ -46,7 +46,7 @@ pub use coordinator::{
 };
 pub use handoff::{
     GroupHandoff, HandoffCounters, HandoffKeeper, HandoffKeeperSettings, HandoffRejections, HandoffStore,
-    HandoffStoreSettings, HandoffView,
+    HandoffStoreSettings, HandoffView, TemplateReader, TemplatesRead,
 };
 pub use member::{
     Arrival, GiveUp, Member, MemberCounters, MemberOutput, MemberSettings, MemberStatus, Permission, Permit, Received,

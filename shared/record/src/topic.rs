@@ -18,6 +18,9 @@ pub const SHARDS: usize = 64;
 pub struct Shard(u8);
 
 impl Shard {
+    /// The first shard.
+    pub const FIRST: Shard = Shard(0);
+
     /// The shard of a source address: the six highest bits of XXH3-64 (seed 0) over the address's
     /// canonical 16 bytes (IPv4 as `::ffff:a.b.c.d`).
     pub fn of(source: IpAddr) -> Shard {

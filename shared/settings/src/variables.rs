@@ -101,7 +101,7 @@ const PUBLISHERS: &[&str] = &["capture", "anomaly-detector"];
 const SUBSCRIBERS: &[&str] =
     &["syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector", "tap"];
 const CONTROLLED: &[&str] =
-    &["capture", "syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector"];
+    &["capture", "syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector", "tap"];
 
 /// All variables, by group.
 pub static VARIABLES: &[Variable] = &[

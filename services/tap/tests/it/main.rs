@@ -217,3 +217,58 @@ fn impossible_topic_is_rejected_with_the_possible_ones() {
         assert_eq!(tap.wait(LONG).unwrap().code(), Some(0), "{topic}");
     }
 }
+
+/// A stand-in for the control connection of a proxy of an earlier version: it answers nothing.
+fn silent_control() -> (zmq::Context, zmq::Socket, String) {
+    #[expect(clippy::disallowed_methods, reason = "a peer that is not ours")]
+    let context = zmq::Context::new();
+    let router = context.socket(zmq::ROUTER).unwrap();
+    router.set_linger(0).unwrap();
+    router.bind("tcp://127.0.0.1:0").unwrap();
+    let endpoint = router.get_last_endpoint().unwrap().unwrap();
+    (context, router, endpoint)
+}
+
+/// The lines of the log, without those of single records.
+fn warnings(tap: &Process) -> Vec<String> {
+    tap.stderr().into_iter().filter(|line| line.contains("WARN")).collect()
+}
+
+#[test]
+fn proxy_that_cannot_answer_is_named_once_and_live_data_is_printed() {
+    let (_context, _router, endpoint) = silent_control();
+    let unreachable = "tcp://127.0.0.1:9".to_owned();
+    for (control, said) in [(endpoint, "does not answer requests"), (unreachable, "no control connection")] {
+        let mut source = Source::new();
+        let mut command = source.tap(&["templates/", "xflow/"]);
+        command.env("SEKIWAKE_BUS_CONTROL", &control);
+        let mut tap = Process::spawn(command).unwrap();
+        source.wait_for_subscription("xflow/");
+        source.send("xflow/00", &[b"live"]);
+        wait_for("the live record", LONG, || !tap.stdout().is_empty()).unwrap();
+        assert!(tap.stdout()[0].contains(r#""payload":"live""#));
+        let warnings = warnings(&tap);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("no templates") && warnings[0].contains(said), "{warnings:?}");
+        assert!(warnings[0].contains(&control), "{warnings:?}");
+        assert_eq!(tap.stop(LONG).unwrap().code(), Some(0));
+        // Alone, there is nothing else to print.
+        let mut command = source.tap(&["templates/"]);
+        command.env("SEKIWAKE_BUS_CONTROL", &control);
+        let mut tap = Process::spawn(command).unwrap();
+        assert_eq!(tap.wait(LONG).unwrap().code(), Some(1));
+        assert_eq!((tap.stdout().len(), tap.stderr().len()), (0, 1), "{:?}", tap.stderr());
+    }
+}
+
+#[test]
+fn signal_ends_a_tap_that_waits_for_templates() {
+    let (_context, router, endpoint) = silent_control();
+    let source = Source::new();
+    let mut command = source.tap(&["templates/"]);
+    command.env("SEKIWAKE_BUS_CONTROL", &endpoint);
+    let mut tap = Process::spawn(command).unwrap();
+    router.set_rcvtimeo(20_000).unwrap();
+    router.recv_multipart(0).unwrap();
+    assert_eq!(tap.stop(LONG).unwrap().code(), Some(0));
+}

@@ -15,11 +15,13 @@ mod intake;
 mod phase;
 mod plane;
 mod plane_status;
+mod reader;
 mod shared;
 mod sources;
 mod stream;
 
 pub use plane::{ControlPlane, ControlPlaneSettings};
+pub use reader::{ControlReader, KnownTemplates};
 pub(crate) use shared::{Body, StreamShared};
 pub use stream::StreamControl;
 pub(crate) use stream::StreamControlOptions;

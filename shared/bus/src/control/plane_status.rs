@@ -133,7 +133,7 @@ mod tests {
         let coordinator = Coordinator::new(CoordinatorSettings::default(), 1, BootTime::ZERO);
         let name = Name::new("xflow-forwarder.default").unwrap();
         let groups = vec![GroupHandoff { name: name.clone(), entries: 3, bytes: 1000, evicted: 2 }];
-        let rejections = HandoffRejections { malformed: 4, foreign: 5, over_rate: 6 };
+        let rejections = HandoffRejections { malformed: 4, foreign: 5, over_rate: 6, reader_requests: 7 };
         let handoff = HandoffView { groups, bytes: 1000, evicted: 7, rejections };
         let mut view = coordinator.view(BootTime::ZERO);
         let page = coordinator_status(&view, &handoff);

@@ -2,15 +2,17 @@
 
 use std::{
     collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use sekiwake_bus::{
-    Bus, Controlling, GroupSubscriber, GroupSubscriberSettings, Reporting, Subscribing, boot_now, names,
+    Bus, ControlReader, Controlling, GroupSubscriber, GroupSubscriberSettings, KnownTemplates, Reporting, Subscribing,
+    boot_now, names,
 };
 use sekiwake_group::{
     Coordinator, CoordinatorSettings, Peer,
-    wire::{HandoffEntry, HandoffKey, HandoffValue, Message, PutHandoff},
+    wire::{GetTemplates, HandoffEntry, HandoffKey, HandoffValue, Message, PutHandoff},
 };
 use sekiwake_record::{Kind, Name, SHARDS, Shard};
 use sekiwake_testkit::role::TestRole;
@@ -30,8 +32,8 @@ fn shards() -> impl Iterator<Item = Shard> {
 type Table = BTreeMap<(Shard, Vec<u8>), (Vec<u8>, u64)>;
 
 /// A member that takes all entries, and puts them again for a new coordinator.
-struct HandoffWriter {
-    subscriber: GroupSubscriber,
+pub(crate) struct HandoffWriter {
+    pub(crate) subscriber: GroupSubscriber,
     role: TestRole,
     table: Table,
     presented: usize,
@@ -55,7 +57,7 @@ impl HandoffWriter {
         HandoffWriter { subscriber, role, table: Table::new(), presented: 0 }
     }
 
-    fn of(proxy: &TestProxy) -> HandoffWriter {
+    pub(crate) fn of(proxy: &TestProxy) -> HandoffWriter {
         HandoffWriter::start(&proxy.relay.subscribe, proxy.controlling())
     }
 
@@ -75,7 +77,7 @@ impl HandoffWriter {
         }
     }
 
-    fn put(&mut self, shard: Shard, key: &[u8], value: &[u8], at_ns: u64) {
+    pub(crate) fn put(&mut self, shard: Shard, key: &[u8], value: &[u8], at_ns: u64) {
         assert!(self.subscriber.put_handoff_entry(shard, key, value, at_ns));
         self.table.insert((shard, key.to_vec()), (value.to_vec(), at_ns));
     }
@@ -102,13 +104,13 @@ impl HandoffWriter {
         shards().filter(|&shard| self.subscriber.handoff_complete(shard)).count()
     }
 
-    fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.owned() == 64 && self.complete() == 64
     }
 }
 
 /// Runs all of them until `condition` holds.
-fn pump<const N: usize>(
+pub(crate) fn pump<const N: usize>(
     what: &str,
     mut members: [&mut HandoffWriter; N],
     condition: impl Fn([&HandoffWriter; N]) -> bool,
@@ -259,4 +261,77 @@ fn entries_of_strangers_and_oversized_ones_are_rejected() {
     let mut other = HandoffWriter::of(&proxy);
     pump("all shards and entries", [&mut other], |[other]| other.is_settled());
     assert_eq!(other.table, table);
+}
+
+fn templates(proxy: &TestProxy) -> KnownTemplates {
+    ControlReader::connect(&Bus::default(), &proxy.controlling()).unwrap().templates(Kind::Xflow, || false).unwrap()
+}
+
+/// What a reader has, as a member has it.
+fn table_of(known: KnownTemplates) -> Table {
+    let KnownTemplates::Entries(entries) = known else { panic!("{known:?}") };
+    let row = |entry: HandoffEntry| {
+        let place = (entry.shard, entry.key.as_bytes().to_vec());
+        (place, (entry.value.as_bytes().to_vec(), entry.at_ns))
+    };
+    entries.into_iter().map(row).collect()
+}
+
+#[test]
+fn reader_outside_the_group_gets_all_entries_page_by_page() {
+    let proxy = TestProxy::start();
+    assert!(matches!(templates(&proxy), KnownTemplates::NoGroup));
+    let mut one = HandoffWriter::of(&proxy);
+    pump("all shards", [&mut one], |[one]| one.is_settled());
+    assert_eq!(table_of(templates(&proxy)), Table::new());
+    one.put_many();
+    pump("the acknowledgements", [&mut one], |[one]| one.subscriber.pending_handoff() == 0);
+    assert_eq!(table_of(templates(&proxy)), one.table);
+    // The state stays when the last member has left, and so the templates are known.
+    let HandoffWriter { subscriber, role, table, .. } = one;
+    drop((subscriber, role));
+    assert_eq!(table_of(templates(&proxy)), table);
+    assert_eq!(proxy.rejected(""), 0);
+}
+
+#[test]
+fn reader_that_floods_the_proxy_delays_only_itself() {
+    let proxy = TestProxy::start();
+    let mut one = HandoffWriter::of(&proxy);
+    pump("all shards", [&mut one], |[one]| one.is_settled());
+    one.put_many();
+    pump("the acknowledgements", [&mut one], |[one]| one.subscriber.pending_handoff() == 0);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // It requests the first page over and over, and never reads.
+        scope.spawn(|| {
+            let evil = dealer(&proxy.control);
+            evil.set_sndhwm(1_000).unwrap();
+            evil.set_sndtimeo(100).unwrap();
+            let get = |request| GetTemplates {
+                kind: Kind::Xflow,
+                request,
+                coordinator: 0,
+                group: None,
+                shard: Shard::FIRST,
+                after: 0,
+            };
+            let mut requests = 0..;
+            while !is_over.load(Ordering::Relaxed) {
+                let frame = Message::from(get(requests.next().unwrap())).encode();
+                let _ = evil.send(frame, 0);
+            }
+        });
+        pump("the flood", [&mut one], |_| proxy.rejected("reader_requests") > 1_000);
+        let reader = scope.spawn(|| {
+            let known = templates(&proxy);
+            is_over.store(true, Ordering::Relaxed);
+            known
+        });
+        pump("the templates", [&mut one], |[one]| {
+            assert!(one.subscriber.has_lease(), "the lease of a member is renewed during the flood");
+            is_over.load(Ordering::Relaxed)
+        });
+        assert_eq!(table_of(reader.join().unwrap()), one.table);
+    });
 }

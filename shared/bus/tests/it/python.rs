@@ -3,11 +3,15 @@
 use std::{path::Path, process::Command};
 
 use sekiwake_bus::{Bus, EventPublisher, Publishing};
-use sekiwake_record::{Name, Topic};
+use sekiwake_record::{Name, Shard, Topic};
 use sekiwake_runtime::Metrics;
 use sekiwake_testkit::{process::Process, wait::wait_for};
 
-use crate::support::*;
+use crate::{
+    control::TestProxy,
+    handoff::{HandoffWriter, pump},
+    support::*,
+};
 
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -69,4 +73,29 @@ fn python_subscriber_prints_every_record() {
         let topic_lines: Vec<&String> = lines.iter().filter(|line| line.contains(topic.as_str())).collect();
         assert_eq!(topic_lines, expected.iter().collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn python_reader_prints_every_template() {
+    if !has("zmq, msgpack", "python3-zmq, python3-msgpack") {
+        return;
+    }
+    let proxy = TestProxy::start();
+    let mut process = example("templates.py", &[&proxy.control]);
+    process.wait(LONG).unwrap();
+    assert_eq!(process.stderr(), ["no group of flows is running"]);
+    let mut member = HandoffWriter::of(&proxy);
+    pump("all shards", [&mut member], |[member]| member.is_settled());
+    let mut expected = Vec::new();
+    for id in 256..400_u16 {
+        // Version, source, domain, template, port; a value that fills several pages.
+        let source = [&[0; 10][..], &[0xff, 0xff, 198, 51, 100, 7]].concat();
+        let key = [&[10][..], &source, &[0, 0, 0, 9], &id.to_be_bytes(), &[0, 5]].concat();
+        member.put(Shard::of([198, 51, 100, 7].into()), &key, &[1; 4_000], 7);
+        expected.push(format!("198.51.100.7 5 9 {id}"));
+    }
+    pump("the acknowledgements", [&mut member], |[member]| member.subscriber.pending_handoff() == 0);
+    let mut process = example("templates.py", &[&proxy.control]);
+    process.wait(LONG).unwrap();
+    assert_eq!(process.stdout(), expected, "{:?}", process.stderr());
 }

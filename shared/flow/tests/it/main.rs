@@ -5,6 +5,7 @@
 mod corpus;
 mod cost;
 mod datagram;
+mod known;
 mod losses;
 mod options;
 mod ports;

@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use sekiwake_record::Name;
+use sekiwake_record::{Kind, Name};
 
 use crate::{
     BootTime, Coordinator, CoordinatorSettings, HandoffKeeper, HandoffKeeperSettings, HandoffStore,
-    HandoffStoreSettings, Peer, ShardPhase, ShardStatus,
+    HandoffStoreSettings, Peer, ShardPhase, ShardStatus, TemplateReader,
     wire::{Answer, GetHandoff, MAX_HANDOFF_BYTES, Message, PutHandoff, is_handoff},
 };
 
 /// Feeds arbitrary bytes to a coordinator and the store of hand-off state beside it, as messages of
 /// a few peers with time passing between them. A keeper gets every message of hand-off state as if
 /// it came from its coordinator, and its messages go to the store.
+///
+/// A reader of templates gets every message, too, and its requests go to the store.
 ///
 /// Checks that nothing panics, that every output can be decoded, that a decoded message is encoded
 /// to an equal one, that a shard has one holder, that hand-off state stays within its budgets, and
@@ -31,6 +33,7 @@ pub fn fuzz(input: &[u8]) {
     let mut keeper = HandoffKeeper::new(HandoffKeeperSettings::new(group), 7);
     let owned = [3, 4].map(|shard| ShardStatus { shard, generation: 1, state: ShardPhase::Owned });
     let Some(keeper_peer) = Peer::new(&[0]) else { return };
+    let mut reader = TemplateReader::new(Kind::Xflow, now);
     let mut rest = input;
     while let [who, high, low, after @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(after.len());
@@ -43,6 +46,7 @@ pub fn fuzz(input: &[u8]) {
             assert_eq!(Message::decode(&message.encode()).as_ref(), Ok(message));
         }
         if is_handoff(frame) {
+            let is_reader = matches!(&message, Some(Message::GetTemplates(_)));
             let is_member = match &message {
                 Some(Message::PutHandoff(PutHandoff { group, incarnation, .. }))
                 | Some(Message::GetHandoff(GetHandoff { group, incarnation, .. })) => {
@@ -53,8 +57,10 @@ pub fn fuzz(input: &[u8]) {
             let before = store.view();
             store.on_message(now, &peer, frame, &coordinator);
             let after = store.view();
-            assert!(is_member || (before.groups == after.groups && before.rejections != after.rejections));
+            assert!(is_member || before.groups == after.groups);
+            assert!(is_member || is_reader || before.rejections != after.rejections);
             keeper.on_message(now, frame);
+            reader.on_message(now, frame);
         } else {
             coordinator.on_message(now, &peer, frame);
         }
@@ -64,6 +70,10 @@ pub fn fuzz(input: &[u8]) {
         }
         while let Some(frame) = keeper.poll_output() {
             assert!(frame.len() <= MAX_HANDOFF_BYTES && is_handoff(&frame) && Message::decode(&frame).is_ok());
+            store.on_message(now, &keeper_peer, &frame, &coordinator);
+        }
+        reader.on_tick(now);
+        while let Some(frame) = reader.poll_output() {
             store.on_message(now, &keeper_peer, &frame, &coordinator);
         }
         if coordinator.next_deadline() <= now {
@@ -82,6 +92,7 @@ pub fn fuzz(input: &[u8]) {
         while let Some((_, frame)) = store.poll_output() {
             assert!(frame.len() <= MAX_HANDOFF_BYTES && is_handoff(&frame) && Message::decode(&frame).is_ok());
             keeper.on_message(now, &frame);
+            reader.on_message(now, &frame);
         }
         while let Some(entry) = keeper.take() {
             let _ = keeper.put(entry.shard, entry.key.as_bytes(), entry.value.as_bytes(), entry.at_ns.wrapping_add(1));

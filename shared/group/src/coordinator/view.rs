@@ -196,6 +196,11 @@ impl Coordinator {
         self.groups.get(group).is_some_and(|group| !group.members.is_empty())
     }
 
+    /// Whether a group with members works on this kind.
+    pub fn has_group_of(&self, kind: Kind) -> bool {
+        self.groups.values().any(|group| group.kind == kind && !group.members.is_empty())
+    }
+
     /// Whether a member is leaving.
     pub fn has_leavers(&self) -> bool {
         self.groups.values().flat_map(|group| group.members.values()).any(|member| member.leaving)

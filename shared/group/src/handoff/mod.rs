@@ -20,6 +20,9 @@
 //! during the transfer are therefore not lost, a lost request is simply repeated, and the store
 //! keeps no state about a transfer.
 //!
+//! **Readers.** Clients that are in no group read the hand-off state of flows with a
+//! [`TemplateReader`], page by page.
+//!
 //! **Older coordinators.** A coordinator that does not know these messages counts them as rejected
 //! and does not answer. A keeper therefore sends a single message, with growing pauses, until its
 //! coordinator has answered once.
@@ -28,8 +31,10 @@ mod keeper;
 #[cfg(test)]
 mod simulation;
 mod store;
+mod templates;
 #[cfg(test)]
 mod tests;
 
 pub use keeper::{HandoffCounters, HandoffKeeper, HandoffKeeperSettings};
 pub use store::{GroupHandoff, HandoffRejections, HandoffStore, HandoffStoreSettings, HandoffView};
+pub use templates::{TemplateReader, TemplatesRead};

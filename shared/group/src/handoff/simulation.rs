@@ -6,10 +6,11 @@
 //! ```
 //!
 //! Members join, leave and crash; the proxy stops and starts again after a while. In the end the
-//! owner of a shard must have every entry that was ever stored, or a newer one. Two cases are not
-//! guaranteed and do not occur here: a restart before the next owner of a shard has received its
-//! entries, which only the old proxy has, and after a restart a crash of an owner that has not put
-//! its entries again. How long either takes depends on how many messages are lost.
+//! owner of a shard must have every entry that was ever stored, or a newer one, and so must a
+//! reader that is in no group and whose connection loses messages. Two cases are not guaranteed and
+//! do not occur here: a restart before the next owner of a shard has received its entries, which
+//! only the old proxy has, and after a restart a crash of an owner that has not put its entries
+//! again. How long either takes depends on how many messages are lost.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,7 +19,7 @@ use std::{
 
 use sekiwake_record::{Kind, Name, SHARDS, Shard};
 
-use super::{HandoffKeeper, HandoffKeeperSettings, HandoffStore, HandoffStoreSettings};
+use super::{HandoffKeeper, HandoffKeeperSettings, HandoffStore, HandoffStoreSettings, TemplateReader, TemplatesRead};
 use crate::{
     BootTime, Coordinator, CoordinatorSettings, Member, MemberOutput, MemberSettings, Peer, ShardPhase,
     mutants::{Mutant, Mutants},
@@ -322,6 +323,47 @@ impl World {
     }
 }
 
+impl World {
+    /// Checks what a reader gets that is in no group, and loses every fourth message.
+    fn reader_verdict(&mut self) -> Result<(), String> {
+        let (now, random) = (&mut self.now, &mut self.random);
+        let Some((coordinator, store)) = &mut self.proxy else { return Err("no proxy".to_owned()) };
+        let peer = Peer::new(b"reader").unwrap();
+        let mut reader = TemplateReader::new(Kind::Xflow, *now);
+        // Members no longer renew their leases, which only matters to the choice of a group.
+        while reader.result().is_none() {
+            *now += STEP;
+            reader.on_tick(*now);
+            while let Some(frame) = reader.poll_output() {
+                if !random.once_in(4) {
+                    store.on_message(*now, &peer, &frame, coordinator);
+                }
+            }
+            store.on_tick(*now, coordinator);
+            while let Some((to, frame)) = store.poll_output() {
+                if to == peer && !random.once_in(4) {
+                    reader.on_message(*now, &frame);
+                }
+            }
+        }
+        match reader.result() {
+            Some(TemplatesRead::Complete) => {}
+            // A connection that loses every fourth message may take too long.
+            Some(TemplatesRead::Late | TemplatesRead::Unanswered) => return Ok(()),
+            other => return Err(format!("a reader ended with {other:?}")),
+        }
+        let known: BTreeMap<(Shard, HandoffKey), u64> =
+            reader.into_entries().map(|entry| ((entry.shard, entry.key), entry.at_ns)).collect();
+        for (&(shard, key), &owed) in &self.owed {
+            let at = known.get(&(shard, HandoffKey::new(&key.to_be_bytes()).unwrap())).copied().unwrap_or(0);
+            if at < owed {
+                return Err(format!("key {key}: {owed} was acknowledged, a reader has {at}"));
+            }
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scenario {
     Changes,
@@ -365,8 +407,9 @@ fn run(seed: u64, scenario: Scenario, mutant: Option<Mutant>) -> Ran {
     world.is_bad = false;
     world.run_until_received(false);
     world.run(QUIET, false);
+    let verdict = world.verdict().and_then(|()| world.reader_verdict());
     let World { acknowledged, moved_handoff: moved, replayed, .. } = world;
-    Ran { verdict: world.verdict(), acknowledged, moved, replayed }
+    Ran { verdict, acknowledged, moved, replayed }
 }
 
 fn all_must_hold(scenario: Scenario) -> [u64; 3] {

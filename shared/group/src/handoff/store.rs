@@ -3,6 +3,7 @@
 //! ```text
 //! PutHandoff ─▶ newer than the stored value? ─▶ version + 1, at the end of its shard ─▶ over a budget: the oldest at_ns is evicted
 //! GetHandoff ─▶ one per member waits ─ turn: 256 KiB of answers ─▶ HandoffEntries: higher versions, 64 KiB at most
+//! GetTemplates ─▶ one per reader waits ─ a page per 10 ms, of all readers ─▶ Templates: 64 KiB at most
 //! ```
 //!
 //! Methods: [`HandoffStore::on_message`] takes a message, [`HandoffStore::on_tick`] performs
@@ -18,6 +19,7 @@ use sekiwake_record::{Kind, Name, Shard};
 
 use crate::{
     BootTime, Coordinator, Peer,
+    handoff::templates::Readers,
     time::nanos,
     wire::{
         GetHandoff, HandoffEntries, HandoffEntry, HandoffKey, HandoffStored, HandoffValue, MAX_HANDOFF_BYTES,
@@ -40,7 +42,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Memory of an entry beside its key and value: its places in three trees.
 const OVERHEAD: usize = 256;
 /// Bytes of an answer before the first entry: a group's name of 63 bytes, numbers, and 64 shards.
-const ENVELOPE: usize = 128 + 64 * 13;
+pub(super) const ENVELOPE: usize = 128 + 64 * 13;
 
 /// Settings of a [`HandoffStore`].
 #[derive(Clone, Debug)]
@@ -69,12 +71,20 @@ pub struct HandoffRejections {
     pub foreign: u64,
     /// Messages over the member's rate.
     pub over_rate: u64,
+    /// Requests of readers that a newer request of the same reader has replaced, or for which there
+    /// was no room.
+    pub reader_requests: u64,
 }
 
 impl HandoffRejections {
     /// The counts with their label values in metrics.
-    pub fn by_reason(&self) -> [(&'static str, u64); 3] {
-        [("malformed", self.malformed), ("foreign", self.foreign), ("handoff_rate", self.over_rate)]
+    pub fn by_reason(&self) -> [(&'static str, u64); 4] {
+        [
+            ("malformed", self.malformed),
+            ("foreign", self.foreign),
+            ("handoff_rate", self.over_rate),
+            ("reader_requests", self.reader_requests),
+        ]
     }
 }
 
@@ -105,7 +115,7 @@ pub struct GroupHandoff {
 }
 
 #[derive(Debug)]
-struct StoredEntry {
+pub(super) struct StoredEntry {
     key: HandoffKey,
     value: HandoffValue,
     at_ns: u64,
@@ -115,13 +125,17 @@ impl StoredEntry {
     fn cost(&self) -> usize {
         self.key.as_bytes().len() + self.value.as_bytes().len() + OVERHEAD
     }
+
+    pub(super) fn in_shard(&self, shard: Shard) -> HandoffEntry {
+        HandoffEntry { shard, key: self.key.clone(), value: self.value.clone(), at_ns: self.at_ns }
+    }
 }
 
 #[derive(Debug)]
-struct GroupEntries {
-    kind: Kind,
+pub(super) struct GroupEntries {
+    pub(super) kind: Kind,
     /// By shard and version, which is the order of transfer.
-    entries: BTreeMap<(Shard, u64), StoredEntry>,
+    pub(super) entries: BTreeMap<(Shard, u64), StoredEntry>,
     versions: BTreeMap<(Shard, HandoffKey), u64>,
     /// By time and version, to find the oldest.
     ages: BTreeSet<(u64, u64, Shard)>,
@@ -208,18 +222,19 @@ impl Requester {
 #[derive(Debug)]
 pub struct HandoffStore {
     settings: HandoffStoreSettings,
-    epoch: u64,
+    pub(super) epoch: u64,
     /// The version of the newest entry.
     version: u64,
-    groups: BTreeMap<Name, GroupEntries>,
+    pub(super) groups: BTreeMap<Name, GroupEntries>,
     bytes: usize,
     requesters: BTreeMap<(Name, u64), Requester>,
     /// Members that wait for an answer, in order.
     turns: VecDeque<(Name, u64)>,
+    pub(super) readers: Readers,
     sweep_at: BootTime,
     outputs: VecDeque<(Peer, Vec<u8>)>,
     evicted: u64,
-    rejections: HandoffRejections,
+    pub(super) rejections: HandoffRejections,
 }
 
 impl HandoffStore {
@@ -233,6 +248,7 @@ impl HandoffStore {
             bytes: 0,
             requesters: BTreeMap::new(),
             turns: VecDeque::new(),
+            readers: Readers::default(),
             sweep_at: now + SWEEP_EVERY,
             outputs: VecDeque::new(),
             evicted: 0,
@@ -249,6 +265,7 @@ impl HandoffStore {
         match Message::decode(frame) {
             Ok(Message::PutHandoff(put)) => self.on_put(now, peer, put, coordinator),
             Ok(Message::GetHandoff(get)) => self.on_get(now, peer, get, coordinator),
+            Ok(Message::GetTemplates(get)) => self.on_get_templates(peer, get),
             _ => self.rejections.malformed += 1,
         }
     }
@@ -269,11 +286,12 @@ impl HandoffStore {
                 bytes += self.answer(&peer, &get);
             }
         }
+        self.answer_reader(now, coordinator);
     }
 
     /// When [`HandoffStore::on_tick`] has something to do.
     pub fn next_deadline(&self) -> BootTime {
-        if self.turns.is_empty() { self.sweep_at } else { BootTime::ZERO }
+        if self.turns.is_empty() { self.sweep_at.min(self.readers.next_turn()) } else { BootTime::ZERO }
     }
 
     /// The next message, and its receiver.
@@ -314,6 +332,7 @@ impl HandoffStore {
         assert!(self.bytes <= self.settings.bytes, "budget of all groups");
         assert!(self.groups.len() <= MAX_GROUPS && self.requesters.len() <= MAX_REQUESTERS, "bounded tables");
         assert!(self.turns.len() <= self.requesters.len(), "one turn per member");
+        self.readers.check();
     }
 
     /// The sender of a message; `None`, counted, if it may not send.
@@ -401,8 +420,7 @@ impl HandoffStore {
             let mut up_to = after;
             let mut is_whole = true;
             for (version, stored) in group.into_iter().flat_map(|group| group.after(shard, after)) {
-                let entry =
-                    HandoffEntry { shard, key: stored.key.clone(), value: stored.value.clone(), at_ns: stored.at_ns };
+                let entry = stored.in_shard(shard);
                 if bytes + entry.wire_bytes() > MAX_HANDOFF_BYTES || entries.len() >= MAX_HANDOFF_ENTRIES {
                     is_whole = false;
                     break;
@@ -478,7 +496,7 @@ impl HandoffStore {
         expired.iter().for_each(|name| self.forget(name));
     }
 
-    fn send(&mut self, peer: &Peer, message: impl Into<Message>) {
+    pub(super) fn send(&mut self, peer: &Peer, message: impl Into<Message>) {
         let frame = message.into().encode();
         debug_assert!(frame.len() <= MAX_HANDOFF_BYTES, "an answer is within the bound: {}", frame.len());
         self.outputs.push_back((peer.clone(), frame));

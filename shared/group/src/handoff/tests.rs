@@ -10,8 +10,8 @@ use crate::{
     BootTime, Coordinator, CoordinatorSettings, LEASE, LEASE_MARGIN, Peer, ShardPhase, ShardStatus,
     time::{MILLISECOND, SECOND},
     wire::{
-        GetHandoff, HandoffEntries, HandoffEntry, HandoffKey, HandoffStored, HandoffValue, MAX_HANDOFF_BYTES, Message,
-        PutHandoff, Renew, ShardCursor, ShardReached,
+        GetHandoff, GetTemplates, HandoffEntries, HandoffEntry, HandoffKey, HandoffStored, HandoffValue,
+        MAX_HANDOFF_BYTES, Message, PageOutcome, PutHandoff, Renew, ShardCursor, ShardReached, Templates,
     },
 };
 
@@ -332,8 +332,8 @@ fn handoff_messages_are_recognised_by_their_numbers() {
     use crate::wire::is_handoff;
     let kept = HandoffStored { group: name(GROUP), incarnation: 1, coordinator: EPOCH, number: 1 };
     assert!(is_handoff(&Message::from(kept).encode()));
-    assert!(is_handoff(&[0x93, 1, 10]) && is_handoff(&[0x93, 1, 13]));
-    assert!(!is_handoff(&[0x93, 1, 9]) && !is_handoff(&[0x93, 1, 14]) && !is_handoff(&[0x93, 2, 10]));
+    assert!(is_handoff(&[0x93, 1, 10]) && is_handoff(&[0x93, 1, 15]));
+    assert!(!is_handoff(&[0x93, 1, 9]) && !is_handoff(&[0x93, 1, 16]) && !is_handoff(&[0x93, 2, 10]));
     assert!(!is_handoff(b"") && !is_handoff(&[0x93, 1]) && !is_handoff(b"probe"));
 }
 
@@ -631,4 +631,203 @@ proptest! {
         prop_assert_eq!(state(&proxy.store, "rejections"), store);
         prop_assert_eq!(state(&keeper, "counters"), kept);
     }
+}
+
+/// Passes messages between a reader and the store until the reader has a result.
+fn read_templates(
+    proxy: &mut Proxy,
+    reader: &mut TemplateReader,
+    mut each_page: impl FnMut(&mut Proxy),
+) -> TemplatesRead {
+    loop {
+        reader.on_tick(proxy.now);
+        if let Some(result) = reader.result() {
+            return result;
+        }
+        while let Some(frame) = reader.poll_output() {
+            proxy.store.on_message(proxy.now, &peer(99), &frame, &proxy.coordinator);
+        }
+        proxy.pass(10 * MILLISECOND);
+        while let Some((to, frame)) = proxy.store.poll_output() {
+            if to == peer(99) {
+                reader.on_message(proxy.now, &frame);
+                each_page(proxy);
+            }
+        }
+    }
+}
+
+fn reader(proxy: &Proxy) -> TemplateReader {
+    TemplateReader::new(Kind::Xflow, proxy.now)
+}
+
+fn get_templates(request: u64) -> GetTemplates {
+    GetTemplates { kind: Kind::Xflow, request, coordinator: 0, group: None, shard: shard(0), after: 0 }
+}
+
+#[test]
+fn reader_gets_every_entry_although_some_change_meanwhile() {
+    let mut proxy = Proxy::new(HandoffStoreSettings::default());
+    proxy.renew(GROUP, 1);
+    for index in 0..SHARDS as u8 {
+        let entries = (0..20).map(|key| entry(index, &format!("k{key}"), &[key; 2_000], 1)).collect::<Vec<_>>();
+        entries.chunks(10).for_each(|entries| {
+            proxy.pass(20 * MILLISECOND);
+            proxy.renew(GROUP, 1);
+            proxy.put(GROUP, 1, entries.to_vec());
+        });
+    }
+    proxy.outputs();
+    let mut reader = reader(&proxy);
+    let mut at = 1;
+    let result = read_templates(&mut proxy, &mut reader, |proxy| {
+        at += 1;
+        proxy.renew(GROUP, 1);
+        proxy.put(GROUP, 1, vec![entry((at * 7 % 64) as u8, "k3", b"changed", at)]);
+    });
+    assert_eq!(result, TemplatesRead::Complete);
+    let entries: Vec<HandoffEntry> = reader.into_entries().collect();
+    assert_eq!(entries.len(), 20 * SHARDS);
+    assert!(at > 30, "one page per answer: {at}");
+}
+
+#[test]
+fn reader_of_a_new_coordinator_waits_until_the_groups_are_known() {
+    let mut proxy = Proxy::new(HandoffStoreSettings::default());
+    let mut reader = reader(&proxy);
+    assert_eq!(read_templates(&mut proxy, &mut reader, |_| {}), TemplatesRead::NoGroup);
+    assert!(proxy.coordinator.grace_period_over(proxy.now));
+    // A group that keeps nothing.
+    proxy.renew(GROUP, 1);
+    let mut reader = self::reader(&proxy);
+    assert_eq!(read_templates(&mut proxy, &mut reader, |_| {}), TemplatesRead::Complete);
+    assert_eq!(reader.into_entries().count(), 0);
+}
+
+#[test]
+fn reader_begins_again_at_another_coordinator_or_group() {
+    let fill = |proxy: &mut Proxy, group: &str, incarnation, value: &[u8]| {
+        proxy.renew(group, incarnation);
+        let entries = (0..100).map(|key| entry(2, &format!("k{key}"), value, 1)).collect();
+        proxy.put(group, incarnation, entries);
+        proxy.outputs();
+    };
+    let mut proxy = Proxy::new(HandoffStoreSettings::default());
+    (0..30).for_each(|number| fill(&mut proxy, GROUP, number, &[b'a'; 500]));
+    let large = (0..200).map(|key| entry(3, &format!("k{key}"), &[b'a'; 300], 1)).collect();
+    proxy.put(GROUP, 1, large);
+    proxy.outputs();
+    let mut reader = reader(&proxy);
+    let mut pages = 0;
+    let result = read_templates(&mut proxy, &mut reader, |proxy| {
+        pages += 1;
+        if pages == 1 {
+            let now = proxy.now;
+            *proxy = Proxy::new(HandoffStoreSettings::default());
+            proxy.now = now;
+            proxy.store = HandoffStore::new(HandoffStoreSettings::default(), EPOCH + 1, now);
+            fill(proxy, "xflow-forwarder.other", 7, b"b");
+        }
+    });
+    assert_eq!((result, pages), (TemplatesRead::Complete, 2));
+    let entries: Vec<HandoffEntry> = reader.into_entries().collect();
+    assert_eq!(entries.len(), 100);
+    assert!(entries.iter().all(|entry| entry.value.as_bytes() == b"b"));
+}
+
+#[test]
+fn reader_without_an_answer_gives_up() {
+    let start = BootTime::ZERO;
+    let mut reader = TemplateReader::new(Kind::Xflow, start);
+    let mut now = start;
+    let mut requests = 0;
+    while reader.result().is_none() {
+        reader.on_tick(now);
+        requests += usize::from(reader.poll_output().is_some());
+        now = now.max(reader.next_deadline().min(now + SECOND));
+    }
+    assert_eq!((reader.result(), requests), (Some(TemplatesRead::Unanswered), 4));
+    // One that is always asked to wait.
+    let mut reader = TemplateReader::new(Kind::Xflow, start);
+    now = start;
+    while reader.result().is_none() {
+        reader.on_tick(now);
+        if let Some(frame) = reader.poll_output() {
+            let Ok(Message::GetTemplates(get)) = Message::decode(&frame) else { panic!("{frame:?}") };
+            let wait = Templates {
+                kind: get.kind,
+                request: get.request,
+                coordinator: 1,
+                outcome: PageOutcome::Wait,
+                group: None,
+                shard: get.shard,
+                after: get.after,
+                entries: Vec::new(),
+            };
+            reader.on_message(now, &Message::from(wait).encode());
+        }
+        now = reader.next_deadline().min(now + SECOND);
+    }
+    assert_eq!(reader.result(), Some(TemplatesRead::Late));
+}
+
+#[test]
+fn reader_that_requests_all_the_time_slows_only_itself() {
+    let mut proxy = Proxy::new(HandoffStoreSettings::default());
+    proxy.renew(GROUP, 1);
+    proxy.pass(LEASE);
+    proxy.renew(GROUP, 1);
+    for index in 0..40 {
+        proxy.put(GROUP, 1, (0..7).map(|key| entry(index, &format!("k{key}"), &[1; 8_000], 1)).collect());
+    }
+    proxy.outputs();
+    let mut honest = reader(&proxy);
+    let (mut pages, mut hostile) = (0_u32, 0_u32);
+    let began = proxy.now;
+    let mut request = 0;
+    while honest.result().is_none() {
+        honest.on_tick(proxy.now);
+        while let Some(frame) = honest.poll_output() {
+            proxy.store.on_message(proxy.now, &peer(99), &frame, &proxy.coordinator);
+        }
+        for _ in 0..1_000 {
+            request += 1;
+            proxy.tell(66, get_templates(request));
+        }
+        proxy.pass(10 * MILLISECOND);
+        proxy.renew(GROUP, 1);
+        // The members are served as before.
+        proxy.request(GROUP, 1, EPOCH, &[(3, 0)]);
+        let next = || proxy.store.poll_output();
+        for (to, frame) in std::iter::from_fn(next).collect::<Vec<_>>() {
+            if to == peer(99) {
+                pages += 1;
+                honest.on_message(proxy.now, &frame);
+            } else {
+                hostile += u32::from(to == peer(66));
+            }
+        }
+    }
+    assert_eq!(honest.result(), Some(TemplatesRead::Complete));
+    assert_eq!(honest.into_entries().count(), 280);
+    assert!(hostile <= pages + 1, "{hostile} pages for the hostile reader, {pages} for the other");
+    let elapsed = proxy.now - began;
+    assert!(elapsed <= 30 * MILLISECOND * pages, "{elapsed:?} for {pages} pages");
+    assert!(proxy.store.rejections().reader_requests > u64::from(pages) * 900);
+}
+
+#[test]
+fn readers_beyond_the_limit_are_asked_to_wait() {
+    let mut proxy = Proxy::new(HandoffStoreSettings::default());
+    proxy.renew(GROUP, 1);
+    for reader in 0..100 {
+        proxy.tell(1_000 + reader, get_templates(1));
+    }
+    let waits = proxy.outputs();
+    assert_eq!(waits.len(), 36);
+    let is_wait = |message: &Message| matches!(message, Message::Templates(page) if page.outcome == PageOutcome::Wait);
+    assert!(waits.iter().all(is_wait));
+    (0..64).for_each(|_| proxy.pass(10 * MILLISECOND));
+    assert_eq!(proxy.outputs().len(), 64);
+    assert_eq!(proxy.store.next_deadline().min(proxy.now), proxy.now, "nothing else is due");
 }

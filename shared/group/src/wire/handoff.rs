@@ -4,11 +4,11 @@ use std::{fmt, sync::Arc};
 
 use rmp::encode as msgpack;
 use sekiwake_record::{
-    Name, SHARDS, Shard,
+    Kind, Name, SHARDS, Shard,
     msgpack::{Unexpected, read_array, read_bytes, skip},
 };
 
-use super::codec::{Element, VEC, array};
+use super::codec::{Element, VEC, array, code};
 
 /// The longest key of an entry, bytes.
 pub const MAX_HANDOFF_KEY: usize = 64;
@@ -184,6 +184,62 @@ array! {
         request: u64,
         /// How far the answer reaches. Shards that are not listed have to be requested again.
         reached: Vec<ShardReached>,
+        /// The entries.
+        entries: Vec<HandoffEntry>,
+    }
+}
+
+code! {
+    /// How an answer to a request for templates ends.
+    PageOutcome {
+        /// There are more: request the next page.
+        More = 0,
+        /// This was the last page.
+        Complete = 1,
+        /// No group works on this kind.
+        NoGroup = 2,
+        /// Request again after a pause: too many readers request, or the coordinator is new and
+        /// does not know the groups yet.
+        Wait = 3,
+    }
+}
+
+array! {
+    /// Requests the templates of a kind: a page of the hand-off state of a group that works on it.
+    GetTemplates (list 0) {
+        /// The kind.
+        kind: Kind,
+        /// Counts this reader's requests.
+        request: u64,
+        /// The coordinator that the page before came from; 0 for the first page.
+        coordinator: u64,
+        /// The group that the page before came from; none for the first page.
+        group: Option<Name>,
+        /// Where the page before ended: a shard, and a version in it.
+        shard: Shard,
+        /// The version.
+        after: u64,
+    }
+}
+
+array! {
+    /// A page of templates. If its coordinator or its group is not the requested one, it is the
+    /// first page.
+    Templates (list 0) {
+        /// The kind.
+        kind: Kind,
+        /// The request that is answered.
+        request: u64,
+        /// The coordinator's random number.
+        coordinator: u64,
+        /// Whether there are more.
+        outcome: PageOutcome,
+        /// The group; none if there is no group, or with [`PageOutcome::Wait`].
+        group: Option<Name>,
+        /// Where the next page begins: a shard, and a version in it.
+        shard: Shard,
+        /// The version.
+        after: u64,
         /// The entries.
         entries: Vec<HandoffEntry>,
     }

@@ -9,8 +9,8 @@ use sekiwake_record::{
 };
 
 use super::{
-    Frame, GetHandoff, HandoffEntries, HandoffStored, MAX_DESTINATIONS, MAX_GROUPS, MAX_MESSAGE_BYTES, MAX_RANGES,
-    MAX_STREAMS, Number, PutHandoff, VERSION, WireError,
+    Frame, GetHandoff, GetTemplates, HandoffEntries, HandoffStored, MAX_DESTINATIONS, MAX_GROUPS, MAX_MESSAGE_BYTES,
+    MAX_RANGES, MAX_STREAMS, Number, PutHandoff, Templates, VERSION, WireError,
     codec::{Element, VEC, array, code},
 };
 use crate::{
@@ -585,13 +585,15 @@ messages!(
     PutHandoff = 10,
     GetHandoff = 11,
     HandoffStored = 12,
-    HandoffEntries = 13
+    HandoffEntries = 13,
+    GetTemplates = 14,
+    Templates = 15
 );
 
-/// Whether a frame is one of the four messages of hand-off state, which have machines of their own.
+/// Whether a frame is one of the six messages of hand-off state, which have machines of their own.
 /// Only its beginning is looked at.
 pub fn is_handoff(frame: &[u8]) -> bool {
     let mut rest = frame;
     let envelope = read_array(&mut rest, "message").and_then(|_| Ok((u64::read(&mut rest)?, u64::read(&mut rest)?)));
-    matches!(envelope, Ok((VERSION, PutHandoff::NUMBER..=HandoffEntries::NUMBER)))
+    matches!(envelope, Ok((VERSION, PutHandoff::NUMBER..=Templates::NUMBER)))
 }

@@ -35,6 +35,11 @@
 //!  12 HandoffStored   [1, 12, group, incarnation, coordinator, number]
 //!  13 HandoffEntries  [1, 13, group, incarnation, coordinator, request, [[shard, up_to_version, is_whole]],
 //!                      [[shard, key, value, at_ns]]]
+//! reader ─▶ coordinator
+//!  14 GetTemplates    [1, 14, kind, request, coordinator, group, shard, after_version]
+//! coordinator ─▶ reader
+//!  15 Templates       [1, 15, kind, request, coordinator, outcome, group, shard, after_version,
+//!                      [[shard, key, value, at_ns]]]
 //! ```
 //!
 //! `covered` is `[topic, [from, to, from, to …], presenter]`: ranges of handled records.
@@ -53,8 +58,9 @@ use sekiwake_record::msgpack::Unexpected;
 
 pub use codec::{Frame, Number};
 pub use handoff::{
-    GetHandoff, HandoffEntries, HandoffEntry, HandoffKey, HandoffStored, HandoffValue, MAX_HANDOFF_BYTES,
-    MAX_HANDOFF_ENTRIES, MAX_HANDOFF_KEY, MAX_HANDOFF_VALUE, PutHandoff, ShardCursor, ShardReached,
+    GetHandoff, GetTemplates, HandoffEntries, HandoffEntry, HandoffKey, HandoffStored, HandoffValue, MAX_HANDOFF_BYTES,
+    MAX_HANDOFF_ENTRIES, MAX_HANDOFF_KEY, MAX_HANDOFF_VALUE, PageOutcome, PutHandoff, ShardCursor, ShardReached,
+    Templates,
 };
 pub(crate) use messages::Answer;
 pub use messages::{

@@ -1,5 +1,6 @@
 //! Every message of the version before positions were ranges, byte by byte, and messages of this
-//! version as that one reads them. The bytes were written by that version.
+//! version as that one reads them. The bytes were written by that version, except those of the
+//! messages for readers, which it does not know.
 
 use sekiwake_record::{Kind, Name, Shard, Topic};
 
@@ -47,7 +48,7 @@ struct Version {
 
 impl Version {
     /// Every message, with its bytes in the version before.
-    fn messages(&self) -> [(Message, &'static str); 13] {
+    fn messages(&self) -> [(Message, &'static str); 15] {
         [
             (
                 Message::from(Renew {
@@ -198,6 +199,30 @@ impl Version {
                     entries: vec![entry()],
                 }),
                 "98010da16707090491930206c3919402c4016bc4017646",
+            ),
+            (
+                Message::from(GetTemplates {
+                    kind: Kind::Xflow,
+                    request: 4,
+                    coordinator: 9,
+                    group: Some(name("g")),
+                    shard: topic(2).shard,
+                    after: 6,
+                }),
+                "98010e010409a1670206",
+            ),
+            (
+                Message::from(Templates {
+                    kind: Kind::Xflow,
+                    request: 4,
+                    coordinator: 9,
+                    outcome: PageOutcome::More,
+                    group: None,
+                    shard: topic(2).shard,
+                    after: 6,
+                    entries: vec![entry()],
+                }),
+                "9a010f01040900a00206919402c4016bc4017646",
             ),
         ]
     }

@@ -10,6 +10,7 @@ mod exporter;
 mod gaps;
 mod late;
 mod layouts;
+mod readers;
 mod replicas;
 mod sequences;
 

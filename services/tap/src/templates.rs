@@ -1,0 +1,116 @@
+//! `templates/`: the flow templates that a group of flows keeps, on request.
+
+use std::{io::Write, net::IpAddr};
+
+use sekiwake_bus::{Bus, ControlReader, Controlling, HandoffEntry, KnownTemplates};
+use sekiwake_flow::{KnownTemplate, TemplateField, known_templates};
+use sekiwake_json::timestamp;
+use sekiwake_record::Kind;
+use sekiwake_runtime::Stop;
+use sekiwake_sys::clock::wall_now_ns;
+use serde::Serialize;
+use tracing::warn;
+
+/// The topic of templates. The bus does not publish it; they are requested.
+pub(crate) const TOPIC: &str = "templates/";
+
+/// One line of output. The names and their order are part of the interface.
+#[derive(Serialize)]
+struct Line {
+    exporter: IpAddr,
+    port: Option<u16>,
+    domain: u32,
+    format: &'static str,
+    id: u16,
+    options: bool,
+    fields: Vec<Field>,
+    seen_at: String,
+    age_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Field {
+    element: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enterprise: Option<u32>,
+    length: Option<u16>,
+    #[serde(skip_serializing_if = "is_false")]
+    scope: bool,
+}
+
+/// How the request ended.
+pub(crate) struct Printed {
+    /// The number of lines.
+    pub(crate) lines: u64,
+    /// The templates are those that a group keeps. Otherwise a log line says what is missing.
+    pub(crate) is_complete: bool,
+}
+
+/// Requests the templates, and prints the first `most` of them.
+pub(crate) fn print(
+    bus: &Bus,
+    controlling: &Controlling,
+    out: &mut impl Write,
+    most: u64,
+    stop: &Stop,
+) -> anyhow::Result<Printed> {
+    let mut reader = ControlReader::connect(bus, controlling)?;
+    let known = reader.templates(Kind::Xflow, || stop.stopping())?;
+    let endpoint = controlling.endpoints.join(",");
+    let missing = match known {
+        KnownTemplates::Entries(entries) => {
+            return Ok(Printed { lines: print_entries(&entries, out, most)?, is_complete: true });
+        }
+        KnownTemplates::Stopped => return Ok(Printed { lines: 0, is_complete: true }),
+        KnownTemplates::NoGroup => "no templates: no xflow-forwarder or other group of flows is running to keep them",
+        KnownTemplates::NoConnection => "no templates: no control connection to the proxy (SEKIWAKE_BUS_CONTROL)",
+        KnownTemplates::NoAnswer => "no templates: the proxy does not answer requests for them, update it",
+        KnownTemplates::Late => "no templates: not received within 30 s, other readers request them as well",
+        KnownTemplates::TooMany => "no templates: the proxy has sent more than 32 MiB",
+    };
+    warn!(endpoint, "{missing}");
+    Ok(Printed { lines: 0, is_complete: false })
+}
+
+fn print_entries(entries: &[HandoffEntry], out: &mut impl Write, most: u64) -> anyhow::Result<u64> {
+    let entries = entries.iter().map(|entry| (entry.key.as_bytes(), entry.value.as_bytes(), entry.at_ns));
+    let now_ns = wall_now_ns();
+    let mut printed = 0;
+    for template in known_templates(entries).into_iter().take(usize::try_from(most).unwrap_or(usize::MAX)) {
+        serde_json::to_writer(&mut *out, &Line::new(template, now_ns))?;
+        out.write_all(b"\n")?;
+        printed += 1;
+    }
+    out.flush()?;
+    Ok(printed)
+}
+
+impl Line {
+    fn new(template: KnownTemplate, now_ns: u64) -> Line {
+        let KnownTemplate { exporter, port, domain, format, id, is_options, fields, at_ns } = template;
+        Line {
+            exporter,
+            port,
+            domain,
+            format: format.as_str(),
+            id,
+            options: is_options,
+            fields: fields.into_iter().map(Field::new).collect(),
+            seen_at: timestamp(at_ns),
+            // Milliseconds are more than the clocks of two hosts agree on.
+            age_seconds: (now_ns.saturating_sub(at_ns) / 1_000_000) as f64 / 1e3,
+        }
+    }
+}
+
+impl Field {
+    fn new(field: TemplateField) -> Field {
+        let TemplateField { element, enterprise, length, is_scope } = field;
+        Field { element, enterprise, length, scope: is_scope }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}

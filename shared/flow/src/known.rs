@@ -1,0 +1,120 @@
+//! Templates in the hand-off state of a group, as a reader that is in no group gets them.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+};
+
+use sekiwake_record::{
+    Format,
+    bytes::{u16_at, u32_at},
+};
+
+use crate::{
+    change::{Content, Place},
+    header::{Key, Version},
+    template::{SetKind, VARIABLE, field_bytes},
+};
+
+/// The bit of a field's number that says that an enterprise follows (RFC 7011 §3.2).
+const ENTERPRISE_BIT: u16 = 0x8000;
+
+/// A template and its exporter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownTemplate {
+    /// The exporter's address.
+    pub exporter: IpAddr,
+    /// The exporter's port, if templates of the address are told apart by it.
+    pub port: Option<u16>,
+    /// The source id of NetFlow v9, the observation domain of IPFIX.
+    pub domain: u32,
+    /// [`Format::NetFlow9`] or [`Format::Ipfix`].
+    pub format: Format,
+    /// The template's identifier, from 256.
+    pub id: u16,
+    /// Whether it is an options template.
+    pub is_options: bool,
+    /// Its fields, in order.
+    pub fields: Vec<TemplateField>,
+    /// When it was last reported, nanoseconds since 1970: when it changed, or within ten minutes of
+    /// when its exporter last sent it.
+    pub at_ns: u64,
+}
+
+/// A field of a template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TemplateField {
+    /// The field type of NetFlow v9, the information element of IPFIX without the enterprise bit.
+    pub element: u16,
+    /// The private enterprise number that the element belongs to, if any.
+    pub enterprise: Option<u32>,
+    /// Bytes; `None` if each record says the length.
+    pub length: Option<u16>,
+    /// Whether it is a scope field of an options template.
+    pub is_scope: bool,
+}
+
+/// Reads the templates in hand-off entries: keys, values and times as in
+/// [`Change`](crate::Change). Withdrawn templates, and entries that are not templates, are left
+/// out, and so is what is said of an address and of one of its ports at the same time.
+pub fn known_templates<'a>(entries: impl IntoIterator<Item = (&'a [u8], &'a [u8], u64)>) -> Vec<KnownTemplate> {
+    let mut known: BTreeMap<(Key, u16), KnownTemplate> = BTreeMap::new();
+    for (key, value, at_ns) in entries {
+        let Some(place) = Place::read(key) else { continue };
+        let Some(template) = KnownTemplate::read(&place, value, at_ns) else { continue };
+        // Both forms of a key without a port stand for the address.
+        let entry = known.entry((place.key, place.id)).or_insert_with(|| template.clone());
+        if entry.at_ns < at_ns {
+            *entry = template;
+        }
+    }
+    let of_ports: Vec<(Key, u16)> = known.keys().filter(|(key, _)| key.port() != 0).copied().collect();
+    for (key, id) in of_ports {
+        known.remove(&(key.without_port(), id));
+    }
+    known.into_values().collect()
+}
+
+impl KnownTemplate {
+    fn read(place: &Place, value: &[u8], at_ns: u64) -> Option<KnownTemplate> {
+        let Content { kind, record, .. } = Content::read(place, value)?;
+        let address = place.key.address_key();
+        let octets: [u8; 16] = *address.get(1..)?.first_chunk()?;
+        Some(KnownTemplate {
+            exporter: Ipv6Addr::from(octets).to_canonical(),
+            port: Some(place.key.port()).filter(|port| *port != 0),
+            domain: u32_at(address, 17)?,
+            format: match kind.version {
+                Version::NetFlow9 => Format::NetFlow9,
+                Version::Ipfix => Format::Ipfix,
+            },
+            id: place.id,
+            is_options: kind.options,
+            fields: fields(kind, record),
+            at_ns,
+        })
+    }
+}
+
+/// The fields of a valid template record.
+fn fields(kind: SetKind, record: &[u8]) -> Vec<TemplateField> {
+    let scopes = match (kind.options, kind.version) {
+        (false, _) => 0,
+        (true, Version::NetFlow9) => u16_at(record, 2).unwrap_or(0) / 4,
+        (true, Version::Ipfix) => u16_at(record, 4).unwrap_or(0),
+    };
+    let mut fields = Vec::new();
+    let mut offset = kind.record_header();
+    while let (Some(element), Some(length)) = (u16_at(record, offset), u16_at(record, offset + 2)) {
+        let is_ipfix = kind.version == Version::Ipfix;
+        let has_enterprise = is_ipfix && element & ENTERPRISE_BIT != 0;
+        fields.push(TemplateField {
+            element: if has_enterprise { element & !ENTERPRISE_BIT } else { element },
+            enterprise: u32_at(record, offset + 4).filter(|_| has_enterprise),
+            length: Some(length).filter(|_| !is_ipfix || length != VARIABLE),
+            is_scope: fields.len() < usize::from(scopes),
+        });
+        offset += field_bytes(kind.version, element);
+    }
+    fields
+}

@@ -1,0 +1,63 @@
+//! A tap prints the templates that a forwarder keeps.
+
+use sekiwake_testkit::{process::Process, sink::Options};
+use sekiwake_tests::{MIRRORED, binary};
+use serde_json::{Value, json};
+
+use super::*;
+
+/// Runs a tap to its end. Returns its status and its lines.
+fn tap(site: &TestSite, topics: &[&str]) -> (Option<i32>, Vec<Value>, Vec<String>) {
+    let mut command = site.host.command(binary("sekiwake-tap"));
+    command.args(topics);
+    let mut tap = Process::spawn(command).unwrap();
+    let status = tap.wait(LONG).unwrap().code();
+    (status, tap.stdout().iter().map(|line| serde_json::from_str(line).unwrap()).collect(), tap.stderr())
+}
+
+#[test]
+fn tap_prints_templates_that_were_sent_before_it_started() {
+    let Some(site) = site() else { return };
+    let mut services = site.start(&[CAPTURE, PROXY], &[]);
+    // Within the grace period of the proxy the tap waits for what members report.
+    let (status, lines, log) = tap(&site, &["templates/"]);
+    assert_eq!((status, lines.len(), log.len()), (Some(1), 0, 1), "{log:?}");
+    assert!(log[0].contains("no xflow-forwarder"), "{log:?}");
+    let sink = site.sink(&[at(collector(0), PORT)], Options::counts());
+    services.add(site.start_one(XFLOW, &[("SEKIWAKE_XFLOW_DESTINATIONS", &uri(0, ""))]));
+    services.wait_until_datagrams_flow().unwrap();
+    let mut old = Exporter::new(&site, 1, Version::NetFlow9, at(MIRRORED, PORT));
+    let mut new = Exporter::new(&site, 2, Version::Ipfix, at(MIRRORED, PORT));
+    new.domain = 9;
+    old.sampling(300, 100);
+    new.template(256, &LAYOUT);
+    new.template(257, &OTHER_LAYOUT);
+    new.withdraw(257);
+    wait_for("the datagrams", LONG, || sink.received() >= 5).unwrap();
+    let mut printed = (None, Vec::new(), Vec::new());
+    wait_for("both templates", LONG, || {
+        printed = tap(&site, &["templates/"]);
+        printed.1.len() == 2
+    })
+    .unwrap_or_else(|late| panic!("{late}: {printed:?}"));
+    let (status, lines, _) = printed;
+    assert_eq!(status, Some(0));
+    let options = lines.iter().find(|line| line["format"] == "netflow9").unwrap();
+    assert_eq!(
+        (&options["exporter"], &options["domain"], &options["id"], &options["options"]),
+        (&json!(old.name()), &json!(7), &json!(300), &json!(true))
+    );
+    let fields = json!([
+        {"element": 1, "length": 4, "scope": true}, {"element": 34, "length": 4}, {"element": 35, "length": 1}
+    ]);
+    assert_eq!(options["fields"], fields);
+    let template = lines.iter().find(|line| line["format"] == "ipfix").unwrap();
+    assert_eq!(
+        (&template["exporter"], &template["domain"], &template["id"], &template["options"]),
+        (&json!(new.name()), &json!(9), &json!(256), &json!(false))
+    );
+    assert_eq!(template["fields"].as_array().unwrap().len(), LAYOUT.len());
+    let age = template["age_seconds"].as_f64().unwrap();
+    assert!((0.0..LONG.as_secs_f64()).contains(&age), "{template}");
+    services.stop().unwrap();
+}
