@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use anyhow::{Context, ensure};
 
 /// Time limit of a request.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest page that is read, in bytes.
 const MAX_BODY_BYTES: u64 = 1 << 30;
 

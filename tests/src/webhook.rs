@@ -73,7 +73,7 @@ impl Drop for Webhook {
 
 fn receive(stream: TcpStream, bodies: &Mutex<Vec<Value>>) -> anyhow::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut reader = BufReader::new(stream);
     let mut length = 0;
     loop {

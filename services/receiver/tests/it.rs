@@ -6,7 +6,7 @@ use std::{net::UdpSocket, process::Command, time::Duration};
 use sekiwake_testkit::process::{Process, Signal};
 use serde_json::Value;
 
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(60);
 
 fn receiver(arguments: &[&str]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sekiwake-receiver"));

@@ -439,7 +439,7 @@ mod tests {
             drop(client);
             // The server notices the end: the peer is unknown then, which is an error, so that a
             // message to it can be counted.
-            wait_for("the end of the connection", Duration::from_secs(30), || {
+            wait_for("the end of the connection", Duration::from_secs(60), || {
                 server.send_multipart([&id[..], b"to nobody"], zmq::DONTWAIT) == Err(zmq::Error::EHOSTUNREACH)
             })
             .unwrap();

@@ -27,7 +27,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::{skip::met_or_skipped, wait::wait_for};
 
 const NAMESPACE_DIRECTORY: &str = "/run/netns";
-const LINK_UP_TIMEOUT: Duration = Duration::from_secs(30);
+const LINK_UP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why network namespaces are not available.
 #[derive(Debug, thiserror::Error)]

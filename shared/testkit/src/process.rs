@@ -193,7 +193,7 @@ impl Lines {
 mod tests {
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(30);
+    const LONG: Duration = Duration::from_secs(60);
 
     fn shell(script: &str) -> Process {
         let mut command = Command::new("sh");

@@ -452,7 +452,7 @@ fn read_drops() -> HashMap<u64, u64> {
 mod tests {
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(30);
+    const LONG: Duration = Duration::from_secs(60);
 
     fn local(options: Options) -> (Sink, UdpSocket) {
         let sink = Sink::bind(&["127.0.0.1:0".parse().unwrap()], options).unwrap();

@@ -12,7 +12,7 @@ use sekiwake_testkit::{
 };
 use sekiwake_traffic::Protocol;
 
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(60);
 
 fn sender(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sekiwake-sender"));

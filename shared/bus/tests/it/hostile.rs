@@ -41,7 +41,7 @@ impl Peer {
 
     /// Reads subscriptions until it finds this one.
     fn wait_for_subscription(&self, prefix: &str) {
-        self.socket.set_rcvtimeo(20_000).unwrap();
+        self.socket.set_rcvtimeo(LONG.as_millis() as i32).unwrap();
         while self.socket.recv_bytes(0).unwrap()[1..] != *prefix.as_bytes() {}
     }
 }

@@ -30,7 +30,12 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new() -> Rig {
-        let role = TestRole::start("1s");
+        Rig::draining("1s")
+    }
+
+    /// With another drain deadline.
+    pub(crate) fn draining(drain: &str) -> Rig {
+        let role = TestRole::start(drain);
         Rig { scope: role.scope.clone(), role }
     }
 

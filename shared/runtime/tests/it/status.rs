@@ -325,7 +325,7 @@ fn bytes_of_unread_pages_are_limited() {
 /// The complete answer, if the connection was not replaced.
 fn try_status(address: SocketAddr) -> Option<Value> {
     let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(b"GET /status HTTP/1.1\r\nHost: toy\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;

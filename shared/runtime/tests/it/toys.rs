@@ -91,7 +91,7 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
 /// Status and body. The server closes the connection after each response.
 pub(crate) fn request(address: SocketAddr, text: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(text.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -18,7 +18,7 @@ const IPV4: &str = "127.0.0.1:0";
 const IPV6: &str = "[::1]:0";
 
 /// The limit of a wait.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn pair(address: &str) -> (UdpSocket, UdpSocket) {
     let receiver = UdpSocket::bind(address).unwrap();

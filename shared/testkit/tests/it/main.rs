@@ -15,7 +15,7 @@ use sekiwake_testkit::{
     skip::skip,
 };
 
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(60);
 
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()

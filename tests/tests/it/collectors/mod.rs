@@ -204,4 +204,4 @@ impl Written {
 }
 
 /// The time-out for tools that have one.
-pub(super) const TOOL_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TOOL_TIMEOUT: Duration = Duration::from_secs(60);

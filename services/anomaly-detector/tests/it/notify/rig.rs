@@ -18,7 +18,7 @@ pub(super) const QUICK: Timing = Timing {
     first_pause: Duration::from_millis(5),
     longest_pause: Duration::from_millis(20),
     give_up_after: Duration::from_secs(60),
-    request: Duration::from_secs(5),
+    request: Duration::from_secs(50),
     repeat: Duration::from_secs(60),
 };
 

@@ -21,7 +21,7 @@ use sekiwake_testkit::{
 use super::*;
 
 const PORT: u16 = 5514;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The forwarder's namespace, and the collector's.
 struct Hosts {

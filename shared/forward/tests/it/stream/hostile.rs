@@ -23,7 +23,7 @@ use super::{
     peer::{Peer, Refusing, listener, read_frames},
     settings,
 };
-use crate::rig::PATIENCE;
+use crate::rig::{PATIENCE, Rig};
 
 #[test]
 fn refused_destination_is_down_until_it_listens() {
@@ -43,6 +43,7 @@ fn refused_destination_is_down_until_it_listens() {
     wait_for("a connection", PATIENCE, || stream.up() == 1.0).unwrap();
     stream.forward((100..200).map(numbered));
     stream.wait_until_sent(100);
+    peer.book.wait_for_distinct(100);
     let numbers: Vec<u64> = peer.book.messages().iter().map(|message| number_of(message)).collect();
     assert!(numbers.into_iter().eq(100..200));
     stream.stop();
@@ -125,7 +126,8 @@ fn vanished_peer_is_detected_and_reconnected() {
     stream.forward((20..30).map(numbered));
     stream.wait_until_sent(20);
     stream.assert_ledger();
-    assert!(peer.book.messages().iter().any(|message| number_of(message) == 29));
+    let has_last = || peer.book.messages().iter().any(|message| number_of(message) == 29);
+    wait_for("the last message", PATIENCE, has_last).unwrap();
     stream.stop();
 }
 
@@ -163,6 +165,8 @@ fn new_address_is_used_in_order_once_captures_know_it() {
     wait_for("a connection", PATIENCE, || new.book.connections().len() == 1).unwrap();
     stream.forward((200..300).map(numbered));
     stream.wait_until_sent(300);
+    old.book.wait_for_distinct(200);
+    new.book.wait_for_distinct(100);
     let numbers = |peer: &Peer| peer.book.messages().iter().map(|message| number_of(message)).collect::<Vec<u64>>();
     assert!(numbers(&old).into_iter().eq(0..200));
     assert!(numbers(&new).into_iter().eq(200..300));
@@ -176,7 +180,8 @@ fn new_address_is_used_in_order_once_captures_know_it() {
 #[test]
 fn stop_sends_what_it_can_and_drops_the_rest() {
     let peer = Peer::reading(listener());
-    let mut stream = Stream::start(settings(peer.address));
+    let rig = Rig::draining("60s");
+    let mut stream = Stream::start_in(rig, settings(peer.address), &Resolution::default(), &Registry::open());
     stream.forward((0..20_000).map(numbered));
     let Stream { rig, destination, .. } = stream;
     drop(destination);

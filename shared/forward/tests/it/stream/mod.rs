@@ -62,7 +62,10 @@ impl Stream {
     }
 
     fn start_with(settings: StreamSettings, resolution: &Resolution, registry: &Registry) -> Stream {
-        let rig = Rig::new();
+        Stream::start_in(Rig::new(), settings, resolution, registry)
+    }
+
+    fn start_in(rig: Rig, settings: StreamSettings, resolution: &Resolution, registry: &Registry) -> Stream {
         let destination = StreamDestination::start(settings, resolution, registry, &rig.scope).unwrap();
         let mut stream = Stream { rig, destination, given: 0, spooled_before: 0 };
         stream.spooled_before = stream.metric("sekiwake_forward_spool_datagrams");
@@ -89,6 +92,18 @@ impl Stream {
             self.forward((begin..numbers.end.min(begin + step)).map(numbered));
             let due = start + Duration::from_secs_f64((begin + step - first) as f64 / rate as f64);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// Forwards numbered messages at this rate, or more slowly if the peer is slow: then no message
+    /// waits so long that it expires.
+    fn forward_as_sent(&mut self, numbers: std::ops::Range<u64>, rate: u64) {
+        let before = self.sent();
+        let first = numbers.start;
+        for begin in numbers.clone().step_by(1_000) {
+            wait_for("the messages before", PATIENCE, || (begin - first).saturating_sub(self.sent() - before) <= 4_000)
+                .unwrap();
+            self.forward_paced(begin..numbers.end.min(begin + 1_000), rate);
         }
     }
 

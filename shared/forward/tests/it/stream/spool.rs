@@ -63,6 +63,7 @@ fn live_traffic_does_not_wait_for_the_replay() {
     let stream = Stream::start(with_spool(address, folder.path(), 64 * MEBIBYTE, 50_000));
     wait_for("the replay", PATIENCE, || stream.metric("sekiwake_forward_spool_datagrams") == 0).unwrap();
     stream.assert_ledger();
+    peer.book.wait_for_distinct(missed as usize + 5_000);
     let mut next = 0;
     for connection in peer.book.connections() {
         let spooled = connection.iter().map(|message| number_of(message)).filter(|&number| number < missed);
@@ -94,11 +95,13 @@ fn replay_starts_when_a_stalled_peer_reads_again() {
     let mut stream = Stream::start(with_spool(peer.address, folder.path(), 64 * MEBIBYTE, 50_000));
     let count = 60_000;
     stream.forward_paced(0..count, 10_000);
-    let spooled = stream.metric("sekiwake_forward_spooled_datagrams_total");
-    assert!(spooled > count / 3, "{spooled} spooled");
+    let spooled = || stream.metric("sekiwake_forward_spooled_datagrams_total");
+    wait_for("the spool", PATIENCE, || spooled() > count / 3)
+        .unwrap_or_else(|late| panic!("{late}: {} spooled", spooled()));
     reads.store(true, Ordering::Relaxed);
     stream.wait_until_sent(count);
     stream.assert_ledger();
+    peer.book.wait_for_distinct(count as usize);
     let mut all = numbers(&peer);
     assert_eq!(peer.book.connections().len(), 1);
     all.sort_unstable();
@@ -126,6 +129,7 @@ fn full_spool_evicts_and_counts_the_oldest() {
     stream.assert_ledger();
     let peer = Peer::reading(refusing.listen());
     stream.wait_until_sent(count - evicted);
+    peer.book.wait_for_distinct((count - evicted) as usize);
     assert!(numbers(&peer).into_iter().eq(evicted..count), "the oldest were evicted first");
     stream.assert_ledger();
     assert_eq!(stream.metric("sekiwake_forward_spool_datagrams"), 0);
@@ -244,17 +248,25 @@ fn killed_process_loses_no_spooled_message() {
     let stream = Stream::start(with_spool(peer.address, folder.path(), 64 * MEBIBYTE, 50_000));
     wait_for("the rest", PATIENCE, || stream.metric("sekiwake_forward_spool_datagrams") == 0).unwrap();
     stream.assert_ledger();
-    let mut all = numbers(&peer);
-    let arrived = all.len();
-    all.sort_unstable();
-    all.dedup();
-    let missing = |numbers: std::ops::Range<u64>| numbers.filter(|number| all.binary_search(number).is_err()).count();
-    assert_eq!((missing(0..first), missing(1_000_000..1_000_000 + second)), (0, 0));
+    let all = || {
+        let mut all = numbers(&peer);
+        all.sort_unstable();
+        all.dedup();
+        all
+    };
+    let missing = || {
+        let all = all();
+        let spooled = (0..first).chain(1_000_000..1_000_000 + second);
+        spooled.filter(|number| all.binary_search(number).is_err()).count()
+    };
+    // What the kernel has acknowledged may not have been read yet.
+    wait_for("all spooled messages", PATIENCE, || missing() == 0)
+        .unwrap_or_else(|late| panic!("{late}: {} missing", missing()));
+    let (arrived, all) = (numbers(&peer).len(), all());
     println!(
         "{first} + {second} spooled, {before} arrived before the second kill; {} arrived twice",
         arrived - all.len()
     );
     assert!(all.len() as u64 >= first + second);
-    thread::sleep(Duration::from_millis(1));
     stream.stop();
 }
