@@ -41,12 +41,16 @@ fn start_load(site: &TestSite, rate: u32, seconds: u32) -> Process {
     site.start_sender(&format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 16 --rate {rate} --duration {seconds}s"))
 }
 
-fn wait_for_intervals(services: &Services<'_>, intervals: u64) {
+/// The intervals that all detectors have evaluated.
+fn evaluated(services: &Services<'_>) -> u64 {
     let evaluated = |service: &Service<'_>| {
         service.metrics().map_or(0, |samples| samples.count("sekiwake_anomaly_evaluated_intervals_total", &[]))
     };
-    let sum = || services.0.iter().filter(|service| service.name == DETECTOR).map(evaluated).sum::<u64>();
-    wait_for("intervals to be evaluated", LONG, || sum() >= intervals).unwrap();
+    services.0.iter().filter(|service| service.name == DETECTOR).map(evaluated).sum()
+}
+
+fn wait_for_intervals(services: &Services<'_>, intervals: u64) {
+    wait_for("intervals to be evaluated", LONG, || evaluated(services) >= intervals).unwrap();
 }
 
 #[test]
@@ -60,20 +64,29 @@ fn burst_and_silence_fire_and_resolve_once_each() {
     let mut command = site.host.command(binary("sekiwake-tap"));
     command.args(["anomaly/", "--count", "4"]);
     let mut tap = Process::spawn(command).unwrap();
-    let mut steady = start_load(&site, 400, 12);
-    wait_for_intervals(&services, 6);
+    let mut steady = start_load(&site, 400, 600);
+    // The window has the steady load only.
+    let lower = || services.get(DETECTOR).metrics().map_or(0, |samples| samples.count("sekiwake_anomaly_lower", &[]));
+    wait_for("a window of the load", LONG, || lower() > 100).unwrap();
     assert_eq!(notified(&hook), []);
     start_load(&site, 3000, 2).wait(LONG).unwrap();
     wait_for_notified(&hook, &[("high", "firing"), ("high", "resolved")], &services);
+    steady.terminate().unwrap();
     steady.wait(LONG).unwrap();
     wait_for_notified(&hook, &[("high", "firing"), ("high", "resolved"), ("low", "firing")], &services);
     // A long silence fires once.
-    wait_for_intervals(&services, 17);
+    wait_for_intervals(&services, evaluated(&services) + 5);
     assert_eq!(notified(&hook).len(), 3);
     let mut resumed = start_load(&site, 400, 6);
     wait_for("the end of the silence", LONG, || notified(&hook).contains(&("low".to_owned(), "resolved".to_owned())))
         .unwrap();
     resumed.wait(LONG).unwrap();
+    // The return is no burst, and the silence is compared with the rate before the burst.
+    let four = [("high", "firing"), ("high", "resolved"), ("low", "firing"), ("low", "resolved")];
+    assert_eq!(notified(&hook)[..4], four.map(|(kind, status)| (kind.to_owned(), status.to_owned())));
+    for end in [&hook.bodies()[1], &hook.bodies()[3]] {
+        assert!(end["upper"].as_f64() < Some(1000.0), "{end}");
+    }
     let burst = &hook.bodies()[0];
     assert!(burst["count"].as_u64().unwrap() > 1000 && burst["upper"].as_f64().unwrap() < 1000.0, "{burst}");
     assert_eq!(burst["id"], hook.bodies()[1]["id"]);

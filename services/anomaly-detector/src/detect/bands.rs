@@ -37,6 +37,25 @@ pub struct Bands {
     pub upper: f64,
 }
 
+/// A side of the bands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Above the upper band.
+    High,
+    /// Below the lower band, or zero where that is unusual.
+    Low,
+}
+
+/// Which counts are usual.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, serde::Deserialize)]
+pub struct Usual {
+    /// The bands around them.
+    pub bands: Bands,
+    /// Whether zero is not usual, even if it is between the bands.
+    pub excludes_zero: bool,
+}
+
 /// The verdict on one interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -76,6 +95,30 @@ impl Bands {
     }
 }
 
+impl Usual {
+    /// The side of the bands that a count is on; `None` if it is usual.
+    pub fn side(&self, count: u64) -> Option<Side> {
+        if count as f64 > self.bands.upper {
+            Some(Side::High)
+        } else if (count as f64) < self.bands.lower || (count == 0 && self.excludes_zero) {
+            Some(Side::Low)
+        } else {
+            None
+        }
+    }
+}
+
+impl Verdict {
+    /// The side of the bands.
+    pub fn side(self) -> Option<Side> {
+        match self {
+            Verdict::High => Some(Side::High),
+            Verdict::Low => Some(Side::Low),
+            Verdict::Normal | Verdict::WarmUp { .. } | Verdict::Unknown => None,
+        }
+    }
+}
+
 impl Window {
     /// The counts, oldest first.
     pub fn counts(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
@@ -101,20 +144,27 @@ impl Window {
         Some(Bands { average, lower: average - half, upper: average + half })
     }
 
+    /// Which counts are usual, once the window is full.
+    pub fn usual(&self, settings: &BandSettings) -> Option<Usual> {
+        let bands = self.bands(settings)?;
+        let excludes_zero = bands.average >= settings.min_width && !self.counts.contains(&0);
+        Some(Usual { bands, excludes_zero })
+    }
+
+    /// The verdict on a count that is not in the window, where these counts are usual.
+    pub fn verdict(&self, usual: Option<&Usual>, count: u64) -> Verdict {
+        let Some(usual) = usual else { return Verdict::WarmUp { filled: self.counts.len() } };
+        match usual.side(count) {
+            Some(Side::High) => Verdict::High,
+            Some(Side::Low) => Verdict::Low,
+            None => Verdict::Normal,
+        }
+    }
+
     /// Evaluates `count` against the window, without adding it.
     pub fn evaluate(&self, settings: &BandSettings, count: u64) -> (Option<Bands>, Verdict) {
-        let Some(bands) = self.bands(settings) else {
-            return (None, Verdict::WarmUp { filled: self.counts.len() });
-        };
-        let never_silent = || bands.average >= settings.min_width && !self.counts.contains(&0);
-        let verdict = if count as f64 > bands.upper {
-            Verdict::High
-        } else if (count as f64) < bands.lower || (count == 0 && never_silent()) {
-            Verdict::Low
-        } else {
-            Verdict::Normal
-        };
-        (Some(bands), verdict)
+        let usual = self.usual(settings);
+        (usual.map(|usual| usual.bands), self.verdict(usual.as_ref(), count))
     }
 
     /// Adds a complete interval, regardless of its verdict, and removes the oldest.

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use sekiwake_record::WallTime;
 use serde::{Deserialize, Serialize};
 
-use super::{bands::Bands, key::Key};
+use super::{
+    bands::{Bands, Side},
+    key::Key,
+};
 
 /// The kind of an anomaly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -82,7 +85,7 @@ pub struct Event {
     pub since: WallTime,
     /// Messages in the interval.
     pub count: u64,
-    /// The bands it was compared with.
+    /// The bands of the alarm's first interval, or those kept from an earlier alarm.
     pub bands: Option<Bands>,
     /// The usual time between messages of a silent source, seconds.
     pub usual_pause_seconds: Option<f64>,
@@ -109,6 +112,15 @@ impl Event {
     /// Its name.
     pub fn name(&self) -> EventName {
         EventName { id: self.id.clone(), state: self.state }
+    }
+}
+
+impl From<Side> for EventKind {
+    fn from(side: Side) -> EventKind {
+        match side {
+            Side::High => EventKind::High,
+            Side::Low => EventKind::Low,
+        }
     }
 }
 

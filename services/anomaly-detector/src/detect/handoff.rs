@@ -7,13 +7,12 @@
 //! "C"                   each           [version, tally: positions, counts of open intervals]
 //! "T", "V" severity     0              [version, series: window, alarms, undelivered events]
 //! "S" address (16)      of the source  [version, source: series, last message, pauses]; empty if deleted
-//! "A" and a key above   as of that key [version, watches of the series' alarms]; empty if there are none
 //! ```
 //! The state file has all of them as JSON, with key and value in base64. Each entry is a line, and
 //! so is the checksum of that line, so that damage costs only the entries that are damaged:
 //!
 //! ```text
-//! {"version":1,"checksum":"...","sums":[
+//! {"version":2,"checksum":"...","sums":[
 //! "checksum of the first entry's line",
 //! ...],"notes":[
 //! [shard, key, value],
@@ -27,7 +26,7 @@ use sekiwake_record::Shard;
 use serde::{Serialize, de::DeserializeOwned};
 use xxhash_rust::xxh3::xxh3_64;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The largest value that the bus accepts, bytes.
 pub const MAX_HANDOFF_ENTRY_BYTES: usize = 8 << 10;

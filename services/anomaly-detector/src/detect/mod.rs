@@ -18,8 +18,8 @@ mod series;
 mod sources;
 mod tally;
 
-pub use alarm::{Alarm, Change, Observation, Watch};
-pub use bands::{BandSettings, Bands, Verdict, Window};
+pub use alarm::{Alarm, Alarms, Change, Observation, What};
+pub use bands::{BandSettings, Bands, Side, Usual, Verdict, Window};
 pub use detector::{BatchInfo, Closed, Detector, Losses, Now, SeriesResult, Settings, SourceTotals};
 pub use event::{Event, EventKind, EventName, EventState, Reason};
 pub use handoff::{MAX_HANDOFF_ENTRY_BYTES, StateEntry, StateFile, read_file, write_file};

@@ -6,9 +6,9 @@ use sekiwake_record::WallTime;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    alarm::{Alarm, Change, Observation, Watch},
-    bands::{BandSettings, Bands, Verdict, Window},
-    event::{Event, EventKind, EventState, Reason, Span},
+    alarm::{Alarm, Alarms, Change, Observation, What},
+    bands::{BandSettings, Bands, Side, Verdict, Window},
+    event::{Event, EventKind, EventState, Span},
     key::Key,
 };
 
@@ -60,15 +60,6 @@ pub struct Evaluation {
     pub verdict: Verdict,
 }
 
-/// An event, and where it goes.
-struct Report {
-    event: Event,
-    /// To log and bus.
-    is_announced: bool,
-    /// To the notifiers.
-    is_notified: bool,
-}
-
 /// A firing alarm.
 #[derive(Debug, Clone)]
 pub(super) struct FiringAlarm {
@@ -80,16 +71,12 @@ pub(super) struct FiringAlarm {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
     pub(super) window: Window,
-    /// The alarms for too many and for too few messages.
-    pub(super) alarms: [Alarm; 2],
+    pub(super) alarms: Alarms,
     /// Events that have not been delivered to the notifiers.
     pub(super) pending: Vec<Event>,
     /// Events for log and bus.
     #[serde(skip)]
     pub(super) announcements: Vec<Event>,
-    /// Whether the last state entry had a watch, which has to be deleted.
-    #[serde(skip)]
-    pub(super) had_watches: bool,
     /// The last evaluated interval, for the status page.
     #[serde(skip)]
     pub(super) last: Option<Evaluation>,
@@ -98,57 +85,19 @@ pub struct Series {
     pub(super) is_dirty: bool,
 }
 
-const KINDS: [EventKind; 2] = [EventKind::High, EventKind::Low];
-
 impl Series {
     /// Evaluates a complete interval, and adds it to the window.
     pub fn evaluate(&mut self, key: Key, criteria: &Criteria, interval: Interval, count: u64) -> Evaluation {
-        let (bands, mut verdict) = self.window.evaluate(&criteria.bands, count);
-        // A silence keeps its alarm, even when the average has adapted to it.
-        if count == 0 && self.alarms[1].since().is_some() && bands.is_some() {
-            verdict = Verdict::Low;
-        }
-        let before = self.alarms.map(|alarm| alarm.before(interval.number, criteria.bands.window));
-        let mut resolved = Vec::new();
-        let mut fired = Vec::new();
-        for (index, kind) in KINDS.into_iter().enumerate() {
-            let alarm = &mut self.alarms[index];
-            let since = alarm.since();
-            let was_notified = alarm.is_notified();
-            let seen =
-                Observation { interval: interval.number, count, bands, verdict, before_opposite: before[1 - index] };
-            let Some(change) = alarm.update(kind, &seen, criteria) else { continue };
-            let number = since.or(alarm.since()).unwrap_or(interval.number);
-            let since = Interval { number, ..interval }.start();
-            let event = |state| Event { count, bands, ..Event::new(key, kind, state, since, interval.span()) };
-            match change {
-                Change::Fired => fired.push(Report {
-                    event: event(EventState::Firing),
-                    is_announced: true,
-                    is_notified: alarm.notify(criteria),
-                }),
-                Change::Notified => {
-                    fired.push(Report { event: event(EventState::Firing), is_announced: false, is_notified: true });
-                }
-                Change::Recovered => resolved.push(Report {
-                    event: event(EventState::Resolved),
-                    is_announced: true,
-                    is_notified: was_notified,
-                }),
-                Change::NewLevel => resolved.push(Report {
-                    event: Event { reason: Some(Reason::NewLevel), ..event(EventState::Resolved) },
-                    is_announced: true,
-                    is_notified: was_notified,
-                }),
+        let usual = self.window.usual(&criteria.bands);
+        let mut verdict = self.window.verdict(usual.as_ref(), count);
+        if let Some(usual) = usual {
+            // A silence keeps its alarm, even when the average has adapted to it.
+            if count == 0 && self.firing_alarm().is_some_and(|alarm| alarm.side == Side::Low) {
+                verdict = Verdict::Low;
             }
-        }
-        // Resolved alarms come before new ones.
-        for Report { event, is_announced, is_notified } in resolved.into_iter().chain(fired) {
-            if is_announced {
-                self.announcements.push(event.clone());
-            }
-            if is_notified {
-                self.pending.push(event);
+            let seen = Observation { interval: interval.number, count, usual, side: verdict.side() };
+            for change in self.alarms.update(&seen, criteria) {
+                self.apply(change, key, interval, count);
             }
         }
         // Newer events supersede the oldest.
@@ -158,9 +107,28 @@ impl Series {
         }
         self.window.push(&criteria.bands, count);
         self.is_dirty = true;
-        let evaluation = Evaluation { count, bands, verdict };
+        let evaluation = Evaluation { count, bands: usual.map(|usual| usual.bands), verdict };
         self.last = Some(evaluation);
         evaluation
+    }
+
+    fn apply(&mut self, Change { what, side, since, usual }: Change, key: Key, interval: Interval, count: u64) {
+        let since = Interval { number: since, ..interval }.start();
+        let state = match what {
+            What::Fired | What::Notified => EventState::Firing,
+            What::Ended { .. } => EventState::Resolved,
+        };
+        let event = Event::new(key, EventKind::from(side), state, since, interval.span());
+        let event = Event { count, bands: Some(usual.bands), ..event };
+        match what {
+            What::Fired => self.announcements.push(event),
+            What::Notified => self.pending.push(event),
+            What::Ended { reason, was_notified } => {
+                let event = Event { reason: Some(reason), ..event };
+                self.pending.extend(was_notified.then(|| event.clone()));
+                self.announcements.push(event);
+            }
+        }
     }
 
     /// Adds an event for log, bus and notifiers.
@@ -169,40 +137,24 @@ impl Series {
         self.pending.push(event);
     }
 
-    /// The firing alarms as events, each from the start of its first interval.
-    pub(super) fn firing(&self, key: Key, length: Duration) -> impl Iterator<Item = FiringAlarm> {
+    /// The firing alarm as an event, from the start of its first interval.
+    pub(super) fn firing(&self, key: Key, length: Duration) -> Option<FiringAlarm> {
+        let alarm = self.firing_alarm()?;
         let count = self.last.map_or(0, |last| last.count);
-        let bands = self.last.and_then(|last| last.bands);
-        let alarms = self.alarms.iter().zip(KINDS);
-        alarms.filter_map(move |(alarm, kind)| {
-            let span = Interval { number: alarm.since()?, length }.span();
-            let event = Event { count, bands, ..Event::new(key, kind, EventState::Firing, span.start, span) };
-            Some(FiringAlarm { event, is_notified: alarm.is_notified() })
-        })
+        let span = Interval { number: alarm.since, length }.span();
+        let event = Event::new(key, EventKind::from(alarm.side), EventState::Firing, span.start, span);
+        let event = Event { count, bands: Some(alarm.usual.bands), ..event };
+        Some(FiringAlarm { event, is_notified: alarm.is_notified })
     }
 
-    /// What is needed to notify and end its alarms; `None` if there is nothing to know.
-    pub(super) fn watches(&self) -> Option<[Watch; 2]> {
-        let watches = self.alarms.map(|alarm| alarm.watch);
-        (watches != <[Watch; 2]>::default()).then_some(watches)
+    /// Events for log and bus since the last call.
+    pub fn take_announcements(&mut self) -> impl Iterator<Item = Event> + '_ {
+        self.announcements.drain(..)
     }
 
-    /// Takes over restored watches, or that there are none.
-    pub(super) fn restore_watches(&mut self, watches: Option<[Watch; 2]>) {
-        self.had_watches = watches.is_some();
-        for (index, alarm) in self.alarms.iter_mut().enumerate() {
-            alarm.restore(watches.map(|watches| watches[index]));
-        }
-    }
-
-    /// Whether an alarm is firing and notified.
-    pub fn is_notified(&self) -> bool {
-        self.alarms.iter().any(Alarm::is_notified)
-    }
-
-    /// Whether an alarm is firing.
-    pub fn is_firing(&self) -> bool {
-        self.alarms.iter().any(|alarm| alarm.since().is_some())
+    /// The firing alarm.
+    pub fn firing_alarm(&self) -> Option<&Alarm> {
+        self.alarms.firing()
     }
 
     /// The window.

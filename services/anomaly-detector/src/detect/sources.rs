@@ -124,7 +124,7 @@ impl Sources {
                 let event = Event::new(key, EventKind::SilentSource, EventState::Firing, since, span);
                 FiringAlarm { event, is_notified: true }
             });
-            let firing = evicted.series.firing(key, interval).chain(silent);
+            let firing = evicted.series.firing(key, interval).into_iter().chain(silent);
             self.resolved.extend(firing.map(|alarm| FiringAlarm {
                 event: Event {
                     state: EventState::Resolved,

@@ -21,13 +21,16 @@ use sekiwake_settings::Environment;
 use serde_json::json;
 
 use crate::{
-    detect::{Bands, Interval, Key, Series, Settings, Verdict},
+    detect::{Alarm, Bands, Event, EventKind, EventState, Interval, Key, Reason, Series, Settings, Verdict},
     settings::read_detection,
 };
 use input::Counts;
 
 /// The most intervals evaluated.
 const MAX_INTERVALS: u64 = 1_000_000;
+
+/// Characters of the longest verdict.
+const VERDICT_WIDTH: usize = 10;
 
 /// Options of `explain`. They override the settings `SEKIWAKE_ANOMALY_*` of the service.
 #[derive(clap::Args, Debug)]
@@ -78,10 +81,17 @@ pub(crate) struct Row {
     pub(crate) count: u64,
     pub(crate) bands: Option<Bands>,
     pub(crate) verdict: Verdict,
-    /// Whether an alarm is firing after it.
-    pub(crate) is_firing: bool,
-    /// Whether it is notified.
-    pub(crate) is_notified: bool,
+    /// The alarm that is firing after it.
+    pub(crate) alarm: Option<Alarm>,
+    /// The alarm that it ended.
+    pub(crate) ended: Option<Ended>,
+}
+
+/// The end of an alarm.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    kind: EventKind,
+    reason: Reason,
 }
 
 /// The evaluated intervals of a series.
@@ -107,7 +117,7 @@ pub fn run(arguments: &Arguments, environment: &Environment) -> anyhow::Result<E
     }
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match arguments.json {
-        true => write_json(&mut out, &evaluated, arguments.anomalies),
+        true => write_json(&mut out, &evaluated, arguments.anomalies, &settings),
         false => write_table(&mut out, &evaluated, arguments.anomalies, &settings),
     };
     match written.and_then(|()| out.flush()) {
@@ -162,8 +172,8 @@ fn evaluate(settings: &Settings, counts: &Counts) -> anyhow::Result<Vec<Evaluate
                 count,
                 bands: evaluation.bands,
                 verdict: evaluation.verdict,
-                is_firing: series.is_firing(),
-                is_notified: series.is_notified(),
+                alarm: series.firing_alarm().copied(),
+                ended: series.take_announcements().find_map(|event| Ended::from_event(&event)),
             }
         });
         Evaluated { key: *key, rows: rows.collect() }
@@ -171,11 +181,19 @@ fn evaluate(settings: &Settings, counts: &Counts) -> anyhow::Result<Vec<Evaluate
     Ok(evaluated.collect())
 }
 
+impl Ended {
+    fn from_event(event: &Event) -> Option<Ended> {
+        let reason = event.reason.filter(|_| event.state == EventState::Resolved)?;
+        Some(Ended { kind: event.kind, reason })
+    }
+}
+
 fn is_shown(row: &Row, anomalies: bool) -> bool {
     !anomalies || matches!(row.verdict, Verdict::High | Verdict::Low)
 }
 
-fn write_json(out: &mut impl Write, evaluated: &[Evaluated], anomalies: bool) -> io::Result<()> {
+fn write_json(out: &mut impl Write, evaluated: &[Evaluated], anomalies: bool, settings: &Settings) -> io::Result<()> {
+    let start_of = |interval: u64| time(Interval { number: interval, length: settings.interval }.start());
     for Evaluated { key, rows } in evaluated {
         for row in rows.iter().filter(|row| is_shown(row, anomalies)) {
             let line = json!({
@@ -186,8 +204,14 @@ fn write_json(out: &mut impl Write, evaluated: &[Evaluated], anomalies: bool) ->
                 "lower": row.bands.map(|bands| bands.lower_shown()),
                 "upper": row.bands.map(|bands| bands.upper),
                 "verdict": name(row.verdict),
-                "firing": row.is_firing,
-                "notified": row.is_notified,
+                "alarm": row.alarm.map(|alarm| json!({
+                    "kind": EventKind::from(alarm.side),
+                    "since": start_of(alarm.since),
+                    "notified": alarm.is_notified,
+                    "lower": alarm.usual.bands.lower_shown(),
+                    "upper": alarm.usual.bands.upper,
+                })),
+                "ended": row.ended.map(|ended| json!({ "kind": ended.kind, "reason": ended.reason })),
             });
             writeln!(out, "{line}")?;
         }
@@ -198,7 +222,8 @@ fn write_json(out: &mut impl Write, evaluated: &[Evaluated], anomalies: bool) ->
 fn write_table(out: &mut impl Write, evaluated: &[Evaluated], anomalies: bool, settings: &Settings) -> io::Result<()> {
     let width = evaluated.iter().map(|series| series.key.to_string().len()).max().unwrap_or(5).max("series".len());
     let columns = ["count", "average", "lower", "upper"].map(|column| format!(" {column:>11}")).concat();
-    writeln!(out, "{:<20}  {:<width$}{columns}  verdict", "start", "series")?;
+    writeln!(out, "{:<20}  {:<width$}{columns}  {:<VERDICT_WIDTH$}  alarm", "start", "series", "verdict")?;
+    let mut has_alarm = false;
     let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
     for Evaluated { key, rows } in evaluated {
         for row in rows {
@@ -212,20 +237,25 @@ fn write_table(out: &mut impl Write, evaluated: &[Evaluated], anomalies: bool, s
                 number(row.bands.map(|bands| bands.lower_shown())),
                 number(row.bands.map(|bands| bands.upper)),
             ];
-            let alarm = match (row.is_firing, row.is_notified) {
-                (true, true) => "  alarm, notified",
-                (true, false) => "  alarm",
-                (false, _) => "",
-            };
+            has_alarm |= row.alarm.is_some();
+            let alarm = describe(row, settings);
+            let gap = if alarm.is_empty() { "" } else { "  " };
+            let verdict = name(row.verdict);
+            let width_of_verdict = if alarm.is_empty() { 0 } else { VERDICT_WIDTH };
             writeln!(
                 out,
-                "{:<20}  {:<width$} {:>11} {average:>11} {lower:>11} {upper:>11}  {}{alarm}",
+                "{:<20}  {:<width$} {:>11} {average:>11} {lower:>11} {upper:>11}  {verdict:<width_of_verdict$}{gap}{alarm}",
                 time(row.start),
                 key.to_string(),
-                row.count,
-                name(row.verdict)
+                row.count
             )?;
         }
+    }
+    if has_alarm {
+        writeln!(
+            out,
+            "The verdict is against the bands of the row. An alarm ends when the count is inside the usual one again."
+        )?;
     }
     let sum = |verdict: &str| sums.get(verdict).copied().unwrap_or(0);
     writeln!(
@@ -238,6 +268,27 @@ fn write_table(out: &mut impl Write, evaluated: &[Evaluated], anomalies: bool, s
         sum("normal"),
         sum("warming up")
     )
+}
+
+/// The alarm that a row ended, and the one that fires after it.
+fn describe(row: &Row, settings: &Settings) -> String {
+    let ended = row.ended.map(|Ended { kind, reason }| {
+        let reason = match reason {
+            Reason::Recovered => "recovered",
+            Reason::NewLevel => "new level",
+            Reason::Forgotten => "forgotten",
+            Reason::Reset => "reset",
+        };
+        format!("{} ended: {reason}", kind.as_str())
+    });
+    let firing = row.alarm.map(|alarm| {
+        let since = time(Interval { number: alarm.since, length: settings.interval }.start());
+        let bands = alarm.usual.bands;
+        let notified = if alarm.is_notified { "notified" } else { "not notified" };
+        let kind = EventKind::from(alarm.side).as_str();
+        format!("{kind} since {since}, {notified}, usual {:.1} to {:.1}", bands.lower_shown(), bands.upper)
+    });
+    ended.into_iter().chain(firing).collect::<Vec<_>>().join("; ")
 }
 
 fn name(verdict: Verdict) -> &'static str {

@@ -144,19 +144,85 @@ fn burst_and_silence_are_in_table_json_and_picture() {
     let mut table = Vec::new();
     let mut lines = Vec::new();
     write_table(&mut table, &evaluated, false, &settings).unwrap();
-    write_json(&mut lines, &evaluated, true).unwrap();
+    write_json(&mut lines, &evaluated, true, &settings).unwrap();
     let table = String::from_utf8(table).unwrap();
-    assert_eq!(table.lines().count(), 18, "{table}");
-    let burst = "1970-01-01T00:06:00Z  total          500       100.0        90.0       110.0  high  alarm";
-    assert_eq!(table.lines().nth(7), Some(burst), "{table}");
+    assert_eq!(table.lines().count(), 19, "{table}");
+    let start = |minute: usize| table.lines().nth(minute + 1).unwrap();
+    let burst = "1970-01-01T00:06:00Z  total          500       100.0        90.0       110.0  high        \
+                 high since 1970-01-01T00:06:00Z, not notified, usual 90.0 to 110.0";
+    assert_eq!(start(6), burst, "{table}");
+    assert!(start(7).ends_with("  normal      high ended: recovered"), "{table}");
+    assert!(start(8).ends_with("  normal"), "{table}");
+    assert!(start(14).ends_with("low since 1970-01-01T00:13:00Z, notified, usual 90.0 to 110.0"), "{table}");
+    assert!(table.lines().nth(17).unwrap().starts_with("The verdict is against the bands of the row."), "{table}");
     assert_eq!(table.lines().last(), Some("16 intervals of 60 s: 1 high, 2 low, 8 normal, 5 warming up"));
     let lines = String::from_utf8(lines).unwrap();
     let verdicts: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(verdicts.iter().map(|row| &row["verdict"]).collect::<Vec<_>>(), ["high", "low", "low"]);
+    let alarm =
+        json!({"kind": "low", "since": "1970-01-01T00:13:00Z", "notified": true, "lower": 90.0, "upper": 110.0});
+    assert_eq!((&verdicts[2]["alarm"], &verdicts[2]["ended"]), (&alarm, &serde_json::Value::Null));
     let picture = picture::draw(Key::Total, &evaluated[0].rows, &settings);
     let dots = |class: &str| picture.matches(&format!("<circle class=\"{class}\" cx=\"")).count();
     // Including one of each in the legend.
     assert_eq!((dots("high"), dots("low")), (2, 3));
+}
+
+/// The same counts as messages on the bus, through the detector.
+#[test]
+fn explained_alarms_are_those_of_the_detector() {
+    use crate::detect::{BatchInfo, Detector, Now};
+    use sekiwake_record::{Batch, Shard};
+
+    let settings = settings();
+    let storm = [&[100; 6][..], &[180], &[300; 40], &[170], &[100; 10]].concat();
+    let silence = [&[40][..], &[0; 20], &[70], &[100; 10], &[100, 101, 150, 99]].concat();
+    let counts: Vec<u64> = [storm, silence].concat();
+    let explained = rows(&counts).into_iter().map(|row| {
+        let minute = row.start.as_nanos() / 60_000_000_000;
+        (minute, row.verdict, row.alarm.map(|alarm| (EventKind::from(alarm.side), alarm.since, alarm.is_notified)))
+    });
+
+    let at =
+        |second: u64| Now { wall: WallTime::from_nanos(second * 1_000_000_000), boot: Duration::from_secs(second) };
+    // One hour later, because counting has to start before the first interval.
+    const HOUR: u64 = 60;
+    let mut detector = Detector::new(settings, at(HOUR * 60 - 1));
+    let mut closed = Vec::new();
+    detector.advance(at(HOUR * 60 + 1), true, &mut closed);
+    let mut first_sequence = 0;
+    let mut seen = Vec::new();
+    for (minute, &count) in (0..).zip(&counts) {
+        let second = (HOUR + minute) * 60 + 30;
+        detector.advance(at(second), true, &mut closed);
+        if count > 0 {
+            let captured_at_ns = second * 1_000_000_000;
+            let records = (0..count).map(|_| Record { captured_at_ns, ..fixtures::record(b"<14>x") });
+            let batch = fixtures::batch_of(records).close().unwrap();
+            let captured_at = WallTime::from_nanos(captured_at_ns);
+            let info = BatchInfo {
+                shard: Shard::of(fixtures::record(b"").source),
+                stream_name: "a",
+                stream_epoch: 1,
+                first_sequence,
+                first_captured_at: captured_at,
+                last_captured_at: captured_at,
+            };
+            first_sequence += count;
+            detector.count(info, &Batch::decode(batch.body, batch.count).unwrap());
+        }
+        closed.clear();
+        detector.advance(at(second + 36), true, &mut closed);
+        let (_, series) = detector.series().next().unwrap();
+        let alarm = series.firing_alarm();
+        let alarm = alarm.map(|alarm| (EventKind::from(alarm.side), alarm.since - HOUR, alarm.is_notified));
+        seen.push((minute, closed[0].series[0].verdict, alarm));
+    }
+    assert_eq!(seen, explained.collect::<Vec<_>>());
+    let notified: Vec<_> = detector.events().map(|event| (event.kind, event.state)).collect();
+    let [firing, resolved] = [EventState::Firing, EventState::Resolved];
+    let [high, low] = [EventKind::High, EventKind::Low];
+    assert_eq!(notified, [(high, firing), (high, resolved), (low, firing), (low, resolved)]);
 }
 
 #[test]
