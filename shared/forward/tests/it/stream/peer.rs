@@ -66,8 +66,8 @@ impl Book {
     }
 
     /// Waits for this many messages: what the kernel has acknowledged may not have been read yet.
-    /// Then checks that they were received in order: each connection has no gap, and begins no later
-    /// than after the last message of the one before. Returns how many were received again.
+    /// Then checks that they were received in order: each connection has no gap, and begins no
+    /// later than after the last message of the one before. Returns how many were received again.
     pub(super) fn assert_in_order(&self, count: u64) -> u64 {
         self.wait_for_distinct(count as usize);
         let mut next = 0;
