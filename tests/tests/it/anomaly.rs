@@ -9,12 +9,14 @@ use crate::support::*;
 
 const DETECTOR: &str = "sekiwake-anomaly-detector";
 
-/// One second per interval, so that a test has many intervals, and every alarm is notified.
+/// One second per interval, so that a test has many intervals, and every alarm is notified. The
+/// bands are wide and the evaluation is late, because a busy machine may suspend the sender or a
+/// service for half a second.
 const QUICK: [(&str, &str); 5] = [
     ("SEKIWAKE_ANOMALY_INTERVAL", "1s"),
     ("SEKIWAKE_ANOMALY_WINDOW", "4"),
-    ("SEKIWAKE_ANOMALY_GRACE", "300ms"),
-    ("SEKIWAKE_ANOMALY_MIN_WIDTH", "80"),
+    ("SEKIWAKE_ANOMALY_GRACE", "900ms"),
+    ("SEKIWAKE_ANOMALY_MIN_WIDTH", "250"),
     ("SEKIWAKE_NOTIFY_CONSECUTIVE", "1"),
 ];
 
@@ -236,7 +238,7 @@ fn state_file_keeps_windows_over_a_full_restart() {
     // An invalid state file is moved aside with a log message.
     std::fs::write(&state, "{}").unwrap();
     let services = site.start(&[PROXY, DETECTOR], &more);
-    assert!(services.get(DETECTOR).process.stderr().join("\n").contains("state file unusable"));
+    services.get(DETECTOR).process.wait_for_line(LONG, |line| line.contains("state file unusable")).unwrap();
     services.stop().unwrap();
 }
 
@@ -281,8 +283,9 @@ fn changed_interval_ends_alarms_and_counts_anew() {
     let [firing, resolved] = &hook.bodies()[..] else { panic!("{:?}", hook.bodies()) };
     assert_eq!((&firing["id"], &firing["starts_at"]), (&resolved["id"], &resolved["starts_at"]));
     assert_eq!(resolved["reason"], "reset", "{resolved}");
-    let log = services.get(DETECTOR).process.stderr().join("\n");
-    assert!(log.contains("state of another interval discarded") && log.contains("of=1s interval=2s"), "{log}");
+    let discarded = |line: &str| line.contains("state of another interval discarded");
+    let line = services.get(DETECTOR).process.wait_for_line(LONG, discarded).unwrap();
+    assert!(line.contains("of=1s interval=2s"), "{line}");
     // Twice as many messages per interval are no anomaly.
     let mut load = start_load(&site, 400, 120);
     wait_for_intervals(&services, 7);

@@ -10,9 +10,8 @@ fn mixed_sizes_from_64_sources_arrive_once_and_in_order() {
     let Some(site) = site() else { return };
     let sink = site.sink(&[at(collector(0), 514)], Options { digest: true, ..numbered() });
     let services = site.start(&SYSLOG_PATH, &[("SEKIWAKE_SYSLOG_DESTINATIONS", &syslog_to(0))]);
-    let sent = site.send(&format!(
-        "--to {MIRRORED} --from 198.19.0.0/16 --sources 64 --size 100-1400 --rate 20000 --count 100000"
-    ));
+    let sent = site
+        .send(&format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 64 --size 100-1400 --rate 10000 --count 50000"));
     let _ = sink.wait_for(sent, LONG);
     let ledger = balanced_ledger(&services);
     services.stop().unwrap();

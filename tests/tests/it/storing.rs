@@ -223,6 +223,7 @@ fn full_disk_is_reported_and_records_are_stored_later() {
     assert_eq!((counts.len() as u64, counts.values().max()), (sent, Some(&1)));
     check_ledger(storer);
     // Every failed commit is counted, and only some are logged.
+    storer.process.wait_for_line(LONG, |line| line.contains("write failed")).unwrap();
     let logged = storer.process.stderr().iter().filter(|line| line.contains("write failed")).count() as u64;
     let failed = storer.metrics().unwrap().count("sekiwake_store_failed_commits_total", &[]);
     assert!(logged >= 1 && logged < failed, "{logged} of {failed}: {}", storer.process.stderr().join("\n"));

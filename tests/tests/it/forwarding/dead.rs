@@ -18,7 +18,7 @@ use sekiwake_tests::{Ledger, MIRRORED, Samples, collector, collector_v6};
 use super::*;
 
 /// Datagrams per second for any machine.
-const MODEST: u32 = 20_000;
+const MODEST: u32 = 10_000;
 /// Datagrams per second of the measurement.
 const FULL: u32 = 100_000;
 

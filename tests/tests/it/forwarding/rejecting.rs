@@ -86,7 +86,7 @@ fn collector_that_closes_at_some_messages_gets_the_others() {
                 && count("sekiwake_forward_sent_datagrams_total", &[]) + rejected == sent
         })
         .unwrap();
-    let log = forwarder.process.stderr().join("\n");
-    assert!(log.contains("the destination closes the connection at it"), "{log}");
+    let is_shown = |line: &str| line.contains("the destination closes the connection at it");
+    forwarder.process.wait_for_line(LONG, is_shown).unwrap();
     services.stop().unwrap();
 }

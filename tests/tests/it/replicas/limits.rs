@@ -13,6 +13,9 @@ use sekiwake_tests::FIRST_DEVICE;
 
 use super::*;
 
+/// Fills the queues of a subscriber that is paused for a moment.
+const FULL_LOAD: &str = "--from 198.19.0.0/16 --sources 64 --size 200 --rate 50000";
+
 fn lost(members: &Members<'_>) -> u64 {
     members.sum("sekiwake_bus_lost_records_total")
 }
@@ -22,7 +25,7 @@ fn loss_after_a_long_outage_with_little_memory_is_exact() {
     let Some(site) = site() else { return };
     site.disable_ipv6_on_the_wire();
     let sink = large_sink(&site, 0);
-    let spine = site.start(&[CAPTURE, PROXY], &[("SEKIWAKE_RETAIN", "16MiB")]);
+    let spine = site.start(&[CAPTURE, PROXY], &[("SEKIWAKE_RETAIN", "8MiB")]);
     let mut members = Members::new(&site);
     members.start("default", 0, 1);
     members.wait_for_shares(&[64]);
@@ -32,27 +35,32 @@ fn loss_after_a_long_outage_with_little_memory_is_exact() {
     members.stop_first();
     let before = sink.received();
     pause_for(Duration::from_secs(5));
+    let started = Instant::now();
     members.start("default", 0, 1);
     members.wait_for_shares(&[64]);
     flow_for(&sink, Duration::from_secs(2));
     let sent = load.stop();
-    settle(&sink, sent);
+    settle_with_losses(&sink, sent, || lost(&members));
     let counted = lost(&members);
-    let log = members.log();
+    let lines = || -> Vec<String> {
+        let log = members.log();
+        log.lines().filter(|line| line.contains("records lost for this group")).map(str::to_owned).collect()
+    };
+    let logged = || lines().iter().map(|line| reports::number(line, "records")).sum::<u64>();
+    wait_for("the losses in the log", LONG, || logged() == counted)
+        .unwrap_or_else(|late| panic!("{late}: {} of {counted}", logged()));
+    let (lines, log, seconds) = (lines(), members.log(), started.elapsed().as_secs());
     let by_reason = members.members[0].metrics().unwrap().nonzero("sekiwake_bus_lost_records_total", &[]);
     members.stop();
     spine.stop().unwrap();
     let Completeness { missing, duplicates } = completeness(sink, sent);
     println!("{sent} sent, {before} before the outage, {missing} missing, {by_reason:?}");
-    assert!(missing > 50_000, "too few are missing for this test: {missing}");
+    assert!(missing > 2 * RATE, "too few are missing for this test: {missing}");
     assert_eq!((missing, duplicates), (counted, 0), "{log}");
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("records lost for this group")).collect();
-    let records: u64 = lines.iter().map(|line| reports::number(line, "records")).sum();
-    assert_eq!(records, counted, "{log}");
     assert_eq!(lines.last().map(|line| reports::number(line, "total")), Some(counted), "{log}");
     assert!(lines.iter().all(|line| line.contains("captured_before=\"20")), "{log}");
     // All topics together, and not more often than every second while it goes on.
-    assert!(lines.len() < 8, "{log}");
+    assert!(lines.len() as u64 <= 2 + seconds, "{seconds} s: {log}");
 }
 
 #[test]
@@ -95,7 +103,7 @@ fn slow_subscriber_does_not_affect_others() {
     slow.start("overloaded", 1, 1);
     good.wait_for_shares(&[64]);
     slow.wait_for_shares(&[64]);
-    let load = Load::start(&site);
+    let load = Load::with(&site, FULL_LOAD);
     // The slow one runs for a thirtieth of the time, and is paused for longer than its queues last.
     for _ in 0..6 {
         for (signal, time) in [(Signal::STOP, 1_450), (Signal::CONT, 50)] {
@@ -106,7 +114,7 @@ fn slow_subscriber_does_not_affect_others() {
     let memory = spine.get(PROXY).process.resident_bytes().unwrap();
     let sent = load.stop();
     settle(&good_sink, sent);
-    settle(&slow_sink, sent);
+    settle_with_losses(&slow_sink, sent, || lost(&slow) + slow.sum("sekiwake_forward_dropped_datagrams_total"));
     let lost_by_good = lost(&good);
     let lost_by_slow = lost(&slow);
     let requests = slow.sum("sekiwake_group_repair_requests_total");

@@ -16,10 +16,6 @@ use sekiwake_traffic::sequence_of;
 
 use super::*;
 
-/// Datagrams per second of [`SLOW_LOAD`]: the reader and the members' threads share two cores.
-const SLOW_RATE: u64 = 10_000;
-const SLOW_LOAD: &str = "--from 198.19.0.0/16 --sources 64 --size 200 --rate 10000";
-
 /// Identifies a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
@@ -117,7 +113,7 @@ fn membership_changes_over_tcp_lose_nothing() {
     let mut members = Members::new(&site);
     members.start_to("default", &destination(), 2);
     members.wait_until_even();
-    let load = Load::with(&site, SLOW_LOAD);
+    let load = Load::start(&site);
     sink.flow_for(Duration::from_secs(1));
     members.start_to("default", &destination(), 1);
     members.wait_until_even();
@@ -144,7 +140,7 @@ fn paused_member_over_tcp_sends_no_shard_it_has_lost() {
     let mut members = Members::new(&site);
     members.start_to("default", &destination(), 2);
     members.wait_until_even();
-    let load = Load::with(&site, SLOW_LOAD);
+    let load = Load::start(&site);
     sink.flow_for(Duration::from_secs(3));
     members.pause_first();
     let other_has_all = || owned_shards(&members.members[1]) == 64;
@@ -159,7 +155,7 @@ fn paused_member_over_tcp_sends_no_shard_it_has_lost() {
     assert_eq!(missing, 0, "{}", members.log());
     // Datagrams that were written to its connection and not yet committed are sent again: half a
     // second's worth or a little more.
-    assert!(duplicates <= 2 * SLOW_RATE, "{duplicates} duplicates");
+    assert!(duplicates <= 2 * RATE, "{duplicates} duplicates");
     members.stop();
     spine.stop().unwrap();
 }
@@ -175,7 +171,7 @@ fn shards_move_while_a_tcp_destination_never_reads() {
     let mut members = Members::new(&site);
     members.start_to("default", &destinations, 1);
     members.wait_for_shares(&[64]);
-    let load = Load::with(&site, SLOW_LOAD);
+    let load = Load::start(&site);
     flow_for(&sink, Duration::from_secs(4));
     members.start_to("default", &destinations, 1);
     members.wait_until_even();
@@ -192,5 +188,5 @@ fn shards_move_while_a_tcp_destination_never_reads() {
     println!("{sent} sent, {missing} missing, {duplicates} duplicates");
     assert_eq!(missing, 0, "{log}");
     // Per move at most the datagrams that the stalled connection has not yet given up after 2 s.
-    assert!(duplicates <= 2 * 2 * SLOW_RATE, "{duplicates} duplicates\n{log}");
+    assert!(duplicates <= 2 * 2 * RATE, "{duplicates} duplicates\n{log}");
 }
