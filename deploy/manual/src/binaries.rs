@@ -203,6 +203,7 @@ fn anomaly_detector() -> Binary {
 fn tap() -> Binary {
     Binary::tool(tool_command_line::<sekiwake_tap::Tap>())
         .example("Print ten syslog records:", "sekiwake-tap --count 10 syslog/")
+        .example("Print the state of all services, once per second:", "sekiwake-tap status/")
         .example("Print the flow templates that are known, then live flows:", "sekiwake-tap templates/ xflow/")
 }
 

@@ -120,7 +120,7 @@ fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
                 let shared = start_interface(index, name, &settings, &producer, &own, scope)?;
                 interfaces.push((shared, Meter::new(scope.metrics(), name).counters()));
             }
-            scope.status_with("interfaces", move || {
+            scope.brief_status_with("interfaces", move || {
                 interfaces.iter().map(|(shared, counters)| shared.status(counters)).collect()
             });
         }

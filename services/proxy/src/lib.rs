@@ -8,7 +8,7 @@ mod keygen;
 
 use sekiwake_bus::{
     Bus, BusError, ControlPlane, ControlPlaneSettings, Gatekeeper, GatekeeperSettings, INPROC_CONTROL, INPROC_PUBLISH,
-    INPROC_SUBSCRIBE, Relay, RelaySettings, Reporting, ServerKeys,
+    INPROC_SUBSCRIBE, Relay, RelaySettings, Reporting, ServerKeys, status_channel,
 };
 use sekiwake_runtime::{About, Role, Scope};
 use sekiwake_settings::{BindEndpoint, List, Reader};
@@ -87,7 +87,10 @@ impl Role for ProxyService {
         let mut relay = Relay::bind(&bus, &settings, scope.metrics()).map_err(&named)?;
         relay.set_readiness(scope.readiness("bus"));
         let reporting = Reporting::new(scope, "control", "control");
-        let plane = ControlPlane::bind(&bus, &control_settings, reporting).map_err(&named)?;
+        let mut plane = ControlPlane::bind(&bus, &control_settings, reporting).map_err(&named)?;
+        let (inlet, outlet) = status_channel();
+        plane.set_status(inlet);
+        relay.set_status(outlet);
         // It binds the endpoints of publishers when the captures can be served.
         scope.spawn("relay", move |worker| relay.run(worker).map_err(named))?;
         scope.spawn("control", move |worker| Ok(plane.run(worker)?))?;

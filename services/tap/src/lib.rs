@@ -1,4 +1,4 @@
-//! Prints live records, events and flow templates as JSON lines.
+//! Prints live records, events, status and flow templates as JSON lines.
 //!
 //! An example for other subscribers: it is not a member of a group, and a slow or failing tap
 //! affects no other subscriber.
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use sekiwake_bus::{Bus, BusError, Controlling, EVENT_PREFIX, EventSubscriber, Subscriber, Subscribing};
+use sekiwake_bus::{Bus, BusError, Controlling, EVENT_PREFIX, EventSubscriber, STATUS_PREFIX, Subscriber, Subscribing};
 use sekiwake_json::{Payload, write_line};
 use sekiwake_record::{Name, Topic};
 use sekiwake_runtime::{About, Metrics, Stop, Tool};
@@ -20,10 +20,13 @@ use sekiwake_settings::Reader;
 /// How long to wait for records before buffered lines are flushed.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
 
+/// The longest prefix of status that a proxy accepts, bytes.
+const MAX_STATUS_FILTER: usize = 128;
+
 /// The tap.
 pub struct Tap;
 
-/// Prints live records and events as JSON lines.
+/// Prints live records, events and status as JSON lines.
 ///
 /// One line per record or event, until it is stopped or has printed --count lines. It is in no
 /// group: it receives everything that is published from now on, and a slow or failing tap affects
@@ -32,12 +35,13 @@ pub struct Tap;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Prefixes of topics to print: syslog/, xflow/ or snmptrap/, with a shard as in xflow/0a,
-    /// anomaly/ for events, or templates/ for known flow templates
+    /// anomaly/ for events, status/ for the state of all services, or templates/ for known flow
+    /// templates
     #[arg(value_parser = topic_prefix, default_values = ["syslog/", "xflow/", "snmptrap/"])]
     topics: Vec<String>,
 
-    /// Exit after printing this many records, events and templates
-    #[arg(long, value_name = "RECORDS")]
+    /// Exit after printing this many lines
+    #[arg(long, value_name = "LINES")]
     count: Option<u64>,
 }
 
@@ -45,7 +49,7 @@ impl Tool for Tap {
     const ABOUT: About = About {
         service: "tap",
         binary: "sekiwake-tap",
-        summary: "Prints live records, events and flow templates as JSON lines",
+        summary: "Prints live records, events, status and flow templates as JSON lines",
         admin_port: 0,
     };
 
@@ -62,10 +66,12 @@ impl Tool for Tap {
         let metrics = Metrics::new("tap");
         let mut event_prefixes = filtered(&arguments.topics, selects_events);
         // A prefix that also selects records, such as the empty one, is narrowed to events, because
-        // records have a connection of their own.
+        // records have a connection of their own. Status has to be asked for by its whole name,
+        // because services send it only while somebody subscribes.
         for prefix in event_prefixes.iter_mut().filter(|prefix| EVENT_PREFIX.starts_with(&***prefix)) {
             EVENT_PREFIX.clone_into(prefix);
         }
+        event_prefixes.extend(filtered(&arguments.topics, selects_status));
         let record_prefixes = filtered(&arguments.topics, selects_records);
         let mut sources = Sources { records: None, events: None };
         if !record_prefixes.is_empty() {
@@ -166,6 +172,11 @@ fn selects_events(prefix: &str) -> bool {
     }
 }
 
+/// Whether a prefix selects status of all services, or of those whose names begin with it.
+fn selects_status(prefix: &str) -> bool {
+    prefix.len() <= MAX_STATUS_FILTER && prefix.starts_with(STATUS_PREFIX)
+}
+
 fn selects_templates(prefix: &str) -> bool {
     prefix == templates::TOPIC
 }
@@ -176,11 +187,11 @@ fn selects_records(prefix: &str) -> bool {
 
 /// A prefix that selects topics. With any other prefix the tap would wait endlessly.
 fn topic_prefix(text: &str) -> Result<String, String> {
-    match selects_events(text) || selects_records(text) || selects_templates(text) {
+    match selects_events(text) || selects_records(text) || selects_templates(text) || selects_status(text) {
         true => Ok(text.to_owned()),
         false => Err(
             "expected syslog/, xflow/ and snmptrap/ with a shard from 00 to 3f, anomaly/ with a publisher's name, any \
-                 prefix of these, or templates/"
+                 prefix of these, status/ with the beginning of a service's name, or templates/"
                 .to_owned(),
         ),
     }

@@ -17,6 +17,7 @@
 //! | member of a group | [`GroupSubscriber`] | [`GroupSubscriber`] | `Member`, `HandoffKeeper` |
 //! | reader without a group | [`Subscriber`] | [`ControlReader`] | `Tracker`, `TemplateReader` |
 //! | events | [`EventPublisher`], [`EventSubscriber`] | none | none |
+//! | status | [`EventSubscriber`] | `StatusReporter` | `StatusSender`, `StatusBoard` |
 //! | encryption | [`Gatekeeper`], [`ServerKeys`], [`ClientKeys`] | the same | none |
 //!
 //! This crate alone opens ZeroMQ sockets. A socket belongs to one thread; threads communicate
@@ -37,6 +38,7 @@ mod reminder;
 mod reporting;
 mod settings;
 mod socket;
+mod status;
 
 pub use auth::{
     AllowedKeys, ClientKeys, Gatekeeper, GatekeeperSettings, KeyChanges, KeyError, KeyFileError, KeyPair, PublicKey,
@@ -61,3 +63,4 @@ pub use sekiwake_group::{
 };
 pub use settings::{Controlling, Grouping, Publishing, Subscribing};
 pub use socket::{Bus, INPROC_CONTROL, INPROC_PUBLISH, INPROC_SUBSCRIBE, MAX_MESSAGE_BYTES};
+pub use status::{STATUS_PREFIX, StatusInlet, StatusOutlet, status_channel};

@@ -124,7 +124,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         };
         engine.apply(destinations)?;
         let shown = engine.shown.clone();
-        scope.status_with("destinations", move || shown.to_json());
+        scope.brief_status_with("destinations", move || shown.to_json());
         let totals = engine.totals.clone();
         scope.at_end(move || totals.log());
         Ok(engine)

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Beside them stand [`HandoffKeeper`] and [`HandoffStore`], which transfer the state that the
-//! owner of a shard leaves for the next.
+//! owner of a shard leaves for the next, and [`StatusSender`] and [`StatusBoard`], which pass on
+//! what services say of themselves.
 //!
 //! The machines have no socket, clock, thread or random numbers. Messages and the time go in, as a
 //! [`BootTime`] of the party's own host, and outputs are polled out. The shell around a machine
@@ -33,6 +34,7 @@ mod publisher;
 mod retention;
 #[cfg(test)]
 mod simulation;
+mod status;
 mod stream;
 mod time;
 mod tracker;
@@ -55,6 +57,7 @@ pub use member::{
 pub use own::{OwnDestinations, OwnWatch, is_own};
 pub use publisher::{CurrentList, PublisherControl, PublisherControlSettings};
 pub use retention::{Retained, Retention};
+pub use status::{Publication, STATUS_PREFIX, StatusBoard, StatusIdentity, StatusRejections, StatusSender};
 pub use stream::{Peer, Stream};
 pub use time::BootTime;
 pub use tracker::{Observation, Tracker};

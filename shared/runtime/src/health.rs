@@ -160,6 +160,20 @@ impl Health {
         lock(&self.latches).iter().filter(is_missing).map(describe).collect()
     }
 
+    /// Whether the process is stopping.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == Phase::Stopping as u8
+    }
+
+    /// The name of the phase, in status.
+    pub(crate) fn phase_name(&self) -> &'static str {
+        match self.phase.load(Ordering::Relaxed) {
+            phase if phase == Phase::Starting as u8 => "starting",
+            phase if phase == Phase::Stopping as u8 => "stopping",
+            _ => "running",
+        }
+    }
+
     /// Whether this role is ready, independently of the others.
     pub(crate) fn is_ready(&self, service: &str) -> bool {
         let is_missing = |latch: &RegisteredLatch| {

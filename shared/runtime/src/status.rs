@@ -87,21 +87,24 @@ pub struct StatusResponder {
 /// The request that a responder shares with the server, which has no other reference to it: it is
 /// dropped with the responder.
 #[derive(Debug, Default)]
-struct PendingRequest {
+pub(crate) struct PendingRequest {
     /// Read without the lock. Changed only under it.
     is_pending: AtomicBool,
-    answer: Mutex<Option<oneshot::Sender<Value>>>,
+    /// A page's and those of feeds.
+    answers: Mutex<Vec<oneshot::Sender<Value>>>,
 }
 
 /// A function that makes a part's value.
-struct StatusFunction {
+pub(crate) struct StatusFunction {
+    /// It is made of a few counters, within microseconds.
+    is_brief: bool,
     make: Box<dyn Fn() -> Value + Send + Sync>,
     /// A call that was still running when the last page was made.
     late: Mutex<Option<JoinHandle<PartText>>>,
 }
 
 #[derive(Clone, Debug)]
-enum Part {
+pub(crate) enum Part {
     Worker(Weak<PendingRequest>),
     Function(Arc<StatusFunction>),
 }
@@ -109,7 +112,7 @@ enum Part {
 /// The parts of one role.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StatusParts {
-    parts: Arc<Mutex<BTreeMap<String, Part>>>,
+    pub(crate) parts: Arc<Mutex<BTreeMap<String, Part>>>,
 }
 
 /// The parts of all roles of a process, from which the pages are made.
@@ -139,33 +142,46 @@ impl StatusResponder {
         if !self.pending.is_pending.load(Ordering::Relaxed) {
             return;
         }
-        if let Some(request) = self.pending.take() {
+        let mut requests = self.pending.take();
+        let Some(last) = requests.pop() else { return };
+        let value = make();
+        for request in requests {
             // Fails only if the request has timed out meanwhile.
-            let _ = request.send(make());
+            let _ = request.send(value.clone());
         }
+        let _ = last.send(value);
     }
 }
 
 impl PendingRequest {
-    /// Stores a request, replacing one that was not answered. Receiving fails when the responder is
-    /// dropped.
-    fn put(&self) -> oneshot::Receiver<Value> {
+    /// Stores a request. Receiving fails when the responder is dropped. Requests that have timed
+    /// out are removed, so that there is at most one of each reader.
+    pub(crate) fn put(&self) -> oneshot::Receiver<Value> {
         let (sender, answer) = oneshot::channel();
-        *lock(&self.answer) = Some(sender);
+        let mut answers = lock(&self.answers);
+        answers.retain(|answer| !answer.is_closed());
+        answers.push(sender);
         self.is_pending.store(true, Ordering::Relaxed);
         answer
     }
 
-    /// The request, unless it has timed out.
+    /// The requests that have not timed out.
     #[cold]
-    fn take(&self) -> Option<oneshot::Sender<Value>> {
-        let mut answer = lock(&self.answer);
+    fn take(&self) -> Vec<oneshot::Sender<Value>> {
+        let mut answers = lock(&self.answers);
         self.is_pending.store(false, Ordering::Relaxed);
-        answer.take().filter(|answer| !answer.is_closed())
+        let mut requests = std::mem::take(&mut *answers);
+        requests.retain(|answer| !answer.is_closed());
+        requests
     }
 }
 
 impl StatusFunction {
+    /// The value, if it is made within microseconds.
+    pub(crate) fn brief(&self) -> Option<Value> {
+        self.is_brief.then(|| (self.make)())
+    }
+
     /// The call that is still running because the last page did not wait for it, or else a new one:
     /// never two at a time. A call that has ended since then is not used, because its result would
     /// be out of date.
@@ -217,8 +233,9 @@ impl StatusParts {
         StatusResponder { pending }
     }
 
-    pub(crate) fn add_function(&self, name: String, make: impl Fn() -> Value + Send + Sync + 'static) {
-        self.put(name, Part::Function(Arc::new(StatusFunction { make: Box::new(make), late: Mutex::default() })));
+    pub(crate) fn add_function(&self, name: String, is_brief: bool, make: impl Fn() -> Value + Send + Sync + 'static) {
+        let function = StatusFunction { is_brief, make: Box::new(make), late: Mutex::default() };
+        self.put(name, Part::Function(Arc::new(function)));
     }
 
     fn put(&self, name: String, part: Part) {

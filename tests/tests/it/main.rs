@@ -30,6 +30,7 @@ mod replicas;
 mod savefile;
 mod send_test;
 mod settings;
+mod status;
 mod storing;
 mod support;
 mod systemd;

@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 
 use sekiwake_group::{
     BootTime, Coordinator, CoordinatorEvent, CoordinatorSettings, HandoffRejections, HandoffStore,
-    HandoffStoreSettings, Peer, Rejections, wire::is_handoff,
+    HandoffStoreSettings, Peer, Publication, Rejections, StatusBoard, StatusIdentity, StatusRejections,
+    wire::{is_handoff, is_status},
 };
-use sekiwake_runtime::{Latch, RateLimited, StatusResponder, Worker};
+use sekiwake_record::Name;
+use sekiwake_runtime::{Latch, RateLimited, StatusFeed, StatusResponder, Worker, host_name};
+use sekiwake_sys::clock::wall_now_ns;
 use tracing::{info, warn};
 
 use super::{dealer::CONTROL_BURST, group_log::GroupLog, intake::Intake, plane_status::coordinator_status};
@@ -18,12 +21,15 @@ use crate::{
     metrics::ControlPlaneMetrics,
     port_guard::PortGuard,
     socket::{Bus, Rest, bind_all, milliseconds, receive_rest, uninterrupted},
+    status::{StatusInlet, texts},
 };
 
 /// The longest sleep, so that a stop is noticed.
 const IDLE_POLL: Duration = Duration::from_millis(50);
 /// Messages read from the socket between two bursts of work.
 const DRAIN_BURST: usize = 4_096;
+/// How often the proxy publishes its own status.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// How often metrics are set.
 const METER_EVERY: Duration = Duration::from_millis(500);
 /// How long the last messages may linger.
@@ -55,6 +61,8 @@ pub struct ControlPlane {
     intake: Intake<ReceivedFrame>,
     coordinator: Coordinator,
     handoff: HandoffStore,
+    board: StatusBoard,
+    own_status: OwnStatus,
     metrics: ControlPlaneMetrics,
     counted: Counted,
     metered_at: Option<Instant>,
@@ -65,11 +73,22 @@ pub struct ControlPlane {
     group_log: GroupLog,
 }
 
+/// The proxy's own status, and the way to the relay.
+struct OwnStatus {
+    identity: StatusIdentity,
+    feed: StatusFeed,
+    /// `None` without a relay that publishes status.
+    inlet: Option<StatusInlet>,
+    due_at: BootTime,
+    is_stop_said: bool,
+}
+
 /// Rejected messages that are in the metrics already.
 #[derive(Default)]
 struct Counted {
     coordinator: Rejections,
     handoff: HandoffRejections,
+    board: StatusRejections,
 }
 
 /// The one frame of a control message.
@@ -94,7 +113,7 @@ impl ControlPlane {
     /// # Errors
     /// An address that is in use or invalid; no random numbers.
     pub fn bind(bus: &Bus, settings: &ControlPlaneSettings, reporting: Reporting) -> Result<ControlPlane, BusError> {
-        let Reporting { metrics, ready, status } = reporting;
+        let Reporting { metrics, ready, status, feed } = reporting;
         let socket = bus.control_server(settings.keys.as_ref())?;
         let guard = PortGuard::start(bus, &socket, Side::Control, settings.keys.as_ref(), &metrics)?;
         let endpoints = bind_all(&socket, &settings.endpoints)?;
@@ -108,6 +127,19 @@ impl ControlPlane {
             intake: Intake::default(),
             coordinator: Coordinator::new(CoordinatorSettings::default(), epoch, boot_now()),
             handoff: HandoffStore::new(HandoffStoreSettings::default(), epoch, boot_now()),
+            board: StatusBoard::new(epoch, boot_now()),
+            own_status: OwnStatus {
+                identity: StatusIdentity {
+                    service: Name::new(feed.service()).unwrap_or_else(|_| host_name()),
+                    group: None,
+                    member: host_name(),
+                    incarnation: epoch,
+                },
+                feed,
+                inlet: None,
+                due_at: boot_now(),
+                is_stop_said: false,
+            },
             metrics: ControlPlaneMetrics::new(&metrics),
             counted: Counted::default(),
             metered_at: None,
@@ -122,6 +154,11 @@ impl ControlPlane {
     /// The bound endpoints, with the actual ports.
     pub fn endpoints(&self) -> &[String] {
         &self.endpoints
+    }
+
+    /// Passes the status of services on to the relay, while somebody subscribes to it.
+    pub fn set_status(&mut self, status: StatusInlet) {
+        self.own_status.inlet = Some(status);
     }
 
     /// Coordinates until the worker is asked to stop and no member or publisher is leaving.
@@ -144,6 +181,10 @@ impl ControlPlane {
             if now >= self.handoff.next_deadline() {
                 self.handoff.on_tick(now, &self.coordinator);
             }
+            if now >= self.board.next_deadline() {
+                self.board.on_tick(now);
+            }
+            self.tend_status(now, worker.stopping());
             self.send_outputs()?;
             self.report(now);
             if let Some(deadline) = worker.deadline() {
@@ -158,6 +199,7 @@ impl ControlPlane {
                 }
             }
             let deadline = self.coordinator.next_deadline().min(self.handoff.next_deadline());
+            let deadline = deadline.min(self.board.next_deadline());
             let wait = if self.intake.is_empty() { poll_timeout(now, deadline, IDLE_POLL) } else { 0 };
             match self.socket.poll(zmq::POLLIN, wait) {
                 Ok(_) | Err(zmq::Error::EINTR) => {}
@@ -197,16 +239,54 @@ impl ControlPlane {
             let Some((peer, ReceivedFrame(frame))) = self.intake.pop() else { return };
             if is_handoff(&frame) {
                 self.handoff.on_message(boot_now(), &peer, &frame, &self.coordinator);
+            } else if is_status(&frame) {
+                self.board.on_message(boot_now(), &peer, &frame);
             } else {
                 self.coordinator.on_message(boot_now(), &peer, &frame);
             }
         }
     }
 
+    /// Publishes status that has been received, and the proxy's own once per second.
+    fn tend_status(&mut self, now: BootTime, is_stopping: bool) {
+        let OwnStatus { identity, feed, inlet, due_at, is_stop_said } = &mut self.own_status;
+        let Some(inlet) = inlet else { return };
+        let is_wanted = inlet.is_wanted();
+        self.board.set_wanted(is_wanted);
+        let publish = |publication: Publication| {
+            if !inlet.push(publication) {
+                self.metrics.dropped.inc();
+            }
+        };
+        while let Some(publication) = self.board.poll_publication() {
+            publish(publication);
+        }
+        if !is_wanted {
+            return;
+        }
+        let says_stop = is_stopping && !*is_stop_said;
+        if now >= *due_at || says_stop {
+            *due_at = now + STATUS_EVERY;
+            *is_stop_said = is_stopping;
+            feed.ask(Instant::now());
+            // This thread answers for its own part.
+            self.status.answer(|| coordinator_status(&self.coordinator.view(now), &self.handoff.view()));
+        }
+        let Some(parts) = feed.take(Instant::now()) else { return };
+        for (part, text) in texts(identity, wall_now_ns(), parts) {
+            publish(Publication { topic: identity.topic(&part), text });
+        }
+    }
+
+    fn next_output(&mut self) -> Option<(Peer, Vec<u8>)> {
+        let first = self.coordinator.poll_output().or_else(|| self.handoff.poll_output());
+        first.or_else(|| self.board.poll_output())
+    }
+
     /// Sends the coordinator's messages, and then hand-off state. A message to a peer that is
     /// disconnected or does not read is dropped and counted.
     fn send_outputs(&mut self) -> Result<(), BusError> {
-        while let Some((peer, frame)) = self.coordinator.poll_output().or_else(|| self.handoff.poll_output()) {
+        while let Some((peer, frame)) = self.next_output() {
             let bytes = frame.len() as u64;
             // libzmq checks for room only when the first part is sent.
             match uninterrupted(|| self.socket.send(peer.as_bytes(), zmq::DONTWAIT | zmq::SNDMORE)) {
@@ -246,14 +326,19 @@ impl ControlPlane {
         let groups = self.coordinator.groups(now);
         self.metrics.set(&groups, &self.coordinator.streams(now), &self.handoff.view());
         self.group_log.groups(&groups, instant);
-        let totals = Counted { coordinator: self.coordinator.rejections(), handoff: self.handoff.rejections() };
+        let totals = Counted {
+            coordinator: self.coordinator.rejections(),
+            handoff: self.handoff.rejections(),
+            board: self.board.rejections(),
+        };
         let messages = self.metrics.count_rejected(&self.counted.coordinator, &totals.coordinator)
-            + self.metrics.count_rejected_handoff(&self.counted.handoff, &totals.handoff);
+            + self.metrics.count_rejected_handoff(&self.counted.handoff, &totals.handoff)
+            + self.metrics.count_rejected_status(&self.counted.board, &totals.board);
         if messages > 0
             && let Some(suppressed) = self.rejected_log.allow(instant)
         {
-            let Counted { coordinator, handoff } = &totals;
-            warn!(messages, suppressed, ?coordinator, ?handoff, "control messages rejected");
+            let Counted { coordinator, handoff, board } = &totals;
+            warn!(messages, suppressed, ?coordinator, ?handoff, ?board, "control messages rejected");
         }
         self.counted = totals;
     }

@@ -8,10 +8,11 @@ use std::{
 };
 
 use sekiwake_group::{
-    BootTime, CurrentList, OwnDestinations, PublisherControl, PublisherControlSettings, Stream, wire::Transport,
+    BootTime, CurrentList, OwnDestinations, PublisherControl, PublisherControlSettings, StatusIdentity, Stream,
+    wire::{Transport, is_status},
 };
-use sekiwake_record::Kind;
-use sekiwake_runtime::{Latch, StatusResponder, Worker};
+use sekiwake_record::{Kind, Name};
+use sekiwake_runtime::{Latch, StatusFeed, StatusResponder, Worker};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
@@ -28,6 +29,7 @@ use crate::{
     metrics::StreamControlMetrics,
     settings::Controlling,
     socket::{Bus, milliseconds},
+    status::StatusReporter,
 };
 
 /// Maximum bytes retransmitted per second: over twice the rate of a stream of 200,000 small
@@ -38,6 +40,8 @@ const IDLE_POLL: Duration = Duration::from_millis(50);
 /// The longest sleep while a change is expected: capture threads apply a list, or the writer waits
 /// for commits.
 const BUSY_POLL: Duration = Duration::from_millis(2);
+/// The shortest sleep for the sake of status.
+const STATUS_POLL: Duration = Duration::from_millis(5);
 /// How often metrics are set.
 const METER_EVERY: Duration = Duration::from_millis(500);
 /// How long the last message may linger.
@@ -76,6 +80,8 @@ pub struct StreamControl {
     metrics: StreamControlMetrics,
     metered_at: Option<Instant>,
     status: StatusResponder,
+    /// `None` if a name is not allowed, which the settings prevent.
+    reporter: Option<StatusReporter>,
     stream: Stream,
 }
 
@@ -105,13 +111,14 @@ struct EndWatch {
 impl StreamControl {
     pub(crate) fn new(bus: &Bus, options: StreamControlOptions<'_>) -> Result<StreamControl, BusError> {
         let StreamControlOptions { controlling, stream, shared, follows_commits, reporting } = options;
-        let Reporting { metrics, ready, status } = reporting;
+        let Reporting { metrics, ready, status, feed } = reporting;
         let socket = bus.control_client(&routing_id()?, controlling.keys.as_ref())?;
         let mut connections = bus.watch(&socket, Side::Control)?;
         connections.connect(&socket, &controlling.endpoints)?;
         shared.apply(StreamEvent::ControlAttached);
         let settings =
             PublisherControlSettings { stream: stream.clone(), repair_bytes_per_second: REPAIR_BYTES_PER_SECOND };
+        let reporter = reporter(feed, &stream);
         Ok(StreamControl {
             bus: bus.clone(),
             socket,
@@ -128,6 +135,7 @@ impl StreamControl {
             metrics: StreamControlMetrics::new(&metrics),
             metered_at: None,
             status,
+            reporter,
             stream,
         })
     }
@@ -165,14 +173,20 @@ impl StreamControl {
             }
             self.ready.set(self.machine.may_publish());
             let phase = self.shared.phase();
-            if phase.is_ending() {
-                end.since.get_or_insert_with(Instant::now);
+            if phase.is_ending() && end.since.is_none() {
+                end.since = Some(Instant::now());
+                if let Some(reporter) = &mut self.reporter {
+                    reporter.stopping(now);
+                }
             }
             if phase == StreamPhase::Draining && !end.is_draining {
                 end.is_draining = true;
                 self.machine.drain(now);
             }
             self.machine.on_tick(now, &self.shared.retention());
+            if let Some(reporter) = &mut self.reporter {
+                reporter.tend(now);
+            }
             let is_blocked = !self.send_outputs()?;
             self.watch_end(&end, worker);
             if self.shared.phase() == StreamPhase::Finished {
@@ -187,9 +201,10 @@ impl StreamControl {
     fn take_messages(&mut self) -> Result<bool, BusError> {
         for taken in 0..CONTROL_BURST {
             match receive(&self.socket, "stream control")? {
-                Incoming::Frame(frame) => {
-                    self.machine.on_message(boot_now(), &frame, &mut self.shared.retention());
-                }
+                Incoming::Frame(frame) => match &mut self.reporter {
+                    Some(reporter) if is_status(&frame) => reporter.on_message(boot_now(), &frame),
+                    _ => self.machine.on_message(boot_now(), &frame, &mut self.shared.retention()),
+                },
                 Incoming::Malformed => self.metrics.rejected.inc(),
                 Incoming::Nothing => return Ok(taken > 0),
             }
@@ -215,9 +230,14 @@ impl StreamControl {
         }
     }
 
+    fn next_frame(&mut self) -> Option<Vec<u8>> {
+        let first = self.pending.take().or_else(|| self.machine.poll_output());
+        first.or_else(|| self.reporter.as_mut().and_then(StatusReporter::poll_output))
+    }
+
     /// Sends as much as the socket has room for, and returns whether that was everything.
     fn send_outputs(&mut self) -> Result<bool, BusError> {
-        while let Some(frame) = self.pending.take().or_else(|| self.machine.poll_output()) {
+        while let Some(frame) = self.next_frame() {
             if !send(&self.socket, &frame, "stream control")? {
                 self.pending = Some(frame);
                 return Ok(false);
@@ -256,7 +276,10 @@ impl StreamControl {
         let events = if is_blocked { zmq::POLLIN | zmq::POLLOUT } else { zmq::POLLIN };
         let is_applying = self.list.number > 0 && !self.list.is_applied;
         let limit = if is_applying || is_draining || self.follows_commits { BUSY_POLL } else { IDLE_POLL };
+        let status = self.reporter.as_ref().map_or(BootTime::NEVER, StatusReporter::next_deadline);
         let deadline = if is_blocked { BootTime::NEVER } else { self.machine.next_deadline() };
+        // Status is not worth a spin: its deadline may have passed while its parts are collected.
+        let limit = if status <= now + limit { limit.min((status - now).max(STATUS_POLL)) } else { limit };
         // A deadline that has passed means that there is more to retransmit at once.
         let timeout = if deadline <= now { 0 } else { poll_timeout(now, deadline, limit) };
         match self.socket.poll(events, timeout) {
@@ -319,4 +342,11 @@ impl StreamControl {
 
 fn failed(source: zmq::Error) -> BusError {
     BusError::Io { role: "stream control", source }
+}
+
+fn reporter(feed: StatusFeed, stream: &Stream) -> Option<StatusReporter> {
+    let service = Name::new(feed.service()).ok()?;
+    let member = Name::new(&stream.name).ok()?;
+    let identity = StatusIdentity { service, group: None, member, incarnation: stream.epoch };
+    Some(StatusReporter::new(identity, feed, boot_now()))
 }

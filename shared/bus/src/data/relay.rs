@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::{
     backlog::{Backlog, Incoming},
-    subscriptions::{Change, Subscriptions},
+    subscriptions::{Change, Subscriptions, is_of_status_only},
 };
 use crate::{
     BusError, ServerKeys,
@@ -26,6 +26,7 @@ use crate::{
         Bus, LINGER_ACCURACY, MAX_MESSAGE_BYTES, PAUSE_TOPIC, RELAY_IN_PROCESS_MESSAGES, Rest, SUBSCRIBER_MESSAGES,
         SUBSCRIPTION_BURST, bind, bind_all, milliseconds, nodrop, receive_rest, uninterrupted,
     },
+    status::StatusOutlet,
 };
 
 /// How long a new relay is closed to publishers, so that the subscribers of its predecessor have
@@ -42,6 +43,9 @@ const PAUSE_AFTER: Duration = Duration::from_millis(400);
 
 /// How many messages are relayed before subscriptions are checked again.
 const BURST: usize = 256;
+
+/// How many parts of status are published before data is relayed again.
+const STATUS_BURST: usize = 64;
 
 /// How many messages are then read into the backlog, so that no more wait in the socket's pipes,
 /// which have no limit (see `socket`).
@@ -94,6 +98,8 @@ pub struct Relay {
     /// When a send may be repeated again.
     patient_at: Instant,
     ready: Option<Latch>,
+    /// Status that the control plane has received.
+    status: Option<StatusOutlet>,
     rejected_log: RateLimited,
     /// A pseudo-random number that selects the messages of publishers to count by connection.
     sample: u32,
@@ -129,6 +135,7 @@ impl Relay {
             overload_log: RateLimited::default(),
             patient_at: Instant::now(),
             ready: None,
+            status: None,
             rejected_log: RateLimited::default(),
             sample: 1,
             keys: settings.keys.clone(),
@@ -150,6 +157,11 @@ impl Relay {
     /// Sets `ready` once data flows: half a second after the start.
     pub fn set_readiness(&mut self, ready: Latch) {
         self.ready = Some(ready);
+    }
+
+    /// Publishes the status that the control plane receives, while somebody subscribes to it.
+    pub fn set_status(&mut self, status: StatusOutlet) {
+        self.status = Some(status);
     }
 
     /// The bound endpoints for publishers, with the actual ports.
@@ -205,6 +217,7 @@ impl Relay {
             if settled && self.relay_burst()? {
                 last_message = now;
             }
+            self.publish_status()?;
         }
         self.close(worker)
     }
@@ -291,7 +304,9 @@ impl Relay {
                 Change::Added | Change::Removed => {
                     let prefix = String::from_utf8_lossy(&message[1..]);
                     debug!(prefix = %prefix.escape_debug(), added = change == Change::Added, "subscription");
-                    self.publishers.send(message, 0).map_err(failed)?;
+                    if !is_of_status_only(&message[1..]) {
+                        self.publishers.send(message, 0).map_err(failed)?;
+                    }
                 }
                 Change::Unchanged => {}
                 Change::Rejected => {
@@ -301,6 +316,18 @@ impl Relay {
             }
         }
         self.metrics.subscriptions.set(self.subscriptions.len() as i64);
+        if let Some(status) = &self.status {
+            status.set_wanted(self.subscriptions.wants_status());
+        }
+        Ok(())
+    }
+
+    /// Publishes the status that has been received, a bounded number of parts.
+    fn publish_status(&mut self) -> Result<(), BusError> {
+        for _ in 0..STATUS_BURST {
+            let Some(publication) = self.status.as_ref().and_then(StatusOutlet::next) else { return Ok(()) };
+            self.send(publication.topic.as_bytes(), [publication.text.into()])?;
+        }
         Ok(())
     }
 

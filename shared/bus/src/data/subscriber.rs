@@ -17,6 +17,7 @@ use crate::{
     events::is_event_topic,
     metrics::SubscriberMetrics,
     socket::{Bus, Rest, milliseconds, receive_rest},
+    status::is_status_topic,
 };
 
 /// How often the state of the connection is checked.
@@ -176,8 +177,8 @@ impl Subscriber {
             (None, [Some(frame), None]) if topic.starts_with(Announcement::TOPIC_PREFIX.as_bytes()) => {
                 Announcement::decode(&frame).and_then(|announcement| self.announced(&announcement)).map(|()| None)
             }
-            // The empty prefix selects events too.
-            (None, _) if count == 1 && is_event_topic(&topic) => Ok(None),
+            // The empty prefix selects events and status too.
+            (None, _) if count == 1 && (is_event_topic(&topic) || is_status_topic(&topic)) => Ok(None),
             _ => Err(DecodeError::Malformed { part: "message", reason: format!("{count} parts after the topic") }),
         };
         Ok(delivery.unwrap_or_else(|error| {

@@ -2,16 +2,16 @@
 //!
 //! ZeroMQ accepts any bytes as a subscription. Only prefixes that can select a topic are kept and
 //! forwarded: those of data topics, of which there are a few hundred, and a bounded number of those
-//! of announcements and events. The bus's other reserved topics are signals from the relay to
-//! publishers and cannot be subscribed to.
+//! of announcements, events and status. The bus's other reserved topics are signals from the relay
+//! to publishers and cannot be subscribed to.
 
 use std::collections::HashSet;
 
 use sekiwake_record::{Announcement, Kind, Topic};
 
-use crate::events::EVENT_PREFIX;
+use crate::{events::EVENT_PREFIX, status::STATUS_PREFIX};
 
-/// Maximum number of prefixes of reserved topics (`@...`) and events.
+/// Maximum number of prefixes of reserved topics (`@...`), events and status.
 const MAX_RESERVED: usize = 1_024;
 
 /// The longest prefix of a reserved topic or event, bytes.
@@ -38,13 +38,15 @@ pub(crate) enum Change {
 pub(crate) struct Subscriptions {
     prefixes: HashSet<Vec<u8>>,
     reserved: usize,
+    /// How many prefixes select topics of status.
+    status: usize,
     /// How many prefixes select each topic, by [`Topic::index`].
     selected_by: [u16; Topic::COUNT],
 }
 
 impl Default for Subscriptions {
     fn default() -> Subscriptions {
-        Subscriptions { prefixes: HashSet::new(), reserved: 0, selected_by: [0; Topic::COUNT] }
+        Subscriptions { prefixes: HashSet::new(), reserved: 0, status: 0, selected_by: [0; Topic::COUNT] }
     }
 }
 
@@ -60,8 +62,9 @@ impl Subscriptions {
         if self.prefixes.contains(prefix) {
             return Change::Unchanged;
         }
-        if is_reserved(prefix) || selects_events(prefix) {
-            if self.reserved >= MAX_RESERVED || !(selects_announcements(prefix) || selects_events(prefix)) {
+        if is_reserved(prefix) || selects_events(prefix) || is_of_status_only(prefix) {
+            let is_topic = selects_announcements(prefix) || selects_events(prefix) || is_of_status_only(prefix);
+            if self.reserved >= MAX_RESERVED || !is_topic {
                 return Change::Rejected;
             }
             self.reserved += 1;
@@ -72,6 +75,7 @@ impl Subscriptions {
             }
             topics.for_each(|topic| self.selected_by[topic.index()] += 1);
         }
+        self.status += usize::from(selects_status(prefix));
         self.prefixes.insert(prefix.to_vec());
         Change::Added
     }
@@ -80,7 +84,8 @@ impl Subscriptions {
         if !self.prefixes.remove(prefix) {
             return Change::Unchanged;
         }
-        if is_reserved(prefix) || selects_events(prefix) {
+        self.status -= usize::from(selects_status(prefix));
+        if is_reserved(prefix) || selects_events(prefix) || is_of_status_only(prefix) {
             self.reserved -= 1;
         } else {
             selected(prefix).for_each(|topic| self.selected_by[topic.index()] -= 1);
@@ -91,6 +96,11 @@ impl Subscriptions {
     /// Whether this topic has a subscriber.
     pub(crate) fn wants(&self, topic: Topic) -> bool {
         self.selected_by[topic.index()] > 0
+    }
+
+    /// Whether a prefix selects status of any service.
+    pub(crate) fn wants_status(&self) -> bool {
+        self.status > 0
     }
 
     /// Whether a prefix selects the topic of this name. Compares all prefixes, so it is for rare
@@ -115,6 +125,18 @@ impl Subscriptions {
 fn selects_events(prefix: &[u8]) -> bool {
     let all = EVENT_PREFIX.as_bytes();
     prefix.len() <= MAX_RESERVED_BYTES && !prefix.is_empty() && (prefix.starts_with(all) || all.starts_with(prefix))
+}
+
+/// Whether a prefix selects status, perhaps beside other topics.
+fn selects_status(prefix: &[u8]) -> bool {
+    let all = STATUS_PREFIX.as_bytes();
+    prefix.len() <= MAX_RESERVED_BYTES && (prefix.starts_with(all) || all.starts_with(prefix))
+}
+
+/// Whether a prefix selects status and nothing else. Publishers need not know of it, because the
+/// proxy publishes status itself.
+pub(crate) fn is_of_status_only(prefix: &[u8]) -> bool {
+    selects_status(prefix) && !selects_data(prefix)
 }
 
 /// Whether a prefix selects data topics.
@@ -218,6 +240,30 @@ mod tests {
         assert!(subscriptions.selects(b"anomaly/watch-1/"));
         let changes: Vec<Change> = (0..MAX_RESERVED + 10)
             .map(|number| subscriptions.change(true, format!("anomaly/{number}/").as_bytes()))
+            .collect();
+        assert_eq!(changes[MAX_RESERVED..], [Change::Rejected; 10]);
+    }
+
+    #[test]
+    fn status_is_wanted_while_a_prefix_selects_it() {
+        let mut subscriptions = Subscriptions::default();
+        for prefix in ["", "s", "st", "status/", "status/storer.default.m.00/"] {
+            assert_eq!(subscriptions.change(true, prefix.as_bytes()), Change::Added, "{prefix}");
+            assert!(subscriptions.wants_status(), "{prefix}");
+            assert_eq!(is_of_status_only(prefix.as_bytes()), prefix.len() > 1, "{prefix}");
+            assert_eq!(subscriptions.change(true, prefix.as_bytes()), Change::Unchanged, "{prefix}");
+            assert_eq!(subscriptions.change(false, prefix.as_bytes()), Change::Removed, "{prefix}");
+            assert!(!subscriptions.wants_status() && subscriptions.len() == 0, "{prefix}");
+        }
+        for prefix in ["syslog/", "sy", "xflow/", "anomaly/", "@stream/"] {
+            assert_eq!(subscriptions.change(true, prefix.as_bytes()), Change::Added, "{prefix}");
+            assert!(!subscriptions.wants_status() && !is_of_status_only(prefix.as_bytes()), "{prefix}");
+        }
+        assert_eq!(subscriptions.change(true, b"statuses"), Change::Rejected);
+        let long = format!("status/{}", "x".repeat(MAX_RESERVED_BYTES));
+        assert_eq!(subscriptions.change(true, long.as_bytes()), Change::Rejected);
+        let changes: Vec<Change> = (0..MAX_RESERVED + 10)
+            .map(|number| subscriptions.change(true, format!("status/{number}").as_bytes()))
             .collect();
         assert_eq!(changes[MAX_RESERVED..], [Change::Rejected; 10]);
     }

@@ -23,6 +23,7 @@ use crate::{
     metrics::{EventMetrics, malformed_messages},
     settings::{Publishing, Subscribing},
     socket::{Bus, Rest, SUBSCRIPTION_BURST, milliseconds, receive_rest, uninterrupted},
+    status::is_status_topic,
 };
 
 pub use topic::EVENT_PREFIX;
@@ -103,16 +104,23 @@ impl EventPublisher {
     }
 }
 
-/// A received event.
+/// A received event, or a part of a status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Its publisher.
-    pub publisher: Name,
+    /// `anomaly/<publisher>/`, or the topic of a status.
+    pub topic: String,
     /// A JSON object on one line.
     pub json: String,
 }
 
-/// A subscription to events. Belongs to one thread.
+impl Event {
+    /// The publisher of an event; `None` for a status.
+    pub fn publisher(&self) -> Option<Name> {
+        event_publisher(self.topic.as_bytes())
+    }
+}
+
+/// A subscription to events or status. Belongs to one thread.
 pub struct EventSubscriber {
     socket: zmq::Socket,
     connections: Connections,
@@ -121,7 +129,7 @@ pub struct EventSubscriber {
 }
 
 impl EventSubscriber {
-    /// Subscribes to the events whose topics begin with one of `prefixes`.
+    /// Subscribes to the events and the status whose topics begin with one of `prefixes`.
     ///
     /// # Errors
     /// Invalid endpoints, or too many sockets.
@@ -184,12 +192,12 @@ impl EventSubscriber {
 }
 
 fn event(topic: &[u8], body: &[u8]) -> Option<Event> {
-    let publisher = event_publisher(topic)?;
-    if body.len() > MAX_EVENT_BYTES {
+    if !(is_event_topic(topic) || is_status_topic(topic)) || body.len() > MAX_EVENT_BYTES {
         return None;
     }
+    let topic = std::str::from_utf8(topic).ok()?.to_owned();
     // Serialised again, so that it is on one line.
-    Some(Event { publisher, json: serde_json::to_string(&object(body)?).ok()? })
+    Some(Event { topic, json: serde_json::to_string(&object(body)?).ok()? })
 }
 
 fn object(json: &[u8]) -> Option<serde_json::Map<String, serde_json::Value>> {

@@ -23,11 +23,11 @@ use std::{
 
 use sekiwake_group::{
     Arrival, BootTime, GiveUp, HandoffKeeper, HandoffKeeperSettings, Member, MemberOutput, MemberSettings, Permit,
-    Received, Stream,
-    wire::{Destination, HandoffEntry, MAX_STREAMS, RejectionReason, is_handoff},
+    Received, StatusIdentity, Stream,
+    wire::{Destination, HandoffEntry, MAX_STREAMS, RejectionReason, is_handoff, is_status},
 };
 use sekiwake_record::{Announcement, Batch, DecodeError, Header, Kind, Name, Shard, Topic};
-use sekiwake_runtime::{Latch, RateLimited, StatusResponder};
+use sekiwake_runtime::{Latch, RateLimited, StatusFeed, StatusResponder};
 use sekiwake_sys::clock::wall_now_ns;
 use tracing::{debug, info, warn};
 
@@ -46,6 +46,7 @@ use crate::{
     reminder::{Due, Reminder},
     settings::{Controlling, Subscribing},
     socket::{Bus, Rest, receive_rest, uninterrupted},
+    status::StatusReporter,
 };
 
 pub use ack_token::AckToken;
@@ -135,6 +136,7 @@ pub struct GroupSubscriber {
     metered_at: Option<Instant>,
     metrics: GroupMetrics,
     status: StatusResponder,
+    reporter: Option<StatusReporter>,
     loss_log: LossLog,
     skipped_log: RateLimited,
     rejected_log: RateLimited,
@@ -161,7 +163,7 @@ impl GroupSubscriber {
         settings: GroupSubscriberSettings,
         reporting: Reporting,
     ) -> Result<GroupSubscriber, BusError> {
-        let Reporting { metrics, ready, status } = reporting;
+        let Reporting { metrics, ready, status, feed } = reporting;
         let GroupSubscriberSettings { subscribing, controlling, group, label, kind, start_age, single_active, handoff } =
             settings;
         let data = bus.subscriber(subscribing.keys.as_ref())?;
@@ -172,6 +174,7 @@ impl GroupSubscriber {
         connections.connect(&data, &subscribing.endpoints)?;
         control_connections.connect(&control, &controlling.endpoints)?;
         let incarnation = getrandom::u64().map_err(BusError::Random)?;
+        let reporter = reporter(feed, &group, &label, incarnation);
         let mut member_settings = MemberSettings::new(group.clone(), kind, label);
         member_settings.single_active = single_active;
         member_settings.start_age = start_age;
@@ -199,6 +202,7 @@ impl GroupSubscriber {
             metered_at: None,
             metrics: GroupMetrics::new(&metrics, kind),
             status,
+            reporter,
             loss_log: LossLog::default(),
             skipped_log: RateLimited::default(),
             rejected_log: RateLimited::default(),
@@ -309,6 +313,9 @@ impl GroupSubscriber {
 
     /// Begins to release all shards.
     pub fn leave(&mut self) {
+        if let Some(reporter) = &mut self.reporter {
+            reporter.stopping(boot_now());
+        }
         self.member.leave(boot_now());
     }
 
@@ -383,7 +390,7 @@ impl GroupSubscriber {
         }
         self.do_outputs()?;
         self.report(now);
-        Ok(())
+        self.maintain_status(now)
     }
 
     /// Passes the acknowledgements of dropped tokens to the member.
@@ -404,6 +411,11 @@ impl GroupSubscriber {
             match message {
                 Incoming::Frame(frame) => match &mut self.handoff {
                     Some(handoff) if is_handoff(&frame) => handoff.keeper.on_message(boot_now(), &frame),
+                    _ if is_status(&frame) => {
+                        if let Some(reporter) = &mut self.reporter {
+                            reporter.on_message(boot_now(), &frame);
+                        }
+                    }
                     _ => {
                         self.member.on_message(boot_now(), &frame);
                         self.do_outputs()?;
@@ -426,6 +438,22 @@ impl GroupSubscriber {
         while let Some(frame) = keeper.poll_output() {
             if !send(&self.control, &frame, "group control")? {
                 // It is sent again, because it is not acknowledged.
+                self.metrics.dropped.inc();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends status, if somebody reads it. What the connection has no room for is dropped: the next
+    /// status replaces it.
+    fn maintain_status(&mut self, now: BootTime) -> Result<(), BusError> {
+        let Some(reporter) = &mut self.reporter else { return Ok(()) };
+        if now < reporter.next_deadline() && !reporter.is_collecting() {
+            return Ok(());
+        }
+        reporter.tend(now);
+        while let Some(frame) = reporter.poll_output() {
+            if !send(&self.control, &frame, "group control")? {
                 self.metrics.dropped.inc();
             }
         }
@@ -628,4 +656,12 @@ impl GroupSubscriber {
 
 fn failed(source: zmq::Error) -> BusError {
     BusError::Io { role: "group subscriber", source }
+}
+
+fn reporter(feed: StatusFeed, group: &Name, label: &Name, incarnation: u64) -> Option<StatusReporter> {
+    let service = Name::new(feed.service()).ok()?;
+    let short = group.as_str().strip_prefix(service.as_str()).and_then(|rest| rest.strip_prefix('.'));
+    let short = short.and_then(|short| Name::new(short).ok()).unwrap_or_else(|| group.clone());
+    let identity = StatusIdentity { service, group: Some(short), member: label.clone(), incarnation };
+    Some(StatusReporter::new(identity, feed, boot_now()))
 }

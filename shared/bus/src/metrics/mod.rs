@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use prometheus::{Gauge, IntCounter, IntGauge};
 use sekiwake_group::{
     GiveUp, GroupView, HandoffCounters, HandoffRejections, HandoffView, LeaseExpired, MemberCounters, MemberStatus,
-    Rejections, StreamView,
+    Rejections, StatusRejections, StreamView,
 };
 use sekiwake_record::Kind;
 use sekiwake_runtime::Metrics;
@@ -192,6 +192,7 @@ pub(crate) struct ControlPlaneMetrics {
     live_streams: IntGauge,
     groups: BTreeMap<String, GroupGauges>,
     handoff_rejections: Vec<IntCounter>,
+    status_rejections: Vec<IntCounter>,
     evicted_handoff: IntCounter,
 }
 
@@ -218,6 +219,11 @@ impl ControlPlaneMetrics {
                 .iter()
                 .map(|(reason, _)| control_rejected(metrics, reason))
                 .collect(),
+            status_rejections: StatusRejections::default()
+                .by_reason()
+                .iter()
+                .map(|(reason, _)| control_rejected(metrics, reason))
+                .collect(),
             evicted_handoff: metrics.counter(names::EVICTED_HANDOFF_ENTRIES, "Hand-off entries evicted.", &[]),
         }
     }
@@ -230,6 +236,11 @@ impl ControlPlaneMetrics {
     /// The same for messages about hand-off state.
     pub(crate) fn count_rejected_handoff(&self, before: &HandoffRejections, now: &HandoffRejections) -> u64 {
         count_rejections(&self.handoff_rejections, &before.by_reason(), &now.by_reason())
+    }
+
+    /// The same for messages about status.
+    pub(crate) fn count_rejected_status(&self, before: &StatusRejections, now: &StatusRejections) -> u64 {
+        count_rejections(&self.status_rejections, &before.by_reason(), &now.by_reason())
     }
 
     /// Sets the gauges. A group that no longer exists shows 0 members.

@@ -51,7 +51,7 @@ fn events_reach_only_their_subscribers() {
     let mut other_events = subscriber(&relay.subscribe, "anomaly/watch-2/", &other);
     let mut data = TestSubscriber::start(&relay.subscribe, &["syslog/"]);
     let event = first(&mut publisher, &mut all);
-    assert_eq!((event.publisher.as_str(), event.json.as_str()), ("watch-1", r#"{"kind":"high"}"#));
+    assert_eq!((event.publisher(), event.json.as_str()), (Name::new("watch-1").ok(), r#"{"kind":"high"}"#));
     for number in 0..100 {
         assert!(publisher.publish(format!("{{\"number\":\n{number}}}").as_bytes()));
     }
@@ -146,7 +146,7 @@ fn invalid_events_are_rejected_and_do_not_wait() {
     })
     .unwrap();
     send("anomaly/begin/", &[b"{}"]);
-    while all.receive(LONG).unwrap().expect("the beginning").publisher.as_str() != "begin" {}
+    while all.receive(LONG).unwrap().expect("the beginning").publisher() != Name::new("begin").ok() {}
     for (topic, frames) in [
         ("anomaly/x/", &[&b"{"[..]][..]),
         ("anomaly/x/", &[b"[1]"]),
@@ -160,6 +160,6 @@ fn invalid_events_are_rejected_and_do_not_wait() {
         send(topic, frames);
     }
     send("anomaly/last/", &[b"{\"last\": true}"]);
-    assert_eq!(all.receive(LONG).unwrap().unwrap().publisher.as_str(), "last");
+    assert_eq!(all.receive(LONG).unwrap().unwrap().publisher(), Name::new("last").ok());
     assert_eq!(value_of(&metrics, names::MALFORMED_MESSAGES, "malformed"), 3);
 }

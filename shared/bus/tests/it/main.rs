@@ -12,5 +12,6 @@ mod load;
 mod overflow;
 mod python;
 mod restart;
+mod status;
 mod storm;
 mod support;

@@ -6,15 +6,16 @@ use sekiwake_record::{Kind, Name};
 
 use crate::{
     BootTime, Coordinator, CoordinatorSettings, HandoffKeeper, HandoffKeeperSettings, HandoffStore,
-    HandoffStoreSettings, Peer, ShardPhase, ShardStatus, TemplateReader,
-    wire::{Answer, GetHandoff, MAX_HANDOFF_BYTES, Message, PutHandoff, is_handoff},
+    HandoffStoreSettings, Peer, STATUS_PREFIX, ShardPhase, ShardStatus, StatusBoard, TemplateReader,
+    wire::{Answer, GetHandoff, MAX_HANDOFF_BYTES, MAX_STATUS_PART, Message, PutHandoff, is_handoff, is_status},
 };
 
 /// Feeds arbitrary bytes to a coordinator and the store of hand-off state beside it, as messages of
 /// a few peers with time passing between them. A keeper gets every message of hand-off state as if
 /// it came from its coordinator, and its messages go to the store.
 ///
-/// A reader of templates gets every message, too, and its requests go to the store.
+/// Messages of status go to a board beside it. A reader of templates gets every message, too, and
+/// its requests go to the store.
 ///
 /// Checks that nothing panics, that every output can be decoded, that a decoded message is encoded
 /// to an equal one, that a shard has one holder, that hand-off state stays within its budgets, and
@@ -34,6 +35,8 @@ pub fn fuzz(input: &[u8]) {
     let owned = [3, 4].map(|shard| ShardStatus { shard, generation: 1, state: ShardPhase::Owned });
     let Some(keeper_peer) = Peer::new(&[0]) else { return };
     let mut reader = TemplateReader::new(Kind::Xflow, now);
+    let mut board = StatusBoard::new(1, now);
+    board.set_wanted(true);
     let mut rest = input;
     while let [who, high, low, after @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(after.len());
@@ -61,6 +64,8 @@ pub fn fuzz(input: &[u8]) {
             assert!(is_member || is_reader || before.rejections != after.rejections);
             keeper.on_message(now, frame);
             reader.on_message(now, frame);
+        } else if is_status(frame) {
+            board.on_message(now, &peer, frame);
         } else {
             coordinator.on_message(now, &peer, frame);
         }
@@ -83,6 +88,14 @@ pub fn fuzz(input: &[u8]) {
             store.on_tick(now, &coordinator);
         }
         store.check();
+        board.on_tick(now);
+        board.check();
+        while let Some((_, frame)) = board.poll_output() {
+            assert!(is_status(&frame) && Message::decode(&frame).is_ok());
+        }
+        while let Some(publication) = board.poll_publication() {
+            assert!(publication.topic.starts_with(STATUS_PREFIX) && publication.text.len() <= MAX_STATUS_PART);
+        }
         while coordinator.poll_event().is_some() {}
         while let Some((_, frame)) = coordinator.poll_output() {
             // An answer is passed on unchanged, and only its beginning was checked.

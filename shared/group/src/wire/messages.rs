@@ -10,7 +10,7 @@ use sekiwake_record::{
 
 use super::{
     Frame, GetHandoff, GetTemplates, HandoffEntries, HandoffStored, MAX_DESTINATIONS, MAX_GROUPS, MAX_MESSAGE_BYTES,
-    MAX_RANGES, MAX_STREAMS, Number, PutHandoff, Templates, VERSION, WireError,
+    MAX_RANGES, MAX_STREAMS, Number, OfferStatus, PutHandoff, Status, StatusWanted, Templates, VERSION, WireError,
     codec::{Element, VEC, array, code},
 };
 use crate::{
@@ -587,13 +587,29 @@ messages!(
     HandoffStored = 12,
     HandoffEntries = 13,
     GetTemplates = 14,
-    Templates = 15
+    Templates = 15,
+    OfferStatus = 16,
+    StatusWanted = 17,
+    Status = 18
 );
 
 /// Whether a frame is one of the six messages of hand-off state, which have machines of their own.
 /// Only its beginning is looked at.
 pub fn is_handoff(frame: &[u8]) -> bool {
+    matches!(number(frame), Some(PutHandoff::NUMBER..=Templates::NUMBER))
+}
+
+/// Whether a frame is one of the three messages of status, which have machines of their own. Only
+/// its beginning is looked at.
+pub fn is_status(frame: &[u8]) -> bool {
+    matches!(number(frame), Some(OfferStatus::NUMBER..=Status::NUMBER))
+}
+
+/// The number of the message in a frame of this version.
+fn number(frame: &[u8]) -> Option<u64> {
     let mut rest = frame;
-    let envelope = read_array(&mut rest, "message").and_then(|_| Ok((u64::read(&mut rest)?, u64::read(&mut rest)?)));
-    matches!(envelope, Ok((VERSION, PutHandoff::NUMBER..=Templates::NUMBER)))
+    read_array(&mut rest, "message").ok()?;
+    let version = u64::read(&mut rest).ok()?;
+    let number = u64::read(&mut rest).ok()?;
+    (version == VERSION).then_some(number)
 }

@@ -40,6 +40,12 @@
 //! coordinator ─▶ reader
 //!  15 Templates       [1, 15, kind, request, coordinator, outcome, group, shard, after_version,
 //!                      [[shard, key, value, at_ns]]]
+//! service ─▶ coordinator
+//!  16 OfferStatus     [1, 16, service, group, member, incarnation]
+//! coordinator ─▶ service
+//!  17 StatusWanted    [1, 17, coordinator, is_wanted]
+//! service ─▶ coordinator
+//!  18 Status          [1, 18, incarnation, [[part, text]]]
 //! ```
 //!
 //! `covered` is `[topic, [from, to, from, to …], presenter]`: ranges of handled records.
@@ -51,6 +57,7 @@
 mod codec;
 mod handoff;
 mod messages;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -66,7 +73,10 @@ pub(crate) use messages::Answer;
 pub use messages::{
     Advertise, Assignment, Covered, Destination, Done, Extent, Grant, GroupCoverage, Holding, Message, Notice, Outcome,
     Phase, Position, Range, Register, Rejected, RejectionReason, Renew, Repair, Repaired, Role, Start, StreamCoverage,
-    StreamPositions, StreamStarts, Transport, is_handoff,
+    StreamPositions, StreamStarts, Transport, is_handoff, is_status,
+};
+pub use status::{
+    MAX_STATUS_BYTES, MAX_STATUS_PART, MAX_STATUS_PARTS, OfferStatus, Status, StatusPart, StatusText, StatusWanted,
 };
 
 /// The version of the envelope. Appending does not change it.

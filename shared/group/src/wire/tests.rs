@@ -48,7 +48,7 @@ struct Version {
 
 impl Version {
     /// Every message, with its bytes in the version before.
-    fn messages(&self) -> [(Message, &'static str); 15] {
+    fn messages(&self) -> [(Message, &'static str); 18] {
         [
             (
                 Message::from(Renew {
@@ -223,6 +223,23 @@ impl Version {
                     entries: vec![entry()],
                 }),
                 "9a010f01040900a00206919402c4016bc4017646",
+            ),
+            (
+                Message::from(OfferStatus {
+                    service: name("s"),
+                    group: Some(name("g")),
+                    member: name("m"),
+                    incarnation: 7,
+                }),
+                "960110a173a167a16d07",
+            ),
+            (Message::from(StatusWanted { coordinator: 9, is_wanted: true }), "94011109c3"),
+            (
+                Message::from(Status {
+                    incarnation: 7,
+                    parts: vec![StatusPart { part: name("p"), text: StatusText(b"{}".to_vec()) }],
+                }),
+                "940112079192a170c4027b7d",
             ),
         ]
     }

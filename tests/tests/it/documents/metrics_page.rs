@@ -156,6 +156,7 @@ const EXPLAINED: &[Explained] = &[
             ("streams", "more streams than there is room for"),
             ("advertisements", "a publisher's oldest record is after its next one"),
             ("handoff_rate", "hand-off state above the member's rate"),
+            ("status_rate", "status above the rate of one service, or of all together"),
             (
                 "reader_requests",
                 "a reader's request for templates that its next one replaced, or beyond 64 waiting readers",

@@ -1,0 +1,75 @@
+//! Status on the bus: services send it over their control connections, the control plane passes it
+//! to the relay, and the relay publishes it.
+//!
+//! ```text
+//! status/<service>.<group>.<member>.<incarnation>/<part> | {"service": …}     group: - for a service without one
+//!
+//! StatusReporter ─DEALER─▶ ControlPlane + StatusBoard ═ StatusOutlet ═▶ Relay ─XPUB─▶ EventSubscriber
+//!  + StatusSender          ◀═══════════ is wanted ═════════════════════
+//! ```
+//! ═ is a bounded channel, or a flag, between the two threads of the proxy.
+
+mod reporter;
+mod text;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use sekiwake_group::Publication;
+
+pub(crate) use reporter::StatusReporter;
+pub use sekiwake_group::STATUS_PREFIX;
+pub(crate) use text::texts;
+
+/// The most parts that wait for the relay: 8 MiB.
+const MAX_WAITING: usize = 512;
+
+/// Whether this is the topic of a part of a status.
+pub(crate) fn is_status_topic(topic: &[u8]) -> bool {
+    topic.starts_with(STATUS_PREFIX.as_bytes())
+}
+
+/// The end of the relay, which knows the subscriptions.
+#[derive(Debug)]
+pub struct StatusOutlet {
+    is_wanted: Arc<AtomicBool>,
+    waiting: Receiver<Publication>,
+}
+
+/// The end of the control plane.
+#[derive(Debug)]
+pub struct StatusInlet {
+    is_wanted: Arc<AtomicBool>,
+    waiting: Sender<Publication>,
+}
+
+/// Connects a control plane with the relay that publishes the status it receives.
+pub fn status_channel() -> (StatusInlet, StatusOutlet) {
+    let is_wanted = Arc::new(AtomicBool::new(false));
+    let (sender, receiver) = bounded(MAX_WAITING);
+    (StatusInlet { is_wanted: Arc::clone(&is_wanted), waiting: sender }, StatusOutlet { is_wanted, waiting: receiver })
+}
+
+impl StatusOutlet {
+    pub(crate) fn set_wanted(&self, is_wanted: bool) {
+        self.is_wanted.store(is_wanted, Ordering::Relaxed);
+    }
+
+    pub(crate) fn next(&self) -> Option<Publication> {
+        self.waiting.try_recv().ok()
+    }
+}
+
+impl StatusInlet {
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.is_wanted.load(Ordering::Relaxed)
+    }
+
+    /// Returns `false` if there is no room.
+    pub(crate) fn push(&self, publication: Publication) -> bool {
+        self.waiting.try_send(publication).is_ok()
+    }
+}
