@@ -185,6 +185,7 @@ impl Relay {
         let mut last_message = settled_at;
         let mut stopped_at = None;
         let mut is_pause_sent = false;
+        let mut looked_at = settled_at;
         let mut listeners = Listeners::new(&self.subscribe_endpoints);
         loop {
             worker.beat();
@@ -202,6 +203,10 @@ impl Relay {
             if let Some(deadline) = worker.deadline() {
                 let stopped_at = *stopped_at.get_or_insert(now);
                 last_message = last_message.max(stopped_at);
+                // While this thread was suspended or starved, it could not observe a silence.
+                if now.saturating_duration_since(looked_at) > QUIET / 2 {
+                    last_message = now;
+                }
                 if !is_pause_sent && now > stopped_at + PAUSE_AFTER {
                     is_pause_sent = true;
                     self.ask_to_pause()?;
@@ -210,6 +215,7 @@ impl Relay {
                     break;
                 }
             }
+            looked_at = now;
             self.subscribers_guard.emptied();
             if self.wait(settled)? {
                 self.take_subscriptions()?;
