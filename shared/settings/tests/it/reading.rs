@@ -23,7 +23,7 @@ fn unset_and_empty_variables_have_their_default() {
         )
     });
     let xflow_ports = vec![2055, 9995, 9996, 4739, 6343];
-    assert_eq!(read, Ok((Duration::from_millis(2), None, ByteSize(1 << 30), xflow_ports)));
+    assert_eq!(read, Ok((Duration::from_millis(6), None, ByteSize(1 << 30), xflow_ports)));
 }
 
 #[test]
