@@ -6,7 +6,7 @@ use anyhow::Context;
 use sekiwake_bus::{Controlling, Publishing};
 use sekiwake_record::{Kind, Name};
 use sekiwake_runtime::host_name;
-use sekiwake_settings::{ByteSize, List, Ports as PortList, Reader};
+use sekiwake_settings::{ByteSize, List, Ports as PortList, Reader, Setting};
 
 use crate::{
     interface::{InterfaceSettings, default_route_interface},
@@ -18,6 +18,8 @@ const MAX_INTERFACE_NAME: usize = 15;
 
 /// The kernel counts the age of ring blocks in milliseconds.
 const SHORTEST_RETIRE: Duration = Duration::from_millis(1);
+
+const LONGEST_RETIRE: Duration = Duration::from_secs(1);
 
 /// The names that are accepted, for messages.
 const INTERFACE_NAMES: &str = "such as eth1 or bond0.20, without quotes, wildcards or white space";
@@ -60,12 +62,11 @@ impl CaptureSettings {
         let file: Option<PathBuf> = reader.optional("SEKIWAKE_CAPTURE_FILE");
         let interfaces: Option<List<String>> = reader.optional("SEKIWAKE_CAPTURE_INTERFACES");
         let tick = reader.within("SEKIWAKE_TICK", Duration::from_micros(100)..=Duration::from_secs(1));
-        let retire = reader.within("SEKIWAKE_CAPTURE_RETIRE", SHORTEST_RETIRE..=Duration::from_secs(1));
         CaptureSettings {
             source: source(reader, file, interfaces),
             interface: InterfaceSettings {
                 ring_bytes: reader.within("SEKIWAKE_CAPTURE_RING", ByteSize(1 << 20)..=ByteSize(2047 << 20)).0 as usize,
-                retire: retire.min(tick.max(SHORTEST_RETIRE)),
+                retire: retire(reader, tick),
                 threads: reader.within("SEKIWAKE_CAPTURE_THREADS", 1..=16),
                 tunnels: reader.value("SEKIWAKE_CAPTURE_TUNNELS"),
                 filter: filter(reader),
@@ -125,6 +126,17 @@ pub fn interface_name(text: &str) -> Result<String, String> {
     name.ok_or_else(|| format!("expected an interface name, {INTERFACE_NAMES}"))
 }
 
+/// How old a block of the ring becomes: a tick, unless it is to be younger.
+fn retire(reader: &mut Reader, tick: Duration) -> Duration {
+    const NAME: &str = "SEKIWAKE_CAPTURE_RETIRE";
+    let retire: Option<Duration> = reader.optional(NAME);
+    let range = SHORTEST_RETIRE..=LONGEST_RETIRE;
+    if let Some(wrong) = retire.filter(|retire| !range.contains(retire)) {
+        reader.mistake(NAME, &wrong.show(), "a duration, from 1ms to 1s");
+    }
+    retire.map_or(tick, |retire| retire.min(tick)).max(SHORTEST_RETIRE)
+}
+
 /// The user's filter, compiled for Ethernet: that finds most mistakes before an interface is open.
 fn filter(reader: &mut Reader) -> Option<String> {
     let filter: Option<String> = reader.optional("SEKIWAKE_CAPTURE_FILTER");
@@ -169,5 +181,31 @@ fn variable(kind: Kind) -> &'static str {
         Kind::Syslog => "SEKIWAKE_SYSLOG_PORTS",
         Kind::Xflow => "SEKIWAKE_XFLOW_PORTS",
         Kind::SnmpTrap => "SEKIWAKE_TRAP_PORTS",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sekiwake_settings::{Environment, read};
+
+    use super::*;
+
+    fn retire_of(variables: &[(&str, &str)]) -> Result<Duration, String> {
+        let read = read(&Environment::from_pairs(variables.iter().copied()), CaptureSettings::read);
+        read.map(|settings| settings.interface.retire).map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn ring_blocks_are_at_most_a_tick_old() {
+        let (tick, retire) = ("SEKIWAKE_TICK", "SEKIWAKE_CAPTURE_RETIRE");
+        assert_eq!(retire_of(&[]), Ok(Duration::from_millis(6)));
+        assert_eq!(retire_of(&[(tick, "20ms")]), Ok(Duration::from_millis(20)));
+        assert_eq!(retire_of(&[(tick, "100us")]), Ok(Duration::from_millis(1)));
+        assert_eq!(retire_of(&[(retire, "3ms")]), Ok(Duration::from_millis(3)));
+        assert_eq!(retire_of(&[(retire, "1s")]), Ok(Duration::from_millis(6)));
+        for wrong in ["0ms", "2s"] {
+            let mistake = retire_of(&[(retire, wrong)]).unwrap_err();
+            assert!(mistake.contains(retire) && mistake.contains("from 1ms to 1s"), "{mistake}");
+        }
     }
 }

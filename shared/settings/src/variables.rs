@@ -183,7 +183,7 @@ pub static VARIABLES: &[Variable] = &[
         group: Group::Capture,
         read_by: CAPTURE,
         takes: "duration",
-        default: value("6ms"),
+        default: described("SEKIWAKE_TICK"),
         about: "time after which a ring block is handed over, full or not; at most SEKIWAKE_TICK",
     },
     Variable {
