@@ -26,12 +26,12 @@ const MAX_STATUS_FILTER: usize = 128;
 /// The tap.
 pub struct Tap;
 
-/// Prints live records, events and status as JSON lines.
+/// Prints live records, events, status and flow templates as JSON lines.
 ///
-/// One line per record or event, until it is stopped or has printed --count lines. It is in no
-/// group: it receives everything that is published from now on, and a slow or failing tap affects
-/// no other subscriber. templates/ prints the flow templates that a running xflow forwarder keeps,
-/// before anything else; alone, the tap ends after them.
+/// One line per record, event, part of a status, or template, until the tap is stopped or has
+/// printed --count lines. The tap is in no group: it receives everything published from now on, and
+/// a slow or failing tap affects no other subscriber. With templates/, the tap first prints the
+/// flow templates that a running xflow forwarder keeps; if no other topic is given, it then exits.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Prefixes of topics to print: syslog/, xflow/ or snmptrap/, with a shard as in xflow/0a,

@@ -62,10 +62,12 @@ pub(crate) fn print(
             return Ok(Printed { lines: print_entries(&entries, out, most)?, is_complete: true });
         }
         KnownTemplates::Stopped => return Ok(Printed { lines: 0, is_complete: true }),
-        KnownTemplates::NoGroup => "no templates: no xflow-forwarder or other group of flows is running to keep them",
+        KnownTemplates::NoGroup => "no templates: no xflow-forwarder or other group of flows is running",
         KnownTemplates::NoConnection => "no templates: no control connection to the proxy (SEKIWAKE_BUS_CONTROL)",
-        KnownTemplates::NoAnswer => "no templates: the proxy does not answer requests for them, update it",
-        KnownTemplates::Late => "no templates: not received within 30 s, other readers request them as well",
+        KnownTemplates::NoAnswer => {
+            "no templates: the proxy does not answer requests for them, perhaps an earlier version"
+        }
+        KnownTemplates::Late => "no templates: not all received within 30 s, perhaps because of other readers",
         KnownTemplates::TooMany => "no templates: the proxy has sent more than 32 MiB",
     };
     warn!(endpoint, "{missing}");

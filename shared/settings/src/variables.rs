@@ -184,7 +184,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "duration",
         default: described("SEKIWAKE_TICK"),
-        about: "time after which a ring block is handed over, full or not; at most SEKIWAKE_TICK",
+        about: "time after which the kernel hands over a ring block, full or not; lowered to SEKIWAKE_TICK, but at least 1ms",
     },
     Variable {
         name: "SEKIWAKE_CAPTURE_THREADS",
@@ -209,7 +209,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "duration",
         default: value("6ms"),
-        about: "longest time that a datagram waits to be published with others; at high rates it is shorter by itself",
+        about: "longest time that a datagram waits to be published with others; at high rates it waits less",
     },
     Variable {
         name: "SEKIWAKE_RETAIN",

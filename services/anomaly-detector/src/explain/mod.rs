@@ -254,7 +254,7 @@ fn write_table(out: &mut impl Write, evaluated: &[Evaluated], anomalies: bool, s
     if has_alarm {
         writeln!(
             out,
-            "The verdict is against the bands of the row. An alarm ends when the count is inside the usual one again."
+            "The verdict compares the count with the bands of the row. An alarm recovers when counts are inside its usual range again."
         )?;
     }
     let sum = |verdict: &str| sums.get(verdict).copied().unwrap_or(0);

@@ -338,7 +338,7 @@ impl ControlPlane {
             && let Some(suppressed) = self.rejected_log.allow(instant)
         {
             let Counted { coordinator, handoff, board } = &totals;
-            warn!(messages, suppressed, ?coordinator, ?handoff, ?board, "control messages rejected");
+            warn!(messages, suppressed, ?coordinator, ?handoff, status = ?board, "control messages rejected");
         }
         self.counted = totals;
     }

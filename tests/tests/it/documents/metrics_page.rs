@@ -147,7 +147,10 @@ const EXPLAINED: &[Explained] = &[
         meanings: Meanings::Here(&[
             ("malformed", "cannot be decoded, too large, or not for this party"),
             ("joins", "a member of another kind or protocol version, too many of one connection, or no room"),
-            ("foreign", "in the name of another connection's member or stream"),
+            (
+                "foreign",
+                "in the name of another connection's member, stream or service; or status of more than 1,024 services",
+            ),
             ("stale", "older than one received before"),
             ("holdings", "a member claims a shard in a generation that was never granted"),
             ("commits", "a position of another kind, or in more streams or groups than there is room for"),
@@ -156,7 +159,7 @@ const EXPLAINED: &[Explained] = &[
             ("streams", "more streams than there is room for"),
             ("advertisements", "a publisher's oldest record is after its next one"),
             ("handoff_rate", "hand-off state above the member's rate"),
-            ("status_rate", "status above the rate of one service, or of all together"),
+            ("status_rate", "status messages above the rate of one service, or of all services together"),
             (
                 "reader_requests",
                 "a reader's request for templates that its next one replaced, or beyond 64 waiting readers",
