@@ -82,7 +82,8 @@ pub struct StatusSender {
     identity: StatusIdentity,
     offer_at: BootTime,
     pause: Duration,
-    wanted_until: BootTime,
+    /// Nobody reads status, or the end of the last word that somebody does.
+    wanted_until: Option<BootTime>,
     send_at: BootTime,
     outputs: VecDeque<Vec<u8>>,
 }
@@ -94,7 +95,7 @@ impl StatusSender {
             identity,
             offer_at: now,
             pause: FIRST_PAUSE,
-            wanted_until: now,
+            wanted_until: None,
             send_at: now,
             outputs: VecDeque::new(),
         }
@@ -109,12 +110,12 @@ impl StatusSender {
     pub fn on_message(&mut self, now: BootTime, frame: &[u8]) {
         let Ok(Message::StatusWanted(StatusWanted { is_wanted, .. })) = Message::decode(frame) else { return };
         if is_wanted {
-            if now >= self.wanted_until {
+            if !self.is_wanted(now) {
                 self.send_at = now;
             }
-            self.wanted_until = now + WANTED_FOR;
+            self.wanted_until = Some(now + WANTED_FOR);
         } else {
-            self.wanted_until = now;
+            self.wanted_until = None;
         }
         // It answers. Offers keep it from forgetting this peer, and reach its successor.
         self.pause = FIRST_PAUSE;
@@ -123,6 +124,9 @@ impl StatusSender {
 
     /// Does what is due.
     pub fn on_tick(&mut self, now: BootTime) {
+        if !self.is_wanted(now) {
+            self.wanted_until = None;
+        }
         if now >= self.offer_at {
             let StatusIdentity { service, group, member, incarnation } = self.identity.clone();
             self.push(OfferStatus { service, group, member, incarnation });
@@ -133,12 +137,12 @@ impl StatusSender {
 
     /// When [`StatusSender::on_tick`] or [`StatusSender::is_due`] has something to do.
     pub fn next_deadline(&self) -> BootTime {
-        if self.send_at < self.wanted_until { self.offer_at.min(self.send_at) } else { self.offer_at }
+        self.wanted_until.map_or(self.offer_at, |until| self.offer_at.min(self.send_at).min(until))
     }
 
     /// Whether somebody reads status.
     pub fn is_wanted(&self, now: BootTime) -> bool {
-        now < self.wanted_until
+        self.wanted_until.is_some_and(|until| now < until)
     }
 
     /// Whether a status is due. The next one is due a second later.
@@ -250,6 +254,8 @@ struct Offered {
 #[derive(Debug)]
 pub struct StatusBoard {
     epoch: u64,
+    /// The name of the proxy's own status.
+    reserved: Option<StatusIdentity>,
     is_wanted: bool,
     peers: BTreeMap<Peer, Offered>,
     identities: BTreeSet<StatusIdentity>,
@@ -265,6 +271,7 @@ impl StatusBoard {
     pub fn new(epoch: u64, now: BootTime) -> StatusBoard {
         StatusBoard {
             epoch,
+            reserved: None,
             is_wanted: false,
             peers: BTreeMap::new(),
             identities: BTreeSet::new(),
@@ -274,6 +281,11 @@ impl StatusBoard {
             publications: VecDeque::new(),
             rejections: StatusRejections::default(),
         }
+    }
+
+    /// Rejects offers in the proxy's own name.
+    pub fn reserve(&mut self, own: StatusIdentity) {
+        self.reserved = Some(own);
     }
 
     /// Says whether somebody subscribes to status. The services hear of it within a second.
@@ -351,6 +363,9 @@ impl StatusBoard {
     fn on_offer(&mut self, now: BootTime, peer: &Peer, offer: OfferStatus) {
         let OfferStatus { service, group, member, incarnation } = offer;
         let identity = StatusIdentity { service, group, member, incarnation };
+        if self.reserved.as_ref() == Some(&identity) {
+            return self.rejections.foreign += 1;
+        }
         let has_room = self.peers.len() < MAX_PEERS;
         match self.peers.get_mut(peer) {
             Some(offered) if offered.identity == identity => offered.at = now,
@@ -458,6 +473,7 @@ mod tests {
                     if sender.is_due(self.now) {
                         sender.send(vec![(name("process"), b"{}".to_vec()), (name("group"), b"{}".to_vec())]);
                     }
+                    assert!(sender.next_deadline() > self.now, "nothing is due any longer: {sender:?}");
                     while let Some(frame) = sender.poll_output() {
                         match Message::decode(&frame) {
                             Ok(Message::OfferStatus(_)) => self.offers += 1,
@@ -502,6 +518,19 @@ mod tests {
         let before = (world.statuses, world.published.clone());
         world.run(60 * SECOND, || false);
         assert_eq!((world.statuses, world.published), before);
+    }
+
+    #[test]
+    fn proxys_own_name_is_rejected() {
+        let mut board = StatusBoard::new(1, BootTime::ZERO);
+        board.reserve(identity(1));
+        for number in [1, 2] {
+            let StatusIdentity { service, group, member, incarnation } = identity(number);
+            let offer = OfferStatus { service, group, member, incarnation };
+            board.on_message(BootTime::ZERO, &peer(number), &Message::from(offer).encode());
+        }
+        let answered: Vec<Peer> = std::iter::from_fn(|| board.poll_output()).map(|(peer, _)| peer).collect();
+        assert_eq!((answered, board.rejections().foreign), (vec![peer(2)], 1));
     }
 
     #[test]

@@ -158,6 +158,7 @@ impl ControlPlane {
 
     /// Passes the status of services on to the relay, while somebody subscribes to it.
     pub fn set_status(&mut self, status: StatusInlet) {
+        self.board.reserve(self.own_status.identity.clone());
         self.own_status.inlet = Some(status);
     }
 

@@ -42,7 +42,7 @@ fn divide(name: &str, value: Value, out: &mut impl FnMut(&str, Map<String, Value
         }
         Value::Object(mut members) => {
             while too_large(&members) {
-                let Some(largest) = largest(&members) else { break };
+                let Some(largest) = largest(name, &members) else { break };
                 match members.remove(&largest) {
                     Some(Value::Array(elements)) => divide_list(&format!("{name}.{largest}"), &largest, elements, out),
                     Some(value) => divide(&format!("{name}.{largest}"), value, out),
@@ -95,9 +95,12 @@ fn fit(members: &mut Map<String, Value>) {
     }
 }
 
-/// The largest list or object among the members.
-fn largest(members: &Map<String, Value>) -> Option<String> {
-    let divisible = members.iter().filter(|(_, value)| value.is_array() || value.is_object());
+/// The largest list or object among the members whose name can be that of a part.
+fn largest(part: &str, members: &Map<String, Value>) -> Option<String> {
+    let divisible = members.iter().filter(|(name, value)| {
+        let can_be_part = part.len() + 1 + name.len() <= MAX_PART_NAME && Name::new(name).is_ok();
+        can_be_part && (value.is_array() || value.is_object())
+    });
     divisible.max_by_key(|(_, value)| bytes(value)).map(|(name, _)| name.clone())
 }
 
@@ -193,6 +196,15 @@ mod tests {
         assert_eq!((&parts[0].1["files"], &parts[0].1["is_truncated"]), (&json!(3), &json!(true)));
     }
 
+    #[test]
+    fn members_whose_names_no_part_can_have_are_left_out_visibly() {
+        let series = (0..50).map(|n| (format!("source/2001:db8::{n:x}"), json!({ "counts": "x".repeat(1_000) })));
+        let parts = of("detector", json!({ "series": Value::Object(series.collect()), "window": 20 }));
+        let names: Vec<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["detector.series", "detector"]);
+        assert_eq!((&parts[0].1["is_truncated"], &parts[1].1["window"]), (&json!(true), &json!(20)));
+    }
+
     fn value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -204,7 +216,7 @@ mod tests {
         leaf.prop_recursive(4, 64, 8, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..8).prop_map(Value::from),
-                prop::collection::btree_map("[a-z]{1,30}", inner, 0..8)
+                prop::collection::btree_map("[a-z/:]{1,30}", inner, 0..8)
                     .prop_map(|members| Value::Object(members.into_iter().collect())),
             ]
         })

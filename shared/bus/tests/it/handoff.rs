@@ -227,9 +227,9 @@ fn proxy_without_hand_off_support_is_probed_rarely() {
     turns_until("a while", &|_| Instant::now() >= later);
     assert_eq!((member.complete(), member.owned()), (0, 64));
     assert!(member.subscriber.has_lease() && member.subscriber.pending_handoff() > 1_000);
-    // Probed at once, and after 1 s, 3 s, 7 s and so on.
+    // Hand-off state and status are offered at once, and after 1 s, 3 s, 7 s and so on.
     let rejected = coordinator.rejections().malformed;
-    let most = 1.0 + (start.elapsed().as_secs_f64() + 1.0).log2();
+    let most = 2.0 * (1.0 + (start.elapsed().as_secs_f64() + 1.0).log2());
     assert!((1.0..=most).contains(&(rejected as f64)), "{rejected} of at most {most} unknown messages");
 }
 
@@ -325,15 +325,13 @@ fn reader_that_floods_the_proxy_delays_only_itself() {
             }
         });
         pump("the flood", [&mut one], |_| proxy.rejected("reader_requests") > 1_000);
+        pump("the lease during the flood", [&mut one], |[one]| one.subscriber.has_lease());
         let reader = scope.spawn(|| {
             let known = templates(&proxy);
             is_over.store(true, Ordering::Relaxed);
             known
         });
-        pump("the templates", [&mut one], |[one]| {
-            assert!(one.subscriber.has_lease(), "the lease of a member is renewed during the flood");
-            is_over.load(Ordering::Relaxed)
-        });
+        pump("the templates", [&mut one], |_| is_over.load(Ordering::Relaxed));
         assert_eq!(table_of(reader.join().unwrap()), one.table);
     });
 }

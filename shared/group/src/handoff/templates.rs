@@ -187,7 +187,7 @@ impl TemplateReader {
     pub fn new(kind: Kind, now: BootTime) -> TemplateReader {
         TemplateReader {
             kind,
-            request: 0,
+            request: 1,
             source: None,
             shard: Shard::FIRST,
             after: 0,
@@ -202,14 +202,15 @@ impl TemplateReader {
         }
     }
 
-    /// Takes a message of the coordinator. Others than the answer to the newest request are
-    /// ignored.
+    /// Takes a message of the coordinator. Others than the answer to the last request are ignored. A
+    /// request that is repeated is the same one, so that a late answer counts.
     pub fn on_message(&mut self, now: BootTime, frame: &[u8]) {
         let Ok(Message::Templates(page)) = Message::decode(frame) else { return };
         if self.result.is_some() || page.kind != self.kind || page.request != self.request {
             return;
         }
         self.has_answer = true;
+        self.request += 1;
         match page.outcome {
             PageOutcome::Wait => return self.request_at = now + PAUSE,
             PageOutcome::NoGroup => return self.result = Some(TemplatesRead::NoGroup),
@@ -247,7 +248,6 @@ impl TemplateReader {
             self.result = Some(TemplatesRead::Late);
         } else if now >= self.request_at {
             self.request_at = now + RETRY_AFTER;
-            self.request += 1;
             let (coordinator, group) = self.source.clone().unwrap_or_default();
             let get = GetTemplates {
                 kind: self.kind,
