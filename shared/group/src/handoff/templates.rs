@@ -202,8 +202,8 @@ impl TemplateReader {
         }
     }
 
-    /// Takes a message of the coordinator. Others than the answer to the last request are ignored. A
-    /// request that is repeated is the same one, so that a late answer counts.
+    /// Takes a message of the coordinator. Others than the answer to the last request are ignored.
+    /// A request that is repeated is the same one, so that a late answer counts.
     pub fn on_message(&mut self, now: BootTime, frame: &[u8]) {
         let Ok(Message::Templates(page)) = Message::decode(frame) else { return };
         if self.result.is_some() || page.kind != self.kind || page.request != self.request {
