@@ -35,6 +35,8 @@ fn renew(incarnation: u64, renewal: u64) -> Renew {
         coverage: Vec::new(),
         age_ns: 0,
         destinations_digest: 0,
+        doubts: Vec::new(),
+        former_lease_age_ns: 0,
     }
 }
 
@@ -66,6 +68,7 @@ fn advertise(stream: &Stream, number: u64, oldest: u64, next: u64) -> Advertise 
         list_version: 0,
         extents,
         groups: Vec::new(),
+        former_age_ns: 0,
     }
 }
 
@@ -572,14 +575,14 @@ fn renewal_has_these_bytes() {
     let bytes = Message::from(renew(7, 3)).encode();
     assert_eq!(
         bytes,
-        [0xdc, 0, 17, 1, 1, 0xa1, b'g', 0, 7, 0xa1, b'm', 3, 1, 1, 0xc2, 0, 0x90, 0x90, 0xc2, 0x90, 0, 0]
+        [0xdc, 0, 19, 1, 1, 0xa1, b'g', 0, 7, 0xa1, b'm', 3, 1, 1, 0xc2, 0, 0x90, 0x90, 0xc2, 0x90, 0, 0, 0x90, 0]
     );
     assert_eq!(Message::decode(&bytes), Ok(Message::from(renew(7, 3))));
     let before = [&[0x9d], &bytes[3..18]].concat();
     assert_eq!(Message::decode(&before), Ok(Message::from(renew(7, 3))), "an older version lacks the appended fields");
     let single_active = [&[0x9e], &bytes[3..18], &[0xc3]].concat();
     assert_eq!(Message::decode(&single_active), Ok(Message::from(Renew { single_active: true, ..renew(7, 3) })));
-    let appended = [&[0xdc, 0, 18], &bytes[3..], &[0x93, 1, 2, 3]].concat();
+    let appended = [&[0xdc, 0, 20], &bytes[3..], &[0x93, 1, 2, 3]].concat();
     assert_eq!(Message::decode(&appended), Ok(Message::from(renew(7, 3))), "a later version appends");
     assert!(Message::decode(&[&bytes[..], &[0]].concat()).is_err());
 }
