@@ -73,11 +73,6 @@ impl Pipeline {
         if all { self.claims.batcher.take_all() } else { self.claims.batcher.take_full() }
     }
 
-    /// Whether the batches are empty.
-    pub fn is_empty(&self) -> bool {
-        self.claims.batcher.is_empty()
-    }
-
     /// Takes back a buffer for another batch.
     pub fn recycle(&mut self, buffer: Vec<u8>) {
         self.claims.batcher.recycle(buffer);

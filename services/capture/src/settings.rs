@@ -16,6 +16,9 @@ use crate::{
 /// The longest interface name, bytes (`IFNAMSIZ` without the NUL).
 const MAX_INTERFACE_NAME: usize = 15;
 
+/// The kernel counts the age of ring blocks in milliseconds.
+const SHORTEST_RETIRE: Duration = Duration::from_millis(1);
+
 /// The names that are accepted, for messages.
 const INTERFACE_NAMES: &str = "such as eth1 or bond0.20, without quotes, wildcards or white space";
 
@@ -41,7 +44,7 @@ pub struct CaptureSettings {
     pub ports: Arc<Ports>,
     /// The stream's name: as set, or the host name.
     pub publisher: Name,
-    /// The interval at which all open batches are published.
+    /// The longest time that an open batch waits to be published.
     pub tick: Duration,
     /// Memory for retained batches and those waiting for the bus.
     pub retain: ByteSize,
@@ -56,11 +59,13 @@ impl CaptureSettings {
     pub fn read(reader: &mut Reader) -> CaptureSettings {
         let file: Option<PathBuf> = reader.optional("SEKIWAKE_CAPTURE_FILE");
         let interfaces: Option<List<String>> = reader.optional("SEKIWAKE_CAPTURE_INTERFACES");
+        let tick = reader.within("SEKIWAKE_TICK", Duration::from_micros(100)..=Duration::from_secs(1));
+        let retire = reader.within("SEKIWAKE_CAPTURE_RETIRE", SHORTEST_RETIRE..=Duration::from_secs(1));
         CaptureSettings {
             source: source(reader, file, interfaces),
             interface: InterfaceSettings {
                 ring_bytes: reader.within("SEKIWAKE_CAPTURE_RING", ByteSize(1 << 20)..=ByteSize(2047 << 20)).0 as usize,
-                retire: reader.within("SEKIWAKE_CAPTURE_RETIRE", Duration::from_millis(1)..=Duration::from_secs(1)),
+                retire: retire.min(tick.max(SHORTEST_RETIRE)),
                 threads: reader.within("SEKIWAKE_CAPTURE_THREADS", 1..=16),
                 tunnels: reader.value("SEKIWAKE_CAPTURE_TUNNELS"),
                 filter: filter(reader),
@@ -68,7 +73,7 @@ impl CaptureSettings {
             wait: reader.within("SEKIWAKE_CAPTURE_WAIT", Duration::ZERO..=Duration::from_secs(24 * 3600)),
             ports: Arc::new(ports(reader)),
             publisher: reader.optional("SEKIWAKE_PUBLISHER").unwrap_or_else(host_name),
-            tick: reader.within("SEKIWAKE_TICK", Duration::from_micros(100)..=Duration::from_secs(1)),
+            tick,
             retain: reader.within("SEKIWAKE_RETAIN", ByteSize(4 << 20)..=ByteSize(1 << 40)),
             bus: Publishing::read(reader),
             controlling: Controlling::read(reader),

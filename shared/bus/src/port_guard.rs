@@ -30,8 +30,9 @@ use tracing::warn;
 use crate::{
     BusError, ServerKeys,
     connections::Side,
+    inlet::{Inlet, wait},
     metrics::cut_connections,
-    socket::{Bus, HANDSHAKE_FAILURES, handshake_failure, milliseconds},
+    socket::{Bus, HANDSHAKE_FAILURES, Rest, handshake_failure, receive_rest},
 };
 
 /// The most bytes that a subscriber may send at once: each topic several times, encrypted.
@@ -51,6 +52,11 @@ const REJECTED_BYTES: u64 = 4;
 const STALL: Duration = Duration::from_millis(250);
 /// How often the connections are checked.
 const CHECK_EVERY: Duration = Duration::from_millis(20);
+/// The interval doubles up to this while all of them together receive little, and no connection is
+/// accepted.
+const CHECK_IDLE_EVERY: Duration = Duration::from_millis(200);
+/// That many bytes between two checks are little.
+const IDLE_BYTES: u64 = 1 << 20;
 /// The descriptors that are told apart. Larger ones share counts.
 const DESCRIPTORS: usize = 1 << 16;
 /// The name of the descriptor among a message's properties, libzmq's `ZMQ_SRCFD`.
@@ -63,6 +69,8 @@ struct Seen {
     messages: Box<[AtomicU32]>,
     /// How often the port was read until it was empty. At the subscribers' port, the relay's turns.
     emptied: AtomicU32,
+    /// The owner waits for messages, and is not busy.
+    is_waiting: AtomicBool,
     is_stopping: AtomicBool,
 }
 
@@ -74,12 +82,13 @@ pub(crate) struct PortGuard {
 
 /// The thread.
 struct Watch {
-    events: zmq::Socket,
+    events: Inlet,
     side: Side,
     keys: Option<ServerKeys>,
     seen: Arc<Seen>,
     connections: HashMap<RawFd, Connection>,
     checked_at: Instant,
+    check_every: Duration,
     emptied: u32,
     emptied_at: Instant,
     cut: prometheus::IntCounter,
@@ -113,16 +122,18 @@ impl PortGuard {
         let seen = Arc::new(Seen {
             messages: (0..DESCRIPTORS).map(|_| AtomicU32::new(0)).collect(),
             emptied: AtomicU32::new(0),
+            is_waiting: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
         });
         let events = bus.monitor(socket, &watched).map_err(|source| BusError::Socket { role: "monitor", source })?;
         let watch = Watch {
-            events,
+            events: Inlet::new(events),
             side,
             keys: keys.cloned(),
             seen: Arc::clone(&seen),
             connections: HashMap::new(),
             checked_at: Instant::now(),
+            check_every: CHECK_EVERY,
             emptied: 0,
             emptied_at: Instant::now(),
             cut: cut_connections(metrics, side.name()),
@@ -144,6 +155,11 @@ impl PortGuard {
     /// turn.
     pub(crate) fn emptied(&self) {
         self.seen.emptied.fetch_add(1, Ordering::Release);
+    }
+
+    /// The owner begins or ends a wait for messages.
+    pub(crate) fn set_waiting(&self, is_waiting: bool) {
+        self.seen.is_waiting.store(is_waiting, Ordering::Relaxed);
     }
 
     /// Ends the thread. The socket has no monitor then, whose events would block libzmq without a
@@ -174,17 +190,14 @@ impl Seen {
 impl Watch {
     fn run(mut self) {
         while !self.seen.is_stopping.load(Ordering::Relaxed) {
-            let due_at = self.checked_at + CHECK_EVERY;
-            let wait = due_at.saturating_duration_since(Instant::now());
-            // Rounded up, so that it does not spin at the end.
-            match self.events.poll(zmq::POLLIN, i64::from(milliseconds(wait)) + 1) {
-                Ok(_) | Err(zmq::Error::EINTR) => {}
+            let due_at = self.checked_at + self.check_every;
+            if wait([&mut self.events], [], due_at.saturating_duration_since(Instant::now())).is_err() {
                 // The context was terminated.
-                Err(_) => return,
+                return;
             }
             self.take_events();
             let now = Instant::now();
-            if now >= due_at {
+            if now >= self.checked_at + self.check_every {
                 let elapsed = now.duration_since(self.checked_at);
                 self.checked_at = now;
                 self.check(elapsed);
@@ -193,8 +206,9 @@ impl Watch {
     }
 
     fn take_events(&mut self) {
-        while let Ok(parts) = self.events.recv_multipart(zmq::DONTWAIT) {
-            let [event, endpoint] = &parts[..] else { continue };
+        while let Ok(Some(event)) = self.events.receive() {
+            let Ok(Rest { parts: [Some(endpoint)], .. }) = receive_rest(self.events.socket(), &event) else { continue };
+            let (event, endpoint) = (&event[..], &endpoint[..]);
             if let (Some(failure), Some(keys)) = (handshake_failure(event), &self.keys) {
                 keys.handshake_failed(failure, &String::from_utf8_lossy(endpoint));
                 continue;
@@ -210,6 +224,7 @@ impl Watch {
                         self.cut(descriptor, &mut connection, "the relay is busy with subscriptions");
                     }
                     self.connections.insert(descriptor, connection);
+                    self.check_every = CHECK_EVERY;
                 }
                 zmq::SocketEvent::DISCONNECTED => {
                     self.connections.remove(&descriptor);
@@ -222,7 +237,8 @@ impl Watch {
     /// Whether the owner has been at work, but has not come back for long.
     fn is_stalled(&self) -> bool {
         let emptied = self.seen.emptied.load(Ordering::Acquire);
-        emptied > 0 && emptied == self.emptied && self.emptied_at.elapsed() > STALL
+        let is_waiting = self.seen.is_waiting.load(Ordering::Relaxed);
+        emptied > 0 && emptied == self.emptied && !is_waiting && self.emptied_at.elapsed() > STALL
     }
 
     fn check(&mut self, elapsed: Duration) {
@@ -234,12 +250,14 @@ impl Watch {
             self.emptied_at = self.checked_at;
         }
         let mut excessive = Vec::new();
+        let mut grown = 0;
         let permitted = SUBSCRIPTION_BYTES_PER_SECOND * elapsed.as_millis() as u64 / 1_000;
         for (&descriptor, connection) in &mut self.connections {
             if connection.is_cut {
                 continue;
             }
             let received = received_bytes(descriptor).unwrap_or(connection.received);
+            grown += received.saturating_sub(connection.received);
             connection.excess += received.saturating_sub(connection.received);
             connection.received = received;
             let messages = self.seen.messages(descriptor);
@@ -264,6 +282,8 @@ impl Watch {
                 excessive.push((descriptor, reason));
             }
         }
+        let is_idle = grown < IDLE_BYTES;
+        self.check_every = if is_idle { (2 * self.check_every).min(CHECK_IDLE_EVERY) } else { CHECK_EVERY };
         for (descriptor, reason) in excessive {
             if let Some(mut connection) = self.connections.remove(&descriptor) {
                 self.cut(descriptor, &mut connection, reason);

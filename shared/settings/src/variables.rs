@@ -183,8 +183,8 @@ pub static VARIABLES: &[Variable] = &[
         group: Group::Capture,
         read_by: CAPTURE,
         takes: "duration",
-        default: value("2ms"),
-        about: "time after which a ring block is handed over, full or not",
+        default: value("6ms"),
+        about: "time after which a ring block is handed over, full or not; at most SEKIWAKE_TICK",
     },
     Variable {
         name: "SEKIWAKE_CAPTURE_THREADS",
@@ -208,8 +208,8 @@ pub static VARIABLES: &[Variable] = &[
         group: Group::Publishing,
         read_by: CAPTURE,
         takes: "duration",
-        default: value("2ms"),
-        about: "time after which open batches are published, full or not",
+        default: value("6ms"),
+        about: "longest time that a datagram waits to be published with others; at high rates it is shorter by itself",
     },
     Variable {
         name: "SEKIWAKE_RETAIN",

@@ -13,7 +13,7 @@ mod send;
 mod stream;
 
 #[cfg(feature = "bus")]
-pub use bus::{curve_public_key, enforce_zap_domain, set_tcp_user_timeout, set_xpub_nodrop, stop_monitor};
+pub use bus::{curve_public_key, enforce_zap_domain, set_tcp_user_timeout, set_xpub_nodrop, signal_of, stop_monitor};
 pub use epoll::{EpollListener, epoll_listeners};
 pub use errors::{ErrorOrigin, QueuedError, receive_error, set_receive_errors};
 pub use options::{FanoutMode, force_receive_buffer, join_fanout, kernel_filter_length, poll_readable, set_udp_gro};

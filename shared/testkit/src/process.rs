@@ -4,6 +4,8 @@ use std::{
     collections::VecDeque,
     fs,
     io::{self, BufRead, BufReader, Read},
+    iter::Sum,
+    ops::Sub,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -26,6 +28,32 @@ pub struct Process {
     child: Child,
     stdout: Lines,
     stderr: Lines,
+}
+
+/// The use of processors by a process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// User and system time.
+    pub cpu: Duration,
+    /// How often a thread has waited (voluntary context switches).
+    pub wake_ups: u64,
+}
+
+impl Sub for Usage {
+    type Output = Usage;
+
+    fn sub(self, earlier: Usage) -> Usage {
+        Usage { cpu: self.cpu.saturating_sub(earlier.cpu), wake_ups: self.wake_ups.saturating_sub(earlier.wake_ups) }
+    }
+}
+
+impl Sum for Usage {
+    fn sum<I: Iterator<Item = Usage>>(usages: I) -> Usage {
+        usages.fold(Usage::default(), |total, usage| Usage {
+            cpu: total.cpu + usage.cpu,
+            wake_ups: total.wake_ups + usage.wake_ups,
+        })
+    }
 }
 
 impl Process {
@@ -112,6 +140,24 @@ impl Process {
         let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         let ticks = cpu_ticks(&stat).with_context(|| format!("cannot parse {path}: {stat}"))?;
         Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    }
+
+    /// CPU time and wake-ups of its threads so far. Those of ended threads are missing. Only while
+    /// the process has not been waited for.
+    pub fn usage(&self) -> anyhow::Result<Usage> {
+        let threads = format!("/proc/{}/task", self.pid());
+        let mut usage = Usage::default();
+        for thread in fs::read_dir(&threads).with_context(|| format!("cannot read {threads}"))? {
+            let folder = thread?.path();
+            let read = |file| fs::read_to_string(folder.join(file));
+            // It may have ended meanwhile.
+            let (Ok(schedstat), Ok(status)) = (read("schedstat"), read("status")) else { continue };
+            let nanoseconds = schedstat.split(' ').next().and_then(|time| time.parse().ok());
+            let wake_ups = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            usage.cpu += Duration::from_nanos(nanoseconds.context("no time in schedstat")?);
+            usage.wake_ups += wake_ups.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or_default();
+        }
+        Ok(usage)
     }
 
     /// Its resident memory, in bytes.

@@ -5,6 +5,7 @@
 //! sender ──wire──▶ capture ─▶ proxy ─▶ syslog-forwarder ──▶ sink      datagrams pass by, as on a mirror port
 //! sender ──wire──▶ rsyslog (imudp ─▶ omfwd) ──▶ sink                   datagrams are addressed to it
 //! sender ──wire──▶ tcpdump -w /dev/null                                lower bound of capture
+//! sender ──wire──▶ floor (recvfrom, sendto) ──▶ sink                   lower bound of a relay with sockets
 //! bare sendmmsg and UDP_SEGMENT loops ──▶ sink                         lower bound of sending
 //! sender ──wire──▶ capture ─▶ proxy ─▶ storer ──▶ files                as JSON lines, synced once per second
 //! sender ──wire──▶ rsyslog (imudp ─▶ omfile) ──▶ file                  in its default format, not synced
@@ -12,6 +13,8 @@
 //! Costs are user and system time of the processes since the first datagram (allocating the
 //! kernel's ring alone takes half a second). The kernel charges part of the work of capture to the
 //! sender, for all systems alike. Machines are noisy: compare figures of one run only.
+
+mod ordinary;
 
 use std::{
     fs,
@@ -50,10 +53,22 @@ struct Arguments {
     /// Repetitions of each row
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
-    /// Only these tables: sekiwake, destinations, spoofed, sendmmsg, udp-segment, all-in-one,
-    /// rsyslog, tcpdump, storing, storing-compressed, storing-all-in-one, rsyslog-file
+    /// Only rows with these payload sizes
+    #[arg(long, value_delimiter = ',')]
+    sizes: Vec<String>,
+    /// Only these tables: ordinary, sekiwake, destinations, spoofed, sendmmsg, udp-segment,
+    /// all-in-one, rsyslog, tcpdump, storing, storing-compressed, storing-all-in-one, rsyslog-file
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Be the floor: relay datagrams from the first address to the second
+    #[arg(long, hide = true, num_args = 2, value_names = ["LISTEN", "TO"])]
+    floor: Vec<SocketAddr>,
+}
+
+impl Arguments {
+    fn is_wanted(&self, table: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == table)
+    }
 }
 
 /// The offered load of a row.
@@ -194,22 +209,29 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let [listen, to] = arguments.floor[..] {
+        return ordinary::floor(listen, to).context("the floor");
+    }
     if let Err(why) = requires_root_and_netns() {
         bail!("the benchmarks require root and network namespaces: {why}");
     }
     let cores = std::thread::available_parallelism()?;
     println!("{cores} cores, Linux {}", fs::read_to_string("/proc/sys/kernel/osrelease")?.trim());
-    for System { name, loads, measure } in SYSTEMS {
-        if !arguments.only.is_empty() && !arguments.only.iter().any(|only| only == name) {
-            continue;
-        }
+    if arguments.is_wanted("ordinary") && !arguments.quick {
+        ordinary::run(&arguments.rates, &arguments.sizes, arguments.repeat, arguments.seconds)?;
+    }
+    for System { name, loads, measure } in SYSTEMS.into_iter().filter(|system| arguments.is_wanted(system.name)) {
         println!("\n### {name}\n");
         println!(
             "| rate/s | bytes | sources | to | offered | delivered | lost | µs of CPU per datagram | median | p99 | |"
         );
         println!("|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|---|");
         let loads = if arguments.quick { &QUICK } else { loads };
-        let wanted = loads.iter().filter(|load| arguments.rates.is_empty() || arguments.rates.contains(&load.rate));
+        let is_wanted = |load: &&Load| {
+            (arguments.rates.is_empty() || arguments.rates.contains(&load.rate))
+                && (arguments.sizes.is_empty() || arguments.sizes.iter().any(|sizes| sizes == load.sizes))
+        };
+        let wanted = loads.iter().filter(is_wanted);
         for &load in wanted.flat_map(|load| std::iter::repeat_n(load, arguments.repeat as usize)) {
             let site = Site::new()?;
             let row = measure(&site, load, arguments.seconds).with_context(|| format!("{name} at {}/s", load.rate))?;
