@@ -16,6 +16,8 @@ use tempfile::TempDir;
 /// The project, which is removed when dropped.
 pub(crate) struct Project {
     name: String,
+    /// The first three octets of its network, with a dot at the end.
+    prefix: String,
     environment: Vec<(String, String)>,
     /// Images that existed before.
     images_before: Vec<String>,
@@ -52,16 +54,20 @@ impl Project {
     /// A project that is not started.
     pub(crate) fn new(settings: &[(&str, &str)]) -> Project {
         let name = format!("sekiwake-test-{}", std::process::id());
+        let prefix = free_prefix();
+        let of_network = [
+            ("SUBNET", "0/24"),
+            ("GATEWAY", "1"),
+            ("DYNAMIC", "128/25"),
+            ("CAPTURE_ADMIN", "1:9600"),
+            ("PROXY_ADDRESS", "2"),
+            ("DEMO_COLLECTOR", "100"),
+            ("DEMO_COLLECTOR_A", "101"),
+            ("DEMO_COLLECTOR_B", "102"),
+        ]
+        .map(|(name, rest)| (name.to_owned(), format!("{prefix}{rest}")));
         let own = [
             ("IMAGE_TAG", name.as_str()),
-            ("SUBNET", "198.19.96.0/24"),
-            ("GATEWAY", "198.19.96.1"),
-            ("DYNAMIC", "198.19.96.128/25"),
-            ("CAPTURE_ADMIN", "198.19.96.1:9600"),
-            ("PROXY_ADDRESS", "198.19.96.2"),
-            ("DEMO_COLLECTOR", "198.19.96.100"),
-            ("DEMO_COLLECTOR_A", "198.19.96.101"),
-            ("DEMO_COLLECTOR_B", "198.19.96.102"),
             ("PROMETHEUS_IMAGE", "sekiwake-test-prometheus"),
             ("ALERTMANAGER_IMAGE", "sekiwake-test-alertmanager"),
         ];
@@ -70,9 +76,9 @@ impl Project {
         let config = tempfile::tempdir().unwrap();
         // Readable for other users, as a checkout is.
         fs::set_permissions(config.path(), Permissions::from_mode(0o755)).unwrap();
-        let mut environment: Vec<(String, String)> = all.collect();
+        let mut environment: Vec<(String, String)> = of_network.into_iter().chain(all).collect();
         environment.push(("CONFIG".to_owned(), config.path().display().to_string()));
-        Project { environment, name, images_before, started: Instant::now(), is_down: false, _config: config }
+        Project { environment, name, prefix, images_before, started: Instant::now(), is_down: false, _config: config }
     }
 
     pub(crate) fn step(&self, what: &str) {
@@ -188,8 +194,9 @@ impl Project {
     /// Starts sending to the old collector.
     pub(crate) fn start_sending(&self, rate: u64, duration: &str) -> SenderRun {
         let arguments = format!(
-            "--profile demo run --rm --no-deps -T demo-devices --to 198.19.96.100 --from 198.18.0.0/16 --sources 64 \
-             --protocol rfc5424:4,rfc3164:4,snmp2c-trap,ipfix --size 120-1400 --rate {rate} --duration {duration} --json"
+            "--profile demo run --rm --no-deps -T demo-devices --to {}100 --from 198.18.0.0/16 --sources 64 \
+             --protocol rfc5424:4,rfc3164:4,snmp2c-trap,ipfix --size 120-1400 --rate {rate} --duration {duration} --json",
+            self.prefix
         );
         let mut command = self.command("deploy/compose");
         command.args(arguments.split_ascii_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -265,6 +272,18 @@ impl Project {
             let _ = Command::new("docker").args(["image", "rm", image]).output();
         }
     }
+}
+
+/// A /24 of 198.19.96.0/19 that no network of the engine has: one may be left by an engine that
+/// kept an endpoint (see [`is_kept_by_the_engine`]), and two networks cannot share addresses.
+fn free_prefix() -> String {
+    let mut taken = String::new();
+    for network in docker(&["network", "ls", "-q"]).lines() {
+        taken += &docker(&["network", "inspect", "-f", "{{range .IPAM.Config}}{{.Subnet}} {{end}}", network]);
+        taken.push(' ');
+    }
+    let is_free = |prefix: &String| !taken.split(' ').any(|subnet| subnet.starts_with(prefix.as_str()));
+    (96..128).map(|third| format!("198.19.{third}.")).find(is_free).expect("a free network of 198.19.96.0/19")
 }
 
 /// Whether the engine rejects the removal of a network although no container is connected: engines
