@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::anyhow;
 use clap::Subcommand;
+use sekiwake_decode::Style;
 use sekiwake_runtime::Process;
 use sekiwake_settings::Environment;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -32,6 +33,12 @@ enum Command {
         /// Also print datagrams to ports that no setting claims
         #[arg(long)]
         all: bool,
+        /// Print what the datagrams say: a line per flow
+        #[arg(long)]
+        decode: bool,
+        /// With --decode: text, or json, one object per line [default: text on a terminal]
+        #[arg(long, value_name = "STYLE", requires = "decode")]
+        output: Option<Style>,
         /// A pcap or pcapng savefile, `-` for standard input
         file: PathBuf,
     },
@@ -55,8 +62,9 @@ fn run(command: Command, environment: &Environment) -> anyhow::Result<ExitCode> 
     let ports = sekiwake_settings::read(environment, ports)?;
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     match command {
-        Command::Explain { all, file } => {
-            let explain = Explain { ports, all, decoder: DecoderSettings::default() };
+        Command::Explain { all, decode, output, file } => {
+            let decode = decode.then(|| output.unwrap_or_else(|| Style::of(&io::stdout())));
+            let explain = Explain { ports, all, decode, decoder: DecoderSettings::default() };
             explain.run(&file, &mut out, &mut sekiwake_runtime::messages())?;
         }
         Command::Discover { seconds, interfaces } => {

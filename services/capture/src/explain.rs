@@ -1,5 +1,5 @@
 //! `sekiwake-capture explain FILE`: prints the records that would be published from a savefile, or
-//! from standard input, as one JSON object per line.
+//! from standard input, as one JSON object per line, or decoded.
 
 use std::{
     fs::File,
@@ -7,7 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use sekiwake_decode::{Decoder as RowDecoder, FirstTemplates, Style, write_rows};
 use sekiwake_json::{Payload, write_line};
+use sekiwake_record::{Kind, Record};
 
 use crate::{
     decode::{Decoder, DecoderSettings, LinkType, Outcome, Packet, UndecodedCounts},
@@ -23,6 +25,8 @@ pub struct Explain {
     pub ports: Ports,
     /// Also print datagrams to ports that no setting claims.
     pub all: bool,
+    /// Print what the datagrams say, in this style, instead of the datagrams.
+    pub decode: Option<Style>,
     /// The settings of the decoder.
     pub decoder: DecoderSettings,
 }
@@ -77,6 +81,43 @@ impl Explain {
     }
 
     fn explain(&self, path: &Path, out: &mut impl Write, log: &mut impl Write) -> Result<(), ExplainError> {
+        let pass = match self.decode {
+            None => self.read(path, &mut |kind, record| write_line(out, kind, record, Payload::Omitted))?,
+            Some(style) => {
+                let mut decoder = self.row_decoder(path)?;
+                self.read(path, &mut |kind, record| {
+                    write_rows(out, style, &mut decoder, kind, record, u64::MAX).map(drop)
+                })?
+            }
+        };
+        out.flush()?;
+        let Pass { decoder, skipped, damage } = pass;
+        if let Some(error) = damage {
+            writeln!(log, "warning: {} after packet {}: {error}", path.display(), decoder.counters().packets)?;
+        }
+        Ok(summarize(&decoder, &skipped, log)?)
+    }
+
+    /// A decoder that knows the templates of the savefile, also those after their data. Standard
+    /// input and pipes can be read only once.
+    fn row_decoder(&self, path: &Path) -> Result<RowDecoder, ExplainError> {
+        if !path.is_file() {
+            return Ok(RowDecoder::new());
+        }
+        let mut templates = FirstTemplates::new();
+        self.read(path, &mut |_, record| {
+            templates.observe(record);
+            Ok(())
+        })?;
+        Ok(templates.into_decoder())
+    }
+
+    /// Reads a savefile, and hands the selected datagrams to `print`.
+    fn read(
+        &self,
+        path: &Path,
+        print: &mut dyn FnMut(Option<Kind>, &Record<'_>) -> io::Result<()>,
+    ) -> Result<Pass, ExplainError> {
         let unreadable = |source| ExplainError::Unreadable { path: path.to_owned(), source };
         let file: Box<dyn Read> = match path.to_str() {
             Some("-") => Box::new(io::stdin().lock()),
@@ -101,7 +142,7 @@ impl Explain {
             let outcome = decoder.decode(&packet, &mut |datagram| {
                 let kind = self.ports.kind_of(datagram.destination_port);
                 if kind.is_some() || self.all {
-                    written = write_line(out, kind, &record_of(kind, datagram), Payload::Omitted);
+                    written = print(kind, &record_of(kind, datagram));
                 } else {
                     skipped.unclaimed_port += 1;
                 }
@@ -113,7 +154,6 @@ impl Explain {
                 skipped.undecoded.add(at);
             }
         };
-        out.flush()?;
         decoder.finish();
 
         let packets = decoder.counters().packets;
@@ -122,12 +162,18 @@ impl Explain {
             return Err(ExplainError::LinkType { path: path.to_owned(), numbers: numbers.to_vec() });
         }
         match damage {
-            Some(error) if packets == 0 => return Err(unreadable(error)),
-            Some(error) => writeln!(log, "warning: {} after packet {packets}: {error}", path.display())?,
-            None => {}
+            Some(error) if packets == 0 => Err(unreadable(error)),
+            damage => Ok(Pass { decoder, skipped, damage }),
         }
-        Ok(summarize(&decoder, &skipped, log)?)
     }
+}
+
+/// What is known after a savefile was read.
+struct Pass {
+    decoder: Decoder,
+    skipped: Skipped,
+    /// Why its end was not reached.
+    damage: Option<PacketFileError>,
 }
 
 /// Complete datagrams that were not printed, and packets that were not decoded.

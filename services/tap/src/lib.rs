@@ -1,4 +1,4 @@
-//! Prints live records, events, status and flow templates as JSON lines.
+//! Prints live records, events, status and flow templates as JSON lines, records also decoded.
 //!
 //! An example for other subscribers: it is not a member of a group, and a slow or failing tap
 //! affects no other subscriber.
@@ -12,8 +12,9 @@ use std::{
 };
 
 use sekiwake_bus::{Bus, BusError, Controlling, EVENT_PREFIX, EventSubscriber, STATUS_PREFIX, Subscriber, Subscribing};
+use sekiwake_decode::{Decoder, Style, write_rows};
 use sekiwake_json::{Payload, write_line};
-use sekiwake_record::{Name, Topic};
+use sekiwake_record::{Kind, Name, Topic};
 use sekiwake_runtime::{About, Metrics, Stop, Tool};
 use sekiwake_settings::Reader;
 
@@ -32,6 +33,9 @@ pub struct Tap;
 /// printed --count lines. The tap is in no group: it receives everything published from now on, and
 /// a slow or failing tap affects no other subscriber. With templates/, the tap first prints the
 /// flow templates that a running xflow forwarder keeps; if no other topic is given, it then exits.
+///
+/// With --decode, a line is what a record says: a flow, for example. The tap begins with the flow
+/// templates that a running xflow forwarder keeps.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Prefixes of topics to print: syslog/, xflow/ or snmptrap/, with a shard as in xflow/0a,
@@ -43,6 +47,14 @@ pub struct Arguments {
     /// Exit after printing this many lines
     #[arg(long, value_name = "LINES")]
     count: Option<u64>,
+
+    /// Print what records say: a line per flow
+    #[arg(long)]
+    decode: bool,
+
+    /// With --decode: text, or json, one object per line [default: text on a terminal]
+    #[arg(long, value_name = "STYLE", requires = "decode")]
+    output: Option<Style>,
 }
 
 impl Tool for Tap {
@@ -73,7 +85,9 @@ impl Tool for Tap {
         }
         event_prefixes.extend(filtered(&arguments.topics, selects_status));
         let record_prefixes = filtered(&arguments.topics, selects_records);
-        let mut sources = Sources { records: None, events: None };
+        let style = arguments.output.unwrap_or_else(|| Style::of(&io::stdout()));
+        let decoding = arguments.decode.then(|| Decoding { decoder: Decoder::new(), style });
+        let mut sources = Sources { records: None, events: None, decoding };
         if !record_prefixes.is_empty() {
             sources.records = Some(Subscriber::connect(&bus, &subscribing, &record_prefixes, &metrics, None)?);
         }
@@ -90,6 +104,11 @@ impl Tool for Tap {
                 if !sources.has_any() {
                     return Ok(if printed.is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE });
                 }
+            }
+            if let Some(decoding) = &mut sources.decoding
+                && record_prefixes.iter().any(|prefix| selects_flows(prefix))
+            {
+                templates::learn(&bus, &controlling, &mut decoding.decoder, stop)?;
             }
             print(&mut sources, &mut out, left, stop)?;
             Ok(ExitCode::SUCCESS)
@@ -112,6 +131,14 @@ pub struct Settings {
 struct Sources {
     records: Option<Subscriber>,
     events: Option<EventSubscriber>,
+    /// Records are decoded.
+    decoding: Option<Decoding>,
+}
+
+/// How records are decoded.
+struct Decoding {
+    decoder: Decoder,
+    style: Style,
 }
 
 impl Sources {
@@ -126,9 +153,20 @@ impl Sources {
         if let Some(records) = &mut self.records
             && let Some(delivery) = records.receive(FLUSH_AFTER)?
         {
-            for record in delivery.batch.records().take(usize::try_from(most).unwrap_or(usize::MAX)) {
-                write_line(out, Some(delivery.topic.kind), &record, Payload::Included)?;
-                printed += 1;
+            let kind = Some(delivery.topic.kind);
+            for record in delivery.batch.records() {
+                if printed == most {
+                    break;
+                }
+                printed += match &mut self.decoding {
+                    Some(Decoding { decoder, style }) => {
+                        write_rows(out, *style, decoder, kind, &record, most - printed)?
+                    }
+                    None => {
+                        write_line(out, kind, &record, Payload::Included)?;
+                        1
+                    }
+                };
             }
         }
         let wait = if self.records.is_some() { Duration::ZERO } else { FLUSH_AFTER };
@@ -183,6 +221,10 @@ fn selects_templates(prefix: &str) -> bool {
 
 fn selects_records(prefix: &str) -> bool {
     Topic::all().any(|topic| topic.as_str().starts_with(prefix))
+}
+
+fn selects_flows(prefix: &str) -> bool {
+    Topic::all().any(|topic| topic.kind == Kind::Xflow && topic.as_str().starts_with(prefix))
 }
 
 /// A prefix that selects topics. With any other prefix the tap would wait endlessly.

@@ -1,8 +1,10 @@
-//! `templates/`: the flow templates that a group of flows keeps, on request.
+//! The flow templates that a group of flows keeps, on request: `templates/` prints them, and a
+//! decoder begins with them.
 
 use std::{io::Write, net::IpAddr};
 
 use sekiwake_bus::{Bus, ControlReader, Controlling, HandoffEntry, KnownTemplates};
+use sekiwake_decode::Decoder;
 use sekiwake_flow::{KnownTemplate, TemplateField, known_templates};
 use sekiwake_json::timestamp;
 use sekiwake_record::Kind;
@@ -54,14 +56,44 @@ pub(crate) fn print(
     most: u64,
     stop: &Stop,
 ) -> anyhow::Result<Printed> {
+    Ok(match request(bus, controlling, stop)? {
+        Requested::Entries(entries) => Printed { lines: print_entries(&entries, out, most)?, is_complete: true },
+        Requested::Stopped => Printed { lines: 0, is_complete: true },
+        Requested::Missing => Printed { lines: 0, is_complete: false },
+    })
+}
+
+/// Requests the templates, so that `decoder` knows them. Without them, it learns templates as
+/// exporters repeat them; a log line says so.
+pub(crate) fn learn(
+    bus: &Bus,
+    controlling: &Controlling,
+    decoder: &mut Decoder,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    if let Requested::Entries(entries) = request(bus, controlling, stop)? {
+        for entry in entries {
+            decoder.learn(entry.key.as_bytes(), entry.value.as_bytes(), entry.at_ns);
+        }
+    }
+    Ok(())
+}
+
+/// The answer to a request.
+enum Requested {
+    Entries(Vec<HandoffEntry>),
+    Stopped,
+    /// A log line says why.
+    Missing,
+}
+
+fn request(bus: &Bus, controlling: &Controlling, stop: &Stop) -> anyhow::Result<Requested> {
     let mut reader = ControlReader::connect(bus, controlling)?;
     let known = reader.templates(Kind::Xflow, || stop.stopping())?;
     let endpoint = controlling.endpoints.join(",");
     let missing = match known {
-        KnownTemplates::Entries(entries) => {
-            return Ok(Printed { lines: print_entries(&entries, out, most)?, is_complete: true });
-        }
-        KnownTemplates::Stopped => return Ok(Printed { lines: 0, is_complete: true }),
+        KnownTemplates::Entries(entries) => return Ok(Requested::Entries(entries)),
+        KnownTemplates::Stopped => return Ok(Requested::Stopped),
         KnownTemplates::NoGroup => "no templates: no xflow-forwarder or other group of flows is running",
         KnownTemplates::NoConnection => "no templates: no control connection to the proxy (SEKIWAKE_BUS_CONTROL)",
         KnownTemplates::NoAnswer => {
@@ -71,7 +103,7 @@ pub(crate) fn print(
         KnownTemplates::TooMany => "no templates: the proxy has sent more than 32 MiB",
     };
     warn!(endpoint, "{missing}");
-    Ok(Printed { lines: 0, is_complete: false })
+    Ok(Requested::Missing)
 }
 
 fn print_entries(entries: &[HandoffEntry], out: &mut impl Write, most: u64) -> anyhow::Result<u64> {

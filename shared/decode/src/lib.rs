@@ -2,3 +2,46 @@
 //!
 //! No I/O. Input is hostile: rows, depth and output are bounded, and what cannot be decoded is a
 //! row that says why.
+
+mod decoder;
+pub mod flow;
+mod lines;
+mod text;
+mod undecoded;
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+pub use decoder::{Decoder, FirstTemplates};
+pub use lines::{Style, write_rows};
+pub use undecoded::Undecoded;
+
+/// One thing that a datagram says. In JSON it is an object without further levels, except for
+/// lists; `format` is always in it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Row<'a> {
+    /// A flow, or what else an exporter of flows says.
+    Flow(flow::Flow<'a>),
+    /// Bytes that cannot be decoded.
+    Undecoded(Undecoded<'a>),
+}
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Row::Flow(flow) => flow.serialize(serializer),
+            Row::Undecoded(undecoded) => undecoded.serialize(serializer),
+        }
+    }
+}
+
+/// One line for a person. Text from the network is escaped.
+impl fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Row::Flow(flow) => write!(f, "{flow}"),
+            Row::Undecoded(undecoded) => write!(f, "{undecoded}"),
+        }
+    }
+}

@@ -90,31 +90,33 @@ impl KnownTemplate {
             },
             id: place.id,
             is_options: kind.options,
-            fields: fields(kind, record),
+            fields: fields(kind, record).collect(),
             at_ns,
         })
     }
 }
 
 /// The fields of a valid template record.
-fn fields(kind: SetKind, record: &[u8]) -> Vec<TemplateField> {
+pub(crate) fn fields(kind: SetKind, record: &[u8]) -> impl Iterator<Item = TemplateField> {
     let scopes = match (kind.options, kind.version) {
         (false, _) => 0,
         (true, Version::NetFlow9) => u16_at(record, 2).unwrap_or(0) / 4,
         (true, Version::Ipfix) => u16_at(record, 4).unwrap_or(0),
     };
-    let mut fields = Vec::new();
+    let mut position = 0;
     let mut offset = kind.record_header();
-    while let (Some(element), Some(length)) = (u16_at(record, offset), u16_at(record, offset + 2)) {
+    std::iter::from_fn(move || {
+        let (element, length) = (u16_at(record, offset)?, u16_at(record, offset + 2)?);
         let is_ipfix = kind.version == Version::Ipfix;
         let has_enterprise = is_ipfix && element & ENTERPRISE_BIT != 0;
-        fields.push(TemplateField {
+        let field = TemplateField {
             element: if has_enterprise { element & !ENTERPRISE_BIT } else { element },
             enterprise: u32_at(record, offset + 4).filter(|_| has_enterprise),
             length: Some(length).filter(|_| !is_ipfix || length != VARIABLE),
-            is_scope: fields.len() < usize::from(scopes),
-        });
+            is_scope: position < scopes,
+        };
+        position += 1;
         offset += field_bytes(kind.version, element);
-    }
-    fields
+        Some(field)
+    })
 }

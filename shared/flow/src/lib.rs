@@ -20,6 +20,7 @@ mod lru;
 mod options_data;
 mod plausibility;
 mod sequence;
+mod sets;
 mod template;
 
 pub use change::Change;
@@ -27,3 +28,4 @@ pub use exporters::{Counters, DestinationSlots, Exporters, Limits, Observed};
 pub use known::{KnownTemplate, TemplateField, known_templates};
 pub use plausibility::{Countable, Losses};
 pub use sequence::Sequence;
+pub use sets::{MissingTemplate, Set, TemplateLayout, Templates};

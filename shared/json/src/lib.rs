@@ -70,6 +70,42 @@ pub fn write_line(out: &mut impl Write, kind: Option<Kind>, record: &Record<'_>,
     out.write_all(b"\n")
 }
 
+/// The envelope of what was decoded from a datagram. The names and their order are part of the
+/// interface.
+#[derive(Serialize)]
+struct DecodedLine<'a, T> {
+    kind: Option<&'static str>,
+    source: IpAddr,
+    source_port: u16,
+    destination: IpAddr,
+    destination_port: u16,
+    captured_at: String,
+    #[serde(flatten)]
+    row: &'a T,
+}
+
+/// Writes something that was decoded from a datagram as one line. `row` serializes to a map with
+/// other names than `kind`, `source`, `source_port`, `destination`, `destination_port` and
+/// `captured_at`.
+pub fn write_decoded(
+    out: &mut impl Write,
+    kind: Option<Kind>,
+    record: &Record<'_>,
+    row: &impl Serialize,
+) -> io::Result<()> {
+    let line = DecodedLine {
+        kind: kind.map(Kind::as_str),
+        source: record.source,
+        source_port: record.source_port,
+        destination: record.destination,
+        destination_port: record.destination_port,
+        captured_at: timestamp(record.captured_at_ns),
+        row,
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    out.write_all(b"\n")
+}
+
 /// Nanoseconds since 1970-01-01T00:00:00Z in the format of RFC 3339, with nine digits, UTC.
 pub fn timestamp(nanoseconds: u64) -> String {
     // 64 bits of nanoseconds end in the year 2554, jiff's timestamps in 9999.

@@ -6,7 +6,7 @@ use super::Exporters;
 use crate::{
     addresses::MAX_PORTS,
     exporter::{Exporter, Template},
-    header::Key,
+    header::{Key, Version},
     options_data::{MAX_BYTES, OptionsData},
     template::{Entry, Layout, SetKind},
 };
@@ -121,6 +121,19 @@ impl Exporters {
             }
         }
         known
+    }
+
+    /// The template that applies to the data of an exporter: its own or, if it has none, the one
+    /// that its address is known to have.
+    pub(crate) fn template_for(&self, index: u32, id: u16) -> (Option<Version>, Option<&Template>) {
+        let key = self.exporters.key(index);
+        let exporter = self.exporters.get(index);
+        let own = exporter.template(id);
+        if own.is_some() || exporter.live > 0 {
+            return (key.version(), own);
+        }
+        let known = self.known_of_address(key, Some(id));
+        (key.version(), known.get(&id).and_then(KnownOfAddress::agreed))
     }
 
     /// Makes all exporters of an address one. Templates that they disagree about are disputed.

@@ -22,7 +22,8 @@ use crate::{
     lru::LruMap,
     plausibility::{Countable, Losses},
     sequence::Sequence,
-    template::{Entries, MIN_TEMPLATE_ID, SET_HEADER, SetKind, is_padding},
+    sets::{Set, Templates},
+    template::{Entries, Entry, MIN_TEMPLATE_ID, SET_HEADER, SetKind, is_padding},
 };
 
 /// The limits on the state.
@@ -179,6 +180,20 @@ impl Exporters {
         captured_at_ns: u64,
         slots: DestinationSlots,
     ) -> Observed {
+        self.observe_sets(source, format, payload, captured_at_ns, slots, |_| {})
+    }
+
+    /// As [`Exporters::observe_in_pools`], for a reader that decodes data: `visit` is called with
+    /// what the sets contain, in order. A template applies to the data after it.
+    pub fn observe_sets<'p>(
+        &mut self,
+        source: SocketAddr,
+        format: Format,
+        payload: &'p [u8],
+        captured_at_ns: u64,
+        slots: DestinationSlots,
+        visit: impl FnMut(Set<'p, '_>),
+    ) -> Observed {
         self.forget_before();
         let Some(header) = Header::read(source, format, payload) else {
             let is_flow = matches!(format, Format::NetFlow5 | Format::NetFlow9 | Format::Ipfix | Format::Sflow5);
@@ -195,7 +210,7 @@ impl Exporters {
                     observed.owed = lacking;
                 }
             }
-            let records = self.read_sets(index, version, sets, captured_at_ns, &mut observed);
+            let records = self.read_sets(index, version, sets, captured_at_ns, &mut observed, visit);
             if version == Version::Ipfix {
                 units = records;
             }
@@ -282,13 +297,14 @@ impl Exporters {
 
     /// Reads the sets: learns templates and the data of options, and counts the records of IPFIX if
     /// their templates are known.
-    fn read_sets(
+    fn read_sets<'p>(
         &mut self,
         index: u32,
         version: Version,
-        mut sets: &[u8],
+        mut sets: &'p [u8],
         at_ns: u64,
         observed: &mut Observed,
+        mut visit: impl FnMut(Set<'p, '_>),
     ) -> Option<u32> {
         let mut records = Some(0_u32);
         while let (Some(set_id), Some(length)) = (u16_at(sets, 0), u16_at(sets, 2)) {
@@ -297,19 +313,28 @@ impl Exporters {
                     break;
                 }
                 observed.malformed = true;
+                visit(Set::Malformed { id: set_id, bytes: sets });
                 return None;
             };
-            sets = &sets[usize::from(length)..];
+            let (set, rest) = sets.split_at(usize::from(length));
+            sets = rest;
             if let Some(kind) = SetKind::from_set_id(version, set_id) {
                 if Entries::new(kind, contents).any(|entry| entry.is_err()) {
                     observed.malformed = true;
+                    visit(Set::Malformed { id: set_id, bytes: set });
                     continue;
                 }
                 for entry in Entries::new(kind, contents).flatten() {
                     observed.templates_changed |= self.apply(index, kind.options, entry, at_ns);
+                    visit(match entry {
+                        Entry::Template(id, record) => Set::template(kind, id, record),
+                        Entry::Withdrawn(id) => Set::Withdrawn { id: Some(id), is_options: kind.options },
+                        Entry::AllWithdrawn => Set::Withdrawn { id: None, is_options: kind.options },
+                    });
                 }
                 continue;
             }
+            visit(Set::Data { id: set_id, contents, templates: Templates::new(self, index) });
             let template = self.exporters.get(index).template(set_id);
             let template = template.filter(|template| set_id >= MIN_TEMPLATE_ID && template.is_live());
             if version == Version::Ipfix {
