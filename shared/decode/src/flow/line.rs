@@ -40,8 +40,15 @@ const PROTOCOL: &str = "protocolIdentifier";
 
 impl Flow<'_> {
     fn first_of(&self, names: &[&'static str]) -> Option<(&'static str, &Value<'_>)> {
-        names.iter().find_map(|name| Some((*name, self.get(name)?)))
+        let mut found = names.iter().filter_map(|name| Some((*name, self.get(name)?)));
+        let first = found.next()?;
+        // Some exporters have fields for both families in a template.
+        if is_unspecified(first.1) { found.next().or(Some(first)) } else { Some(first) }
     }
+}
+
+fn is_unspecified(address: &Value<'_>) -> bool {
+    matches!(address, Value::Ipv4(address) if address.is_unspecified())
 }
 
 /// `netflow9 flow 198.51.100.7:53 > 203.0.113.9:4242 udp octetDeltaCount=412 …`. The header is

@@ -293,14 +293,14 @@ impl<'p> SetDecoder<'p> {
             Ok(layout) => layout,
             Err(missing) => return self.undecoded(contents, Some(id), missing.to_string(), emit),
         };
-        // Many short sets of a template with many fields would cost more than their rows.
         let plan = Plan::new(self.format, &layout);
+        // Many short sets of a template with many fields would cost more than their rows.
+        if !self.charge_fields(plan.fields(), contents, emit) {
+            return;
+        }
         let kind = if layout.is_options() { FlowType::Options } else { FlowType::Flow };
         if plan.least() == 0 {
             return self.undecoded(contents, Some(id), "records have no length", emit);
-        }
-        if contents.len() < plan.least() {
-            return self.after_records(id, contents, plan.fields(), emit);
         }
         let mut rest = contents;
         while rest.len() >= plan.least() {
@@ -323,13 +323,12 @@ impl<'p> SetDecoder<'p> {
                 self.fields = flow.fields;
             }
         }
-        self.after_records(id, rest, 0, emit);
+        self.after_records(id, rest, emit);
     }
 
     /// Padding ends a set at a multiple of four bytes, and is usually zero (RFC 3954 §5.3, RFC 7011
     /// §3.3.1). Anything else is a row.
-    fn after_records(&mut self, id: u16, rest: &'p [u8], cost: usize, emit: &mut dyn FnMut(&Row<'_>)) {
-        self.fields_left = self.fields_left.saturating_sub(cost);
+    fn after_records(&mut self, id: u16, rest: &'p [u8], emit: &mut dyn FnMut(&Row<'_>)) {
         if rest.len() > 3 && rest.iter().any(|byte| *byte != 0) {
             self.undecoded(rest, Some(id), "bytes are shorter than a record", emit);
         }
@@ -352,18 +351,31 @@ impl<'p> SetDecoder<'p> {
     /// Counts a row with so many fields. False if it exceeds the limits: then a last row says that
     /// `rest` and everything after it is left out.
     fn charge(&mut self, fields: usize, rest: &'p [u8], emit: &mut dyn FnMut(&Row<'_>)) -> bool {
+        if self.rows_left == 1 {
+            self.exhaust(rest, emit);
+        }
+        let is_charged = self.charge_fields(fields, rest, emit);
+        self.rows_left = self.rows_left.saturating_sub(1);
+        is_charged
+    }
+
+    /// As [`SetDecoder::charge`], for the work on fields without a row.
+    fn charge_fields(&mut self, fields: usize, rest: &'p [u8], emit: &mut dyn FnMut(&Row<'_>)) -> bool {
         if self.is_exhausted() {
             return false;
         }
-        if self.rows_left > 1 && self.fields_left >= fields {
-            self.rows_left -= 1;
-            self.fields_left -= fields;
-            return true;
-        }
+        let Some(left) = self.fields_left.checked_sub(fields) else {
+            self.exhaust(rest, emit);
+            return false;
+        };
+        self.fields_left = left;
+        true
+    }
+
+    fn exhaust(&mut self, rest: &'p [u8], emit: &mut dyn FnMut(&Row<'_>)) {
         self.rows_left = 0;
         let reason = format!("more than {MAX_ROWS} rows or {MAX_FIELDS} fields in a datagram: the rest is left out");
         let undecoded = Undecoded::new(self.format, self.payload, rest, reason);
         emit(&Row::Undecoded(Undecoded { domain: self.header.domain, ..undecoded }));
-        false
     }
 }

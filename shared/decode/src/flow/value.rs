@@ -69,15 +69,18 @@ pub enum Value<'a> {
 /// A time since 1970, with the number of digits that its type has after the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Time {
-    time: Timestamp,
+    seconds: u64,
+    nanoseconds: u32,
     digits: u8,
 }
 
 impl Time {
+    /// 9999-12-30T22:00:00Z, the last time that jiff can print, without its fraction.
+    const LAST: u64 = 253_402_207_200;
+
     /// `None` after the year 9999.
     pub(crate) fn new(seconds: u64, nanoseconds: u32, digits: u8) -> Option<Time> {
-        let time = Timestamp::new(i64::try_from(seconds).ok()?, nanoseconds.try_into().ok()?).ok()?;
-        Some(Time { time, digits })
+        (seconds < Time::LAST).then_some(Time { seconds, nanoseconds, digits })
     }
 
     pub(crate) fn of_milliseconds(milliseconds: u64) -> Option<Time> {
@@ -86,13 +89,14 @@ impl Time {
 
     /// Milliseconds since 1970.
     pub(crate) fn milliseconds(self) -> u64 {
-        self.time.as_millisecond().unsigned_abs()
+        self.seconds * 1000 + u64::from(self.nanoseconds / 1_000_000)
     }
 }
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.*}", usize::from(self.digits), self.time)
+        let time = Timestamp::new(self.seconds.cast_signed(), self.nanoseconds.cast_signed());
+        write!(f, "{:.*}", usize::from(self.digits), time.unwrap_or(Timestamp::MAX))
     }
 }
 
@@ -139,8 +143,18 @@ pub(crate) fn text(bytes: &[u8]) -> Value<'_> {
 
 /// A number of one to eight bytes (RFC 7011 §6.2).
 pub(crate) fn unsigned(bytes: &[u8]) -> Option<u64> {
-    match bytes.len() {
-        1..=8 => Some(bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))),
+    // The usual lengths first: this is most of the work on a record.
+    if let Ok(bytes) = bytes.try_into() {
+        return Some(u32::from_be_bytes(bytes).into());
+    }
+    match *bytes {
+        [byte] => Some(byte.into()),
+        [high, low] => Some(u16::from_be_bytes([high, low]).into()),
+        _ if (1..=8).contains(&bytes.len()) => {
+            let mut number = [0; 8];
+            number[8 - bytes.len()..].copy_from_slice(bytes);
+            Some(u64::from_be_bytes(number))
+        }
         _ => None,
     }
 }
@@ -156,7 +170,7 @@ fn ntp(bytes: &[u8], digits: u8) -> Option<Value<'_>> {
     }
     let era = if seconds & 1 << 31 == 0 { 1 << 32 } else { 0 };
     let nanoseconds = (fraction * 1_000_000_000) >> 32;
-    Time::new(seconds + era - FROM_1900_TO_1970, nanoseconds as u32, digits).map(Value::Time)
+    Time::new((seconds + era).checked_sub(FROM_1900_TO_1970)?, nanoseconds as u32, digits).map(Value::Time)
 }
 
 impl Serialize for Value<'_> {
