@@ -65,12 +65,7 @@ pub(crate) fn print(
 
 /// Requests the templates, so that `decoder` knows them. Without them, it learns templates as
 /// exporters repeat them; a log line says so.
-pub(crate) fn learn(
-    bus: &Bus,
-    controlling: &Controlling,
-    decoder: &mut Decoder,
-    stop: &Stop,
-) -> anyhow::Result<()> {
+pub(crate) fn learn(bus: &Bus, controlling: &Controlling, decoder: &mut Decoder, stop: &Stop) -> anyhow::Result<()> {
     if let Requested::Entries(entries) = request(bus, controlling, stop)? {
         for entry in entries {
             decoder.learn(entry.key.as_bytes(), entry.value.as_bytes(), entry.at_ns);

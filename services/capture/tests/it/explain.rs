@@ -179,3 +179,23 @@ fn closed_output_pipe_ends_explain_quietly() {
     assert!(output.status.success(), "{}", log(&output));
     assert_eq!(log(&output), "");
 }
+
+#[test]
+fn decoded_savefile_begins_with_templates_that_come_later() {
+    let exporter =
+        |payload: Vec<u8>| ethernet(&Datagram::new("198.51.100.1:50000", "198.51.100.2:2055", payload).packet());
+    let message = |set: &[u8]| [&[0, 10, 0, 16 + u8::try_from(set.len()).unwrap()][..], &[0; 12], set].concat();
+    let template = exporter(message(&[0, 2, 0, 12, 1, 0, 0, 1, 0, 1, 0, 4]));
+    let data = exporter(message(&[1, 0, 0, 8, 0, 0, 2, 1]));
+    let bytes = SaveFile::new(1).packet(1_000_000_000, &data).packet(2_000_000_000, &template).into_bytes();
+    let output = explain_bytes(&["--decode"], &bytes);
+    assert!(output.status.success(), "{}", log(&output));
+    let types: Vec<Value> = lines(&output).iter().map(|line| line["type"].clone()).collect();
+    assert_eq!(types, ["flow", "template"]);
+    assert_eq!(lines(&output)[0]["octetDeltaCount"], 513);
+    assert_eq!(log(&output).lines().next(), Some("2 packets, 2 datagrams"));
+    let text = explain_bytes(&["--decode", "--output", "text"], &bytes);
+    let first = String::from_utf8_lossy(&text.stdout).lines().next().unwrap_or_default().to_owned();
+    assert_eq!(first, "1970-01-01T00:00:01.000Z 198.51.100.1 ipfix flow octetDeltaCount=513");
+    assert_eq!(explain_bytes(&["--output", "text"], &bytes).status.code(), Some(2));
+}

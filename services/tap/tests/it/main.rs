@@ -11,7 +11,7 @@ use rustix::{
     io::ioctl_fionread,
     process::{Pid, Signal, kill_process},
 };
-use sekiwake_record::{Header, Record};
+use sekiwake_record::{Format, Header, Record};
 use sekiwake_testkit::{
     fixtures::{batch_of, record},
     process::Process,
@@ -63,8 +63,12 @@ impl Source {
     }
 
     fn send(&mut self, topic: &str, payloads: &[&[u8]]) {
+        self.send_records(topic, payloads.iter().map(|payload| record(payload)));
+    }
+
+    fn send_records<'a>(&mut self, topic: &str, records: impl IntoIterator<Item = Record<'a>>) {
         let captured_at_ns = 1_700_000_000_123_456_789;
-        let records = payloads.iter().map(|payload| Record { captured_at_ns, ..record(payload) });
+        let records = records.into_iter().map(|record| Record { captured_at_ns, ..record });
         let batch = batch_of(records).close().unwrap();
         let header = Header {
             stream_name: "wire-1",
@@ -258,6 +262,56 @@ fn proxy_that_cannot_answer_is_named_once_and_live_data_is_printed() {
         let mut tap = Process::spawn(command).unwrap();
         assert_eq!(tap.wait(LONG).unwrap().code(), Some(1));
         assert_eq!((tap.stdout().len(), tap.stderr().len()), (0, 1), "{:?}", tap.stderr());
+    }
+}
+
+/// An IPFIX message: its set, and the identifier and contents of that.
+fn ipfix(set: u16, contents: &[u8]) -> Vec<u8> {
+    let length = |bytes: usize| u16::try_from(bytes).unwrap().to_be_bytes();
+    let header = [&[0, 10][..], &length(20 + contents.len()), &[0; 12]].concat();
+    [&header[..], &set.to_be_bytes(), &length(4 + contents.len()), contents].concat()
+}
+
+fn flow_record(payload: &[u8]) -> Record<'_> {
+    Record { format: Format::Ipfix, ..record(payload) }
+}
+
+#[test]
+fn decoded_flows_are_lines_of_json_or_text() {
+    let template = ipfix(2, &[1, 0, 0, 2, 0, 8, 0, 4, 0, 12, 0, 4]);
+    let data = ipfix(256, &[198, 18, 0, 1, 198, 18, 0, 2]);
+    let (_context, _router, endpoint) = silent_control();
+    for style in ["json", "text"] {
+        let mut source = Source::new();
+        let default: &[&str] = if style == "json" { &[] } else { &["--output", style] };
+        let mut command = source.tap(&[&["--decode", "--count", "3", "xflow/"], default].concat());
+        command.env("SEKIWAKE_BUS_CONTROL", &endpoint);
+        let mut tap = Process::spawn(command).unwrap();
+        source.wait_for_subscription("xflow/");
+        // One record more than --count.
+        source.send_records("xflow/00", [&data, &template, &data, &data].map(|payload| flow_record(payload)));
+        assert_eq!(tap.wait(LONG).unwrap().code(), Some(0));
+        let lines = tap.stdout();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        if style == "text" {
+            assert!(lines[0].contains(" ipfix undecoded: template has not been received, template 256"), "{lines:?}");
+            assert_eq!(lines[2], "2023-11-14T22:13:20.123Z 198.51.100.7 ipfix flow 198.18.0.1 > 198.18.0.2");
+            continue;
+        }
+        let values: Vec<serde_json::Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((&values[0]["type"], &values[1]["type"]), (&"undecoded".into(), &"template".into()));
+        let expected = [
+            ("kind", "xflow"),
+            ("source", "198.51.100.7"),
+            ("captured_at", "2023-11-14T22:13:20.123456789Z"),
+            ("format", "ipfix"),
+            ("type", "flow"),
+            ("sourceIPv4Address", "198.18.0.1"),
+        ];
+        for (name, value) in expected {
+            assert_eq!(values[2][name], value, "{name}");
+        }
+        assert_eq!(warnings(&tap).len(), 1, "{:?}", tap.stderr());
     }
 }
 

@@ -77,8 +77,8 @@ impl fmt::Display for Flow<'_> {
             }
         }
         for field in &self.fields {
-            let is_shown = field.repetition == 0
-                && matches!(field.name, super::Name::Known(name) if shown.contains(&name));
+            let is_shown =
+                field.repetition == 0 && matches!(field.name, super::Name::Known(name) if shown.contains(&name));
             if !is_shown {
                 write!(f, " {}={}", field.key(), field.value)?;
             }

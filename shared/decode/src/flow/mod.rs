@@ -18,8 +18,8 @@ use std::fmt;
 use sekiwake_record::Format;
 use serde::{Serialize, Serializer};
 
-pub(crate) use self::{netflow5::decode as netflow5, sets::SetDecoder, sflow::decode as sflow};
 pub use self::value::{Time, Value};
+pub(crate) use self::{netflow5::decode as netflow5, sets::SetDecoder, sflow::decode as sflow};
 
 /// The rows, and the fields in them, that one datagram can have. A datagram of ordinary exporters
 /// has at most 64 KiB of records of at least 20 bytes.

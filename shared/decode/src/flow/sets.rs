@@ -13,11 +13,8 @@ use sekiwake_record::{
 };
 
 use super::{
-    Field, Flow, FlowType, Header, MAX_FIELDS, MAX_ROWS, Name, REVERSE_ENTERPRISE, Time, Value,
-    elements::ELEMENTS,
-    lists,
-    netflow5::uptime_to_time,
-    value::Type,
+    Field, Flow, FlowType, Header, MAX_FIELDS, MAX_ROWS, Name, REVERSE_ENTERPRISE, Time, Value, elements::ELEMENTS,
+    lists, netflow5::uptime_to_time, value::Type,
 };
 use crate::{Row, Undecoded};
 
@@ -128,10 +125,9 @@ struct Uptimes {
 }
 
 impl Plan {
-    /// Takes `length` steps, and at most twice as many to number repetitions.
+    /// The work is about proportional to the number of fields.
     pub(super) fn new(format: Format, layout: &TemplateLayout<'_>) -> Plan {
-        let mut specifiers: Vec<Specifier> =
-            layout.fields().map(|field| Specifier::new(format, &field)).collect();
+        let mut specifiers: Vec<Specifier> = layout.fields().map(|field| Specifier::new(format, &field)).collect();
         let mut names: Vec<(Name, usize)> =
             specifiers.iter().enumerate().map(|(position, specifier)| (specifier.name, position)).collect();
         names.sort_unstable();
@@ -176,7 +172,8 @@ impl Uptimes {
     fn find(specifiers: &[Specifier]) -> Option<Uptimes> {
         let mut shown = specifiers.iter().filter(|specifier| specifier.element != PADDING_OCTETS);
         let position = |element| shown.clone().position(|specifier| specifier.element == element);
-        let has_milliseconds = [FLOW_START_MILLISECONDS, FLOW_END_MILLISECONDS].map(position).iter().any(Option::is_some);
+        let has_milliseconds =
+            [FLOW_START_MILLISECONDS, FLOW_END_MILLISECONDS].map(position).iter().any(Option::is_some);
         let uptimes = Uptimes {
             start: position(FLOW_START_SYS_UP_TIME)?,
             end: position(FLOW_END_SYS_UP_TIME)?,
@@ -198,10 +195,11 @@ impl Uptimes {
             _ => *header,
         };
         let Some(uptime_ms) = header.uptime_ms else { return };
-        let times = [("flowStartMilliseconds", self.start), ("flowEndMilliseconds", self.end)].map(|(name, position)| {
-            let time = uptime_to_time(header.exported_at_ms, uptime_ms, number(position)?)?;
-            Some(Field::new(name, Value::Time(time)))
-        });
+        let times =
+            [("flowStartMilliseconds", self.start), ("flowEndMilliseconds", self.end)].map(|(name, position)| {
+                let time = uptime_to_time(header.exported_at_ms, uptime_ms, number(position)?)?;
+                Some(Field::new(name, Value::Time(time)))
+            });
         fields.extend(times.into_iter().flatten());
     }
 }
@@ -266,8 +264,7 @@ impl<'p> SetDecoder<'p> {
         match set {
             Set::Template { id, layout } => {
                 let kind = if layout.is_options() { FlowType::OptionsTemplate } else { FlowType::Template };
-                let names: Vec<Name> =
-                    layout.fields().map(|field| Specifier::new(self.format, &field).name).collect();
+                let names: Vec<Name> = layout.fields().map(|field| Specifier::new(self.format, &field).name).collect();
                 if self.charge(names.len(), &[], emit) {
                     let fields = vec![Field::new("fields", Value::Names(names))];
                     emit(&Row::Flow(Flow { template: Some(id), fields, ..Flow::new(self.format, kind, self.header) }));

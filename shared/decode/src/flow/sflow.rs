@@ -94,7 +94,9 @@ pub(crate) fn decode<'p>(payload: &'p [u8], emit: &mut dyn FnMut(&Row<'_>)) {
             return decoder.undecoded(start, "datagram ends within a sample", emit);
         };
         if decoder.rows_left == 0 || decoder.fields_left == 0 {
-            return emit(&Row::Undecoded(decoder.problem(start, "too many rows or fields in a datagram: the rest is left out")));
+            return emit(&Row::Undecoded(
+                decoder.problem(start, "too many rows or fields in a datagram: the rest is left out"),
+            ));
         }
         decoder.sample(&header, number, body, start, emit);
     }

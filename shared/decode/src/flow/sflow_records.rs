@@ -1,5 +1,5 @@
-//! The records in samples of sFlow: their structures as tables (sflow.org, "sFlow Version 5", "sFlow
-//! Host Structures", "sFlow Version 5 Packet Discard").
+//! The records in samples of sFlow: their structures as tables (sflow.org, "sFlow Version 5",
+//! "sFlow Host Structures", "sFlow Version 5 Packet Discard").
 //!
 //! A field that IANA's registry of IPFIX has is named as there, other ones as in sFlow's
 //! structures.
@@ -46,9 +46,7 @@ impl Structure {
             return None;
         }
         let items: &'static [(&'static str, Item)] = match format {
-            1 => &[
-                ("sampledHeader", Header),
-            ],
+            1 => &[("sampledHeader", Header)],
             2 => &[
                 ("ethernetFrameLength", U32),
                 ("sourceMacAddress", Mac),
@@ -75,12 +73,7 @@ impl Structure {
                 ("tcpControlBits", U32),
                 ("ipClassOfService", U32),
             ],
-            1001 => &[
-                ("vlanId", U32),
-                ("dot1qPriority", U32),
-                ("postVlanId", U32),
-                ("postDot1qPriority", U32),
-            ],
+            1001 => &[("vlanId", U32), ("dot1qPriority", U32), ("postVlanId", U32), ("postDot1qPriority", U32)],
             1002 => &[
                 ("ipNextHopIPv4Address", Address("ipNextHopIPv6Address")),
                 ("sourceIPv4PrefixLength", U32),
@@ -101,11 +94,7 @@ impl Structure {
                 ("destinationUserCharset", U32),
                 ("destinationUserName", Text),
             ],
-            1005 => &[
-                ("urlDirection", U32),
-                ("url", Text),
-                ("urlHost", Text),
-            ],
+            1005 => &[("urlDirection", U32), ("url", Text), ("urlHost", Text)],
             1006 => &[
                 ("mplsNextHopIPv4Address", Address("mplsNextHopIPv6Address")),
                 ("mplsInLabelStack", Numbers),
@@ -115,32 +104,13 @@ impl Structure {
                 ("postNATSourceIPv4Address", Address("postNATSourceIPv6Address")),
                 ("postNATDestinationIPv4Address", Address("postNATDestinationIPv6Address")),
             ],
-            1008 => &[
-                ("mplsTunnelName", Text),
-                ("mplsTunnelId", U32),
-                ("mplsTunnelCos", U32),
-            ],
-            1009 => &[
-                ("mplsVcInstanceName", Text),
-                ("mplsVcId", U32),
-                ("mplsVcLabelCos", U32),
-            ],
-            1010 => &[
-                ("mplsFtnDescription", Text),
-                ("mplsFtnMask", U32),
-            ],
-            1011 => &[
-                ("mplsFecAddressPrefixLength", U32),
-            ],
-            1012 => &[
-                ("vlanTunnelStack", Numbers),
-            ],
-            1036 => &[
-                ("egressQueue", U32),
-            ],
-            1038 => &[
-                ("discardFunction", Text),
-            ],
+            1008 => &[("mplsTunnelName", Text), ("mplsTunnelId", U32), ("mplsTunnelCos", U32)],
+            1009 => &[("mplsVcInstanceName", Text), ("mplsVcId", U32), ("mplsVcLabelCos", U32)],
+            1010 => &[("mplsFtnDescription", Text), ("mplsFtnMask", U32)],
+            1011 => &[("mplsFecAddressPrefixLength", U32)],
+            1012 => &[("vlanTunnelStack", Numbers)],
+            1036 => &[("egressQueue", U32)],
+            1038 => &[("discardFunction", Text)],
             _ => return None,
         };
         Some(Structure(items))
@@ -196,24 +166,9 @@ impl Structure {
                 ("vlanBroadcastPkts", U32),
                 ("vlanDiscards", U32),
             ],
-            1001 => &[
-                ("cpu5s", U32),
-                ("cpu1m", U32),
-                ("cpu5m", U32),
-                ("totalMemory", U64),
-                ("freeMemory", U64),
-            ],
-            2000 => &[
-                ("hostname", Text),
-                ("uuid", Uuid),
-                ("machineType", U32),
-                ("osName", U32),
-                ("osRelease", Text),
-            ],
-            2002 => &[
-                ("containerType", U32),
-                ("containerIndex", U32),
-            ],
+            1001 => &[("cpu5s", U32), ("cpu1m", U32), ("cpu5m", U32), ("totalMemory", U64), ("freeMemory", U64)],
+            2000 => &[("hostname", Text), ("uuid", Uuid), ("machineType", U32), ("osName", U32), ("osRelease", Text)],
+            2002 => &[("containerType", U32), ("containerIndex", U32)],
             2003 => &[
                 ("loadOne", Float),
                 ("loadFive", Float),

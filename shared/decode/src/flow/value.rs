@@ -159,8 +159,8 @@ pub(crate) fn unsigned(bytes: &[u8]) -> Option<u64> {
     }
 }
 
-/// A time in NTP's format: seconds since 1900, and a binary fraction (RFC 7011 §6.1.9). Times before
-/// 1968 are those after 2036, as RFC 4330 §3 says.
+/// A time in NTP's format: seconds since 1900, and a binary fraction (RFC 7011 §6.1.9). Times
+/// before 1968 are those after 2036, as RFC 4330 §3 says.
 fn ntp(bytes: &[u8], digits: u8) -> Option<Value<'_>> {
     const FROM_1900_TO_1970: u64 = 2_208_988_800;
     let number = unsigned(bytes).filter(|_| bytes.len() == 8)?;

@@ -26,7 +26,9 @@ fn decode(decoder: &mut Decoder, format: Format, payload: &[u8]) -> (usize, usiz
 
 /// Elements that are decoded in different ways, and their lengths.
 fn specifier() -> impl Strategy<Value = [u16; 2]> {
-    let element = prop::sample::select(vec![1, 8, 22, 21, 27, 56, 71, 82, 90, 150, 152, 154, 160, 210, 276, 291, 292, 293, 311, 434]);
+    let element = prop::sample::select(vec![
+        1, 8, 22, 21, 27, 56, 71, 82, 90, 150, 152, 154, 160, 210, 276, 291, 292, 293, 311, 434,
+    ]);
     let length = prop::sample::select(vec![0, 1, 2, 4, 8, 16, 0xffff]);
     (element, length).prop_map(|(element, length)| [element, length])
 }

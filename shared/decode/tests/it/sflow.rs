@@ -63,13 +63,19 @@ fn counters_are_one_row_per_sample() {
     assert_eq!((&rows[0]["type"], &rows[0]["ifIndex"], &rows[0]["ifType"]), (&json!("counters"), &json!(1), &json!(2)));
     assert_eq!(rows[0]["ifInOctets"], 7_u64 << 32 | 8);
     assert_eq!(rows[0]["ifPromiscuousMode"], 22);
-    assert_eq!((&rows[1]["sourceIdType"], &rows[1]["loadOne"], &rows[1]["procRun"]), (&json!(2), &json!(1.5), &json!(4)));
+    assert_eq!(
+        (&rows[1]["sourceIdType"], &rows[1]["loadOne"], &rows[1]["procRun"]),
+        (&json!(2), &json!(1.5), &json!(4))
+    );
     assert_eq!(rows[1]["procTotal"], Value::Null);
 }
 
 #[test]
 fn routes_are_decoded() {
-    let router = numbered(1002, &[xdr(&[2]), vec![0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], xdr(&[48, 32])].concat());
+    let router = numbered(
+        1002,
+        &[xdr(&[2]), vec![0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], xdr(&[48, 32])].concat(),
+    );
     let path = [1, 0xc633_6401, 64_500, 64_501, 64_502, 2, 2, 2, 64_503, 64_504, 1, 2, 64_505, 64_506, 1, 7, 100];
     let gateway = numbered(1003, &xdr(&path));
     let unknown = numbered(9 << 12 | 7, &xdr(&[0xabcd]));
@@ -97,10 +103,7 @@ fn damaged_samples_do_not_hide_the_others() {
     let damaged = numbered(1, &[xdr(&[77, 9, 512, 2, 0, 1, 2, 2]), switch(), xdr(&[1, 900])].concat());
     let rows = rows(&mut Decoder::new(), &sflow(&[vendor, short, damaged, good]));
     let reasons: Vec<&str> = rows.iter().filter_map(|row| row["reason"].as_str()).collect();
-    assert_eq!(
-        reasons,
-        ["sample 9/1 has no known structure", "sample is incomplete", "sample ends within a record"]
-    );
+    assert_eq!(reasons, ["sample 9/1 has no known structure", "sample is incomplete", "sample ends within a record"]);
     assert_eq!((rows.len(), &rows[2]["vlanId"], &rows[4]["ipTTL"]), (5, &json!(30), &json!(63)));
     let whole = sflow(&[numbered(1, &xdr(&[77, 9]))]);
     let mut cut = sflow(&[]);

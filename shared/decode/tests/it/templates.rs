@@ -133,8 +133,7 @@ fn sampling_and_interface_names_are_options_with_their_scope() {
 #[test]
 fn enterprises_directions_repetitions_and_lengths_are_told() {
     // Element 12235 of Cisco, variable; octets in the reverse direction (RFC 5103); a label twice.
-    let template =
-        [256, 5, 0x8000 | 12_235, 0xffff, 0, 9, 0x8000 | 1, 8, 0, 29_305, 71, 3, 71, 3, 371, 0xffff];
+    let template = [256, 5, 0x8000 | 12_235, 0xffff, 0, 9, 0x8000 | 1, 8, 0, 29_305, 71, 3, 71, 3, 371, 0xffff];
     let long = vec![b'u'; 300];
     let record = [
         &[3, b'a', b'b', b'c'][..],
@@ -151,7 +150,10 @@ fn enterprises_directions_repetitions_and_lengths_are_told() {
         (&json!("616263"), &json!(500)),
         "enterprise in: {row}"
     );
-    assert_eq!((&row["mplsLabelStackSection2"], &row["mplsLabelStackSection2.2"]), (&json!("000102"), &json!("000103")));
+    assert_eq!(
+        (&row["mplsLabelStackSection2"], &row["mplsLabelStackSection2.2"]),
+        (&json!("000102"), &json!("000103"))
+    );
     assert_eq!(row["userName"], String::from_utf8(long).unwrap());
 }
 

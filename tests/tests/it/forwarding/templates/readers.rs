@@ -1,6 +1,6 @@
-//! A tap prints the templates that a forwarder keeps.
+//! A tap prints the templates that a forwarder keeps, and decodes with them.
 
-use sekiwake_testkit::{process::Process, sink::Options};
+use sekiwake_testkit::{process::Process, sink::Options, wait::wait_for_some};
 use sekiwake_tests::{MIRRORED, binary};
 use serde_json::{Value, json};
 
@@ -57,6 +57,18 @@ fn tap_prints_templates_that_were_sent_before_it_started() {
         (&json!(new.name()), &json!(9), &json!(256), &json!(false))
     );
     assert_eq!(template["fields"].as_array().unwrap().len(), LAYOUT.len());
+    // A tap that starts now decodes data at once: nobody repeats the template.
+    let mut command = site.host.command(binary("sekiwake-tap"));
+    command.args(["--decode", "--count", "1", "xflow/"]);
+    let mut decoding = Process::spawn(command).unwrap();
+    let flow = wait_for_some("a decoded flow", LONG, || {
+        new.flow(256, &LAYOUT, 5);
+        decoding.stdout().first().cloned()
+    });
+    let flow: Value = serde_json::from_str(&flow.unwrap()).unwrap();
+    assert_eq!((&flow["type"], &flow["domain"], &flow["template"]), (&json!("flow"), &json!(9), &json!(256)), "{flow}");
+    assert_eq!((&flow["source"], &flow["octetDeltaCount"]), (&json!(new.name()), &json!(BASE_BYTES + 5)), "{flow}");
+    assert_eq!(decoding.wait(LONG).unwrap().code(), Some(0));
     let age = template["age_seconds"].as_f64().unwrap();
     assert!((0.0..LONG.as_secs_f64()).contains(&age), "{template}");
     services.stop().unwrap();
