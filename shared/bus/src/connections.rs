@@ -314,22 +314,13 @@ impl Connections {
         if is_in_process {
             return;
         }
-        let outage = self.outage.get_or_insert_with(|| Outage {
-            since: now,
-            report_at: now + FIRST_REPORT,
-            is_reported: false,
-            retransmitted,
-            probe: None,
-            failure: None,
-        });
+        let outage = self.outage.get_or_insert_with(|| Outage::new(now, retransmitted));
         if outage.probe.is_none() && now + PROBE_AHEAD >= outage.report_at {
             outage.probe = self.targets.first().and_then(Target::start_probe);
         }
-        if now < outage.report_at {
+        if !outage.is_due(now) {
             return;
         }
-        outage.report_at = now + REPORT_EVERY;
-        outage.is_reported = true;
         let probed = outage.probe.take().and_then(|probe| probe.try_recv().ok());
         let handshake = outage.failure.map(HandshakeFailure::message);
         let first = self.targets.first();
@@ -382,6 +373,23 @@ impl Connections {
     /// How many connections have been established so far, including those that broke.
     pub(crate) fn established(&self) -> u64 {
         self.established
+    }
+}
+
+impl Outage {
+    fn new(now: Instant, retransmitted: u64) -> Outage {
+        let report_at = now + FIRST_REPORT;
+        Outage { since: now, report_at, is_reported: false, retransmitted, probe: None, failure: None }
+    }
+
+    /// Whether it is to be logged now.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = now >= self.report_at;
+        if is_due {
+            self.report_at = now + REPORT_EVERY;
+            self.is_reported = true;
+        }
+        is_due
     }
 }
 
@@ -519,7 +527,47 @@ fn start_look_up(HostPort { host, port }: HostPort) -> Receiver<io::Result<Vec<S
 
 #[cfg(test)]
 mod tests {
+    use sekiwake_testkit::log_lines::LogLines;
+
     use super::*;
+
+    /// Reports ten times per second of this time. Returns what is logged.
+    fn reports(connections: &mut Connections, is_connected: bool, from: Instant, duration: Duration) -> Vec<String> {
+        let lines = LogLines::default();
+        tracing::subscriber::with_default(lines.clone(), || {
+            for tenth in 0..duration.as_secs() as u32 * 10 {
+                connections.report(is_connected, from + tenth * Duration::from_millis(100));
+            }
+        });
+        lines.lines()
+    }
+
+    #[test]
+    fn outage_is_logged_after_five_seconds_and_then_once_per_minute() {
+        let bus = crate::Bus::default();
+        let socket = bus.subscriber(None).unwrap();
+        let mut connections = bus.watch(&socket, Side::Subscribe).unwrap();
+        let start = Instant::now();
+        // An address that libzmq has not been given is not tried.
+        connections.targets.push(Target::new("tcp://203.0.113.1:5560", start));
+        let seconds = |line: &String| -> u64 {
+            assert!(line.starts_with("WARN") && line.contains("message=no connection to the proxy"), "{line}");
+            let seconds = line.split_whitespace().find_map(|field| field.strip_prefix("seconds="));
+            seconds.unwrap().parse().unwrap()
+        };
+        let mut now = start;
+        // The second outage is like the first.
+        for _ in 0..2 {
+            let lines = reports(&mut connections, false, now, Duration::from_secs(310));
+            assert_eq!(lines.iter().map(seconds).collect::<Vec<u64>>(), [5, 65, 125, 185, 245, 305]);
+            now += Duration::from_secs(310);
+            let lines = reports(&mut connections, true, now, Duration::from_secs(70));
+            assert!(lines.len() == 1 && lines[0].contains("message=connected to the proxy again"), "{lines:?}");
+            now += Duration::from_secs(70);
+        }
+        let lines = reports(&mut connections, false, now, Duration::from_secs(5));
+        assert_eq!(lines, Vec::<String>::new(), "a short outage is not logged");
+    }
 
     #[test]
     fn only_names_are_looked_up() {

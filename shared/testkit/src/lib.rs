@@ -4,6 +4,7 @@
 pub mod bad_log;
 pub mod corpus;
 pub mod fixtures;
+pub mod log_lines;
 pub mod netns;
 pub mod packets;
 pub mod process;

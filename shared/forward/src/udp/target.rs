@@ -178,18 +178,8 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fmt,
-        sync::{Arc, Mutex},
-    };
-
-    use tracing::{
-        Event, Metadata, Subscriber,
-        field::{Field, Visit},
-        span,
-    };
-
     use sekiwake_bus::Transport;
+    use sekiwake_testkit::log_lines::LogLines;
 
     use super::*;
     use crate::{
@@ -199,36 +189,6 @@ mod tests {
             resolve::Resolution,
         },
     };
-
-    /// Keeps the fields of each event as text.
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<String>>>);
-
-    impl Subscriber for Lines {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            *metadata.level() <= tracing::Level::WARN
-        }
-        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-            span::Id::from_u64(1)
-        }
-        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-        fn event(&self, event: &Event<'_>) {
-            let mut line = Line(String::new());
-            event.record(&mut line);
-            self.0.lock().unwrap().push(line.0);
-        }
-        fn enter(&self, _: &span::Id) {}
-        fn exit(&self, _: &span::Id) {}
-    }
-
-    struct Line(String);
-
-    impl Visit for Line {
-        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-            self.0.push_str(&format!("{}={value:?} ", field.name()));
-        }
-    }
 
     #[test]
     fn failed_socket_is_logged_with_its_errno_at_a_limited_rate() {
@@ -243,14 +203,14 @@ mod tests {
             Preflight::new("", false, &sekiwake_runtime::Metrics::new("test")),
             EndpointStatus::new(prometheus::Gauge::new("up", "up").unwrap()),
         );
-        let lines = Lines::default();
+        let lines = LogLines::default();
         let start = Instant::now();
         tracing::subscriber::with_default(lines.clone(), || {
             for second in 0..11 {
                 assert_eq!(target.sender(start + second * RECONNECT_EVERY).err(), Some(DropReason::Unreachable));
             }
         });
-        let lines = lines.0.lock().unwrap();
+        let lines = lines.lines();
         assert_eq!(lines.len(), 2, "{lines:?}");
         for text in ["destination=\"udp://siem.example:514\"", "address=[fe80::1]:514", "(os error ", "suppressed=9"] {
             assert!(lines[1].contains(text), "{text}: {lines:?}");
