@@ -6,8 +6,9 @@ use std::{
 };
 
 use sekiwake_bus::{
-    Bus, ControlPlane, ControlPlaneSettings, Controlling, GroupDelivery, GroupSubscriber, GroupSubscriberSettings,
-    Overflow, Producer, Publisher, PublisherSettings, Reporting, Subscribing, names,
+    Bus, ClientKeys, ControlPlane, ControlPlaneSettings, Controlling, GatekeeperSettings, GroupDelivery,
+    GroupSubscriber, GroupSubscriberSettings, Overflow, Producer, Publisher, PublisherSettings, Reporting, ServerKeys,
+    Subscribing, names,
 };
 use sekiwake_record::{Kind, Name, Topic};
 use sekiwake_runtime::Metrics;
@@ -21,31 +22,41 @@ const GROUP: &str = "syslog-forwarder.default";
 pub(crate) struct TestProxy {
     pub(crate) relay: TestRelay,
     pub(crate) control: String,
+    /// The keys of its clients.
+    keys: Option<ClientKeys>,
 }
 
 impl TestProxy {
     pub(crate) fn start() -> TestProxy {
-        TestProxy::beside(TestRelay::start(), ANY_PORT)
+        TestProxy::beside(TestRelay::start(), &Bus::default(), ANY_PORT, None)
+    }
+
+    /// With a gatekeeper, and clients that have these keys.
+    pub(crate) fn guarded(settings: GatekeeperSettings, clients: ClientKeys) -> TestProxy {
+        let (role, bus) = (TestRole::start("10s"), Bus::default());
+        let keys = gatekeeper(&role, &bus, settings);
+        let relay = TestRelay::with(role, &bus, ANY_PORT, ANY_PORT, Some(keys.clone()));
+        TestProxy { keys: Some(clients), ..TestProxy::beside(relay, &bus, ANY_PORT, Some(keys)) }
     }
 
     /// Stops it cleanly, and starts another one at the same endpoints.
     pub(crate) fn restart(self) -> TestProxy {
-        let TestProxy { relay, control } = self;
-        TestProxy::beside(relay.restart(), &control)
+        let TestProxy { relay, control, .. } = self;
+        TestProxy::beside(relay.restart(), &Bus::default(), &control, None)
     }
 
-    fn beside(relay: TestRelay, control: &str) -> TestProxy {
+    fn beside(relay: TestRelay, bus: &Bus, control: &str, keys: Option<ServerKeys>) -> TestProxy {
         let scope = &relay.role.scope;
-        let settings = ControlPlaneSettings { endpoints: vec![control.to_owned()], keys: None };
+        let settings = ControlPlaneSettings { endpoints: vec![control.to_owned()], keys };
         let reporting = Reporting::new(scope, "control", "control");
-        let plane = ControlPlane::bind(&Bus::default(), &settings, reporting).unwrap();
+        let plane = ControlPlane::bind(bus, &settings, reporting).unwrap();
         let control = plane.endpoints()[0].clone();
         scope.spawn("control", move |worker| Ok(plane.run(worker)?)).unwrap();
-        TestProxy { relay, control }
+        TestProxy { relay, control, keys: None }
     }
 
     pub(crate) fn controlling(&self) -> Controlling {
-        Controlling { endpoints: vec![self.control.clone()], keys: None }
+        Controlling { endpoints: vec![self.control.clone()], keys: self.keys.clone() }
     }
 
     pub(crate) fn rejected(&self, reason: &str) -> u64 {
@@ -66,7 +77,7 @@ impl TestStream {
         let settings = PublisherSettings {
             name: Name::new("wire-1").unwrap(),
             endpoints: vec![proxy.relay.publish.clone()],
-            keys: None,
+            keys: proxy.keys.clone(),
             retain_bytes: [retain_bytes; 3],
             overflow: Overflow::Drop,
         };
@@ -110,7 +121,7 @@ impl TestMember {
     fn of(proxy: &TestProxy, single_active: bool) -> TestMember {
         let role = TestRole::start("2s");
         let settings = GroupSubscriberSettings {
-            subscribing: Subscribing { endpoints: vec![proxy.relay.subscribe.clone()], keys: None },
+            subscribing: Subscribing { endpoints: vec![proxy.relay.subscribe.clone()], keys: proxy.keys.clone() },
             controlling: proxy.controlling(),
             group: Name::new(GROUP).unwrap(),
             label: Name::new("m1").unwrap(),

@@ -18,14 +18,14 @@ use tempfile::TempDir;
 use crate::support::*;
 
 /// The keys of a proxy and a client, and the list of allowed keys.
-struct Keys {
+pub(crate) struct Keys {
     folder: TempDir,
     server: KeyPair,
     client: KeyPair,
 }
 
 impl Keys {
-    fn new() -> Keys {
+    pub(crate) fn new() -> Keys {
         let [server, client] = [(); 2].map(|()| KeyPair::generate().unwrap());
         let keys = Keys { folder: tempfile::tempdir().unwrap(), server, client };
         keys.allow(&[&keys.client]);
@@ -48,7 +48,7 @@ impl Keys {
         fs::rename(new, self.list()).unwrap();
     }
 
-    fn gatekeeper_settings(&self) -> GatekeeperSettings {
+    pub(crate) fn gatekeeper_settings(&self) -> GatekeeperSettings {
         GatekeeperSettings { own: self.server.clone(), allowed: AllowedKeys::read(&self.list()).unwrap() }
     }
 
@@ -60,7 +60,7 @@ impl Keys {
         Some(ClientKeys { own: own.clone(), server: self.server.public() })
     }
 
-    fn client_keys(&self) -> Option<ClientKeys> {
+    pub(crate) fn client_keys(&self) -> Option<ClientKeys> {
         self.keys_with(&self.client)
     }
 }

@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use sekiwake_bus::names::{CUT_CONNECTIONS, LOST_RECORDS};
-use sekiwake_testkit::wait::wait_for;
+use sekiwake_bus::names::{CUT_CONNECTIONS, DENIED_CONNECTIONS, LOST_RECORDS};
+use sekiwake_testkit::{random::Random, wait::wait_for};
 
 use crate::{
     control::{TestMember, TestProxy, TestStream},
+    curve::Keys,
     support::*,
 };
 
@@ -26,21 +27,9 @@ impl Raw {
         let mut stream = TcpStream::connect(endpoint.trim_start_matches("tcp://"))?;
         stream.set_read_timeout(Some(LONG))?;
         stream.set_write_timeout(Some(Duration::from_millis(200)))?;
-        let mut greeting = [0; 64];
-        greeting[0] = 0xff;
-        greeting[9] = 0x7f;
-        greeting[10] = 3;
-        greeting[12..16].copy_from_slice(b"NULL");
-        stream.write_all(&greeting)?;
+        stream.write_all(&greeting("NULL"))?;
         stream.read_exact(&mut [0; 64])?;
-        let mut ready = b"\x05READY".to_vec();
-        for (name, value) in [("Socket-Type", socket_type.as_bytes()), ("Identity", routing_id)] {
-            ready.push(name.len() as u8);
-            ready.extend(name.as_bytes());
-            ready.extend((value.len() as u32).to_be_bytes());
-            ready.extend(value);
-        }
-        stream.write_all(&frame(4, &ready))?;
+        stream.write_all(&ready(socket_type, routing_id))?;
         // The server's READY has begun, so its handshake is over.
         stream.read_exact(&mut [0; 2])?;
         Ok(Raw(stream))
@@ -56,6 +45,26 @@ impl Raw {
     fn reset(self) {
         rustix::net::sockopt::set_socket_linger(&self.0, Some(Duration::ZERO)).unwrap();
     }
+}
+
+fn greeting(mechanism: &str) -> [u8; 64] {
+    let mut greeting = [0; 64];
+    greeting[0] = 0xff;
+    greeting[9] = 0x7f;
+    greeting[10] = 3;
+    greeting[12..12 + mechanism.len()].copy_from_slice(mechanism.as_bytes());
+    greeting
+}
+
+fn ready(socket_type: &str, routing_id: &[u8]) -> Vec<u8> {
+    let mut ready = b"\x05READY".to_vec();
+    for (name, value) in [("Socket-Type", socket_type.as_bytes()), ("Identity", routing_id)] {
+        ready.push(name.len() as u8);
+        ready.extend(name.as_bytes());
+        ready.extend((value.len() as u32).to_be_bytes());
+        ready.extend(value);
+    }
+    frame(4, &ready)
 }
 
 /// A short ZMTP frame: flag 4 is a command, flag 1 a part that is not the last one.
@@ -276,4 +285,80 @@ fn endless_message_is_bounded_at_the_publishers_port() {
     assert_eq!(relay.value(CUT_CONNECTIONS), 0);
     let peer = Raw::connect(&relay.publish, "XPUB", b"").unwrap();
     send_until_cut(peer, relay.role.metrics(), |_| frame(1, &[b'x'; 200]));
+}
+
+/// What a client may send instead of a CURVE handshake (ZeroMQ RFC 26), each on a connection of its
+/// own: garbage, other mechanisms with messages behind them, and the handshake of a client without
+/// keys, cut off anywhere.
+fn bad_handshakes(socket_type: &str, random: &mut Random) -> Vec<Vec<u8>> {
+    let curve = greeting("CURVE");
+    let hello = frame(4, &[&b"\x05HELLO\x01\0"[..], &[0; 72], &random.bytes(120)].concat());
+    // A long command, with its length in eight bytes.
+    let initiate = [&b"\x06\0\0\0\0\0\0\x01\x01\x08INITIATE"[..], &random.bytes(248)].concat();
+    let whole = [&curve[..], &hello, &initiate].concat();
+    let cut_off = (1..=whole.len()).step_by(7).map(|end| whole[..end].to_vec());
+    let garbage = [1, 11, 64, 65, 1_000, 100_000].map(|length| random.bytes(length));
+    let messages = [ready(socket_type, b"honest"), frame(0, b"\x01"), batch(), ping(1)].concat();
+    let others = ["NULL", "PLAIN", "CURVE", "", "CURVEX"];
+    let others = others.map(|mechanism| [&greeting(mechanism)[..], &messages].concat());
+    let endless = [&curve[..], b"\x06\x7f\xff\xff\xff\xff\xff\xff\xff", &random.bytes(100_000)].concat();
+    let no_name = [&curve[..], &frame(4, b""), &frame(4, b"\xffHELLO")].concat();
+    cut_off.chain(garbage).chain(others).chain([endless, no_name]).collect()
+}
+
+/// Sends each of them. A third of the clients hang up, a third reset the connection, and the others
+/// wait until the server ends it.
+fn attack_handshake(endpoint: &str, socket_type: &str) {
+    let mut random = Random::new(1);
+    let mut waiting = Vec::new();
+    for round in 0..3 {
+        for (number, bytes) in bad_handshakes(socket_type, &mut random).into_iter().enumerate() {
+            let Ok(stream) = TcpStream::connect(endpoint.trim_start_matches("tcp://")) else { continue };
+            stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+            stream.set_read_timeout(Some(LONG)).unwrap();
+            let mut peer = Raw(stream);
+            peer.send(&bytes);
+            match (number + round) % 3 {
+                0 => drop(peer),
+                1 => peer.reset(),
+                _ => waiting.push(peer),
+            }
+        }
+    }
+    for mut peer in waiting {
+        let end = io::copy(&mut peer.0, &mut io::sink());
+        let is_late = end.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        assert!(!is_late, "the server keeps a connection without a handshake");
+    }
+}
+
+#[test]
+fn bad_handshakes_at_ports_with_keys_end_no_proxy() {
+    let _alone = alone();
+    let keys = Keys::new();
+    let proxy = TestProxy::guarded(keys.gatekeeper_settings(), keys.client_keys().unwrap());
+    let stream = TestStream::start(&proxy, 16 << 20);
+    let mut member = TestMember::start(&proxy);
+    member.pump_until("all shards", |member| member.owned() == 64);
+    let storms = [
+        storm(&proxy.relay.publish, |endpoint| attack_handshake(endpoint, "XPUB")),
+        storm(&proxy.relay.subscribe, |endpoint| attack_handshake(endpoint, "SUB")),
+        storm(&proxy.control, |endpoint| attack_handshake(endpoint, "DEALER")),
+    ];
+    let mut published = 0;
+    while published == 0 || !storms.iter().all(std::thread::JoinHandle::is_finished) {
+        stream.publish(1, 100);
+        published += 100;
+        member.pump_until("the records", |member| member.received == published);
+    }
+    storms.into_iter().for_each(|storm| storm.join().unwrap());
+    // Clients with keys are still accepted at each port.
+    let mut late = TestSubscriber::keyed(&proxy.relay.subscribe, &["syslog/"], keys.client_keys());
+    let mut second = TestPublisher::keyed(&proxy.relay.publish, keys.client_keys());
+    join(&mut second, &topics(1), &mut [&mut late]);
+    drop(member);
+    let mut next = TestMember::start(&proxy);
+    next.pump_until("all shards", |next| next.owned() == 64);
+    assert_eq!(value(&next.metrics, LOST_RECORDS) + late.lost(), 0);
+    assert!(value_of(proxy.relay.role.metrics(), DENIED_CONNECTIONS, "not_encrypted") > 0);
 }

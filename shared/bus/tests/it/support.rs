@@ -47,9 +47,7 @@ impl TestRelay {
     pub(crate) fn guarded(publish: &str, subscribe: &str, settings: GatekeeperSettings) -> TestRelay {
         let role = TestRole::start("10s");
         let bus = Bus::default();
-        let gatekeeper = Gatekeeper::bind(&bus, settings, role.metrics()).unwrap();
-        let keys = gatekeeper.keys();
-        role.scope.spawn("gatekeeper", move |worker| Ok(gatekeeper.run(worker)?)).unwrap();
+        let keys = gatekeeper(&role, &bus, settings);
         TestRelay::with(role, &bus, publish, subscribe, Some(keys))
     }
 
@@ -78,6 +76,13 @@ impl TestRelay {
     pub(crate) fn value(&self, name: &str) -> u64 {
         value(self.role.metrics(), name)
     }
+}
+
+pub(crate) fn gatekeeper(role: &TestRole, bus: &Bus, settings: GatekeeperSettings) -> ServerKeys {
+    let gatekeeper = Gatekeeper::bind(bus, settings, role.metrics()).unwrap();
+    let keys = gatekeeper.keys();
+    role.scope.spawn("gatekeeper", move |worker| Ok(gatekeeper.run(worker)?)).unwrap();
+    keys
 }
 
 pub(crate) struct TestPublisher {
