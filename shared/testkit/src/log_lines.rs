@@ -1,4 +1,4 @@
-//! The lines that a piece of code logs, while [`tracing::subscriber::with_default`] sends them here.
+//! The lines that code logs while [`tracing::subscriber::with_default`] sends them here.
 
 use std::{
     fmt,
