@@ -3,6 +3,7 @@
 //! An example for other subscribers: it is not a member of a group, and a slow or failing tap
 //! affects no other subscriber.
 
+mod records;
 mod templates;
 
 use std::{
@@ -11,12 +12,16 @@ use std::{
     time::Duration,
 };
 
-use sekiwake_bus::{Bus, BusError, Controlling, EVENT_PREFIX, EventSubscriber, STATUS_PREFIX, Subscriber, Subscribing};
+use sekiwake_bus::{
+    Bus, BusError, Controlling, EVENT_PREFIX, EventSubscriber, RecentSubscriber, STATUS_PREFIX, Subscriber, Subscribing,
+};
 use sekiwake_decode::{Decoder, Style, write_rows};
 use sekiwake_json::{Payload, write_line};
 use sekiwake_record::{Kind, Name, Topic};
 use sekiwake_runtime::{About, Metrics, Stop, Tool};
-use sekiwake_settings::Reader;
+use sekiwake_settings::{Reader, positive_duration};
+
+use self::records::Records;
 
 /// How long to wait for records before buffered lines are flushed.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
@@ -31,8 +36,9 @@ pub struct Tap;
 ///
 /// One line per record, event, part of a status, or template, until the tap is stopped or has
 /// printed --count lines. The tap is in no group: it receives everything published from now on, and
-/// a slow or failing tap affects no other subscriber. With templates/, the tap first prints the
-/// flow templates that a running xflow forwarder keeps; if no other topic is given, it then exits.
+/// a slow or failing tap affects no other subscriber. With --since, it first prints what the
+/// captures still hold of that time. With templates/, the tap first prints the flow templates that
+/// a running xflow forwarder keeps; if no other topic is given, it then exits.
 ///
 /// With --decode, a line is what a record says: a flow, for example. The tap begins with the flow
 /// templates that a running xflow forwarder keeps.
@@ -47,6 +53,11 @@ pub struct Arguments {
     /// Exit after printing this many lines
     #[arg(long, value_name = "LINES")]
     count: Option<u64>,
+
+    /// Begin with records captured in the last DURATION, such as 30s, as far as the captures still
+    /// hold them, and go on live. In order per source only
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    since: Option<Duration>,
 
     /// Print what records say: a line per flow
     #[arg(long)]
@@ -89,7 +100,17 @@ impl Tool for Tap {
         let decoding = arguments.decode.then(|| Decoding { decoder: Decoder::new(), style });
         let mut sources = Sources { records: None, events: None, decoding };
         if !record_prefixes.is_empty() {
-            sources.records = Some(Subscriber::connect(&bus, &subscribing, &record_prefixes, &metrics, None)?);
+            sources.records = Some(match arguments.since {
+                None => {
+                    let live = Subscriber::connect(&bus, &subscribing, &record_prefixes, &metrics, None)?;
+                    Records::Live(Box::new(live))
+                }
+                Some(age) => {
+                    let to = (&subscribing, &controlling);
+                    let recent = RecentSubscriber::connect(&bus, to, &record_prefixes, age, &metrics, None)?;
+                    Records::Recent { recent: Box::new(recent), endpoint: controlling.endpoints.join(",") }
+                }
+            });
         }
         if !event_prefixes.is_empty() {
             sources.events = Some(EventSubscriber::connect(&bus, &subscribing, &event_prefixes, &metrics)?);
@@ -129,7 +150,7 @@ pub struct Settings {
 
 /// The subscriptions.
 struct Sources {
-    records: Option<Subscriber>,
+    records: Option<Records>,
     events: Option<EventSubscriber>,
     /// Records are decoded.
     decoding: Option<Decoding>,
@@ -154,7 +175,8 @@ impl Sources {
             && let Some(delivery) = records.receive(FLUSH_AFTER)?
         {
             let kind = Some(delivery.topic.kind);
-            for record in delivery.batch.records() {
+            let since_ns = if delivery.is_retransmitted { records.since_ns() } else { 0 };
+            for record in delivery.batch.records().filter(|record| record.captured_at_ns >= since_ns) {
                 if printed == most {
                     break;
                 }

@@ -16,6 +16,7 @@
 //! | between its threads | `StreamShared` | `StreamPhase` | `Retention`, `OwnDestinations` |
 //! | member of a group | [`GroupSubscriber`] | [`GroupSubscriber`] | `Member`, `HandoffKeeper` |
 //! | reader without a group | [`Subscriber`] | [`ControlReader`] | `Tracker`, `TemplateReader` |
+//! | recent records | [`RecentSubscriber`] | the same | `RecentReader`, `RecentAnswers` |
 //! | events | [`EventPublisher`], [`EventSubscriber`] | none | none |
 //! | status | [`EventSubscriber`] | `StatusReporter` | `StatusSender`, `StatusBoard` |
 //! | encryption | [`Gatekeeper`], [`ServerKeys`], [`ClientKeys`] | the same | none |
@@ -45,7 +46,9 @@ pub use auth::{
     ServerKeys, parse_allowed_keys, read_key_pair, read_public_key, write_key_pair,
 };
 pub use clock::boot_now;
-pub use control::{ControlPlane, ControlPlaneSettings, ControlReader, KnownTemplates, StreamControl};
+pub use control::{
+    ControlPlane, ControlPlaneSettings, ControlReader, KnownTemplates, MissingRecent, RecentSubscriber, StreamControl,
+};
 pub use data::{
     Delivery, Frame, Outcome, Overflow, Producer, Publisher, PublisherSettings, Relay, RelaySettings, Subscriber,
     SubscriptionWatch, retain_shares,

@@ -31,6 +31,7 @@ mod member;
 mod mutants;
 mod own;
 mod publisher;
+mod recent;
 mod retention;
 #[cfg(test)]
 mod simulation;
@@ -56,6 +57,10 @@ pub use member::{
 };
 pub use own::{OwnDestinations, OwnWatch, is_own};
 pub use publisher::{CurrentList, PublisherControl, PublisherControlSettings};
+pub use recent::{
+    Missing, MissingPart, RecentAnswers, RecentDelivery, RecentDesk, RecentReader, RecentReaderSettings,
+    RecentRejections,
+};
 pub use retention::{Retained, Retention};
 pub use status::{Publication, STATUS_PREFIX, StatusBoard, StatusIdentity, StatusRejections, StatusSender};
 pub use stream::{Peer, Stream};

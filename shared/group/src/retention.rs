@@ -16,7 +16,7 @@ use sekiwake_record::{Kind, Topic};
 use crate::BootTime;
 
 /// Memory of a batch beside its body, bytes.
-const ENTRY_BYTES: usize = 96;
+const ENTRY_BYTES: usize = 104;
 
 /// The recent batches of one stream. The writer of the stream stores them, and the control thread
 /// answers repairs from them. They share it under a lock that both hold only briefly.
@@ -31,6 +31,9 @@ pub struct Retention<B> {
 struct Ring<B> {
     /// Oldest first.
     batches: VecDeque<Retained<B>>,
+    /// By batch: the latest capture time of it and all batches before, nanoseconds since 1970. It
+    /// never falls, although clocks may be set back.
+    captured_until_ns: VecDeque<u64>,
     /// The next sequence number.
     next: u64,
     /// The sequence number below which every live group has committed.
@@ -76,7 +79,13 @@ impl<B> Retained<B> {
 impl<B: AsRef<[u8]>> Retention<B> {
     /// An empty one. `limits` are bytes per kind, in the order of [`Kind::ALL`].
     pub fn new(limits: [usize; Kind::ALL.len()]) -> Retention<B> {
-        let ring = || Ring { batches: VecDeque::new(), next: 0, committed: 0, committed_batches: 0 };
+        let ring = || Ring {
+            batches: VecDeque::new(),
+            captured_until_ns: VecDeque::new(),
+            next: 0,
+            committed: 0,
+            committed_batches: 0,
+        };
         Retention {
             topics: (0..Topic::COUNT).map(|_| ring()).collect(),
             kinds: limits.map(|limit| Budget { limit, bytes: 0, uncommitted_bytes: 0, order: VecDeque::new() }),
@@ -89,6 +98,8 @@ impl<B: AsRef<[u8]>> Retention<B> {
         let bytes = cost(&batch);
         let ring = &mut self.topics[topic.index()];
         ring.next = batch.next_sequence();
+        let captured_until_ns = ring.captured_until_ns.back().copied().unwrap_or(0);
+        ring.captured_until_ns.push_back(captured_until_ns.max(batch.last_captured_at_ns));
         ring.batches.push_back(batch);
         let budget = &mut self.kinds[topic.kind.index()];
         budget.order.push_back(topic);
@@ -100,6 +111,7 @@ impl<B: AsRef<[u8]>> Retention<B> {
         {
             let ring = &mut self.topics[oldest.index()];
             let Some(evicted) = ring.batches.pop_front() else { continue };
+            ring.captured_until_ns.pop_front();
             budget.bytes -= cost(&evicted);
             // Committed batches are always at the front, so this one is committed if any is.
             if ring.committed_batches > 0 {
@@ -133,6 +145,14 @@ impl<B: AsRef<[u8]>> Retention<B> {
     pub fn first_since(&self, topic: Topic, since: BootTime) -> u64 {
         let ring = &self.topics[topic.index()];
         let index = ring.batches.partition_point(|batch| batch.published_at < since);
+        ring.batches.get(index).map_or(ring.next, |batch| batch.first_sequence)
+    }
+
+    /// A retained record before which no retained one was captured at `since_ns` or later,
+    /// nanoseconds since 1970; the next sequence number if none was.
+    pub fn first_captured_since(&self, topic: Topic, since_ns: u64) -> u64 {
+        let ring = &self.topics[topic.index()];
+        let index = ring.captured_until_ns.partition_point(|&until_ns| until_ns < since_ns);
         ring.batches.get(index).map_or(ring.next, |batch| batch.first_sequence)
     }
 
@@ -210,7 +230,7 @@ mod tests {
     }
 
     fn batch(first_sequence: u64, published_at: u64) -> Retained<Vec<u8>> {
-        let body = vec![0; 904];
+        let body = vec![0; 896];
         let published_at = BootTime::from_nanos(published_at);
         Retained { first_sequence, count: 10, first_captured_at_ns: 0, last_captured_at_ns: 0, published_at, body }
     }
@@ -239,13 +259,28 @@ mod tests {
     }
 
     #[test]
+    fn capture_time_is_found_although_a_clock_was_set_back() {
+        let mut retention = Retention::new([3000, 3000, 3000]);
+        let syslog = topic("syslog/2a");
+        for (n, captured_at_ns) in [(0, 900), (1, 100), (2, 300), (3, 200), (4, 400)] {
+            let batch = Retained { last_captured_at_ns: captured_at_ns, ..batch(n * 10, n) };
+            retention.store(syslog, batch);
+        }
+        let found = [0, 250, 350, 400, 401].map(|since_ns| retention.first_captured_since(syslog, since_ns));
+        assert_eq!(found, [20, 20, 20, 20, 20], "the clock was at 900 once");
+        (5..8).for_each(|n| retention.store(syslog, Retained { last_captured_at_ns: n * 200, ..batch(n * 10, n) }));
+        let found = [0, 1_000, 1_001, 1_400, 1_401].map(|since_ns| retention.first_captured_since(syslog, since_ns));
+        assert_eq!(found, [50, 50, 60, 70, 80]);
+    }
+
+    #[test]
     fn file_is_read_no_further_ahead_than_the_budget() {
         let mut retention = Retention::new([3000, 3000, 3000]);
         let syslog = topic("syslog/00");
         (0..3).for_each(|n| retention.store(syslog, batch(n * 10, 0)));
-        assert!(!retention.may_read_ahead(Kind::Syslog, 904));
+        assert!(!retention.may_read_ahead(Kind::Syslog, 896));
         retention.commit(syslog, 15);
-        assert!(retention.may_read_ahead(Kind::Syslog, 904), "the first batch is committed");
+        assert!(retention.may_read_ahead(Kind::Syslog, 896), "the first batch is committed");
         assert!(retention.may_read_ahead(Kind::Xflow, 1 << 30), "one batch is always allowed");
     }
 }

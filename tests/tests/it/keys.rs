@@ -97,6 +97,10 @@ fn all_in_one_uses_keys_without_keys_for_its_roles() {
     })
     .unwrap_or_else(|late| panic!("{late}: {}", tap.stderr().join("\n")));
     let _ = sink.wait_for(sent, LONG);
+    // What was sent before it started.
+    let mut recent = run(&site.host, "sekiwake-tap", &["--since", "1h", "--count", &sent.to_string()], &keys);
+    assert!(recent.wait(LONG).unwrap().success(), "{:?}", recent.stderr());
+    assert_eq!(recent.stdout().len() as u64, sent);
     services.stop().unwrap();
     assert_eq!(sink.finish().received, sent);
 }

@@ -25,6 +25,7 @@ mod moved_proxy;
 mod outages;
 mod package;
 mod payloads;
+mod recent;
 mod renames;
 mod replicas;
 mod savefile;

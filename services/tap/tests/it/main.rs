@@ -316,6 +316,28 @@ fn decoded_flows_are_lines_of_json_or_text() {
 }
 
 #[test]
+fn tap_without_recent_records_says_so_once_and_prints_live_ones() {
+    let (_context, _router, endpoint) = silent_control();
+    let unreachable = "tcp://127.0.0.1:9".to_owned();
+    for (control, said) in [(endpoint, "does not answer requests"), (unreachable, "no control connection")] {
+        let mut source = Source::new();
+        let mut command = source.tap(&["--since", "30s", "xflow/"]);
+        command.env("SEKIWAKE_BUS_CONTROL", &control);
+        let mut tap = Process::spawn(command).unwrap();
+        source.wait_for_subscription("xflow/");
+        source.send("xflow/00", &[b"live", b"records"]);
+        wait_for("the live records", LONG, || tap.stdout().len() == 2).unwrap();
+        source.send("xflow/00", &[b"more"]);
+        wait_for("one more", LONG, || tap.stdout().len() == 3).unwrap();
+        let warnings = warnings(&tap);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("no recent records") && warnings[0].contains(said), "{warnings:?}");
+        assert!(warnings[0].contains(&control), "{warnings:?}");
+        assert_eq!(tap.stop(LONG).unwrap().code(), Some(0));
+    }
+}
+
+#[test]
 fn signal_ends_a_tap_that_waits_for_templates() {
     let (_context, router, endpoint) = silent_control();
     let source = Source::new();

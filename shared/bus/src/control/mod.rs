@@ -16,12 +16,14 @@ mod phase;
 mod plane;
 mod plane_status;
 mod reader;
+mod recent;
 mod shared;
 mod sources;
 mod stream;
 
 pub use plane::{ControlPlane, ControlPlaneSettings};
 pub use reader::{ControlReader, KnownTemplates};
+pub use recent::{MissingRecent, RecentSubscriber};
 pub(crate) use shared::{Body, StreamShared};
 pub use stream::StreamControl;
 pub(crate) use stream::StreamControlOptions;

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use sekiwake_group::{
     BootTime, Coordinator, CoordinatorEvent, CoordinatorSettings, HandoffRejections, HandoffStore,
-    HandoffStoreSettings, Peer, Publication, Rejections, StatusBoard, StatusIdentity, StatusRejections,
-    wire::{is_handoff, is_status},
+    HandoffStoreSettings, Peer, Publication, RecentDesk, RecentRejections, Rejections, StatusBoard, StatusIdentity,
+    StatusRejections,
+    wire::{is_handoff, is_recent, is_status},
 };
 use sekiwake_record::Name;
 use sekiwake_runtime::{Latch, RateLimited, StatusFeed, StatusResponder, Worker, host_name};
@@ -62,6 +63,7 @@ pub struct ControlPlane {
     coordinator: Coordinator,
     handoff: HandoffStore,
     board: StatusBoard,
+    desk: RecentDesk,
     own_status: OwnStatus,
     metrics: ControlPlaneMetrics,
     counted: Counted,
@@ -89,6 +91,7 @@ struct Counted {
     coordinator: Rejections,
     handoff: HandoffRejections,
     board: StatusRejections,
+    desk: RecentRejections,
 }
 
 /// The one frame of a control message.
@@ -128,6 +131,7 @@ impl ControlPlane {
             coordinator: Coordinator::new(CoordinatorSettings::default(), epoch, boot_now()),
             handoff: HandoffStore::new(HandoffStoreSettings::default(), epoch, boot_now()),
             board: StatusBoard::new(epoch, boot_now()),
+            desk: RecentDesk::new(epoch, boot_now()),
             own_status: OwnStatus {
                 identity: StatusIdentity {
                     service: Name::new(feed.service()).unwrap_or_else(|_| host_name()),
@@ -185,6 +189,9 @@ impl ControlPlane {
             if now >= self.board.next_deadline() {
                 self.board.on_tick(now);
             }
+            if now >= self.desk.next_deadline() {
+                self.desk.on_tick(now, &self.coordinator);
+            }
             self.tend_status(now, worker.stopping());
             self.send_outputs()?;
             self.report(now);
@@ -200,7 +207,7 @@ impl ControlPlane {
                 }
             }
             let deadline = self.coordinator.next_deadline().min(self.handoff.next_deadline());
-            let deadline = deadline.min(self.board.next_deadline());
+            let deadline = deadline.min(self.board.next_deadline()).min(self.desk.next_deadline());
             let wait = if self.intake.is_empty() { poll_timeout(now, deadline, IDLE_POLL) } else { 0 };
             match self.socket.poll(zmq::POLLIN, wait) {
                 Ok(_) | Err(zmq::Error::EINTR) => {}
@@ -242,6 +249,8 @@ impl ControlPlane {
                 self.handoff.on_message(boot_now(), &peer, &frame, &self.coordinator);
             } else if is_status(&frame) {
                 self.board.on_message(boot_now(), &peer, &frame);
+            } else if is_recent(&frame) {
+                self.desk.on_message(boot_now(), &peer, &frame);
             } else {
                 self.coordinator.on_message(boot_now(), &peer, &frame);
             }
@@ -281,10 +290,10 @@ impl ControlPlane {
 
     fn next_output(&mut self) -> Option<(Peer, Vec<u8>)> {
         let first = self.coordinator.poll_output().or_else(|| self.handoff.poll_output());
-        first.or_else(|| self.board.poll_output())
+        first.or_else(|| self.board.poll_output()).or_else(|| self.desk.poll_output())
     }
 
-    /// Sends the coordinator's messages, and then hand-off state. A message to a peer that is
+    /// Sends the coordinator's messages, and then those of others. A message to a peer that is
     /// disconnected or does not read is dropped and counted.
     fn send_outputs(&mut self) -> Result<(), BusError> {
         while let Some((peer, frame)) = self.next_output() {
@@ -331,15 +340,19 @@ impl ControlPlane {
             coordinator: self.coordinator.rejections(),
             handoff: self.handoff.rejections(),
             board: self.board.rejections(),
+            desk: self.desk.rejections(),
         };
         let messages = self.metrics.count_rejected(&self.counted.coordinator, &totals.coordinator)
             + self.metrics.count_rejected_handoff(&self.counted.handoff, &totals.handoff)
-            + self.metrics.count_rejected_status(&self.counted.board, &totals.board);
+            + self.metrics.count_rejected_status(&self.counted.board, &totals.board)
+            + self.metrics.count_rejected_recent(&self.counted.desk, &totals.desk);
         if messages > 0
             && let Some(suppressed) = self.rejected_log.allow(instant)
         {
-            let Counted { coordinator, handoff, board } = &totals;
-            warn!(messages, suppressed, ?coordinator, ?handoff, status = ?board, "control messages rejected");
+            let Counted { coordinator, handoff, board, desk } = &totals;
+            warn!(
+                messages, suppressed, ?coordinator, ?handoff, status = ?board, recent = ?desk, "control messages rejected"
+            );
         }
         self.counted = totals;
     }

@@ -8,8 +8,9 @@ use std::{
 };
 
 use sekiwake_group::{
-    BootTime, CurrentList, OwnDestinations, PublisherControl, PublisherControlSettings, StatusIdentity, Stream,
-    wire::{Transport, is_status},
+    BootTime, CurrentList, OwnDestinations, PublisherControl, PublisherControlSettings, RecentAnswers, StatusIdentity,
+    Stream,
+    wire::{Transport, is_recent, is_status},
 };
 use sekiwake_record::{Kind, Name};
 use sekiwake_runtime::{Latch, StatusFeed, StatusResponder, Worker};
@@ -70,6 +71,8 @@ pub struct StreamControl {
     in_process: bool,
     ready: Latch,
     machine: PublisherControl,
+    /// Answers readers that are in no group.
+    recent: RecentAnswers,
     shared: Arc<StreamShared>,
     own: OwnDestinations,
     list: OwnList,
@@ -126,6 +129,7 @@ impl StreamControl {
             in_process: controlling.is_in_process(),
             ready,
             machine: PublisherControl::new(settings, boot_now()),
+            recent: RecentAnswers::new(stream.clone(), boot_now()),
             shared,
             own: OwnDestinations::default(),
             list: OwnList::default(),
@@ -183,7 +187,7 @@ impl StreamControl {
                 end.is_draining = true;
                 self.machine.drain(now);
             }
-            self.machine.on_tick(now, &self.shared.retention());
+            self.make_answers(now);
             if let Some(reporter) = &mut self.reporter {
                 reporter.tend(now);
             }
@@ -197,12 +201,20 @@ impl StreamControl {
         }
     }
 
+    /// Repairs of groups come first.
+    fn make_answers(&mut self, now: BootTime) {
+        let retention = self.shared.retention();
+        self.machine.on_tick(now, &retention);
+        self.recent.on_tick(now, &retention);
+    }
+
     /// Handles received messages, and returns whether there were any.
     fn take_messages(&mut self) -> Result<bool, BusError> {
         for taken in 0..CONTROL_BURST {
             match receive(&self.socket, "stream control")? {
                 Incoming::Frame(frame) => match &mut self.reporter {
                     Some(reporter) if is_status(&frame) => reporter.on_message(boot_now(), &frame),
+                    _ if is_recent(&frame) => self.recent.on_message(&frame, &self.shared.retention()),
                     _ => self.machine.on_message(boot_now(), &frame, &mut self.shared.retention()),
                 },
                 Incoming::Malformed => self.metrics.rejected.inc(),
@@ -232,7 +244,8 @@ impl StreamControl {
 
     fn next_frame(&mut self) -> Option<Vec<u8>> {
         let first = self.pending.take().or_else(|| self.machine.poll_output());
-        first.or_else(|| self.reporter.as_mut().and_then(StatusReporter::poll_output))
+        let status = || self.reporter.as_mut().and_then(StatusReporter::poll_output);
+        first.or_else(status).or_else(|| self.recent.poll_output())
     }
 
     /// Sends as much as the socket has room for, and returns whether that was everything.
@@ -277,7 +290,8 @@ impl StreamControl {
         let is_applying = self.list.number > 0 && !self.list.is_applied;
         let limit = if is_applying || is_draining || self.follows_commits { BUSY_POLL } else { IDLE_POLL };
         let status = self.reporter.as_ref().map_or(BootTime::NEVER, StatusReporter::next_deadline);
-        let deadline = if is_blocked { BootTime::NEVER } else { self.machine.next_deadline() };
+        let deadline = self.machine.next_deadline().min(self.recent.next_deadline());
+        let deadline = if is_blocked { BootTime::NEVER } else { deadline };
         // Status is not worth a spin: its deadline may have passed while its parts are collected.
         let limit = if status <= now + limit { limit.min((status - now).max(STATUS_POLL)) } else { limit };
         // A deadline that has passed means that there is more to retransmit at once.
@@ -301,8 +315,8 @@ impl StreamControl {
                 "may_publish": self.machine.may_publish(),
                 "retained": Kind::ALL.map(retained),
                 "own_destinations": self.own.list().iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "retransmitted_bytes": self.machine.retransmitted_bytes(),
-                "rejected_messages": self.machine.rejected(),
+                "retransmitted_bytes": self.machine.retransmitted_bytes() + self.recent.retransmitted_bytes(),
+                "rejected_messages": self.machine.rejected() + self.recent.rejected(),
             })
         });
         let now = Instant::now();
@@ -320,8 +334,10 @@ impl StreamControl {
             self.metrics.retained_seconds[kind.index()].set(age.as_secs_f64());
         }
         drop(retention);
-        let totals =
-            Counted { rejected: self.machine.rejected(), retransmitted_bytes: self.machine.retransmitted_bytes() };
+        let totals = Counted {
+            rejected: self.machine.rejected() + self.recent.rejected(),
+            retransmitted_bytes: self.machine.retransmitted_bytes() + self.recent.retransmitted_bytes(),
+        };
         self.metrics.rejected.inc_by(totals.rejected - self.counted.rejected);
         self.metrics.retransmitted_bytes.inc_by(totals.retransmitted_bytes - self.counted.retransmitted_bytes);
         self.counted = totals;

@@ -1,12 +1,13 @@
 //! The subscriber: receives batches, checks them, and counts missing records.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use sekiwake_group::{MAX_NUMBER, Tracker};
-use sekiwake_record::{Announcement, Batch, DecodeError, Header, Topic};
+use sekiwake_record::{Announcement, Batch, DecodeError, Header, Kind, Topic};
 use sekiwake_runtime::{Latch, Metrics, RateLimited};
 use sekiwake_sys::clock::wall_now_ns;
 use tracing::{debug, warn};
@@ -24,6 +25,8 @@ use crate::{
 const POLL_CONNECTION_EVERY: Duration = Duration::from_millis(200);
 /// Messages after which the clock is read, even if there are more.
 const BURST: usize = 64;
+/// The most announcements that are kept: one per stream.
+const MAX_ANNOUNCEMENTS: usize = 256;
 
 /// A part of a received message. Records borrow from it.
 #[derive(Debug)]
@@ -72,6 +75,8 @@ pub struct Delivery {
     pub first_sequence: u64,
     /// The records.
     pub batch: Batch<Frame>,
+    /// Whether a publisher has sent it again, to this reader.
+    pub is_retransmitted: bool,
 }
 
 /// A subscription to some topics. Belongs to one thread.
@@ -89,6 +94,9 @@ pub struct Subscriber {
     burst: usize,
     forgotten: u64,
     loss_log: RateLimited,
+    /// Announcements that were received, for a reader that requests what is missing and counts
+    /// losses itself; `None` for any other.
+    announcements: Option<VecDeque<Announcement>>,
 }
 
 impl Subscriber {
@@ -126,6 +134,7 @@ impl Subscriber {
             burst: 0,
             forgotten: 0,
             loss_log: RateLimited::default(),
+            announcements: None,
         })
     }
 
@@ -175,7 +184,7 @@ impl Subscriber {
         let delivery = match (Topic::parse(&topic), parts) {
             (Some(topic), [Some(header), Some(body)]) if count == 2 => self.batch(topic, &header, body),
             (None, [Some(frame), None]) if topic.starts_with(Announcement::TOPIC_PREFIX.as_bytes()) => {
-                Announcement::decode(&frame).and_then(|announcement| self.announced(&announcement)).map(|()| None)
+                Announcement::decode(&frame).and_then(|announcement| self.announced(announcement)).map(|()| None)
             }
             // The empty prefix selects events and status too.
             (None, _) if count == 1 && (is_event_topic(&topic) || is_status_topic(&topic)) => Ok(None),
@@ -194,11 +203,12 @@ impl Subscriber {
         let mut batch = Batch::decode(Frame::from(body), header.count)?;
         let seen = self.tracker.observe(topic, &header);
         let kind = topic.kind.index();
-        self.metrics.lost[kind].inc_by(seen.missing);
+        let missing = if self.announcements.is_some() { 0 } else { seen.missing };
+        self.metrics.lost[kind].inc_by(missing);
         self.metrics.duplicates[kind].inc_by(u64::from(seen.duplicates));
         self.metrics.received[kind].inc_by(u64::from(header.count - seen.duplicates));
-        if seen.missing > 0 {
-            self.report_loss(header.stream_name, seen.missing);
+        if missing > 0 {
+            self.report_loss(header.stream_name, missing);
         }
         if seen.duplicates == header.count {
             return Ok(None);
@@ -211,17 +221,26 @@ impl Subscriber {
             stream_epoch: header.stream_epoch,
             first_sequence: header.first_sequence + u64::from(seen.duplicates),
             batch,
+            is_retransmitted: false,
         }))
     }
 
-    fn announced(&mut self, announcement: &Announcement) -> Result<(), DecodeError> {
+    fn announced(&mut self, announcement: Announcement) -> Result<(), DecodeError> {
         for position in &announcement.positions {
             check_sequence(position.next_sequence, "announcement")?;
         }
         let prefixes = &self.prefixes;
         let subscribed = |topic: Topic| prefixes.iter().any(|prefix| topic.as_str().starts_with(prefix));
-        let missing = self.tracker.announced(announcement, subscribed);
+        let missing = self.tracker.announced(&announcement, subscribed);
         self.metrics.streams.set(self.tracker.streams() as i64);
+        if let Some(announcements) = &mut self.announcements {
+            // The next one of the stream says at least as much.
+            if announcements.len() >= MAX_ANNOUNCEMENTS {
+                announcements.pop_front();
+            }
+            announcements.push_back(announcement);
+            return Ok(());
+        }
         for (counter, missing) in self.metrics.lost.iter().zip(missing) {
             counter.inc_by(missing);
         }
@@ -233,6 +252,44 @@ impl Subscriber {
             debug!(stream = %announcement.stream_name, "stream ended");
         }
         Ok(())
+    }
+
+    /// From now on, announcements are kept for [`Subscriber::next_announcement`], and lost records
+    /// are not counted.
+    pub(crate) fn keep_announcements(&mut self) {
+        self.announcements = Some(VecDeque::new());
+    }
+
+    /// Lost records are counted again.
+    pub(crate) fn count_losses(&mut self) {
+        self.announcements = None;
+    }
+
+    /// The next announcement received before the last delivery.
+    pub(crate) fn next_announcement(&mut self) -> Option<Announcement> {
+        self.announcements.as_mut()?.pop_front()
+    }
+
+    /// Counts and logs records that were lost meanwhile.
+    pub(crate) fn lost(&self, lost: [u64; Kind::ALL.len()]) {
+        for (counter, lost) in self.metrics.lost.iter().zip(lost) {
+            counter.inc_by(lost);
+        }
+        let records: u64 = lost.iter().sum();
+        if records > 0
+            && let Some(suppressed) = self.loss_log.allow(Instant::now())
+        {
+            warn!(records, suppressed, "records lost: published, neither received nor retained");
+        }
+    }
+
+    /// Counts a retransmitted batch that cannot be decoded.
+    pub(crate) fn count_malformed(&self) {
+        self.metrics.malformed.inc();
+    }
+
+    pub(crate) fn socket(&self) -> &zmq::Socket {
+        &self.socket
     }
 
     fn report_loss(&self, stream: &str, records: u64) {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use prometheus::{Gauge, IntCounter, IntGauge};
 use sekiwake_group::{
     GiveUp, GroupView, HandoffCounters, HandoffRejections, HandoffView, LeaseExpired, MemberCounters, MemberStatus,
-    Rejections, StatusRejections, StreamView,
+    RecentRejections, Rejections, StatusRejections, StreamView,
 };
 use sekiwake_record::Kind;
 use sekiwake_runtime::Metrics;
@@ -193,6 +193,7 @@ pub(crate) struct ControlPlaneMetrics {
     groups: BTreeMap<String, GroupGauges>,
     handoff_rejections: Vec<IntCounter>,
     status_rejections: Vec<IntCounter>,
+    recent_rejections: Vec<IntCounter>,
     evicted_handoff: IntCounter,
 }
 
@@ -224,6 +225,11 @@ impl ControlPlaneMetrics {
                 .iter()
                 .map(|(reason, _)| control_rejected(metrics, reason))
                 .collect(),
+            recent_rejections: RecentRejections::default()
+                .by_reason()
+                .iter()
+                .map(|(reason, _)| control_rejected(metrics, reason))
+                .collect(),
             evicted_handoff: metrics.counter(names::EVICTED_HANDOFF_ENTRIES, "Hand-off entries evicted.", &[]),
         }
     }
@@ -241,6 +247,11 @@ impl ControlPlaneMetrics {
     /// The same for messages about status.
     pub(crate) fn count_rejected_status(&self, before: &StatusRejections, now: &StatusRejections) -> u64 {
         count_rejections(&self.status_rejections, &before.by_reason(), &now.by_reason())
+    }
+
+    /// The same for messages about recent records.
+    pub(crate) fn count_rejected_recent(&self, before: &RecentRejections, now: &RecentRejections) -> u64 {
+        count_rejections(&self.recent_rejections, &before.by_reason(), &now.by_reason())
     }
 
     /// Sets the gauges. A group that no longer exists shows 0 members.

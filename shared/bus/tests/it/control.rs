@@ -1,6 +1,7 @@
 //! The control plane over real sockets: members that share topics, and hostile peers.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     time::{Duration, Instant},
 };
@@ -69,6 +70,8 @@ impl TestProxy {
 pub(crate) struct TestStream {
     producer: Producer,
     role: TestRole,
+    /// By topic: the next sequence number.
+    next: RefCell<HashMap<Topic, u64>>,
 }
 
 impl TestStream {
@@ -88,18 +91,27 @@ impl TestStream {
         let control = publisher.control(&proxy.controlling(), reporting).unwrap();
         scope.spawn("control", move |worker| Ok(control.run(worker)?)).unwrap();
         scope.spawn("publisher", move |worker| Ok(publisher.run(worker).map(drop)?)).unwrap();
-        TestStream { producer, role }
+        TestStream { producer, role, next: RefCell::default() }
     }
 
-    /// Publishes `count` records of 200 bytes on each of the first topics.
+    /// Publishes `count` records of 200 bytes on each of the first topics. Payloads contain their
+    /// topic and sequence number.
     pub(crate) fn publish(&self, topics: usize, count: u64) {
         let mut batcher = sekiwake_record::Batcher::default();
-        for number in 0..count {
+        let mut next = self.next.borrow_mut();
+        for _ in 0..count {
             for topic in crate::support::topics(topics) {
-                batcher.push(topic, &record(&payload(topic, number, 200)));
+                let number = next.entry(topic).or_default();
+                batcher.push(topic, &record(&payload(topic, *number, 200)));
+                *number += 1;
             }
         }
         assert_eq!(self.producer.offer(batcher.take_all()), 0);
+    }
+
+    /// Records that were retained and not sent, because nobody subscribed.
+    pub(crate) fn unpublished(&self) -> u64 {
+        value_of(self.role.metrics(), names::UNPUBLISHED_RECORDS, "no_subscriber")
     }
 }
 
@@ -170,10 +182,7 @@ fn late_member_receives_everything_from_retained_memory() {
     let proxy = TestProxy::start();
     let stream = TestStream::start(&proxy, 16 << 20);
     stream.publish(64, 100);
-    wait_for("publication without a subscriber", LONG, || {
-        value_of(stream.role.metrics(), names::UNPUBLISHED_RECORDS, "no_subscriber") == 6_400
-    })
-    .unwrap();
+    wait_for("publication without a subscriber", LONG, || stream.unpublished() == 6_400).unwrap();
     let mut member = TestMember::start(&proxy);
     member.pump_until("everything", |member| member.received == 6_400);
     assert_eq!(value(&member.metrics, names::LOST_RECORDS), 0);

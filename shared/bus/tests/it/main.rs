@@ -11,6 +11,7 @@ mod key_files;
 mod load;
 mod overflow;
 mod python;
+mod recent;
 mod restart;
 mod status;
 mod storm;

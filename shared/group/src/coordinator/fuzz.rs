@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use sekiwake_record::{Kind, Name};
+use sekiwake_record::{Kind, Name, Topic};
 
 use crate::{
     BootTime, Coordinator, CoordinatorSettings, HandoffKeeper, HandoffKeeperSettings, HandoffStore,
-    HandoffStoreSettings, Peer, STATUS_PREFIX, ShardPhase, ShardStatus, StatusBoard, TemplateReader,
-    wire::{Answer, GetHandoff, MAX_HANDOFF_BYTES, MAX_STATUS_PART, Message, PutHandoff, is_handoff, is_status},
+    HandoffStoreSettings, Peer, RecentAnswers, RecentDesk, RecentReader, RecentReaderSettings, Retained, Retention,
+    STATUS_PREFIX, ShardPhase, ShardStatus, StatusBoard, Stream, TemplateReader,
+    wire::{
+        Answer, GetHandoff, MAX_HANDOFF_BYTES, MAX_STATUS_PART, Message, PutHandoff, RecentAnswer, is_handoff,
+        is_recent, is_status,
+    },
 };
 
 /// Feeds arbitrary bytes to a coordinator and the store of hand-off state beside it, as messages of
@@ -15,7 +19,8 @@ use crate::{
 /// it came from its coordinator, and its messages go to the store.
 ///
 /// Messages of status go to a board beside it. A reader of templates gets every message, too, and
-/// its requests go to the store.
+/// its requests go to the store. Messages about recent records go to a desk, and to a publisher and
+/// a reader whose own messages go to the desk.
 ///
 /// Checks that nothing panics, that every output can be decoded, that a decoded message is encoded
 /// to an equal one, that a shard has one holder, that hand-off state stays within its budgets, and
@@ -37,6 +42,7 @@ pub fn fuzz(input: &[u8]) {
     let mut reader = TemplateReader::new(Kind::Xflow, now);
     let mut board = StatusBoard::new(1, now);
     board.set_wanted(true);
+    let mut recent = Recents::new(now);
     let mut rest = input;
     while let [who, high, low, after @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(after.len());
@@ -66,6 +72,8 @@ pub fn fuzz(input: &[u8]) {
             reader.on_message(now, frame);
         } else if is_status(frame) {
             board.on_message(now, &peer, frame);
+        } else if is_recent(frame) {
+            recent.on_message(now, &peer, frame);
         } else {
             coordinator.on_message(now, &peer, frame);
         }
@@ -88,6 +96,7 @@ pub fn fuzz(input: &[u8]) {
             store.on_tick(now, &coordinator);
         }
         store.check();
+        recent.step(now, &coordinator);
         board.on_tick(now);
         board.check();
         while let Some((_, frame)) = board.poll_output() {
@@ -113,6 +122,78 @@ pub fn fuzz(input: &[u8]) {
         for group in coordinator.groups(now) {
             let owned: usize = group.members.iter().map(|member| member.shards.len()).sum();
             assert_eq!(owned + group.unowned.len(), sekiwake_record::SHARDS, "a shard has one holder");
+        }
+    }
+}
+
+/// A desk, a publisher and a reader of recent records.
+struct Recents {
+    desk: RecentDesk,
+    answers: RecentAnswers,
+    retention: Retention<Vec<u8>>,
+    reader: RecentReader<()>,
+    reader_peer: Peer,
+}
+
+impl Recents {
+    fn new(now: BootTime) -> Recents {
+        let topics: Vec<Topic> = Topic::all().take(3).collect();
+        let mut retention = Retention::new([2_000; Kind::ALL.len()]);
+        for batch in 0..6 {
+            let (first_sequence, captured_at_ns) = (batch * 4, batch * 100);
+            retention.store(
+                topics[0],
+                Retained {
+                    first_sequence,
+                    count: 4,
+                    first_captured_at_ns: captured_at_ns,
+                    last_captured_at_ns: captured_at_ns,
+                    published_at: now,
+                    body: vec![0; 400],
+                },
+            );
+        }
+        Recents {
+            desk: RecentDesk::new(1, now),
+            answers: RecentAnswers::new(Stream { name: "tap".into(), epoch: 5 }, now),
+            retention,
+            reader: RecentReader::new(RecentReaderSettings { topics, since_ns: 200, max_held_bytes: 1_000 }, now),
+            reader_peer: Peer::default(),
+        }
+    }
+
+    fn on_message(&mut self, now: BootTime, peer: &Peer, frame: &[u8]) {
+        let before = self.desk.rejections();
+        self.desk.on_message(now, peer, frame);
+        let is_request = matches!(Message::decode(frame), Ok(Message::GetStreams(_) | Message::GetRecent(_)));
+        let is_answer = matches!(RecentAnswer::peek(frame), Ok(Some(_)));
+        assert!(is_request || is_answer || before != self.desk.rejections());
+        self.answers.on_message(frame, &self.retention);
+        self.reader.on_message(now, frame);
+    }
+
+    fn step(&mut self, now: BootTime, coordinator: &Coordinator) {
+        self.answers.on_tick(now, &self.retention);
+        while let Some(frame) = self.answers.poll_output() {
+            assert!(is_recent(&frame) && Message::decode(&frame).is_ok());
+            self.desk.on_message(now, &self.reader_peer, &frame);
+            self.reader.on_message(now, &frame);
+        }
+        self.reader.on_tick(now);
+        while let Some(frame) = self.reader.poll_output() {
+            assert!(is_recent(&frame) && Message::decode(&frame).is_ok());
+            self.desk.on_message(now, &self.reader_peer, &frame);
+        }
+        while self.reader.poll_delivery().is_some() || self.reader.poll_missing().is_some() {}
+        if self.desk.next_deadline() <= now {
+            self.desk.on_tick(now, coordinator);
+        }
+        self.desk.check();
+        while let Some((_, frame)) = self.desk.poll_output() {
+            let is_answer = matches!(RecentAnswer::peek(&frame), Ok(Some(_)));
+            assert!(is_answer || Message::decode(&frame).is_ok(), "its own messages can be decoded");
+            self.answers.on_message(&frame, &self.retention);
+            self.reader.on_message(now, &frame);
         }
     }
 }

@@ -104,6 +104,18 @@ impl Coordinator {
         }
     }
 
+    /// The streams whose publishers answer requests.
+    pub(crate) fn live_streams(&self, now: BootTime) -> Vec<Stream> {
+        let live = self.streams.iter().filter(|(_, state)| state.is_responsive(now));
+        live.map(|(stream, _)| stream.clone()).collect()
+    }
+
+    /// The publisher of a stream, if it answers requests.
+    pub(crate) fn live_publisher(&self, now: BootTime, stream: &Stream) -> Option<Peer> {
+        let state = self.streams.get(stream)?;
+        state.is_responsive(now).then(|| state.peer.clone())
+    }
+
     /// Takes what the publisher remembers of groups.
     fn take_presented(&mut self, now: BootTime, advertise: &Advertise) {
         for known in &advertise.groups {

@@ -8,7 +8,7 @@ const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
 /// Bytes that may be retransmitted. A batch may overdraw it, and the debt is paid before the next.
 #[derive(Debug)]
-pub(super) struct RepairBudget {
+pub(crate) struct RepairBudget {
     bytes_per_second: u64,
     /// Negative while it is overdrawn.
     allowance: i64,
@@ -17,21 +17,26 @@ pub(super) struct RepairBudget {
 }
 
 impl RepairBudget {
-    pub(super) fn new(bytes_per_second: u64, now: BootTime) -> RepairBudget {
+    pub(crate) fn new(bytes_per_second: u64, now: BootTime) -> RepairBudget {
         let bytes_per_second = bytes_per_second.max(1);
         RepairBudget { bytes_per_second, allowance: burst(bytes_per_second), refilled_at: now }
     }
 
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.allowance > 0
     }
 
-    pub(super) fn spend(&mut self, bytes: u64) {
+    pub(crate) fn spend(&mut self, bytes: u64) {
         self.allowance -= bytes as i64;
     }
 
+    /// Takes back what was spent and not used.
+    pub(crate) fn refund(&mut self, bytes: u64) {
+        self.allowance = (self.allowance + bytes as i64).min(burst(self.bytes_per_second));
+    }
+
     /// When there is room again; in the past if there is.
-    pub(super) fn next_room(&self) -> BootTime {
+    pub(crate) fn next_room(&self) -> BootTime {
         if self.has_room() {
             return self.refilled_at;
         }
@@ -40,7 +45,7 @@ impl RepairBudget {
         self.refilled_at + self.time_for(owed).clamp(Duration::from_millis(1), Duration::from_secs(1))
     }
 
-    pub(super) fn refill(&mut self, now: BootTime) {
+    pub(crate) fn refill(&mut self, now: BootTime) {
         let most = burst(self.bytes_per_second);
         let elapsed = now - self.refilled_at;
         let earned = u128::from(self.bytes_per_second) * elapsed.as_nanos() / NANOS_PER_SECOND;

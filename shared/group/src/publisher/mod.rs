@@ -23,7 +23,7 @@
 //! - [`PublisherControl::poll_output`] returns one message after another, while the socket takes
 //!   them.
 
-mod budget;
+pub(crate) mod budget;
 mod groups;
 mod list;
 #[cfg(test)]

@@ -14,11 +14,11 @@ use std::{fmt, net::Ipv6Addr, sync::Arc};
 
 use rmp::encode as msgpack;
 use sekiwake_record::{
-    Kind, Name, SHARDS, Shard, Topic,
+    Kind, Name, Shard, Topic,
     msgpack::{Unexpected, read_array, read_bytes, read_number, read_text, read_truth, skip},
 };
 
-use super::MAX_DIFFERING;
+use super::{MAX_DIFFERING, MAX_STREAMS};
 use crate::{MAX_NUMBER, Peer, Stream, coverage::MAX_RANGES};
 
 /// An element of an array.
@@ -98,7 +98,7 @@ impl Element for Shard {
 }
 
 impl Element for Topic {
-    const MAX: usize = SHARDS;
+    const MAX: usize = Topic::COUNT;
     fn write(&self, out: &mut Vec<u8>) {
         (self.index() as u8).write(out);
     }
@@ -126,6 +126,7 @@ impl Element for Number {
 }
 
 impl Element for Stream {
+    const MAX: usize = MAX_STREAMS;
     fn write(&self, out: &mut Vec<u8>) {
         msgpack::write_array_len(out, 2).expect(VEC);
         msgpack::write_str(out, &self.name).expect(VEC);

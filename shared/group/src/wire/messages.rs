@@ -9,8 +9,9 @@ use sekiwake_record::{
 };
 
 use super::{
-    Frame, GetHandoff, GetTemplates, HandoffEntries, HandoffStored, MAX_DESTINATIONS, MAX_GROUPS, MAX_MESSAGE_BYTES,
-    MAX_RANGES, MAX_STREAMS, Number, OfferStatus, PutHandoff, Status, StatusWanted, Templates, VERSION, WireError,
+    Frame, GetHandoff, GetRecent, GetStreams, GetTemplates, HandoffEntries, HandoffStored, MAX_DESTINATIONS,
+    MAX_GROUPS, MAX_MESSAGE_BYTES, MAX_RANGES, MAX_STREAMS, Number, OfferStatus, PutHandoff, Recent, RecentEnd, Status,
+    StatusWanted, Streams, Templates, VERSION, WireError,
     codec::{Element, VEC, array, code},
 };
 use crate::{
@@ -590,7 +591,12 @@ messages!(
     Templates = 15,
     OfferStatus = 16,
     StatusWanted = 17,
-    Status = 18
+    Status = 18,
+    GetStreams = 19,
+    Streams = 20,
+    GetRecent = 21,
+    Recent = 22,
+    RecentEnd = 23
 );
 
 /// Whether a frame is one of the six messages of hand-off state, which have machines of their own.
@@ -603,6 +609,12 @@ pub fn is_handoff(frame: &[u8]) -> bool {
 /// its beginning is looked at.
 pub fn is_status(frame: &[u8]) -> bool {
     matches!(number(frame), Some(OfferStatus::NUMBER..=Status::NUMBER))
+}
+
+/// Whether a frame is one of the five messages about recent records, which have machines of their
+/// own. Only its beginning is looked at.
+pub fn is_recent(frame: &[u8]) -> bool {
+    matches!(number(frame), Some(GetStreams::NUMBER..=RecentEnd::NUMBER))
 }
 
 /// The number of the message in a frame of this version.

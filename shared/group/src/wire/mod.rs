@@ -46,6 +46,17 @@
 //!  17 StatusWanted    [1, 17, coordinator, is_wanted]
 //! service ─▶ coordinator
 //!  18 Status          [1, 18, incarnation, [[part, text]]]
+//! reader ─▶ coordinator
+//!  19 GetStreams      [1, 19, request]
+//! coordinator ─▶ reader
+//!  20 Streams         [1, 20, request, coordinator, is_complete, [[stream_name, stream_epoch]]]
+//! reader ─▶ coordinator ─▶ publisher, with the requester filled in
+//!  21 GetRecent       [1, 21, requester, request, [stream_name, stream_epoch], max_bytes, [[topic, from, to]], [topic],
+//!                      since_ns]
+//! publisher ─▶ coordinator ─▶ reader, unchanged
+//!  22 Recent          [1, 22, requester, request, [stream_name, stream_epoch], [[topic, from, header, body]]]
+//!  23 RecentEnd       [1, 23, requester, request, [stream_name, stream_epoch], outcome, [[topic, oldest]],
+//!                      [[topic, from, next]]]
 //! ```
 //!
 //! `covered` is `[topic, [from, to, from, to …], presenter]`: ranges of handled records.
@@ -57,6 +68,7 @@
 mod codec;
 mod handoff;
 mod messages;
+mod recent;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -73,8 +85,10 @@ pub(crate) use messages::Answer;
 pub use messages::{
     Advertise, Assignment, Covered, Destination, Done, Extent, Grant, GroupCoverage, Holding, Message, Notice, Outcome,
     Phase, Position, Range, Register, Rejected, RejectionReason, Renew, Repair, Repaired, Role, Start, StreamCoverage,
-    StreamPositions, StreamStarts, Transport, is_handoff, is_status,
+    StreamPositions, StreamStarts, Transport, is_handoff, is_recent, is_status,
 };
+pub(crate) use recent::RecentAnswer;
+pub use recent::{GetRecent, GetStreams, MAX_RECENT_BATCHES, Recent, RecentBatch, RecentEnd, RecentOutcome, Streams};
 pub use status::{
     MAX_STATUS_BYTES, MAX_STATUS_PART, MAX_STATUS_PARTS, OfferStatus, Status, StatusPart, StatusText, StatusWanted,
 };

@@ -48,7 +48,7 @@ struct Version {
 
 impl Version {
     /// Every message, with its bytes in the version before.
-    fn messages(&self) -> [(Message, &'static str); 18] {
+    fn messages(&self) -> [(Message, &'static str); 23] {
         [
             (
                 Message::from(Renew {
@@ -240,6 +240,48 @@ impl Version {
                     parts: vec![StatusPart { part: name("p"), text: StatusText(b"{}".to_vec()) }],
                 }),
                 "940112079192a170c4027b7d",
+            ),
+            (Message::from(GetStreams { request: 4 }), "93011304"),
+            (
+                Message::from(Streams { request: 4, coordinator: 9, is_complete: true, streams: vec![tap()] }),
+                "9601140409c39192a374617005",
+            ),
+            (
+                Message::from(GetRecent {
+                    requester: Peer::default(),
+                    request: 8,
+                    stream: tap(),
+                    max_bytes: 1000,
+                    ranges: vec![Range { topic: topic(2), from: Number(10), to: Number(20) }],
+                    locate: vec![topic(3)],
+                    since_ns: 500,
+                }),
+                "990115c4000892a374617005cd03e89193020a149103cd01f4",
+            ),
+            (
+                Message::from(Recent {
+                    requester: Peer::default(),
+                    request: 8,
+                    stream: tap(),
+                    batches: vec![RecentBatch {
+                        topic: topic(2),
+                        from: Number(10),
+                        header: Frame(vec![0x91, 1]),
+                        body: Frame(vec![0x90]),
+                    }],
+                }),
+                "960116c4000892a3746170059194020ac4029101c40190",
+            ),
+            (
+                Message::from(RecentEnd {
+                    requester: Peer::default(),
+                    request: 8,
+                    stream: tap(),
+                    outcome: RecentOutcome::More,
+                    retained: vec![position(2, 10)],
+                    located: vec![Range { topic: topic(3), from: Number(10), to: Number(20) }],
+                }),
+                "980117c4000892a374617005019192020a9193030a14",
             ),
         ]
     }

@@ -160,10 +160,7 @@ const EXPLAINED: &[Explained] = &[
             ("advertisements", "a publisher's oldest record is after its next one"),
             ("handoff_rate", "hand-off state above the member's rate"),
             ("status_rate", "status messages above the rate of one service, or of all services together"),
-            (
-                "reader_requests",
-                "a reader's request for templates that its next one replaced, or beyond 64 waiting readers",
-            ),
+            ("reader_requests", "a reader's request that its next one replaced, or beyond 64 readers"),
             (
                 "handoff_entries",
                 "at a member: a malformed message about hand-off state, or an answer that was not requested",
