@@ -9,6 +9,7 @@ mod accounting;
 mod all_in_one;
 mod anomaly;
 mod collectors;
+mod decoding;
 mod destinations;
 mod discover;
 mod documents;
