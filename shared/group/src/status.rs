@@ -49,8 +49,9 @@ const MAX_PEERS: usize = 1_024;
 const PEER_BYTES: u64 = 512 << 10;
 /// The same for all peers together.
 const ALL_BYTES: u64 = 4 << 20;
-/// Counted for each part in addition to its bytes.
-const PART_OVERHEAD: usize = 256;
+/// Counted for each part in addition to its bytes, so that a peer cannot fill the way to the relay,
+/// which has room for 512 parts, with small ones.
+const PART_OVERHEAD: usize = 1 << 10;
 /// Bytes of a message before the first part.
 const ENVELOPE: usize = 32;
 
