@@ -59,6 +59,10 @@ mutants! {
         AsksOnce => requests_once,
         /// A keeper regards an entry as stored as soon as it is sent.
         TakesSentForStored => takes_sent_for_stored,
+        /// A reader delivers live batches at once, whatever is missing before them.
+        HoldsNothing => holds_nothing,
+        /// A reader regards a request as answered in full when it ends.
+        BelievesTheEnd => believes_the_end,
     }
     simulations {
         /// A publisher acknowledges a list before its capture threads filter by it.

@@ -93,7 +93,7 @@ impl RecentSubscriber {
         let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
         let since_ns = wall_now_ns().saturating_sub(age_ns);
         let topics = Topic::all().filter(is_selected).collect();
-        let settings = RecentReaderSettings { topics, since_ns, max_held_bytes: MAX_HELD_BYTES };
+        let settings = RecentReaderSettings::new(topics, since_ns, MAX_HELD_BYTES);
         let catching_up = CatchingUp {
             socket,
             connections,

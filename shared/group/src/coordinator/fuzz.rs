@@ -157,7 +157,7 @@ impl Recents {
             desk: RecentDesk::new(1, now),
             answers: RecentAnswers::new(Stream { name: "tap".into(), epoch: 5 }, now),
             retention,
-            reader: RecentReader::new(RecentReaderSettings { topics, since_ns: 200, max_held_bytes: 1_000 }, now),
+            reader: RecentReader::new(RecentReaderSettings::new(topics, 200, 1_000), now),
             reader_peer: Peer::default(),
         }
     }
@@ -195,5 +195,18 @@ impl Recents {
             self.answers.on_message(&frame, &self.retention);
             self.reader.on_message(now, &frame);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    #[test]
+    fn seeds_of_the_fuzz_target_hold() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/coordinator");
+        let seeds: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(seeds.iter().any(|path| path.ends_with("recent")), "{seeds:?}");
+        seeds.iter().for_each(|path| super::fuzz(&fs::read(path).unwrap()));
     }
 }

@@ -19,6 +19,7 @@ use sekiwake_record::{Header, Kind, Topic};
 
 use crate::{
     BootTime, MAX_NUMBER, Stream,
+    mutants::Mutants,
     wire::{
         GetRecent, GetStreams, MAX_STREAMS, Message, Number, Range, Recent, RecentBatch, RecentEnd, RecentOutcome,
         Streams,
@@ -59,6 +60,15 @@ pub struct RecentReaderSettings {
     pub since_ns: u64,
     /// Maximum bytes of live batches that wait for records before them.
     pub max_held_bytes: usize,
+    pub(crate) mutants: Mutants,
+}
+
+impl RecentReaderSettings {
+    /// Records of these topics, captured at `since_ns` or later (nanoseconds since 1970), while at
+    /// most `max_held_bytes` of live batches wait for them.
+    pub fn new(topics: Vec<Topic>, since_ns: u64, max_held_bytes: usize) -> RecentReaderSettings {
+        RecentReaderSettings { topics, since_ns, max_held_bytes, mutants: Mutants::default() }
+    }
 }
 
 /// What is not delivered.
@@ -278,7 +288,7 @@ impl<B> RecentReader<B> {
         if reading.phase == Phase::Live {
             self.lost[topic.kind.index()] += progress.cursor.map_or(0, |cursor| first.saturating_sub(cursor));
             progress.cursor = progress.cursor.map(|cursor| cursor.max(first));
-        } else if progress.cursor.is_none_or(|cursor| cursor < first) {
+        } else if progress.cursor.is_none_or(|cursor| cursor < first) && !self.settings.mutants.holds_nothing() {
             self.held_bytes += bytes;
             progress.held.push_back(held);
             reading.wake(now);
@@ -414,6 +424,11 @@ impl<B> RecentReader<B> {
             RecentOutcome::Silent => return self.failed(now, &stream),
         }
         let mut has_progress = open.has_progress;
+        if self.settings.mutants.believes_the_end() && outcome == RecentOutcome::Complete {
+            for progress in &mut reading.topics {
+                progress.cursor = progress.missing().map(|(_, to)| to).or(progress.cursor);
+            }
+        }
         for position in retained {
             let progress = &mut reading.topics[position.topic.index()];
             let Some((from, to)) = progress.missing() else { continue };

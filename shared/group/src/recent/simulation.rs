@@ -23,6 +23,7 @@ use super::{MissingPart, RecentAnswers, RecentDelivery, RecentDesk, RecentReader
 use crate::{
     BootTime, Coordinator, CoordinatorSettings, Peer, PublisherControl, PublisherControlSettings, Retained, Retention,
     Stream,
+    mutants::{Mutant, Mutants},
     simulation::{random::Random, seeds},
     time::{MILLISECOND, SECOND},
     wire::{GetRecent, Message, Number, Range, is_recent},
@@ -87,12 +88,15 @@ struct Party {
     /// By stream and topic: the delivered sequence numbers.
     delivered: BTreeMap<(Stream, Topic), Vec<u64>>,
     lost: u64,
+    /// What a record must not be.
+    fault: Option<String>,
     missing: Vec<(Option<Stream>, MissingPart)>,
 }
 
 struct World {
     now: BootTime,
     random: Random,
+    mutant: Option<Mutant>,
     is_bad: bool,
     epoch: u64,
     proxy: Option<(Coordinator, RecentDesk)>,
@@ -113,7 +117,7 @@ fn hostile() -> Peer {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    fn new(seed: u64, mutant: Option<Mutant>) -> World {
         let now = BootTime::ZERO + SECOND;
         let publishers = (0..PUBLISHERS).map(|index| {
             let stream = Stream::new(&Name::new(&format!("wire-{index}")).unwrap(), 7);
@@ -134,6 +138,7 @@ impl World {
         World {
             now,
             random: Random::new(seed),
+            mutant,
             is_bad: false,
             epoch: 0,
             proxy: None,
@@ -151,7 +156,8 @@ impl World {
         let since_ns = (self.now - age).as_nanos();
         let mut topics = topics();
         topics.truncate(1 + self.random.index(TOPICS));
-        let settings = RecentReaderSettings { topics: topics.clone(), since_ns, max_held_bytes: 64 << 20 };
+        let mut settings = RecentReaderSettings::new(topics.clone(), since_ns, 64 << 20);
+        settings.mutants = Mutants(self.mutant);
         self.parties.push(Party {
             peer: Peer::new(&self.peers.to_be_bytes()).unwrap(),
             since_ns,
@@ -163,6 +169,7 @@ impl World {
             down: Link::new(),
             delivered: BTreeMap::new(),
             lost: 0,
+            fault: None,
             missing: Vec::new(),
         });
     }
@@ -332,7 +339,9 @@ impl World {
             assert!(skip < count, "no empty delivery");
             let delivered = party.delivered.entry((stream, topic)).or_default();
             for sequence in first + u64::from(skip)..first + u64::from(count) {
-                assert!(delivered.last().is_none_or(|&last| last < sequence), "{topic}: once, and in order");
+                if delivered.last().is_some_and(|&last| last >= sequence) {
+                    party.fault = Some(format!("{topic} {sequence} is delivered twice, or late"));
+                }
                 delivered.push(sequence);
             }
         }
@@ -360,6 +369,9 @@ impl World {
     fn verdict(&self, party: &Party) -> Result<(), String> {
         if !party.reader.is_over() {
             return Err("a reader does not end".to_owned());
+        }
+        if let Some(fault) = &party.fault {
+            return Err(fault.clone());
         }
         let mut gaps = 0;
         for delivered in party.delivered.values() {
@@ -408,8 +420,8 @@ impl World {
     }
 }
 
-fn run(seed: u64) -> Result<(u64, u64), String> {
-    let mut world = World::new(seed);
+fn run(seed: u64, mutant: Option<Mutant>) -> Result<(u64, u64), String> {
+    let mut world = World::new(seed, mutant);
     // A good network, first.
     world.run(8 * SECOND);
     for _ in 0..3 {
@@ -448,7 +460,7 @@ fn readers_of_recent_records_get_each_once_and_in_order() {
     let mut sums = (0, 0);
     let mut runs = 0;
     for seed in seeds().step_by(60) {
-        let ran = run(seed);
+        let ran = run(seed, None);
         let (delivered, hostile) = ran.unwrap_or_else(|failure| {
             panic!("{failure}; again with: TEST_SEKIWAKE_SEED={seed} cargo test -p sekiwake-group recent")
         });
@@ -457,4 +469,21 @@ fn readers_of_recent_records_get_each_once_and_in_order() {
     }
     println!("recent: {runs} seeds, {} records delivered, {} bytes to a hostile reader", sums.0, sums.1);
     assert!(sums.0 > 0 && sums.1 > 0);
+}
+
+/// The first failure in a few seeds.
+fn found(mutant: Mutant) -> Option<String> {
+    (0..20).find_map(|seed| run(seed, Some(mutant)).err())
+}
+
+#[test]
+fn reader_that_holds_nothing_is_found() {
+    let failure = found(Mutant::HoldsNothing);
+    assert!(failure.as_ref().is_some_and(|failure| failure.contains("expected")), "{failure:?}");
+}
+
+#[test]
+fn reader_that_does_not_check_what_arrived_is_found() {
+    let failure = found(Mutant::BelievesTheEnd);
+    assert!(failure.as_ref().is_some_and(|failure| failure.contains("are missing")), "{failure:?}");
 }

@@ -285,7 +285,7 @@ fn delivered(reader: &mut RecentReader<u64>) -> Vec<u64> {
 #[test]
 fn reader_goes_on_live_without_an_answer() {
     let now = BootTime::ZERO + SECOND;
-    let settings = RecentReaderSettings { topics: vec![topic()], since_ns: 0, max_held_bytes: 350 };
+    let settings = RecentReaderSettings::new(vec![topic()], 0, 350);
     let mut reader = RecentReader::new(settings.clone(), now);
     live(&mut reader, now, 100);
     assert_eq!(delivered(&mut reader), []);
@@ -313,7 +313,7 @@ fn reader_goes_on_live_without_an_answer() {
 #[test]
 fn record_that_arrives_twice_is_delivered_once() {
     let now = BootTime::ZERO + SECOND;
-    let settings = RecentReaderSettings { topics: vec![topic()], since_ns: 0, max_held_bytes: 1_000 };
+    let settings = RecentReaderSettings::new(vec![topic()], 0, 1_000);
     let mut reader = RecentReader::new(settings, now);
     let mut requests = Vec::new();
     let mut answer = |reader: &mut RecentReader<u64>, message: Message| {
