@@ -3,6 +3,7 @@
 use std::{
     ffi::{c_char, c_int},
     io,
+    os::fd::BorrowedFd,
 };
 
 /// `ZMQ_ZAP_ENFORCE_DOMAIN` of zmq.h, since libzmq 4.3.0; not among the crate's constants.
@@ -77,6 +78,17 @@ pub fn stop_monitor(socket: &mut zmq::Socket) -> io::Result<()> {
         (status, zmq_sys::zmq_errno())
     };
     if status == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
+}
+
+/// The descriptor that becomes readable when libzmq has something for a socket (`ZMQ_FD`). That is
+/// not always a message: the socket has to be asked.
+///
+/// # Errors
+/// libzmq's error: its context was terminated.
+pub fn signal_of(socket: &zmq::Socket) -> io::Result<BorrowedFd<'_>> {
+    let descriptor = socket.get_fd().map_err(|error| io::Error::from_raw_os_error(error.to_raw()))?;
+    // SAFETY: libzmq closes the descriptor with the socket, which is borrowed.
+    Ok(unsafe { BorrowedFd::borrow_raw(descriptor) })
 }
 
 fn set_option(socket: &mut zmq::Socket, option: c_int, value: c_int) -> io::Result<()> {

@@ -2,6 +2,7 @@
 //! offers, each behind a safe function. Also the two clocks, because everything that has a socket
 //! reads them.
 
+mod arrivals;
 #[cfg(feature = "bus")]
 mod bus;
 pub mod clock;
@@ -12,8 +13,9 @@ mod receive;
 mod send;
 mod stream;
 
+pub use arrivals::Arrivals;
 #[cfg(feature = "bus")]
-pub use bus::{curve_public_key, enforce_zap_domain, set_tcp_user_timeout, set_xpub_nodrop, stop_monitor};
+pub use bus::{curve_public_key, enforce_zap_domain, set_tcp_user_timeout, set_xpub_nodrop, signal_of, stop_monitor};
 pub use epoll::{EpollListener, epoll_listeners};
 pub use errors::{ErrorOrigin, QueuedError, receive_error, set_receive_errors};
 pub use options::{FanoutMode, force_receive_buffer, join_fanout, kernel_filter_length, poll_readable, set_udp_gro};

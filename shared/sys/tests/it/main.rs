@@ -2,16 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    io::{self, IoSlice},
-    net::{IpAddr, SocketAddr, UdpSocket},
-    os::fd::AsFd,
+    io::{self, IoSlice, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsFd, AsRawFd},
     thread,
     time::{Duration, Instant},
 };
 
 use sekiwake_sys::{
-    ErrorOrigin, FanoutMode, MAX_MESSAGES, Outgoing, ReceiveBuffers, force_receive_buffer, join_fanout, receive_batch,
-    receive_error, send_batch, set_receive_errors, set_udp_gro,
+    Arrivals, ErrorOrigin, FanoutMode, MAX_MESSAGES, Outgoing, ReceiveBuffers, force_receive_buffer, join_fanout,
+    receive_batch, receive_error, send_batch, set_receive_errors, set_udp_gro,
 };
 
 const IPV4: &str = "127.0.0.1:0";
@@ -251,4 +251,36 @@ fn icmp_errors_are_in_the_error_queue_over_ipv4() {
 #[test]
 fn icmp_errors_are_in_the_error_queue_over_ipv6() {
     check_icmp_errors_are_queued(IPV6);
+}
+
+#[test]
+fn arrivals_report_unread_data_once_until_more_arrives() {
+    let listener = TcpListener::bind(IPV4).unwrap();
+    let mut writer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut reader, _) = listener.accept().unwrap();
+    let arrivals = Arrivals::new().unwrap();
+    let number = reader.as_raw_fd();
+    arrivals.watch(number).unwrap();
+    arrivals.watch(number).unwrap();
+    let next = || {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let arrived = arrivals.take().unwrap();
+            if !arrived.is_empty() {
+                return arrived;
+            }
+            assert!(Instant::now() < deadline);
+        }
+    };
+    assert!(arrivals.take().unwrap().is_empty());
+    writer.write_all(b"first").unwrap();
+    assert_eq!(next(), [number]);
+    assert!(arrivals.take().unwrap().is_empty(), "it has been reported");
+    writer.write_all(b"second").unwrap();
+    assert_eq!(next(), [number]);
+    writer.write_all(b"third").unwrap();
+    reader.read_exact(&mut [0; 16]).unwrap();
+    assert!(arrivals.take().unwrap().is_empty(), "it has been read");
+    drop(reader);
+    assert!(arrivals.take().unwrap().is_empty(), "it is closed");
 }
