@@ -32,8 +32,11 @@ use crate::{
     notify::{About, Dispatcher, object},
 };
 
-/// The longest wait for a batch.
+/// The longest wait for a batch while state is restored or acknowledgements are expected.
 const RECEIVE_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// The same otherwise.
+const IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How often changed state is sent to the proxy.
 const HANDOFF_EVERY: Duration = Duration::from_millis(500);
@@ -180,7 +183,7 @@ impl CountLoop {
                 self.subscriber.poll_control(RECEIVE_TIMEOUT)?;
                 None
             } else {
-                self.subscriber.receive(RECEIVE_TIMEOUT)?
+                self.subscriber.receive(self.timeout())?
             };
             let received = delivery.is_some();
             match delivery {
@@ -208,6 +211,14 @@ impl CountLoop {
                 }
             }
         }
+    }
+
+    /// How long to wait for the next batch.
+    fn timeout(&self) -> Duration {
+        let is_busy = self.leaving.is_some()
+            || matches!(self.phase, Phase::Restoring { .. })
+            || !(self.counted.is_empty() && self.sent.is_empty() && self.entries.is_empty());
+        if is_busy { RECEIVE_TIMEOUT } else { IDLE_TIMEOUT }
     }
 
     /// Moves to the next phase if it is due.

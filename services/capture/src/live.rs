@@ -41,7 +41,7 @@ const BURST: usize = 1024;
 /// How often kernel statistics are read and timed-out fragments discarded.
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(1);
 /// The longest wait for packets, so that a stop is noticed in time.
-const MAX_POLL: Duration = Duration::from_millis(50);
+const MAX_POLL: Duration = Duration::from_millis(200);
 /// The first pause before an interface is reopened.
 const MIN_REOPEN_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause before an interface is reopened.

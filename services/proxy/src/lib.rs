@@ -88,7 +88,7 @@ impl Role for ProxyService {
         relay.set_readiness(scope.readiness("bus"));
         let reporting = Reporting::new(scope, "control", "control");
         let mut plane = ControlPlane::bind(&bus, &control_settings, reporting).map_err(&named)?;
-        let (inlet, outlet) = status_channel();
+        let (inlet, outlet) = status_channel()?;
         plane.set_status(inlet);
         relay.set_status(outlet);
         // It binds the endpoints of publishers when the captures can be served.

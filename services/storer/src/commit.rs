@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The longest sleep.
-const IDLE: Duration = Duration::from_millis(100);
+const IDLE: Duration = Duration::from_millis(250);
 
 /// How often due files are closed.
 const CLOSE_EVERY: Duration = Duration::from_secs(1);

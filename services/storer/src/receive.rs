@@ -22,9 +22,12 @@ use crate::{Load, metrics::StoreMetrics};
 /// A load of this size is passed to the writing thread at once, bytes.
 const LOAD_BYTES: usize = 16 << 20;
 
-/// The longest wait for a batch. Short, because acknowledgements have to reach the group quickly
-/// when a shard changes its owner.
+/// The longest wait for a batch while acknowledgements are expected, which have to reach the group
+/// quickly when a shard changes its owner.
 const RECEIVE_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// The same otherwise.
+const IDLE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How often a full queue to the writing thread is checked.
 const FULL_POLL: Duration = Duration::from_millis(2);
@@ -140,6 +143,9 @@ impl ReceiveLoop {
 
     /// How long to wait for the next batch.
     fn timeout(&self) -> Duration {
+        if !self.subscriber.has_outstanding() && self.leaving.is_none() {
+            return IDLE_TIMEOUT;
+        }
         if self.open.records == 0 {
             return RECEIVE_TIMEOUT;
         }

@@ -40,7 +40,7 @@ const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 const MAINTAIN_PAUSE: Duration = Duration::from_secs(2);
 
 /// How often the maintenance thread checks for a stop.
-const STOP_POLL: Duration = Duration::from_millis(200);
+const STOP_POLL: Duration = Duration::from_millis(500);
 
 impl Role for Storer {
     const ABOUT: About = About {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sekiwake_group::BootTime;
 
-use crate::socket::milliseconds;
+/// See [`wait_until`].
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// The time on the clock of leases, CLOCK_BOOTTIME, which also runs while the process is stopped or
 /// the host is suspended.
@@ -13,7 +14,8 @@ pub fn boot_now() -> BootTime {
     BootTime::from_nanos(sekiwake_sys::clock::boot_now_ns())
 }
 
-/// Milliseconds until `deadline`, at most `limit` and at least 1, because 0 would make a poll spin.
-pub(crate) fn poll_timeout(now: BootTime, deadline: BootTime, limit: Duration) -> i64 {
-    i64::from(milliseconds((deadline - now).min(limit))).max(1)
+/// How long to wait until `deadline`: at most `limit`, and at least a millisecond, because a wait
+/// of 0 would spin.
+pub(crate) fn wait_until(now: BootTime, deadline: BootTime, limit: Duration) -> Duration {
+    (deadline - now).min(limit).max(SHORTEST_WAIT)
 }

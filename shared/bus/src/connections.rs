@@ -20,7 +20,8 @@ use tracing::{info, warn};
 
 use crate::{
     BusError,
-    socket::{CONNECT_TIMEOUT, HandshakeFailure, handshake_failure},
+    inlet::Inlet,
+    socket::{CONNECT_TIMEOUT, HandshakeFailure, Rest, handshake_failure, receive_rest},
 };
 
 /// How long to wait before retrying a rejected connection.
@@ -73,7 +74,7 @@ impl Side {
 /// The connections that a socket has made. In-process connections make no handshake and do not
 /// appear here.
 pub(crate) struct Connections {
-    events: zmq::Socket,
+    events: Inlet,
     side: Side,
     targets: Vec<Target>,
     /// The endpoints that are connected, by name: libzmq also reports peers as disconnected that
@@ -148,7 +149,7 @@ impl Connections {
     /// `events` are those of [`Connections::EVENTS`].
     pub(crate) fn new(events: zmq::Socket, side: Side) -> Connections {
         Connections {
-            events,
+            events: Inlet::new(events),
             side,
             targets: Vec::new(),
             connected: HashSet::new(),
@@ -199,21 +200,34 @@ impl Connections {
         }
     }
 
+    /// The events, for the wait of an owner that calls [`Connections::follow`].
+    pub(crate) fn events(&mut self) -> &mut Inlet {
+        &mut self.events
+    }
+
     /// Reads the events of `socket`, looks names up, retries failed connections when due, and
     /// returns whether a connection is established. To be called several times per second.
-    pub(crate) fn poll_connected(&mut self, socket: &zmq::Socket) -> bool {
+    pub(crate) fn poll_connected(&mut self, socket: &mut Inlet) -> bool {
+        // Nobody waits for the events.
+        self.events.ask_again();
+        self.follow(socket)
+    }
+
+    /// As [`Connections::poll_connected`], without asking for events whose signal the owner would
+    /// have noticed.
+    pub(crate) fn follow(&mut self, socket: &mut Inlet) -> bool {
         let now = Instant::now();
         self.take_events(now);
         self.drop_silent(socket, now);
         if self.retry_at.is_some_and(|retry_at| now >= retry_at) {
             self.retry_at = None;
-            self.reconnect(socket);
+            self.reconnect(socket.socket());
         }
         for target in &mut self.targets {
             let is_connected =
                 target.current.as_ref().is_some_and(|current| self.connected.contains(current.as_bytes()));
             if !is_connected && self.redial_at.is_none() {
-                target.follow_name(socket, now);
+                target.follow_name(socket.socket(), now);
             }
         }
         let is_connected = !self.connected.is_empty();
@@ -222,8 +236,9 @@ impl Connections {
     }
 
     fn take_events(&mut self, now: Instant) {
-        while let Ok(parts) = self.events.recv_multipart(zmq::DONTWAIT) {
-            let [event, endpoint] = &parts[..] else { continue };
+        while let Ok(Some(event)) = self.events.receive() {
+            let Ok(Rest { parts: [Some(endpoint)], .. }) = receive_rest(self.events.socket(), &event) else { continue };
+            let (event, endpoint) = (&event[..], &endpoint[..]);
             if let Some(failure) = handshake_failure(event) {
                 self.log_failure(failure, &String::from_utf8_lossy(endpoint));
                 if let Some(outage) = &mut self.outage {
@@ -239,7 +254,7 @@ impl Connections {
                 Some(zmq::SocketEvent::HANDSHAKE_SUCCEEDED) => {
                     self.established += 1;
                     self.heard_at = now;
-                    self.connected.insert(endpoint.clone());
+                    self.connected.insert(endpoint.to_vec());
                 }
                 Some(zmq::SocketEvent::DISCONNECTED) => {
                     self.connected.remove(endpoint);
@@ -256,11 +271,11 @@ impl Connections {
     }
 
     /// Closes a control connection on which the proxy has not answered, and connects again later.
-    fn drop_silent(&mut self, socket: &zmq::Socket, now: Instant) {
+    fn drop_silent(&mut self, socket: &mut Inlet, now: Instant) {
         if let Some(redial_at) = self.redial_at {
             if now >= redial_at {
                 self.redial_at = None;
-                self.reconnect(socket);
+                self.reconnect(socket.socket());
             }
             return;
         }
@@ -269,7 +284,7 @@ impl Connections {
             warn!(endpoint = self.endpoints(), "no answer on the control connection, connecting again");
             for current in self.targets.iter().filter_map(|target| target.current.as_ref()) {
                 // An error means that libzmq has already forgotten the endpoint.
-                let _ = socket.disconnect(current);
+                let _ = socket.socket().disconnect(current);
             }
             self.connected.clear();
             self.redial_at = Some(now + REDIAL_AFTER);

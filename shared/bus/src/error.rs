@@ -38,6 +38,9 @@ pub enum BusError {
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+    /// No descriptor is left to wake a thread with.
+    #[error("cannot wake a thread: {0}")]
+    Wake(std::io::Error),
     /// The operating system provided no random numbers for an epoch or routing id.
     #[error("cannot get random numbers: {0}")]
     Random(getrandom::Error),

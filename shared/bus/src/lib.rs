@@ -22,7 +22,7 @@
 //! | encryption | [`Gatekeeper`], [`ServerKeys`], [`ClientKeys`] | the same | none |
 //!
 //! This crate alone opens ZeroMQ sockets. A socket belongs to one thread; threads communicate
-//! through bounded channels.
+//! through bounded channels. Threads wait for their sockets as `Inlet`s.
 
 mod auth;
 mod clock;
@@ -32,6 +32,7 @@ mod data;
 mod error;
 mod events;
 mod group_subscriber;
+mod inlet;
 mod listeners;
 mod metrics;
 mod port_guard;

@@ -9,14 +9,15 @@ use sekiwake_runtime::{RateLimited, has_free_descriptor, with_reserve};
 use sekiwake_sys::{EpollListener, epoll_listeners};
 use tracing::warn;
 
-/// How often the sockets are checked.
-const CHECK_EVERY: Duration = Duration::from_millis(100);
+/// How often the sockets are checked, and how soon after connections were found to wait.
+const CHECK_EVERY: Duration = Duration::from_millis(250);
+const CHECK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// How long a pause lasts at least.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How many checks look for sockets that libzmq does not listen on yet.
-const SEARCHES: u32 = 200;
+const SEARCHES: u32 = 80;
 
 /// The listening sockets of one owner. Belongs to its thread, and ends before its sockets do.
 pub(crate) struct Listeners {
@@ -89,7 +90,8 @@ impl Listeners {
     /// Pauses the sockets when no descriptor is left, and resumes them when there are some again.
     /// To be called several times per second.
     pub(crate) fn check(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.checked_at) < CHECK_EVERY {
+        let interval = if self.is_suspect { CHECK_AGAIN_AFTER } else { CHECK_EVERY };
+        if now.saturating_duration_since(self.checked_at) < interval {
             return;
         }
         self.checked_at = now;

@@ -7,6 +7,10 @@
 //! how much each connection has received, according to the kernel, with what the port's owner has
 //! seen of it. It works while the owner is busy inside libzmq.
 //!
+//! A check costs a system call per connection. While the port receives little, checks are rare, and
+//! the kernel reports data that arrives on a connection: one that has received much is checked at
+//! once.
+//!
 //! It knows connections by their descriptors, from the socket's monitor and from the messages. A
 //! descriptor may have been closed, and its number used again, before the thread hears of it, so
 //! the peer's address is compared before a connection is shut down.
@@ -14,7 +18,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    os::fd::RawFd,
+    os::fd::{AsFd, RawFd},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -24,14 +28,15 @@ use std::{
 };
 
 use sekiwake_runtime::{Metrics, RateLimited};
-use sekiwake_sys::{peer_address, received_bytes, shut_down, stop_monitor};
+use sekiwake_sys::{Arrivals, peer_address, received_bytes, shut_down, stop_monitor};
 use tracing::warn;
 
 use crate::{
     BusError, ServerKeys,
     connections::Side,
+    inlet::{Inlet, wait, wait_or_readable},
     metrics::cut_connections,
-    socket::{Bus, HANDSHAKE_FAILURES, handshake_failure, milliseconds},
+    socket::{Bus, HANDSHAKE_FAILURES, Rest, handshake_failure, receive_rest},
 };
 
 /// The most bytes that a subscriber may send at once: each topic several times, encrypted.
@@ -49,8 +54,12 @@ const REJECTED_BYTES: u64 = 4;
 /// How long the relay may be busy with subscriptions inside libzmq before new subscribers are
 /// turned away, so that connections that end before a check cannot keep it there.
 const STALL: Duration = Duration::from_millis(250);
-/// How often the connections are checked.
+/// How often the connections are checked, and at most how often arrivals are asked for.
 const CHECK_EVERY: Duration = Duration::from_millis(20);
+/// The interval doubles up to this while all connections are watched and none receives much.
+const CHECK_IDLE_EVERY: Duration = Duration::from_secs(1);
+/// A connection that has received this many bytes since the last check has received much.
+const MUCH: u64 = 128 << 10;
 /// The descriptors that are told apart. Larger ones share counts.
 const DESCRIPTORS: usize = 1 << 16;
 /// The name of the descriptor among a message's properties, libzmq's `ZMQ_SRCFD`.
@@ -63,6 +72,8 @@ struct Seen {
     messages: Box<[AtomicU32]>,
     /// How often the port was read until it was empty. At the subscribers' port, the relay's turns.
     emptied: AtomicU32,
+    /// The relay waits for messages, and is not busy.
+    is_waiting: AtomicBool,
     is_stopping: AtomicBool,
 }
 
@@ -74,12 +85,16 @@ pub(crate) struct PortGuard {
 
 /// The thread.
 struct Watch {
-    events: zmq::Socket,
+    events: Inlet,
+    arrivals: Arrivals,
     side: Side,
     keys: Option<ServerKeys>,
     seen: Arc<Seen>,
     connections: HashMap<RawFd, Connection>,
     checked_at: Instant,
+    check_every: Duration,
+    /// When arrivals were asked for last.
+    asked_at: Instant,
     emptied: u32,
     emptied_at: Instant,
     cut: prometheus::IntCounter,
@@ -93,6 +108,8 @@ struct Connection {
     received: u64,
     /// Bytes beyond the permitted rate, or those received since a message was read.
     excess: u64,
+    /// The kernel reports its data.
+    is_watched: bool,
     is_cut: bool,
 }
 
@@ -106,23 +123,29 @@ impl PortGuard {
         keys: Option<&ServerKeys>,
         metrics: &Metrics,
     ) -> Result<PortGuard, BusError> {
-        let mut watched = vec![zmq::SocketEvent::ACCEPTED, zmq::SocketEvent::DISCONNECTED];
+        // The last one wakes the thread when it is to end.
+        let mut watched =
+            vec![zmq::SocketEvent::ACCEPTED, zmq::SocketEvent::DISCONNECTED, zmq::SocketEvent::MONITOR_STOPPED];
         if keys.is_some() {
             watched.extend(HANDSHAKE_FAILURES);
         }
         let seen = Arc::new(Seen {
             messages: (0..DESCRIPTORS).map(|_| AtomicU32::new(0)).collect(),
             emptied: AtomicU32::new(0),
+            is_waiting: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
         });
         let events = bus.monitor(socket, &watched).map_err(|source| BusError::Socket { role: "monitor", source })?;
         let watch = Watch {
-            events,
+            events: Inlet::new(events),
+            arrivals: Arrivals::new().map_err(BusError::Wake)?,
             side,
             keys: keys.cloned(),
             seen: Arc::clone(&seen),
             connections: HashMap::new(),
             checked_at: Instant::now(),
+            check_every: CHECK_EVERY,
+            asked_at: Instant::now(),
             emptied: 0,
             emptied_at: Instant::now(),
             cut: cut_connections(metrics, side.name()),
@@ -146,9 +169,21 @@ impl PortGuard {
         self.seen.emptied.fetch_add(1, Ordering::Release);
     }
 
+    /// The relay begins a wait for messages.
+    pub(crate) fn begin_wait(&self) {
+        self.seen.is_waiting.store(true, Ordering::Relaxed);
+    }
+
+    /// The relay begins a turn after a wait.
+    pub(crate) fn end_wait(&self) {
+        self.emptied();
+        self.seen.is_waiting.store(false, Ordering::Release);
+    }
+
     /// Ends the thread. The socket has no monitor then, whose events would block libzmq without a
     /// reader.
     pub(crate) fn stop(self, socket: &mut zmq::Socket) {
+        self.seen.is_stopping.store(true, Ordering::Relaxed);
         // It cannot fail: there is nothing to allocate.
         let _ = stop_monitor(socket);
         drop(self);
@@ -174,17 +209,14 @@ impl Seen {
 impl Watch {
     fn run(mut self) {
         while !self.seen.is_stopping.load(Ordering::Relaxed) {
-            let due_at = self.checked_at + CHECK_EVERY;
-            let wait = due_at.saturating_duration_since(Instant::now());
-            // Rounded up, so that it does not spin at the end.
-            match self.events.poll(zmq::POLLIN, i64::from(milliseconds(wait)) + 1) {
-                Ok(_) | Err(zmq::Error::EINTR) => {}
-                // The context was terminated.
-                Err(_) => return,
-            }
+            // An error means that the context was terminated.
+            let Ok(has_arrivals) = self.wait() else { return };
             self.take_events();
             let now = Instant::now();
-            if now >= due_at {
+            if has_arrivals {
+                self.asked_at = now;
+            }
+            if now >= self.checked_at + self.check_every || has_arrivals && self.has_received_much() {
                 let elapsed = now.duration_since(self.checked_at);
                 self.checked_at = now;
                 self.check(elapsed);
@@ -192,9 +224,34 @@ impl Watch {
         }
     }
 
+    /// Waits for events and for the next check. Returns whether data has arrived, if that was
+    /// waited for.
+    fn wait(&mut self) -> Result<bool, zmq::Error> {
+        let now = Instant::now();
+        let due_at = self.checked_at + self.check_every;
+        let ask_at = self.asked_at + CHECK_EVERY;
+        if now < ask_at || ask_at >= due_at {
+            let until = ask_at.min(due_at);
+            return wait([&mut self.events], [], until.saturating_duration_since(now)).map(|()| false);
+        }
+        wait_or_readable([&mut self.events], [], self.arrivals.as_fd(), due_at.saturating_duration_since(now))
+    }
+
+    /// Whether a connection on which data has arrived has received much since the last check.
+    fn has_received_much(&self) -> bool {
+        // If it fails, all are checked.
+        let Ok(arrived) = self.arrivals.take() else { return true };
+        arrived.into_iter().any(|descriptor| {
+            let connection = self.connections.get(&descriptor).filter(|connection| !connection.is_cut);
+            let received = connection.and_then(|_| received_bytes(descriptor).ok());
+            connection.zip(received).is_some_and(|(known, received)| received.saturating_sub(known.received) >= MUCH)
+        })
+    }
+
     fn take_events(&mut self) {
-        while let Ok(parts) = self.events.recv_multipart(zmq::DONTWAIT) {
-            let [event, endpoint] = &parts[..] else { continue };
+        while let Ok(Some(event)) = self.events.receive() {
+            let Ok(Rest { parts: [Some(endpoint)], .. }) = receive_rest(self.events.socket(), &event) else { continue };
+            let (event, endpoint) = (&event[..], &endpoint[..]);
             if let (Some(failure), Some(keys)) = (handshake_failure(event), &self.keys) {
                 keys.handshake_failed(failure, &String::from_utf8_lossy(endpoint));
                 continue;
@@ -205,11 +262,13 @@ impl Watch {
                 zmq::SocketEvent::ACCEPTED => {
                     self.seen.messages(descriptor).store(0, Ordering::Relaxed);
                     let address = peer_address(descriptor).ok();
-                    let mut connection = Connection { address, received: 0, excess: 0, is_cut: false };
+                    let is_watched = self.arrivals.watch(descriptor).is_ok();
+                    let mut connection = Connection { address, received: 0, excess: 0, is_watched, is_cut: false };
                     if self.side == Side::Subscribe && self.is_stalled() {
                         self.cut(descriptor, &mut connection, "the relay is busy with subscriptions");
                     }
                     self.connections.insert(descriptor, connection);
+                    self.check_every = CHECK_EVERY;
                 }
                 zmq::SocketEvent::DISCONNECTED => {
                     self.connections.remove(&descriptor);
@@ -221,8 +280,10 @@ impl Watch {
 
     /// Whether the owner has been at work, but has not come back for long.
     fn is_stalled(&self) -> bool {
+        // The end of a wait is seen after the turn that begins with it.
+        let is_waiting = self.seen.is_waiting.load(Ordering::Acquire);
         let emptied = self.seen.emptied.load(Ordering::Acquire);
-        emptied > 0 && emptied == self.emptied && self.emptied_at.elapsed() > STALL
+        emptied > 0 && emptied == self.emptied && !is_waiting && self.emptied_at.elapsed() > STALL
     }
 
     fn check(&mut self, elapsed: Duration) {
@@ -234,13 +295,16 @@ impl Watch {
             self.emptied_at = self.checked_at;
         }
         let mut excessive = Vec::new();
+        let mut is_idle = true;
         let permitted = SUBSCRIPTION_BYTES_PER_SECOND * elapsed.as_millis() as u64 / 1_000;
         for (&descriptor, connection) in &mut self.connections {
             if connection.is_cut {
                 continue;
             }
             let received = received_bytes(descriptor).unwrap_or(connection.received);
-            connection.excess += received.saturating_sub(connection.received);
+            let grown = received.saturating_sub(connection.received);
+            is_idle &= grown < MUCH && connection.is_watched;
+            connection.excess += grown;
             connection.received = received;
             let messages = self.seen.messages(descriptor);
             let reason = if self.side == Side::Subscribe {
@@ -264,6 +328,7 @@ impl Watch {
                 excessive.push((descriptor, reason));
             }
         }
+        self.check_every = if is_idle { (2 * self.check_every).min(CHECK_IDLE_EVERY) } else { CHECK_EVERY };
         for (descriptor, reason) in excessive {
             if let Some(mut connection) = self.connections.remove(&descriptor) {
                 self.cut(descriptor, &mut connection, reason);

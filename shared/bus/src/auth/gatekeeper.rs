@@ -33,8 +33,9 @@ use super::{
 };
 use crate::{
     BusError,
+    inlet::{Inlet, wait},
     metrics::{Denial, GatekeeperMetrics},
-    socket::{Bus, HandshakeFailure},
+    socket::{Bus, HandshakeFailure, Rest, receive_rest},
 };
 
 /// The handler's address (ZeroMQ RFC 27).
@@ -45,12 +46,14 @@ const VERSION: &[u8] = b"1.0";
 /// can be configured to reject peers while no handler answers.
 const DOMAIN: &str = "sekiwake";
 
+/// The parts of a request after the first, and more than one credential, which no key has.
+const MAX_PARTS: usize = 9;
 /// Requests answered before other work continues.
 const BURST: usize = 256;
 /// How long to wait for a request before checking events and the clock.
-const POLL_MS: i64 = 50;
+const POLL: Duration = Duration::from_millis(100);
 /// The same while stopping, when the relay waits for the end.
-const STOPPING_POLL_MS: i64 = 5;
+const STOPPING_POLL: Duration = Duration::from_millis(5);
 /// How often the list of allowed keys is checked for changes.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// How long an ending relay waits for the end of the gatekeeper.
@@ -84,7 +87,7 @@ struct Shared {
 /// The server of libzmq's authentication requests. Belongs to one thread, which calls
 /// [`Gatekeeper::run`].
 pub struct Gatekeeper {
-    requests: zmq::Socket,
+    requests: Inlet,
     allowed: AllowedKeys,
     refresh_at: Instant,
     shared: Arc<Shared>,
@@ -115,7 +118,7 @@ impl Gatekeeper {
         info!(keys = allowed.len(), path = %allowed.path().display(), "connections are encrypted and restricted to allowed keys");
         let (running, ended) = bounded(0);
         Ok(Gatekeeper {
-            requests,
+            requests: Inlet::new(requests),
             allowed,
             refresh_at: Instant::now() + REFRESH_EVERY,
             shared: Arc::new(Shared { own, metrics, denied_log: Default::default() }),
@@ -143,11 +146,8 @@ impl Gatekeeper {
             {
                 return Ok(());
             }
-            let wait = if worker.stopping() { STOPPING_POLL_MS } else { POLL_MS };
-            match self.requests.poll(zmq::POLLIN, wait) {
-                Ok(_) | Err(zmq::Error::EINTR) => {}
-                Err(source) => return Err(failed(source)),
-            }
+            let limit = if worker.stopping() { STOPPING_POLL } else { POLL };
+            wait([&mut self.requests], [], limit).map_err(failed)?;
             self.answer(now)?;
             if now >= self.refresh_at {
                 self.refresh_at = now + REFRESH_EVERY;
@@ -158,15 +158,13 @@ impl Gatekeeper {
 
     fn answer(&mut self, now: Instant) -> Result<(), BusError> {
         for _ in 0..BURST {
-            let request = match self.requests.recv_multipart(zmq::DONTWAIT) {
-                Ok(request) => request,
-                Err(zmq::Error::EAGAIN) => break,
-                Err(zmq::Error::EINTR) => continue,
-                Err(source) => return Err(failed(source)),
-            };
+            let Some(first) = self.requests.receive().map_err(failed)? else { break };
+            let Rest { parts, .. } = receive_rest::<MAX_PARTS>(self.requests.socket(), &first).map_err(failed)?;
+            let parts = parts.iter().flatten().map(|part| part.to_vec());
+            let request: Vec<Vec<u8>> = std::iter::once(first.to_vec()).chain(parts).collect();
             let Some(reply) = self.reply(&request, now) else { continue };
             // A peer that has disconnected meanwhile needs no reply.
-            match self.requests.send_multipart(reply, zmq::DONTWAIT) {
+            match self.requests.socket().send_multipart(reply, zmq::DONTWAIT) {
                 Ok(()) | Err(zmq::Error::EAGAIN | zmq::Error::EHOSTUNREACH) => {}
                 Err(source) => return Err(failed(source)),
             }

@@ -2,6 +2,7 @@
 
 use crate::{
     BusError,
+    inlet::Inlet,
     socket::{receive_rest, uninterrupted},
 };
 
@@ -26,22 +27,19 @@ pub(crate) enum Incoming {
 }
 
 /// Receives a message without blocking.
-pub(crate) fn receive(socket: &zmq::Socket, role: &'static str) -> Result<Incoming, BusError> {
+pub(crate) fn receive(inlet: &mut Inlet, role: &'static str) -> Result<Incoming, BusError> {
     let failed = |source| BusError::Io { role, source };
-    let message = match uninterrupted(|| socket.recv_msg(zmq::DONTWAIT)) {
-        Ok(message) => message,
-        Err(zmq::Error::EAGAIN) => return Ok(Incoming::Nothing),
-        Err(source) => return Err(failed(source)),
-    };
+    let Some(message) = inlet.receive().map_err(failed)? else { return Ok(Incoming::Nothing) };
     if !message.get_more() {
         return Ok(Incoming::Frame(message));
     }
-    receive_rest::<0>(socket, &message).map_err(failed)?;
+    receive_rest::<0>(inlet.socket(), &message).map_err(failed)?;
     Ok(Incoming::Malformed)
 }
 
 /// Sends one frame without blocking. `false` if there is no room for it.
-pub(crate) fn send(socket: &zmq::Socket, frame: &[u8], role: &'static str) -> Result<bool, BusError> {
+pub(crate) fn send(inlet: &mut Inlet, frame: &[u8], role: &'static str) -> Result<bool, BusError> {
+    let socket = inlet.socket();
     match uninterrupted(|| socket.send(frame, zmq::DONTWAIT)) {
         Ok(()) => Ok(true),
         Err(zmq::Error::EAGAIN) => Ok(false),

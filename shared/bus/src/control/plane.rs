@@ -16,8 +16,9 @@ use tracing::{info, warn};
 use super::{dealer::CONTROL_BURST, group_log::GroupLog, intake::Intake, plane_status::coordinator_status};
 use crate::{
     BusError, Reporting, ServerKeys,
-    clock::{boot_now, poll_timeout},
+    clock::{boot_now, wait_until},
     connections::Side,
+    inlet::{Inlet, wait},
     listeners::Listeners,
     metrics::ControlPlaneMetrics,
     port_guard::PortGuard,
@@ -25,8 +26,9 @@ use crate::{
     status::{StatusInlet, texts},
 };
 
-/// The longest sleep, so that a stop is noticed.
-const IDLE_POLL: Duration = Duration::from_millis(50);
+/// The longest sleep, so that a stop is noticed, and during one.
+const IDLE_POLL: Duration = Duration::from_millis(200);
+const STOPPING_POLL: Duration = Duration::from_millis(50);
 /// Messages read from the socket between two bursts of work.
 const DRAIN_BURST: usize = 4_096;
 /// How often the proxy publishes its own status.
@@ -54,7 +56,7 @@ pub struct ControlPlaneSettings {
 /// A bound control plane. Belongs to one thread.
 pub struct ControlPlane {
     bus: Bus,
-    socket: zmq::Socket,
+    socket: Inlet,
     guard: PortGuard,
     /// Kept as long as the socket: the gatekeeper ends with the last of them.
     keys: Option<ServerKeys>,
@@ -123,7 +125,7 @@ impl ControlPlane {
         let epoch = getrandom::u64().map_err(BusError::Random)?.max(1);
         Ok(ControlPlane {
             bus: bus.clone(),
-            socket,
+            socket: Inlet::new(socket),
             guard,
             keys: settings.keys.clone(),
             endpoints,
@@ -208,11 +210,10 @@ impl ControlPlane {
             }
             let deadline = self.coordinator.next_deadline().min(self.handoff.next_deadline());
             let deadline = deadline.min(self.board.next_deadline()).min(self.desk.next_deadline());
-            let wait = if self.intake.is_empty() { poll_timeout(now, deadline, IDLE_POLL) } else { 0 };
-            match self.socket.poll(zmq::POLLIN, wait) {
-                Ok(_) | Err(zmq::Error::EINTR) => {}
-                Err(source) => return Err(failed(source)),
-            }
+            let longest = if worker.stopping() { STOPPING_POLL } else { IDLE_POLL };
+            let is_idle = self.intake.is_empty();
+            let limit = if is_idle { wait_until(now, deadline, longest) } else { Duration::ZERO };
+            wait([&mut self.socket], [], limit).map_err(failed)?;
         }
     }
 
@@ -220,16 +221,12 @@ impl ControlPlane {
     /// A message without room is dropped and counted.
     fn drain(&mut self) -> Result<(), BusError> {
         for _ in 0..DRAIN_BURST {
-            let mut id = match uninterrupted(|| self.socket.recv_msg(zmq::DONTWAIT)) {
-                Ok(id) => id,
-                Err(zmq::Error::EAGAIN) => {
-                    self.guard.emptied();
-                    return Ok(());
-                }
-                Err(source) => return Err(failed(source)),
+            let Some(mut id) = self.socket.receive().map_err(failed)? else {
+                self.guard.emptied();
+                return Ok(());
             };
             self.guard.count(&mut id);
-            let rest = receive_rest(&self.socket, &id).map_err(failed)?;
+            let rest = receive_rest(self.socket.socket(), &id).map_err(failed)?;
             let (Some(peer), Rest { count: 1, parts: [Some(frame)] }) = (Peer::new(&id), rest) else {
                 self.metrics.malformed.inc();
                 continue;
@@ -299,7 +296,8 @@ impl ControlPlane {
         while let Some((peer, frame)) = self.next_output() {
             let bytes = frame.len() as u64;
             // libzmq checks for room only when the first part is sent.
-            match uninterrupted(|| self.socket.send(peer.as_bytes(), zmq::DONTWAIT | zmq::SNDMORE)) {
+            let socket = self.socket.socket();
+            match uninterrupted(|| socket.send(peer.as_bytes(), zmq::DONTWAIT | zmq::SNDMORE)) {
                 Ok(()) => {}
                 Err(zmq::Error::EAGAIN | zmq::Error::EHOSTUNREACH) => {
                     self.metrics.dropped.inc();
@@ -307,7 +305,7 @@ impl ControlPlane {
                 }
                 Err(source) => return Err(failed(source)),
             }
-            match self.socket.send(frame, zmq::DONTWAIT) {
+            match socket.send(frame, zmq::DONTWAIT) {
                 Ok(()) => self.metrics.sent_bytes.inc_by(bytes),
                 Err(zmq::Error::EAGAIN | zmq::Error::EHOSTUNREACH) => self.metrics.dropped.inc(),
                 Err(source) => return Err(failed(source)),
@@ -358,10 +356,10 @@ impl ControlPlane {
     }
 
     fn close(mut self, deadline: Instant) -> Result<(), BusError> {
-        self.guard.stop(&mut self.socket);
+        self.guard.stop(self.socket.socket());
         let closing_at = Instant::now();
         let left = deadline.saturating_duration_since(closing_at);
-        self.socket.set_linger(milliseconds(LINGER.min(left / 2))).map_err(failed)?;
+        self.socket.socket().set_linger(milliseconds(LINGER.min(left / 2))).map_err(failed)?;
         let ControlPlane { bus, socket, keys, .. } = self;
         // The socket is closed before the keys and the context are released, because dropping the
         // last clone of the context waits for lingering messages.

@@ -8,8 +8,9 @@ use sekiwake_record::Kind;
 use super::dealer::{CONTROL_BURST, Incoming, receive, routing_id, send};
 use crate::{
     BusError,
-    clock::{boot_now, poll_timeout},
+    clock::{boot_now, wait_until},
     connections::{Connections, Side},
+    inlet::{Inlet, wait},
     settings::Controlling,
     socket::Bus,
 };
@@ -38,7 +39,7 @@ pub enum KnownTemplates {
 
 /// Requests to the coordinator from a client that is in no group. Belongs to one thread.
 pub struct ControlReader {
-    socket: zmq::Socket,
+    socket: Inlet,
     connections: Connections,
     in_process: bool,
     // The socket is closed before the context is released.
@@ -54,7 +55,7 @@ impl ControlReader {
         let socket = bus.control_client(&routing_id()?, to.keys.as_ref())?;
         let mut connections = bus.watch(&socket, Side::Control)?;
         connections.connect(&socket, &to.endpoints)?;
-        Ok(ControlReader { socket, connections, in_process: to.is_in_process(), _bus: bus.clone() })
+        Ok(ControlReader { socket: Inlet::new(socket), connections, in_process: to.is_in_process(), _bus: bus.clone() })
     }
 
     /// Requests the templates of a kind, and waits for the answers: 4 s for the first, 30 s in all.
@@ -68,9 +69,9 @@ impl ControlReader {
             if is_stopped() {
                 return Ok(KnownTemplates::Stopped);
             }
-            was_connected |= self.in_process || self.connections.poll_connected(&self.socket);
+            was_connected |= self.in_process || self.connections.follow(&mut self.socket);
             for _ in 0..CONTROL_BURST {
-                match receive(&self.socket, "control")? {
+                match receive(&mut self.socket, "control")? {
                     Incoming::Frame(frame) => {
                         self.connections.heard();
                         reader.on_message(boot_now(), &frame);
@@ -83,9 +84,11 @@ impl ControlReader {
             reader.on_tick(now);
             if let Some(frame) = reader.poll_output() {
                 // What the socket has no room for is requested again.
-                send(&self.socket, &frame, "control")?;
+                send(&mut self.socket, &frame, "control")?;
             }
-            self.wait(poll_timeout(now, reader.next_deadline(), IDLE_POLL))?;
+            let limit = wait_until(now, reader.next_deadline(), IDLE_POLL);
+            wait([&mut self.socket], [self.connections.events()], limit)
+                .map_err(|source| BusError::Io { role: "control", source })?;
         }
         Ok(match reader.result() {
             Some(TemplatesRead::Complete) => KnownTemplates::Entries(reader.into_entries().collect()),
@@ -95,12 +98,5 @@ impl ControlReader {
             Some(TemplatesRead::Unanswered) | None if was_connected => KnownTemplates::NoAnswer,
             Some(TemplatesRead::Unanswered) | None => KnownTemplates::NoConnection,
         })
-    }
-
-    fn wait(&self, timeout: i64) -> Result<(), BusError> {
-        match self.socket.poll(zmq::POLLIN, timeout) {
-            Ok(_) | Err(zmq::Error::EINTR) => Ok(()),
-            Err(source) => Err(BusError::Io { role: "control", source }),
-        }
     }
 }

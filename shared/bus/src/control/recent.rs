@@ -15,8 +15,9 @@ use tracing::debug;
 use super::dealer::{CONTROL_BURST, Incoming, receive, routing_id, send};
 use crate::{
     BusError, Delivery, Frame, Subscriber, Subscribing,
-    clock::{boot_now, poll_timeout},
+    clock::{boot_now, wait_until},
     connections::{Connections, Side},
+    inlet::{Inlet, wait},
     settings::Controlling,
     socket::Bus,
 };
@@ -58,7 +59,7 @@ pub struct RecentSubscriber {
 }
 
 struct CatchingUp {
-    socket: zmq::Socket,
+    socket: Inlet,
     connections: Connections,
     in_process: bool,
     was_connected: bool,
@@ -95,7 +96,7 @@ impl RecentSubscriber {
         let topics = Topic::all().filter(is_selected).collect();
         let settings = RecentReaderSettings::new(topics, since_ns, MAX_HELD_BYTES);
         let catching_up = CatchingUp {
-            socket,
+            socket: Inlet::new(socket),
             connections,
             in_process: to.is_in_process(),
             was_connected: false,
@@ -132,7 +133,7 @@ impl RecentSubscriber {
             let now = Instant::now();
             let left = deadline.get_or_insert(now + timeout).saturating_duration_since(now);
             if !has_worked && !left.is_zero() {
-                catching_up.wait(&self.subscriber, left)?;
+                catching_up.wait(&mut self.subscriber, left)?;
             } else if left.is_zero() {
                 return Ok(catching_up.next_delivery(&self.subscriber));
             }
@@ -206,9 +207,11 @@ impl CatchingUp {
             let bytes = delivery.batch.memory_bytes();
             reader.on_live(now, (&stream, topic), first, count, bytes, delivery);
         }
-        self.was_connected |= self.in_process || self.connections.poll_connected(&self.socket);
+        // While there are always live batches, nobody waits for these.
+        self.socket.ask_again();
+        self.was_connected |= self.in_process || self.connections.poll_connected(&mut self.socket);
         for _ in 0..CONTROL_BURST {
-            match receive(&self.socket, "control")? {
+            match receive(&mut self.socket, "control")? {
                 Incoming::Frame(frame) => {
                     has_worked = true;
                     self.connections.heard();
@@ -221,7 +224,7 @@ impl CatchingUp {
         reader.on_tick(boot_now());
         while let Some(frame) = reader.poll_output() {
             // What the socket has no room for is requested again.
-            send(&self.socket, &frame, "control")?;
+            send(&mut self.socket, &frame, "control")?;
         }
         while let Some(part) = reader.poll_missing() {
             missing.extend(describe(part, self.was_connected));
@@ -230,13 +233,11 @@ impl CatchingUp {
         Ok(has_worked)
     }
 
-    fn wait(&self, subscriber: &Subscriber, timeout: Duration) -> Result<(), BusError> {
+    fn wait(&mut self, subscriber: &mut Subscriber, timeout: Duration) -> Result<(), BusError> {
         let deadline = self.reader.as_ref().map_or(BootTime::ZERO, RecentReader::next_deadline);
-        let mut items = [subscriber.socket().as_poll_item(zmq::POLLIN), self.socket.as_poll_item(zmq::POLLIN)];
-        match zmq::poll(&mut items, poll_timeout(boot_now(), deadline, IDLE_POLL.min(timeout))) {
-            Ok(_) | Err(zmq::Error::EINTR) => Ok(()),
-            Err(source) => Err(BusError::Io { role: "subscriber", source }),
-        }
+        let limit = wait_until(boot_now(), deadline, IDLE_POLL.min(timeout));
+        wait([subscriber.inlet(), &mut self.socket], [], limit)
+            .map_err(|source| BusError::Io { role: "subscriber", source })
     }
 }
 

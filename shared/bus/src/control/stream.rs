@@ -25,8 +25,9 @@ use super::{
 };
 use crate::{
     BusError, Reporting,
-    clock::{boot_now, poll_timeout},
+    clock::{boot_now, wait_until},
     connections::{Connections, Side},
+    inlet::{Inlet, wait},
     metrics::StreamControlMetrics,
     settings::Controlling,
     socket::{Bus, milliseconds},
@@ -37,12 +38,10 @@ use crate::{
 /// datagrams per second.
 const REPAIR_BYTES_PER_SECOND: u64 = 64 << 20;
 /// The longest sleep, so that changes of the writer are noticed.
-const IDLE_POLL: Duration = Duration::from_millis(50);
+const IDLE_POLL: Duration = Duration::from_millis(200);
 /// The longest sleep while a change is expected: capture threads apply a list, or the writer waits
 /// for commits.
 const BUSY_POLL: Duration = Duration::from_millis(2);
-/// The shortest sleep for the sake of status.
-const STATUS_POLL: Duration = Duration::from_millis(5);
 /// How often metrics are set.
 const METER_EVERY: Duration = Duration::from_millis(500);
 /// How long the last message may linger.
@@ -66,7 +65,7 @@ pub(crate) struct StreamControlOptions<'a> {
 /// Answers for a stream. Its thread calls [`StreamControl::run`].
 pub struct StreamControl {
     bus: Bus,
-    socket: zmq::Socket,
+    socket: Inlet,
     connections: Connections,
     in_process: bool,
     ready: Latch,
@@ -124,7 +123,7 @@ impl StreamControl {
         let reporter = reporter(feed, &stream);
         Ok(StreamControl {
             bus: bus.clone(),
-            socket,
+            socket: Inlet::new(socket),
             connections,
             in_process: controlling.is_in_process(),
             ready,
@@ -211,7 +210,7 @@ impl StreamControl {
     /// Handles received messages, and returns whether there were any.
     fn take_messages(&mut self) -> Result<bool, BusError> {
         for taken in 0..CONTROL_BURST {
-            match receive(&self.socket, "stream control")? {
+            match receive(&mut self.socket, "stream control")? {
                 Incoming::Frame(frame) => match &mut self.reporter {
                     Some(reporter) if is_status(&frame) => reporter.on_message(boot_now(), &frame),
                     _ if is_recent(&frame) => self.recent.on_message(&frame, &self.shared.retention()),
@@ -251,7 +250,7 @@ impl StreamControl {
     /// Sends as much as the socket has room for, and returns whether that was everything.
     fn send_outputs(&mut self) -> Result<bool, BusError> {
         while let Some(frame) = self.next_frame() {
-            if !send(&self.socket, &frame, "stream control")? {
+            if !send(&mut self.socket, &frame, "stream control")? {
                 self.pending = Some(frame);
                 return Ok(false);
             }
@@ -285,21 +284,18 @@ impl StreamControl {
         }
     }
 
-    fn wait(&self, now: BootTime, is_blocked: bool, is_draining: bool) -> Result<(), BusError> {
-        let events = if is_blocked { zmq::POLLIN | zmq::POLLOUT } else { zmq::POLLIN };
+    fn wait(&mut self, now: BootTime, is_blocked: bool, is_draining: bool) -> Result<(), BusError> {
         let is_applying = self.list.number > 0 && !self.list.is_applied;
         let limit = if is_applying || is_draining || self.follows_commits { BUSY_POLL } else { IDLE_POLL };
-        let status = self.reporter.as_ref().map_or(BootTime::NEVER, StatusReporter::next_deadline);
         let deadline = self.machine.next_deadline().min(self.recent.next_deadline());
         let deadline = if is_blocked { BootTime::NEVER } else { deadline };
-        // Status is not worth a spin: its deadline may have passed while its parts are collected.
-        let limit = if status <= now + limit { limit.min((status - now).max(STATUS_POLL)) } else { limit };
-        // A deadline that has passed means that there is more to retransmit at once.
-        let timeout = if deadline <= now { 0 } else { poll_timeout(now, deadline, limit) };
-        match self.socket.poll(events, timeout) {
-            Ok(_) | Err(zmq::Error::EINTR) => Ok(()),
-            Err(source) => Err(failed(source)),
+        if is_blocked {
+            self.socket.await_room();
         }
+        let limit = self.reporter.as_ref().map_or(limit, |reporter| reporter.wait_limit(now, limit));
+        // A deadline that has passed means that there is more to retransmit at once.
+        let timeout = if deadline <= now { Duration::ZERO } else { wait_until(now, deadline, limit) };
+        wait([&mut self.socket], [self.connections.events()], timeout).map_err(failed)
     }
 
     fn report(&mut self) {
@@ -325,7 +321,7 @@ impl StreamControl {
         }
         self.metered_at = Some(now);
         self.connections.set_retransmitted(self.machine.retransmitted_records());
-        let is_connected = self.connections.poll_connected(&self.socket) || self.in_process;
+        let is_connected = self.connections.follow(&mut self.socket) || self.in_process;
         self.metrics.connected.set(i64::from(is_connected));
         let retention = self.shared.retention();
         for kind in Kind::ALL {
@@ -346,7 +342,7 @@ impl StreamControl {
     fn close(mut self) -> Result<(), BusError> {
         self.machine.end(boot_now(), &self.shared.retention());
         self.send_outputs()?;
-        self.socket.set_linger(milliseconds(LAST_MESSAGE_LINGER)).map_err(failed)?;
+        self.socket.socket().set_linger(milliseconds(LAST_MESSAGE_LINGER)).map_err(failed)?;
         let StreamControl { bus, socket, connections, shared, .. } = self;
         // The socket is closed before this clone of the context is dropped, so that the writer,
         // which drops the last clone, waits for lingering messages.

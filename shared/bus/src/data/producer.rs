@@ -1,12 +1,12 @@
 //! The capture threads' end of a publisher.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use sekiwake_record::{Outbound, Topic};
 
 use super::rejections::{Handover, Rejections};
-use crate::metrics::PerKind;
+use crate::{inlet::Bell, metrics::PerKind};
 
 /// Hand-overs from capture threads that may wait for the writer. Each has the batches of one tick,
 /// or of one ring block: 256 KiB.
@@ -30,6 +30,18 @@ pub struct Producer {
     buffers: Receiver<Vec<u8>>,
     overflow: Overflow,
     rejections: Arc<Rejections>,
+    /// Dropped after `handovers`, so that the writer sees that there are no producers left.
+    bell: RingAtEnd,
+}
+
+/// Wakes the writer when it is dropped.
+#[derive(Clone)]
+struct RingAtEnd(Arc<Bell>);
+
+impl Drop for RingAtEnd {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
 }
 
 /// The writer's end.
@@ -37,17 +49,25 @@ pub(crate) struct Intake {
     pub(crate) handovers: Receiver<Handover>,
     pub(crate) rejections: Arc<Rejections>,
     buffers: Sender<Vec<u8>>,
+    /// Rung after each hand-over.
+    pub(crate) bell: Arc<Bell>,
 }
 
 impl Producer {
     /// A producer, and the writer's end of it. `bus_full` counts the records that are dropped.
-    pub(crate) fn new(overflow: Overflow, bus_full: PerKind) -> (Producer, Intake) {
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn new(overflow: Overflow, bus_full: PerKind) -> io::Result<(Producer, Intake)> {
         let rejections = Arc::new(Rejections::new(bus_full));
         let capacity = if overflow == Overflow::Wait { FILE_HANDOVERS } else { HANDOVERS };
         let (handovers_in, handovers) = bounded(capacity);
         let (buffers, buffers_out) = bounded(Topic::COUNT);
-        let intake = Intake { handovers, rejections: Arc::clone(&rejections), buffers };
-        (Producer { handovers: handovers_in, buffers: buffers_out, overflow, rejections }, intake)
+        let bell = Arc::new(Bell::new()?);
+        let intake = Intake { handovers, rejections: Arc::clone(&rejections), buffers, bell: Arc::clone(&bell) };
+        let producer =
+            Producer { handovers: handovers_in, buffers: buffers_out, overflow, rejections, bell: RingAtEnd(bell) };
+        Ok((producer, intake))
     }
 
     /// Gives batches to the writer. If it cannot keep up, they are dropped and counted, or this
@@ -65,6 +85,7 @@ impl Producer {
                 Err(TrySendError::Full(handover) | TrySendError::Disconnected(handover)) => Some(handover),
             },
         };
+        self.bell.0.ring();
         rejected.map_or(0, |handover| handover.records())
     }
 

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{RecvTimeoutError, TryRecvError};
+use crossbeam_channel::TryRecvError;
 use sekiwake_group::{OwnDestinations, Retained, Stream};
 use sekiwake_record::{Announcement, ClosedBatch, Header, Kind, Name, Outbound, Topic, TopicPosition};
 use sekiwake_runtime::{Latch, Metrics, Worker};
@@ -33,6 +33,7 @@ use crate::{
     BusError, ClientKeys, Reporting, StreamControl,
     clock::boot_now,
     control::{Body, StreamControlOptions, StreamShared},
+    inlet::wait_for_bell,
     metrics::PublisherMetrics,
     settings::Controlling,
     socket::{Bus, LINGER_ACCURACY, PAUSE_TOPIC, SUBSCRIPTION_BURST, milliseconds},
@@ -42,8 +43,8 @@ use crate::{
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 /// How often the connection is checked.
 const POLL_CONNECTION_EVERY: Duration = Duration::from_millis(200);
-/// The longest wait for producers.
-const IDLE_WAIT: Duration = Duration::from_millis(50);
+/// The longest wait for producers and subscriptions.
+const IDLE_WAIT: Duration = POLL_CONNECTION_EVERY;
 /// The same while early batches wait.
 const EARLY_WAIT: Duration = Duration::from_millis(10);
 /// The same while batches wait for room on the bus.
@@ -149,7 +150,7 @@ impl Publisher {
         let socket = PublisherSocket::connect(bus, &endpoints, keys.as_ref(), connected)?;
         let epoch = getrandom::u64().map_err(BusError::Random)?;
         let metrics = PublisherMetrics::new(metrics);
-        let (producer, intake) = Producer::new(overflow, metrics.bus_full.clone());
+        let (producer, intake) = Producer::new(overflow, metrics.bus_full.clone()).map_err(BusError::Wake)?;
         let publisher = Publisher {
             announcement_topic: Announcement::topic(&name),
             name,
@@ -259,14 +260,14 @@ impl Publisher {
         if self.is_full() {
             // The producers wait too. Only a stop request ends the reading of a file before its
             // end.
-            std::thread::park_timeout(wait.min(RETRY_AFTER));
+            self.socket.wait(wait.min(RETRY_AFTER))?;
             return Ok(!worker.stopping());
         }
-        match self.intake.handovers.recv_timeout(wait) {
+        match self.first_handover(wait)? {
             Ok(handover) => self.publish(handover)?,
-            Err(RecvTimeoutError::Timeout) => return Ok(true),
-            Err(RecvTimeoutError::Disconnected) => {
-                std::thread::park_timeout(wait.min(RETRY_AFTER));
+            Err(TryRecvError::Empty) => return Ok(true),
+            Err(TryRecvError::Disconnected) => {
+                self.socket.wait(wait.min(RETRY_AFTER))?;
                 return Ok(false);
             }
         }
@@ -282,6 +283,28 @@ impl Publisher {
             }
         }
         Ok(true)
+    }
+
+    /// The next hand-over, after a wait if there is none yet. Subscriptions end the wait too.
+    fn first_handover(&mut self, wait: Duration) -> Result<Result<Handover, TryRecvError>, BusError> {
+        let Intake { handovers, bell, .. } = &self.intake;
+        let mut next = handovers.try_recv();
+        if matches!(next, Err(TryRecvError::Empty)) && !wait.is_zero() {
+            let PublisherSocket { socket, connections, .. } = &mut self.socket;
+            let is_due = || {
+                next = handovers.try_recv();
+                !matches!(next, Err(TryRecvError::Empty))
+            };
+            wait_for_bell([socket], [connections.events()], bell, is_due, wait).map_err(failed)?;
+            if matches!(next, Err(TryRecvError::Empty)) {
+                next = handovers.try_recv();
+            }
+        } else {
+            // While there are always hand-overs, nobody waits for these.
+            self.socket.socket.ask_again();
+            self.socket.connections.events().ask_again();
+        }
+        Ok(next)
     }
 
     /// Whether producers have to wait, because their last batches have not been published.
@@ -480,14 +503,9 @@ impl Publisher {
         let mut has_changed = false;
         self.more_subscriptions = true;
         for _ in 0..SUBSCRIPTION_BURST {
-            let message = match self.socket.socket.recv_msg(zmq::DONTWAIT) {
-                Ok(message) => message,
-                Err(zmq::Error::EAGAIN) => {
-                    self.more_subscriptions = false;
-                    break;
-                }
-                Err(zmq::Error::EINTR) => continue,
-                Err(source) => return Err(failed(source)),
+            let Some(message) = self.socket.socket.receive().map_err(failed)? else {
+                self.more_subscriptions = false;
+                break;
             };
             let Some((&first @ (0 | 1), prefix)) = message.split_first() else { continue };
             if prefix == PAUSE_TOPIC {
@@ -531,7 +549,7 @@ impl Publisher {
         let closing_at = Instant::now();
         // Less than the time left, because an absent proxy must not delay the end of the process.
         let linger = end.saturating_duration_since(closing_at) * 4 / 5;
-        self.socket.socket.set_linger(milliseconds(linger)).map_err(failed)?;
+        self.socket.socket.socket().set_linger(milliseconds(linger)).map_err(failed)?;
         let is_connected = self.socket.is_connected();
         self.outcome.offered += self.intake.rejections.total();
         self.outcome.unpublished += self.intake.rejections.total();

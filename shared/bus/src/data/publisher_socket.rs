@@ -8,6 +8,7 @@ use tracing::info;
 use crate::{
     BusError, ClientKeys,
     connections::{Connections, Side},
+    inlet::{Inlet, wait},
     socket::{Bus, uninterrupted},
 };
 
@@ -17,8 +18,8 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(30);
 /// A publisher's socket, which knows whether the proxy is connected and whether it asked for a
 /// pause.
 pub(crate) struct PublisherSocket {
-    pub(crate) socket: zmq::Socket,
-    connections: Connections,
+    pub(crate) socket: Inlet,
+    pub(crate) connections: Connections,
     connected: Latch,
     in_process: bool,
     pause: Option<Pause>,
@@ -44,13 +45,21 @@ impl PublisherSocket {
         let mut connections = bus.watch(&socket, Side::Publish)?;
         connections.connect(&socket, endpoints)?;
         let in_process = endpoints.iter().any(|endpoint| endpoint.starts_with("inproc:"));
-        Ok(PublisherSocket { bus: bus.clone(), socket, connections, connected, in_process, pause: None })
+        Ok(PublisherSocket {
+            bus: bus.clone(),
+            socket: Inlet::new(socket),
+            connections,
+            connected,
+            in_process,
+            pause: None,
+        })
     }
 
     /// Sends a message without blocking. If there is no room, it returns `false` and nothing has
     /// been sent.
-    pub(crate) fn send(&self, topic: &str, rest: &[&[u8]]) -> Result<bool, BusError> {
-        match uninterrupted(|| self.socket.send(topic, zmq::DONTWAIT | zmq::SNDMORE)) {
+    pub(crate) fn send(&mut self, topic: &str, rest: &[&[u8]]) -> Result<bool, BusError> {
+        let socket = self.socket.socket();
+        match uninterrupted(|| socket.send(topic, zmq::DONTWAIT | zmq::SNDMORE)) {
             Ok(()) => {}
             Err(zmq::Error::EAGAIN) => return Ok(false),
             Err(source) => return Err(failed(source)),
@@ -58,9 +67,14 @@ impl PublisherSocket {
         // libzmq checks for room only when the first part is sent.
         for (index, part) in rest.iter().enumerate() {
             let more = if index + 1 < rest.len() { zmq::SNDMORE } else { 0 };
-            uninterrupted(|| self.socket.send(*part, zmq::DONTWAIT | more)).map_err(failed)?;
+            uninterrupted(|| socket.send(*part, zmq::DONTWAIT | more)).map_err(failed)?;
         }
         Ok(true)
+    }
+
+    /// Waits for subscriptions.
+    pub(crate) fn wait(&mut self, limit: Duration) -> Result<(), BusError> {
+        wait([&mut self.socket], [self.connections.events()], limit).map_err(failed)
     }
 
     pub(crate) fn is_paused(&self) -> bool {
@@ -69,7 +83,7 @@ impl PublisherSocket {
 
     /// Pauses until there is a new connection.
     pub(crate) fn pause(&mut self, now: Instant, stream: &str) {
-        self.connections.poll_connected(&self.socket);
+        self.connections.poll_connected(&mut self.socket);
         self.pause = Some(Pause { established: self.connections.established(), until: now + PAUSE_LIMIT });
         info!(%stream, "proxy is shutting down, pausing publication");
     }
@@ -90,7 +104,7 @@ impl PublisherSocket {
     }
 
     pub(crate) fn is_connected(&mut self) -> bool {
-        self.connections.poll_connected(&self.socket) || self.in_process
+        self.connections.follow(&mut self.socket) || self.in_process
     }
 }
 

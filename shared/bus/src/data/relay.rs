@@ -19,6 +19,7 @@ use crate::{
     BusError, ServerKeys,
     connections::Side,
     events::{MAX_EVENT_BYTES, is_event_topic},
+    inlet::{Inlet, wait, wait_for_bell},
     listeners::Listeners,
     metrics::RelayMetrics,
     port_guard::PortGuard,
@@ -40,6 +41,12 @@ const QUIET: Duration = Duration::from_millis(200);
 /// They are asked only if they are not silent by themselves after this time: a host answers a write
 /// to a publisher that has ended with a reset, which would discard its last unread records.
 const PAUSE_AFTER: Duration = Duration::from_millis(400);
+
+/// The longest wait for messages, so that a stop is noticed.
+const IDLE_WAIT: Duration = Duration::from_millis(200);
+/// The same before publishers are admitted, and during a stop, when a long wait would look as if
+/// the thread had been suspended.
+const BRIEF_WAIT: Duration = Duration::from_millis(20);
 
 /// How many messages are relayed before subscriptions are checked again.
 const BURST: usize = 256;
@@ -81,10 +88,10 @@ pub struct RelaySettings {
 /// A bound relay. Belongs to one thread.
 pub struct Relay {
     bus: Bus,
-    publishers: zmq::Socket,
+    publishers: Inlet,
     /// Messages read from `publishers` that have not been relayed.
     backlog: Backlog,
-    subscribers: zmq::Socket,
+    subscribers: Inlet,
     publishers_guard: PortGuard,
     subscribers_guard: PortGuard,
     subscriptions: Subscriptions,
@@ -123,9 +130,9 @@ impl Relay {
             bus: bus.clone(),
             subscribe_endpoints: bind_all(&subscribers, &settings.subscribe)?,
             publish_endpoints: reserve(&publishers, &settings.publish)?,
-            publishers,
+            publishers: Inlet::new(publishers),
             backlog: Backlog::default(),
-            subscribers,
+            subscribers: Inlet::new(subscribers),
             publishers_guard,
             subscribers_guard,
             subscriptions: Subscriptions::default(),
@@ -217,9 +224,8 @@ impl Relay {
             }
             looked_at = now;
             self.subscribers_guard.emptied();
-            if self.wait(settled)? {
-                self.take_subscriptions()?;
-            }
+            self.wait(settled, stopped_at.is_some())?;
+            self.take_subscriptions()?;
             if settled && self.relay_burst()? {
                 last_message = now;
             }
@@ -229,13 +235,13 @@ impl Relay {
     }
 
     fn close(mut self, worker: &Worker) -> Result<(), BusError> {
-        self.publishers_guard.stop(&mut self.publishers);
-        self.subscribers_guard.stop(&mut self.subscribers);
+        self.publishers_guard.stop(self.publishers.socket());
+        self.subscribers_guard.stop(self.subscribers.socket());
         let closing_at = Instant::now();
         // A stalled subscriber must not delay the end of the process past its deadline.
         let remaining = worker.deadline().map_or(QUIET, |end| end.saturating_duration_since(closing_at));
         let linger = remaining * 4 / 5;
-        self.subscribers.set_linger(milliseconds(linger)).map_err(failed)?;
+        self.subscribers.socket().set_linger(milliseconds(linger)).map_err(failed)?;
         // The sockets are closed first, then the gatekeeper's, because dropping the last clone of
         // the bus waits for lingering messages.
         let Relay { bus, publishers, subscribers, keys, .. } = self;
@@ -260,42 +266,47 @@ impl Relay {
             self.publish_endpoints.iter().cloned().partition(|endpoint| endpoint.starts_with("inproc:"));
         for endpoint in outside {
             // Subscribers must not take the descriptors meanwhile.
-            match listeners.while_paused(|| bind(&self.publishers, &endpoint)) {
+            match listeners.while_paused(|| bind(self.publishers.socket(), &endpoint)) {
                 Ok(()) => {}
                 Err(zmq::Error::EADDRINUSE) if !is_last_attempt => return Ok(false),
                 Err(source) => return Err(BusError::Bind { endpoint, source }),
             }
         }
         // A process may stop reading its own publishers.
-        self.publishers.set_rcvhwm(RELAY_IN_PROCESS_MESSAGES).map_err(failed)?;
-        bind_all(&self.publishers, &inside)?;
+        let publishers = self.publishers.socket();
+        publishers.set_rcvhwm(RELAY_IN_PROCESS_MESSAGES).map_err(failed)?;
+        bind_all(publishers, &inside)?;
         Ok(true)
     }
 
-    /// Waits for messages, and returns whether there are subscriptions.
-    fn wait(&self, settled: bool) -> Result<bool, BusError> {
-        let mut items = [self.subscribers.as_poll_item(zmq::POLLIN), self.publishers.as_poll_item(zmq::POLLIN)];
-        let (watched, timeout_ms) = match (settled, self.backlog.is_empty()) {
-            (true, true) => (&mut items[..], 50),
-            (true, false) => (&mut items[..], 0),
-            (false, _) => (&mut items[..1], 20),
+    /// Waits for messages, subscriptions and status.
+    fn wait(&mut self, settled: bool, is_stopping: bool) -> Result<(), BusError> {
+        let limit = match (settled, self.backlog.is_empty()) {
+            // There is work; this only notices what else there is.
+            (true, false) => Duration::ZERO,
+            (true, true) if !is_stopping => IDLE_WAIT,
+            _ => BRIEF_WAIT,
         };
-        match zmq::poll(watched, timeout_ms) {
-            Ok(_) | Err(zmq::Error::EINTR) => Ok(items[0].is_readable()),
-            Err(source) => Err(failed(source)),
-        }
+        let is_status_due = || self.status.as_ref().is_some_and(StatusOutlet::has_next);
+        self.subscribers_guard.begin_wait();
+        let waited = if settled {
+            let inlets = [&mut self.subscribers, &mut self.publishers];
+            match &self.status {
+                Some(status) => wait_for_bell(inlets, [], status.bell(), is_status_due, limit),
+                None => wait(inlets, [], limit),
+            }
+        } else {
+            wait([&mut self.subscribers], [], limit)
+        };
+        self.subscribers_guard.end_wait();
+        waited.map_err(failed)
     }
 
     /// Forwards subscriptions to the publishers, so that they send only subscribed topics. A
     /// bounded number at a time, because a flood of subscriptions must not block data.
     fn take_subscriptions(&mut self) -> Result<(), BusError> {
         for _ in 0..SUBSCRIPTION_BURST {
-            let mut message = match self.subscribers.recv_msg(zmq::DONTWAIT) {
-                Ok(message) => message,
-                Err(zmq::Error::EAGAIN) => break,
-                Err(zmq::Error::EINTR) => continue,
-                Err(source) => return Err(failed(source)),
-            };
+            let Some(mut message) = self.subscribers.receive().map_err(failed)? else { break };
             if self.skipping {
                 self.skipping = message.get_more();
                 continue;
@@ -311,7 +322,7 @@ impl Relay {
                     let prefix = String::from_utf8_lossy(&message[1..]);
                     debug!(prefix = %prefix.escape_debug(), added = change == Change::Added, "subscription");
                     if !is_of_status_only(&message[1..]) {
-                        self.publishers.send(message, 0).map_err(failed)?;
+                        self.publishers.socket().send(message, 0).map_err(failed)?;
                     }
                 }
                 Change::Unchanged => {}
@@ -346,10 +357,10 @@ impl Relay {
         }
     }
 
-    fn ask_to_pause(&self) -> Result<(), BusError> {
+    fn ask_to_pause(&mut self) -> Result<(), BusError> {
         for added in [1, 0] {
             let message = [&[added], PAUSE_TOPIC].concat();
-            self.publishers.send(message, 0).map_err(failed)?;
+            self.publishers.socket().send(message, 0).map_err(failed)?;
         }
         Ok(())
     }
@@ -381,20 +392,15 @@ impl Relay {
 
     /// The next message of a publisher, if there is one.
     fn receive(&mut self) -> Result<Option<Incoming>, BusError> {
-        match uninterrupted(|| self.publishers.recv_msg(zmq::DONTWAIT)) {
-            Ok(mut topic) => {
-                if self.is_sampled() {
-                    self.publishers_guard.count(&mut topic);
-                }
-                let rest = receive_rest(&self.publishers, &topic).map_err(failed)?;
-                Ok(Some(Incoming { topic, rest }))
-            }
-            Err(zmq::Error::EAGAIN) => {
-                self.publishers_guard.emptied();
-                Ok(None)
-            }
-            Err(source) => Err(failed(source)),
+        let Some(mut topic) = self.publishers.receive().map_err(failed)? else {
+            self.publishers_guard.emptied();
+            return Ok(None);
+        };
+        if self.is_sampled() {
+            self.publishers_guard.count(&mut topic);
         }
+        let rest = receive_rest(self.publishers.socket(), &topic).map_err(failed)?;
+        Ok(Some(Incoming { topic, rest }))
     }
 
     /// One in four messages, by xorshift: a regular choice could always miss the same publisher.
@@ -449,7 +455,8 @@ impl Relay {
     /// part is sent.
     fn send<const N: usize>(&mut self, topic: &[u8], rest: [zmq::Message; N]) -> Result<(), BusError> {
         let first = zmq::DONTWAIT | zmq::SNDMORE;
-        let mut sent = uninterrupted(|| self.subscribers.send(topic, first));
+        let socket = self.subscribers.socket();
+        let mut sent = uninterrupted(|| socket.send(topic, first));
         if sent == Err(zmq::Error::EAGAIN) {
             sent = self.send_patiently(topic, first);
         }
@@ -457,16 +464,18 @@ impl Relay {
             Ok(()) => {}
             Err(zmq::Error::EAGAIN) => {
                 self.queue_is_full();
-                nodrop(&mut self.subscribers, false).map_err(failed)?;
-                let sent = uninterrupted(|| self.subscribers.send(topic, first));
-                nodrop(&mut self.subscribers, true).map_err(failed)?;
+                let socket = self.subscribers.socket();
+                nodrop(socket, false).map_err(failed)?;
+                let sent = uninterrupted(|| socket.send(topic, first));
+                nodrop(socket, true).map_err(failed)?;
                 sent.map_err(failed)?;
             }
             Err(source) => return Err(failed(source)),
         }
+        let socket = self.subscribers.socket();
         for (index, part) in rest.into_iter().enumerate() {
             let flags = if index + 1 < N { first } else { zmq::DONTWAIT };
-            self.subscribers.send(part, flags).map_err(failed)?;
+            socket.send(part, flags).map_err(failed)?;
         }
         Ok(())
     }
@@ -481,7 +490,8 @@ impl Relay {
         self.patient_at = now + PATIENCE_EVERY;
         loop {
             std::thread::sleep(PATIENCE_STEP);
-            let sent = uninterrupted(|| self.subscribers.send(topic, flags));
+            let socket = self.subscribers.socket();
+            let sent = uninterrupted(|| socket.send(topic, flags));
             if sent != Err(zmq::Error::EAGAIN) || now.elapsed() >= PATIENCE {
                 return sent;
             }

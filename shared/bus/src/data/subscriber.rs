@@ -16,8 +16,9 @@ use crate::{
     BusError, Subscribing,
     connections::{Connections, Side},
     events::is_event_topic,
+    inlet::{Inlet, wait},
     metrics::SubscriberMetrics,
-    socket::{Bus, Rest, milliseconds, receive_rest},
+    socket::{Bus, Rest, receive_rest},
     status::is_status_topic,
 };
 
@@ -81,7 +82,7 @@ pub struct Delivery {
 
 /// A subscription to some topics. Belongs to one thread.
 pub struct Subscriber {
-    socket: zmq::Socket,
+    socket: Inlet,
     prefixes: Vec<String>,
     tracker: Tracker,
     metrics: SubscriberMetrics,
@@ -123,7 +124,7 @@ impl Subscriber {
         connections.connect(&socket, endpoints)?;
         socket.set_rcvtimeo(0).map_err(|source| BusError::Socket { role: "subscriber", source })?;
         Ok(Subscriber {
-            socket,
+            socket: Inlet::new(socket),
             prefixes: prefixes.to_vec(),
             tracker: Tracker::default(),
             metrics: SubscriberMetrics::new(metrics),
@@ -149,11 +150,13 @@ impl Subscriber {
         // messages without records cannot exceed the timeout.
         let mut started = None;
         loop {
-            match self.socket.recv_msg(zmq::DONTWAIT) {
-                Ok(topic) => {
+            match self.socket.receive().map_err(failed)? {
+                Some(topic) => {
                     let delivery = self.message(topic)?;
                     if self.burst == BURST {
                         self.burst = 0;
+                        // While there are always messages, nobody waits for these.
+                        self.connections.events().ask_again();
                         self.poll_connection();
                         let now = Instant::now();
                         waited |= now.duration_since(*started.get_or_insert(now)) >= timeout;
@@ -163,24 +166,18 @@ impl Subscriber {
                         return Ok(delivery);
                     }
                 }
-                Err(zmq::Error::EAGAIN) if waited => return Ok(None),
-                Err(zmq::Error::EAGAIN) => {
+                None if waited => return Ok(None),
+                None => {
                     self.poll_connection();
-                    let polled = self.socket.poll(zmq::POLLIN, i64::from(milliseconds(timeout)));
-                    match polled {
-                        Ok(_) | Err(zmq::Error::EINTR) => waited = true,
-                        Err(source) => return Err(BusError::Io { role: "subscriber", source }),
-                    }
+                    wait([&mut self.socket], [self.connections.events()], timeout).map_err(failed)?;
+                    waited = true;
                 }
-                Err(zmq::Error::EINTR) => {}
-                Err(source) => return Err(BusError::Io { role: "subscriber", source }),
             }
         }
     }
 
     fn message(&mut self, topic: zmq::Message) -> Result<Option<Delivery>, BusError> {
-        let rest = receive_rest(&self.socket, &topic);
-        let Rest { count, parts } = rest.map_err(|source| BusError::Io { role: "subscriber", source })?;
+        let Rest { count, parts } = receive_rest(self.socket.socket(), &topic).map_err(failed)?;
         let delivery = match (Topic::parse(&topic), parts) {
             (Some(topic), [Some(header), Some(body)]) if count == 2 => self.batch(topic, &header, body),
             (None, [Some(frame), None]) if topic.starts_with(Announcement::TOPIC_PREFIX.as_bytes()) => {
@@ -288,8 +285,8 @@ impl Subscriber {
         self.metrics.malformed.inc();
     }
 
-    pub(crate) fn socket(&self) -> &zmq::Socket {
-        &self.socket
+    pub(crate) fn inlet(&mut self) -> &mut Inlet {
+        &mut self.socket
     }
 
     fn report_loss(&self, stream: &str, records: u64) {
@@ -304,7 +301,7 @@ impl Subscriber {
             return;
         }
         self.polled_at = Some(now);
-        let is_connected = self.in_process || self.connections.poll_connected(&self.socket);
+        let is_connected = self.in_process || self.connections.follow(&mut self.socket);
         if let Some(latch) = &self.connected {
             latch.set(is_connected);
         }
@@ -313,6 +310,10 @@ impl Subscriber {
         self.metrics.forgotten.inc_by(self.tracker.forgotten() - self.forgotten);
         self.forgotten = self.tracker.forgotten();
     }
+}
+
+fn failed(source: zmq::Error) -> BusError {
+    BusError::Io { role: "subscriber", source }
 }
 
 /// Rejects sequence numbers that no stream can reach.

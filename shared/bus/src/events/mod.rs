@@ -20,15 +20,18 @@ use crate::{
     BusError,
     connections::{Connections, Side},
     data::Subscriptions,
+    inlet::{Inlet, wait},
     metrics::{EventMetrics, malformed_messages},
     settings::{Publishing, Subscribing},
-    socket::{Bus, Rest, SUBSCRIPTION_BURST, milliseconds, receive_rest, uninterrupted},
+    socket::{Bus, Rest, SUBSCRIPTION_BURST, receive_rest, uninterrupted},
     status::is_status_topic,
 };
 
 pub use topic::EVENT_PREFIX;
 pub(crate) use topic::{event_publisher, is_event_topic};
 
+/// How often a publisher reads its subscriptions.
+const READ_EVERY: Duration = Duration::from_millis(20);
 /// How often the state of a connection is checked.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
 
@@ -37,9 +40,10 @@ pub const MAX_EVENT_BYTES: usize = 16 << 10;
 
 /// Publishes events. Belongs to one thread, which calls [`EventPublisher::poll`] regularly.
 pub struct EventPublisher {
-    socket: zmq::Socket,
+    socket: Inlet,
     connections: Connections,
     subscriptions: Subscriptions,
+    read_at: Option<Instant>,
     polled_at: Option<Instant>,
     topic: String,
     metrics: EventMetrics,
@@ -55,9 +59,10 @@ impl EventPublisher {
         let mut connections = bus.watch(&socket, Side::Publish)?;
         connections.connect(&socket, &to.endpoints)?;
         Ok(EventPublisher {
-            socket,
+            socket: Inlet::new(socket),
             connections,
             subscriptions: Subscriptions::default(),
+            read_at: None,
             polled_at: None,
             topic: format!("{EVENT_PREFIX}{name}/"),
             metrics: EventMetrics::new(metrics),
@@ -68,7 +73,7 @@ impl EventPublisher {
     /// An event that is not an object or too large, that has no subscriber, or for which there is
     /// no room, is dropped and counted.
     pub fn publish(&mut self, json: &[u8]) -> bool {
-        self.poll();
+        self.read();
         if json.len() > MAX_EVENT_BYTES || object(json).is_none() {
             self.metrics.rejected.inc();
             return false;
@@ -77,30 +82,37 @@ impl EventPublisher {
             self.metrics.no_subscriber.inc();
             return false;
         }
-        let topic = uninterrupted(|| self.socket.send(self.topic.as_bytes(), zmq::DONTWAIT | zmq::SNDMORE));
+        let socket = self.socket.socket();
+        let topic = uninterrupted(|| socket.send(self.topic.as_bytes(), zmq::DONTWAIT | zmq::SNDMORE));
         // libzmq checks for room only when the first part is sent.
-        let sent = topic.and_then(|()| uninterrupted(|| self.socket.send(json, zmq::DONTWAIT)));
+        let sent = topic.and_then(|()| uninterrupted(|| socket.send(json, zmq::DONTWAIT)));
         let counter = if sent.is_ok() { &self.metrics.published } else { &self.metrics.no_room };
         counter.inc();
         sent.is_ok()
     }
 
     /// Reads subscriptions and retries a rejected connection. To be called regularly, even with
-    /// nothing to publish, because unread subscriptions fill the socket's queue.
+    /// nothing to publish, because unread subscriptions fill the socket's queue. Most calls do
+    /// nothing, so it may be called once per batch.
     pub fn poll(&mut self) {
+        let now = Instant::now();
+        if self.read_at.is_none_or(|at| now.duration_since(at) >= READ_EVERY) {
+            self.read_at = Some(now);
+            self.read();
+        }
+    }
+
+    fn read(&mut self) {
+        // Nobody waits for the socket.
+        self.socket.ask_again();
         for _ in 0..SUBSCRIPTION_BURST {
-            match self.socket.recv_msg(zmq::DONTWAIT) {
-                Ok(message) => {
-                    if let Some((&first @ (0 | 1), prefix)) = message.split_first() {
-                        self.subscriptions.change(first == 1, prefix);
-                    }
-                }
-                Err(zmq::Error::EINTR) => {}
-                // If the socket failed, the next send returns the error too.
-                Err(_) => break,
+            // If the socket failed, the next send returns the error too.
+            let Ok(Some(message)) = self.socket.receive() else { break };
+            if let Some((&first @ (0 | 1), prefix)) = message.split_first() {
+                self.subscriptions.change(first == 1, prefix);
             }
         }
-        poll_connections(&mut self.connections, &self.socket, &mut self.polled_at);
+        poll_connections(&mut self.connections, &mut self.socket, &mut self.polled_at);
     }
 }
 
@@ -122,7 +134,7 @@ impl Event {
 
 /// A subscription to events or status. Belongs to one thread.
 pub struct EventSubscriber {
-    socket: zmq::Socket,
+    socket: Inlet,
     connections: Connections,
     polled_at: Option<Instant>,
     malformed: prometheus::IntCounter,
@@ -147,7 +159,7 @@ impl EventSubscriber {
         }
         connections.connect(&socket, &from.endpoints)?;
         let malformed = malformed_messages(metrics, "malformed");
-        Ok(EventSubscriber { socket, connections, polled_at: None, malformed })
+        Ok(EventSubscriber { socket: Inlet::new(socket), connections, polled_at: None, malformed })
     }
 
     /// The next event, or `None` if none is received within `timeout`. Malformed events are counted
@@ -158,24 +170,19 @@ impl EventSubscriber {
     pub fn receive(&mut self, timeout: Duration) -> Result<Option<Event>, BusError> {
         let failed = |source| BusError::Io { role: "event subscriber", source };
         let until = Instant::now() + timeout;
+        let mut waited = false;
         loop {
-            poll_connections(&mut self.connections, &self.socket, &mut self.polled_at);
-            let topic = match self.socket.recv_msg(zmq::DONTWAIT) {
-                Ok(topic) => topic,
-                Err(zmq::Error::EINTR) => continue,
-                Err(zmq::Error::EAGAIN) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Ok(None);
-                    }
-                    match self.socket.poll(zmq::POLLIN, i64::from(milliseconds(left.min(WATCH_EVERY))).max(1)) {
-                        Ok(_) | Err(zmq::Error::EINTR) => continue,
-                        Err(source) => return Err(failed(source)),
-                    }
+            poll_connections(&mut self.connections, &mut self.socket, &mut self.polled_at);
+            let Some(topic) = self.socket.receive().map_err(failed)? else {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() && waited {
+                    return Ok(None);
                 }
-                Err(source) => return Err(failed(source)),
+                wait([&mut self.socket], [], left.min(WATCH_EVERY)).map_err(failed)?;
+                waited = true;
+                continue;
             };
-            let event = match receive_rest(&self.socket, &topic).map_err(failed)? {
+            let event = match receive_rest(self.socket.socket(), &topic).map_err(failed)? {
                 Rest { count: 1, parts: [Some(body)] } => event(&topic, &body),
                 _ => None,
             };
@@ -206,7 +213,7 @@ fn object(json: &[u8]) -> Option<serde_json::Map<String, serde_json::Value>> {
 
 /// Polls the connections from time to time: unread events stay in memory, and libzmq does not retry
 /// a rejected connection by itself.
-fn poll_connections(connections: &mut Connections, socket: &zmq::Socket, polled_at: &mut Option<Instant>) {
+fn poll_connections(connections: &mut Connections, socket: &mut Inlet, polled_at: &mut Option<Instant>) {
     let now = Instant::now();
     if polled_at.is_none_or(|at| now.duration_since(at) >= WATCH_EVERY) {
         *polled_at = Some(now);

@@ -38,14 +38,15 @@ use self::{
 };
 use crate::{
     BusError, Frame, Reporting,
-    clock::{boot_now, poll_timeout},
+    clock::{boot_now, wait_until},
     connections::{Connections, Side},
     control::dealer::{CONTROL_BURST, Incoming, receive, routing_id, send},
     data::{age_seconds, check_sequence},
+    inlet::{Inlet, wait},
     metrics::{GroupMetrics, HandoffMetrics},
     reminder::{Due, Reminder},
     settings::{Controlling, Subscribing},
-    socket::{Bus, Rest, receive_rest, uninterrupted},
+    socket::{Bus, Rest, receive_rest},
     status::StatusReporter,
 };
 
@@ -114,8 +115,8 @@ struct Checked {
 
 /// A member of a group. Belongs to one thread.
 pub struct GroupSubscriber {
-    data: zmq::Socket,
-    control: zmq::Socket,
+    data: Inlet,
+    control: Inlet,
     connections: Connections,
     control_connections: Connections,
     /// Retransmitted records received.
@@ -184,8 +185,8 @@ impl GroupSubscriber {
             metrics: HandoffMetrics::new(&metrics),
         });
         Ok(GroupSubscriber {
-            data,
-            control,
+            data: Inlet::new(data),
+            control: Inlet::new(control),
             connections,
             control_connections,
             retransmitted: 0,
@@ -221,33 +222,61 @@ impl GroupSubscriber {
     pub fn receive(&mut self, timeout: Duration) -> Result<Option<GroupDelivery>, BusError> {
         let mut waited = false;
         loop {
-            if self.burst >= BURST {
-                self.burst = 0;
-                self.maintain()?;
+            if let Some(delivery) = self.try_receive()? {
+                return Ok(Some(delivery));
             }
+            self.maintain()?;
+            if !self.deliveries.is_empty() {
+                continue;
+            }
+            if waited {
+                return Ok(None);
+            }
+            let now = boot_now();
+            let limit = self.wait_limit(now, timeout);
+            let watched = [self.connections.events(), self.control_connections.events()];
+            wait([&mut self.data, &mut self.control], watched, limit).map_err(failed)?;
+            waited = true;
+        }
+    }
+
+    /// The next batch to act on, or `None` if none has been received yet. Messages that are not for
+    /// the caller do not keep it here: from time to time it returns `None` although there are more.
+    /// To be followed by [`GroupSubscriber::receive`] then, which renews the lease.
+    ///
+    /// # Errors
+    /// As [`GroupSubscriber::receive`].
+    pub fn try_receive(&mut self) -> Result<Option<GroupDelivery>, BusError> {
+        loop {
             if let Some(delivery) = self.deliveries.pop_front() {
                 return Ok(Some(delivery));
             }
-            match uninterrupted(|| self.data.recv_msg(zmq::DONTWAIT)) {
-                Ok(topic) => {
+            if self.burst >= BURST {
+                self.burst = 0;
+                // While there is always data, nobody waits for these.
+                self.control.ask_again();
+                self.connections.events().ask_again();
+                self.control_connections.events().ask_again();
+                self.maintain()?;
+                return Ok(self.deliveries.pop_front());
+            }
+            match self.data.receive().map_err(failed)? {
+                Some(topic) => {
                     self.burst += 1;
                     self.take_data(&topic)?;
                 }
-                Err(zmq::Error::EAGAIN) => {
+                None => {
                     self.burst = 0;
-                    self.maintain()?;
-                    if !self.deliveries.is_empty() {
-                        continue;
-                    }
-                    if waited {
-                        return Ok(None);
-                    }
-                    self.wait(timeout)?;
-                    waited = true;
+                    return Ok(None);
                 }
-                Err(source) => return Err(failed(source)),
             }
         }
+    }
+
+    /// Whether batches that it has delivered are not acknowledged yet.
+    pub fn has_outstanding(&self) -> bool {
+        // Each token has a reference.
+        Arc::strong_count(&self.completions) > 1
     }
 
     /// Renews the lease and processes acknowledgements for at most `timeout`, without receiving
@@ -257,11 +286,10 @@ impl GroupSubscriber {
     /// A socket failed because its context was terminated.
     pub fn poll_control(&mut self, timeout: Duration) -> Result<(), BusError> {
         self.maintain()?;
-        let wait = poll_timeout(boot_now(), self.next_deadline(), timeout);
-        match self.control.poll(zmq::POLLIN, wait) {
-            Ok(_) | Err(zmq::Error::EINTR) => self.maintain(),
-            Err(source) => Err(failed(source)),
-        }
+        let limit = self.wait_limit(boot_now(), timeout);
+        let watched = [self.connections.events(), self.control_connections.events()];
+        wait([&mut self.control], watched, limit).map_err(failed)?;
+        self.maintain()
     }
 
     /// Sets whether the caller cannot take more for the moment, so that the member requests no
@@ -363,18 +391,15 @@ impl GroupSubscriber {
         self.handoff.as_mut().and_then(|handoff| handoff.keeper.next_shard_to_replay())
     }
 
+    /// The longest wait that misses no deadline.
+    fn wait_limit(&self, now: BootTime, timeout: Duration) -> Duration {
+        let limit = wait_until(now, self.next_deadline(), timeout);
+        self.reporter.as_ref().map_or(limit, |reporter| reporter.wait_limit(now, limit))
+    }
+
     fn next_deadline(&self) -> BootTime {
         let handoff = self.handoff.as_ref().map_or(BootTime::NEVER, |handoff| handoff.keeper.next_deadline());
         self.member.next_deadline().min(handoff)
-    }
-
-    fn wait(&self, timeout: Duration) -> Result<(), BusError> {
-        let mut items = [self.data.as_poll_item(zmq::POLLIN), self.control.as_poll_item(zmq::POLLIN)];
-        let wait = poll_timeout(boot_now(), self.next_deadline(), timeout);
-        match zmq::poll(&mut items, wait) {
-            Ok(_) | Err(zmq::Error::EINTR) => Ok(()),
-            Err(source) => Err(failed(source)),
-        }
     }
 
     /// Everything but data: acknowledgements, control messages, deadlines, metrics.
@@ -404,7 +429,7 @@ impl GroupSubscriber {
 
     fn take_control_messages(&mut self) -> Result<(), BusError> {
         for taken in 0..CONTROL_BURST {
-            let message = receive(&self.control, "group control")?;
+            let message = receive(&mut self.control, "group control")?;
             if taken == 0 && !matches!(message, Incoming::Nothing) {
                 self.control_connections.heard();
             }
@@ -436,7 +461,7 @@ impl GroupSubscriber {
             keeper.on_tick(now);
         }
         while let Some(frame) = keeper.poll_output() {
-            if !send(&self.control, &frame, "group control")? {
+            if !send(&mut self.control, &frame, "group control")? {
                 // It is sent again, because it is not acknowledged.
                 self.metrics.dropped.inc();
             }
@@ -453,7 +478,7 @@ impl GroupSubscriber {
         }
         reporter.tend(now);
         while let Some(frame) = reporter.poll_output() {
-            if !send(&self.control, &frame, "group control")? {
+            if !send(&mut self.control, &frame, "group control")? {
                 self.metrics.dropped.inc();
             }
         }
@@ -461,7 +486,7 @@ impl GroupSubscriber {
     }
 
     fn take_data(&mut self, topic: &zmq::Message) -> Result<(), BusError> {
-        let Rest { count, parts } = receive_rest(&self.data, topic).map_err(failed)?;
+        let Rest { count, parts } = receive_rest(self.data.socket(), topic).map_err(failed)?;
         let taken = match (Topic::parse(topic), parts) {
             (Some(topic), [Some(header), Some(body)]) if count == 2 => self.batch(topic, &header, Frame::from(body)),
             (None, [Some(frame), None]) if topic.starts_with(Announcement::TOPIC_PREFIX.as_bytes()) => {
@@ -523,16 +548,16 @@ impl GroupSubscriber {
         while let Some(output) = self.member.poll_output() {
             match output {
                 MemberOutput::Send(frame) => {
-                    if !send(&self.control, &frame, "group control")? {
+                    if !send(&mut self.control, &frame, "group control")? {
                         // It describes a state, and the next message repeats it.
                         self.metrics.dropped.inc();
                     }
                 }
                 MemberOutput::Subscribe(topic) => {
-                    self.data.set_subscribe(topic.as_str().as_bytes()).map_err(failed)?;
+                    self.data.socket().set_subscribe(topic.as_str().as_bytes()).map_err(failed)?;
                 }
                 MemberOutput::Unsubscribe(topic) => {
-                    self.data.set_unsubscribe(topic.as_str().as_bytes()).map_err(failed)?;
+                    self.data.socket().set_unsubscribe(topic.as_str().as_bytes()).map_err(failed)?;
                 }
                 MemberOutput::Deliver { stream, topic, generation, first_sequence, skip, batch } => {
                     let Checked { mut batch, first_captured_at_ns, last_captured_at_ns } = batch;
@@ -622,8 +647,8 @@ impl GroupSubscriber {
         self.loss_log.report(instant);
         self.report_differing(instant);
         self.control_connections.set_retransmitted(self.retransmitted);
-        let has_data = self.connections.poll_connected(&self.data);
-        let has_control = self.control_connections.poll_connected(&self.control);
+        let has_data = self.connections.follow(&mut self.data);
+        let has_control = self.control_connections.follow(&mut self.control);
         let is_connected = self.in_process || (has_data && has_control);
         self.metrics.connected.set(i64::from(is_connected));
         self.ready.set(leased);

@@ -24,6 +24,8 @@ pub(crate) use reporter::StatusReporter;
 pub use sekiwake_group::STATUS_PREFIX;
 pub(crate) use text::texts;
 
+use crate::{BusError, inlet::Bell};
+
 /// The most parts that wait for the relay: 8 MiB.
 const MAX_WAITING: usize = 512;
 
@@ -37,6 +39,7 @@ pub(crate) fn is_status_topic(topic: &[u8]) -> bool {
 pub struct StatusOutlet {
     is_wanted: Arc<AtomicBool>,
     waiting: Receiver<Publication>,
+    bell: Arc<Bell>,
 }
 
 /// The end of the control plane.
@@ -44,18 +47,34 @@ pub struct StatusOutlet {
 pub struct StatusInlet {
     is_wanted: Arc<AtomicBool>,
     waiting: Sender<Publication>,
+    /// Rung after each publication.
+    bell: Arc<Bell>,
 }
 
 /// Connects a control plane with the relay that publishes the status it receives.
-pub fn status_channel() -> (StatusInlet, StatusOutlet) {
+///
+/// # Errors
+/// No descriptor is left.
+pub fn status_channel() -> Result<(StatusInlet, StatusOutlet), BusError> {
     let is_wanted = Arc::new(AtomicBool::new(false));
     let (sender, receiver) = bounded(MAX_WAITING);
-    (StatusInlet { is_wanted: Arc::clone(&is_wanted), waiting: sender }, StatusOutlet { is_wanted, waiting: receiver })
+    let bell = Arc::new(Bell::new().map_err(BusError::Wake)?);
+    let inlet = StatusInlet { is_wanted: Arc::clone(&is_wanted), waiting: sender, bell: Arc::clone(&bell) };
+    Ok((inlet, StatusOutlet { is_wanted, waiting: receiver, bell }))
 }
 
 impl StatusOutlet {
     pub(crate) fn set_wanted(&self, is_wanted: bool) {
         self.is_wanted.store(is_wanted, Ordering::Relaxed);
+    }
+
+    /// Ends the relay's wait.
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    pub(crate) fn has_next(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     pub(crate) fn next(&self) -> Option<Publication> {
@@ -70,6 +89,8 @@ impl StatusInlet {
 
     /// Returns `false` if there is no room.
     pub(crate) fn push(&self, publication: Publication) -> bool {
-        self.waiting.try_send(publication).is_ok()
+        let has_room = self.waiting.try_send(publication).is_ok();
+        self.bell.ring();
+        has_room
     }
 }

@@ -1,12 +1,15 @@
 //! Sends a role's status over a control connection that it has.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sekiwake_group::{BootTime, StatusIdentity, StatusSender};
 use sekiwake_runtime::StatusFeed;
 use sekiwake_sys::clock::wall_now_ns;
 
 use super::texts;
+
+/// The shortest wait for parts that are being collected: status is not worth a spin.
+const COLLECTING_WAIT: Duration = Duration::from_millis(5);
 
 /// A sender, and what it sends. The owner of the connection passes messages on, and calls
 /// [`StatusReporter::tend`] in each round of its loop.
@@ -62,6 +65,12 @@ impl StatusReporter {
 
     pub(crate) fn next_deadline(&self) -> BootTime {
         self.sender.next_deadline()
+    }
+
+    /// How long a thread with a time limit may wait before it calls [`StatusReporter::tend`].
+    pub(crate) fn wait_limit(&self, now: BootTime, limit: Duration) -> Duration {
+        let due = if self.is_collecting() { now } else { self.next_deadline() };
+        if due <= now + limit { limit.min((due - now).max(COLLECTING_WAIT)) } else { limit }
     }
 
     pub(crate) fn poll_output(&mut self) -> Option<Vec<u8>> {

@@ -41,7 +41,7 @@ impl StatusProxy {
         let mut relay = Relay::bind(&bus, &settings, role.metrics()).unwrap();
         let settings = ControlPlaneSettings { endpoints: vec![control.to_owned()], keys: None };
         let mut plane = ControlPlane::bind(&bus, &settings, Reporting::new(&role.scope, "control", "control")).unwrap();
-        let (inlet, outlet) = status_channel();
+        let (inlet, outlet) = status_channel().unwrap();
         plane.set_status(inlet);
         relay.set_status(outlet);
         let (subscribe, control) = (relay.subscribe_endpoints()[0].clone(), plane.endpoints()[0].clone());

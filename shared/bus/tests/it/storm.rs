@@ -362,3 +362,21 @@ fn bad_handshakes_at_ports_with_keys_end_no_proxy() {
     assert_eq!(value(&next.metrics, LOST_RECORDS) + late.lost(), 0);
     assert!(value_of(proxy.relay.role.metrics(), DENIED_CONNECTIONS, "not_encrypted") > 0);
 }
+
+#[test]
+fn connection_that_was_idle_is_cut_when_it_floods() {
+    let _alone = alone();
+    let relay = TestRelay::start();
+    wait_for("the port", LONG, || Raw::connect(&relay.publish, "XPUB", b"").is_ok()).unwrap();
+    let mut peer = Raw::connect(&relay.publish, "XPUB", b"").unwrap();
+    peer.0.set_write_timeout(Some(LONG)).unwrap();
+    // Checks become rare meanwhile.
+    std::thread::sleep(Duration::from_secs(1));
+    let parts = frame(1, &[b'x'; 200]).repeat(1_000);
+    let mut sent = 0;
+    while peer.0.write_all(&parts).is_ok() {
+        sent += parts.len();
+    }
+    println!("{} MiB sent before the connection was cut", sent >> 20);
+    wait_for("the count", LONG, || relay.value(CUT_CONNECTIONS) == 1).unwrap();
+}

@@ -179,7 +179,10 @@ impl<'a> Members<'a> {
             shares.iter().sum::<u64>() == 64
                 && shares.iter().all(|share| (64 / members..=64_u64.div_ceil(members)).contains(share))
         };
-        wait_for("an even share", LONG, even).unwrap_or_else(|late| panic!("{late}: {:?}\n{}", owned(), self.log()));
+        wait_for("an even share", LONG, even).unwrap_or_else(|late| {
+            let status: Vec<String> = self.members.iter().filter_map(|member| member.page("/status").ok()).collect();
+            panic!("{late}: {:?}\n{}\n{}", owned(), status.join("\n"), self.log())
+        });
     }
 
     fn sum(&self, metric: &str) -> u64 {
