@@ -37,8 +37,15 @@ use crate::{
     stream::{SpoolSettings, StreamSettings, StreamWorker, Tls, TlsError, TlsSettings, spool_name, spools::Spools},
     templates::flows::{Flows, OwedToSlot},
     totals::Totals,
-    udp::{egress::SocketOptions, flush::DatagramOptions, target::Target, worker::UdpWorker},
+    udp::{egress::SocketOptions, flush::DatagramOptions, sending::Sending, target::Target, worker::UdpWorker},
 };
+
+/// Offered records are passed on at this number at the latest.
+const FLUSH_RECORDS: usize = 1024;
+
+/// The receiving thread sends itself up to this many datagrams in a row. More of them, or more
+/// destinations, are worth a thread each.
+const MAX_SENT_HERE: usize = 512;
 
 /// The default directory of spools.
 pub(crate) const DEFAULT_SPOOL_DIR: &str = "./spool";
@@ -59,6 +66,8 @@ pub struct Engine<B> {
     started: Vec<(String, DestinationMetrics)>,
     shown: ShownEndpoints,
     totals: Totals,
+    /// Records offered since the last flush.
+    pending: usize,
     flows: Option<Flows>,
     context: WorkerContext,
 }
@@ -118,6 +127,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
             routes: Vec::new(),
             metrics: BTreeMap::new(),
             started: Vec::new(),
+            pending: 0,
             shown: ShownEndpoints::default(),
             flows: (kind == Kind::Xflow).then(|| Flows::new(scope)),
             context: WorkerContext { scope: scope.clone(), resolution, registry, spools: Spools::new(&spool_dir) },
@@ -136,6 +146,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
     /// # Errors
     /// As [`Engine::start`]. Then nothing changes.
     pub fn apply(&mut self, destinations: &Destinations) -> io::Result<()> {
+        self.flush();
         let stays = |route: &Route<B>| destinations.iter().any(|wanted| wanted == route.destination());
         let staying = self.routes.iter().filter(|route| stays(route)).flat_map(Route::endpoints);
         let mut taken: Vec<u32> = staying.map(EndpointIntake::slot).collect();
@@ -208,9 +219,29 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         endpoints.peek().is_some() && endpoints.all(EndpointIntake::is_behind)
     }
 
-    /// Queues a parcel for each destination that selects it, and never waits: where a queue is
-    /// full, its records are dropped and counted.
+    /// Offers a parcel and flushes.
     pub fn forward(&mut self, parcel: &Arc<Parcel<B>>) {
+        self.offer(parcel);
+        self.flush();
+    }
+
+    /// Passes on what was offered, and never waits. What a UDP destination takes at once is sent in
+    /// this thread, unless that is much.
+    pub fn flush(&mut self) {
+        if self.pending == 0 {
+            return;
+        }
+        let endpoints = self.routes.iter().map(|route| route.endpoints().len()).sum::<usize>();
+        let may_send = self.pending * endpoints <= MAX_SENT_HERE;
+        self.pending = 0;
+        for endpoint in self.routes.iter_mut().flat_map(Route::endpoints_mut) {
+            endpoint.flush(may_send);
+        }
+    }
+
+    /// Adds a parcel for each destination that selects it, and never waits: where a queue is full,
+    /// its records are dropped and counted. It is passed on by [`Engine::flush`], or earlier.
+    pub fn offer(&mut self, parcel: &Arc<Parcel<B>>) {
         let records = parcel.batch.len();
         if records == 0 {
             return;
@@ -228,8 +259,12 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
             self.unmatched.inc_by((records - matched.count()) as u64);
         }
         self.queue_owed_templates(parcel, &selections, now);
-        for (endpoint, selection) in self.routes.iter().flat_map(Route::endpoints).zip(selections) {
+        for (endpoint, selection) in self.routes.iter_mut().flat_map(Route::endpoints_mut).zip(selections) {
             endpoint.offer(parcel, selection, now);
+        }
+        self.pending += records;
+        if self.pending >= FLUSH_RECORDS {
+            self.flush();
         }
     }
 
@@ -276,7 +311,8 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         };
         for owed in flows.observe(&parcel.batch, slots_of_record, now) {
             for OwedToSlot { slot, selection } in owed.by_slot {
-                let endpoint = endpoints().find(|endpoint| endpoint.slot() == slot);
+                let mut endpoints = self.routes.iter_mut().flat_map(Route::endpoints_mut);
+                let endpoint = endpoints.find(|endpoint| endpoint.slot() == slot);
                 if endpoint.is_some_and(|endpoint| !endpoint.offer_synthetic(&owed.parcel, selection, now)) {
                     flows.forget_slot(slot);
                 }
@@ -323,13 +359,16 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         let options = &destination.options;
         // Above the rate, what exporters repeat may be dropped.
         let refresh = |every| TemplateRefresh { every, counts_repeats: options.rate.is_none() };
-        let intake = EndpointIntake::new(intake, &metrics, slot, options.template_refresh.map(refresh));
+        let refresh = options.template_refresh.map(refresh);
         // The kernel shows 15 bytes of a thread's name: without the scheme, they tell endpoints
         // apart.
         let name = endpoint.to_string();
+        let mut shortcut = None;
+        let shown = metrics.clone();
         match destination.transport {
             Transport::Udp => {
                 let sender = self.udp_worker(destination, endpoint, outlet, metrics)?;
+                shortcut = (!options.spoof).then(|| sender.shortcut());
                 scope.spawn(name, move |worker| {
                     sender.run(worker);
                     Ok(())
@@ -343,7 +382,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
                 })?;
             }
         }
-        Ok(intake)
+        Ok(EndpointIntake::new(intake, shortcut, &shown, slot, refresh))
     }
 
     fn udp_worker(
@@ -361,7 +400,8 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         let preflight = Preflight::new(&label, options.spoof, scope.metrics());
         let sockets = SocketOptions { spoof: options.spoof, segmentation: options.segmentation };
         let target = Target::new(label.clone(), address, sockets, preflight, metrics.status.clone());
-        Ok(UdpWorker::new(label, DatagramOptions::of(self.kind, options), outlet, target, metrics))
+        let sending = Sending::new(label, DatagramOptions::of(self.kind, options), target, metrics);
+        Ok(UdpWorker::new(outlet, sending))
     }
 
     fn stream_worker(

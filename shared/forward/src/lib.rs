@@ -1,7 +1,8 @@
 //! The forwarding engine, and the service around it that all forwarders share.
 //!
 //! ```text
-//!                                 ┌─ queue ═▶ UdpWorker ─▶ sendmmsg, UDP_SEGMENT ─▶ endpoint
+//!                                 ┌──────────────────────▶ sendmmsg, UDP_SEGMENT ─▶ endpoint, if it is little
+//!                                 ├─ queue ═▶ UdpWorker ─▶ the same
 //! bus ─▶ Pump ─▶ Engine ─ Route ──┤
 //!                                 └─ queue ═▶ StreamWorker ─▶ TCP, TLS, spool ────▶ endpoint
 //! ```
@@ -16,7 +17,8 @@
 //! | `send_test` | the subcommand that sends one message through each destination |
 //!
 //! **Invariant:** the receiving thread never waits for a destination, nor one destination for
-//! another: each endpoint has a bounded queue, a thread and counters of its own. **Invariant:**
+//! another: each endpoint has a bounded queue, a thread and counters of its own, and the receiving
+//! thread sends only what an endpoint takes at once. **Invariant:**
 //! payloads are sent unmodified, from the memory they were received in, unless `rewrite` says
 //! otherwise. **Invariant:** datagrams of one source leave in the order of their capture; there is
 //! no order between sources.

@@ -6,13 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sekiwake_bus::{Frame, GroupDelivery, GroupSubscriber, Leaving, Progress, RegisteredDestination};
+use sekiwake_bus::{BusError, Frame, GroupDelivery, GroupSubscriber, Leaving, Progress, RegisteredDestination};
 use sekiwake_runtime::Worker;
 
 use crate::{Engine, Parcel, RegisteredAddress, Registry, config::reload::Inbox, templates::handoff::HandoffBuffer};
 
-/// The longest sleep: acknowledgements must reach the group soon when a shard changes hands.
+/// The longest sleep while acknowledgements are expected, which must reach the group soon when a
+/// shard changes hands, while there is hand-off state to exchange, or while captures do not know
+/// the destinations yet.
 const PATIENCE: Duration = Duration::from_millis(20);
+
+/// The same otherwise, so that a stop and changed destinations are noticed.
+const IDLE: Duration = Duration::from_millis(200);
 
 /// How soon it is checked again whether destinations have caught up.
 const CATCH_UP: Duration = Duration::from_millis(2);
@@ -56,12 +61,7 @@ impl Pump {
             // publisher.
             let is_behind = self.engine.is_behind() || self.handoff.as_ref().is_some_and(HandoffBuffer::is_behind);
             self.subscriber.set_is_full(is_behind);
-            let delivery = if is_behind {
-                self.subscriber.poll_control(CATCH_UP)?;
-                None
-            } else {
-                self.subscriber.receive(PATIENCE)?
-            };
+            let delivery = self.next(is_behind)?;
             let received = delivery.is_some();
             match (&mut self.handoff, self.engine.flows()) {
                 (Some(handoff), Some(flows)) => {
@@ -71,12 +71,12 @@ impl Pump {
                         handoff.take_in(delivery, &self.subscriber, now);
                     }
                     for delivery in handoff.take_ready() {
-                        forward(&mut self.engine, delivery);
+                        offer(&mut self.engine, delivery);
                     }
                 }
                 _ => {
                     if let Some(delivery) = delivery {
-                        forward(&mut self.engine, delivery);
+                        offer(&mut self.engine, delivery);
                     }
                 }
             }
@@ -86,6 +86,25 @@ impl Pump {
                 return Ok(());
             }
         }
+    }
+
+    /// The next batch, if there is one before the time to look after other things.
+    fn next(&mut self, is_behind: bool) -> Result<Option<GroupDelivery>, BusError> {
+        if is_behind {
+            self.engine.flush();
+            self.subscriber.poll_control(CATCH_UP)?;
+            return Ok(None);
+        }
+        if let Some(delivery) = self.subscriber.try_receive()? {
+            return Ok(Some(delivery));
+        }
+        // Batches that have arrived together are sent together.
+        self.engine.flush();
+        let is_busy = self.leaving.is_some()
+            || self.subscriber.has_outstanding()
+            || !self.subscriber.may_use_destinations()
+            || self.handoff.as_ref().is_some_and(|handoff| !handoff.is_idle());
+        self.subscriber.receive(if is_busy { PATIENCE } else { IDLE })
     }
 
     /// Registers changed addresses with the control plane, and approves them once all captures know
@@ -115,6 +134,6 @@ impl Pump {
     }
 }
 
-fn forward(engine: &mut Engine<Frame>, delivery: GroupDelivery) {
-    engine.forward(&Arc::new(Parcel::new(delivery.batch, delivery.ack_token)));
+fn offer(engine: &mut Engine<Frame>, delivery: GroupDelivery) {
+    engine.offer(&Arc::new(Parcel::new(delivery.batch, delivery.ack_token)));
 }

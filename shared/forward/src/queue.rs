@@ -4,18 +4,25 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering::Relaxed},
+        atomic::{
+            AtomicI64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use prometheus::IntGauge;
 
 use sekiwake_record::{BatchBuilder, Record};
 use sekiwake_runtime::StopClock;
 
-use crate::{Parcel, routing::selection::Selection};
+use crate::{
+    Parcel,
+    routing::selection::{RecordSet, Selection},
+    udp::flush::Unsent,
+};
 
 /// How long a record may wait in memory.
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(2);
@@ -69,6 +76,18 @@ impl<B> Queued<B> {
     }
 }
 
+impl<B> Queued<B> {
+    /// Keeps only the records at these positions among those for this destination.
+    fn keep(&mut self, positions: &[usize]) {
+        let len = self.parcel.batch.len();
+        let mut kept = RecordSet::empty(len);
+        let selected = (0..len).filter(|&index| self.selection.contains(index)).enumerate();
+        let wanted = selected.filter(|(position, _)| positions.contains(position));
+        wanted.for_each(|(_, index)| kept.add(index));
+        self.selection = Selection::Some(kept);
+    }
+}
+
 impl<B: AsRef<[u8]>> Queued<B> {
     /// The records for this destination, in the order in which they were captured.
     pub(crate) fn selected(&self) -> impl Iterator<Item = Record<'_>> {
@@ -99,6 +118,10 @@ pub(crate) struct Intake<B> {
     bytes: IntGauge,
     used: Arc<AtomicI64>,
     max_bytes: i64,
+    max_batches: usize,
+    /// Offered since the last flush, and in the gauges already.
+    pending: Vec<Queued<B>>,
+    pending_bytes: i64,
 }
 
 /// The worker's side.
@@ -126,25 +149,35 @@ pub(crate) fn queue<B>(records: IntGauge, bytes: IntGauge) -> (Intake<B>, Outlet
 fn queue_of<B>(records: IntGauge, bytes: IntGauge, max_batches: usize, max_bytes: i64) -> (Intake<B>, Outlet<B>) {
     let (sender, receiver) = bounded(max_batches);
     let used = Arc::<AtomicI64>::default();
-    let intake = Intake { sender, records: records.clone(), bytes: bytes.clone(), used: used.clone(), max_bytes };
+    let intake = Intake {
+        sender,
+        records: records.clone(),
+        bytes: bytes.clone(),
+        used: used.clone(),
+        max_bytes,
+        max_batches,
+        pending: Vec::new(),
+        pending_bytes: 0,
+    };
     (intake, Outlet { receiver, records, bytes, used })
 }
 
 impl<B: AsRef<[u8]>> Intake<B> {
     /// Whether the queue is filling up, far below its bound, so that input should wait.
     pub(crate) fn is_behind(&self) -> bool {
-        self.used.load(Relaxed) >= MAX_BYTES / 4 || self.sender.len() >= MAX_BATCHES / 4
+        self.used.load(Relaxed) >= MAX_BYTES / 4 || self.sender.len() + self.pending.len() >= MAX_BATCHES / 4
     }
 
-    /// Queues the selected records of a batch. `false`: the queue is full.
+    /// Adds the selected records of a batch, which wait for [`Intake::flush`]. `false`: the queue
+    /// is full.
     #[must_use]
-    pub(crate) fn offer(&self, parcel: &Arc<Parcel<B>>, selection: Selection, now: Instant) -> bool {
+    pub(crate) fn offer(&mut self, parcel: &Arc<Parcel<B>>, selection: Selection, now: Instant) -> bool {
         let batch = &parcel.batch;
         let bytes = batch.memory_bytes() as i64;
         let used = self.used.load(Relaxed);
         // An empty queue takes a batch of any size. Only this thread adds, so the value can only
         // have shrunk when it is used.
-        if used > 0 && used + bytes > self.max_bytes {
+        if used > 0 && used + bytes > self.max_bytes || self.sender.len() + self.pending.len() >= self.max_batches {
             return false;
         }
         let queued = Queued { parcel: Arc::clone(parcel), selection, since: now, bytes };
@@ -152,19 +185,66 @@ impl<B: AsRef<[u8]>> Intake<B> {
         self.used.fetch_add(bytes, Relaxed);
         self.bytes.add(bytes);
         self.records.add(records);
-        match self.sender.try_send(queued) {
-            Ok(()) => true,
-            Err(rejected) => {
-                if let TrySendError::Disconnected(queued) = rejected {
-                    // The worker has died, so the process ends without having sent this.
-                    queued.parcel.leave_to_group();
-                }
-                self.used.fetch_sub(bytes, Relaxed);
-                self.bytes.sub(bytes);
-                self.records.sub(records);
-                false
+        self.pending_bytes += bytes;
+        self.pending.push(queued);
+        true
+    }
+}
+
+impl<B> Intake<B> {
+    /// The batches offered since the last flush, if the worker has nothing to send: then they may
+    /// be sent in this thread.
+    pub(crate) fn pending_alone(&self) -> Option<&[Queued<B>]> {
+        // Acquired, so that everything the worker has sent was sent before.
+        let is_alone = !self.pending.is_empty() && self.used.load(Acquire) == self.pending_bytes;
+        is_alone.then_some(&self.pending)
+    }
+
+    /// Removes the pending batches, which have been sent, except for what is `unsent`.
+    pub(crate) fn sent(&mut self, unsent: &[Unsent]) {
+        for (index, mut queued) in std::mem::take(&mut self.pending).into_iter().enumerate() {
+            let positions: Vec<usize> =
+                unsent.iter().filter(|left| left.batch == index).map(|left| left.position).collect();
+            let records = queued.records();
+            if positions.is_empty() {
+                self.pending_bytes -= queued.bytes;
+                self.remove(&queued);
+            } else {
+                queued.keep(&positions);
+                self.records.sub((records - queued.records()) as i64);
+                self.pending.push(queued);
             }
         }
+    }
+
+    /// Passes the pending batches to the worker. Gives the number of records that it cannot take,
+    /// because it has died.
+    pub(crate) fn flush(&mut self) -> usize {
+        self.pending_bytes = 0;
+        let mut rejected = 0;
+        for queued in std::mem::take(&mut self.pending) {
+            // There is room: `offer` has checked that, and only the worker changes the channel.
+            if let Err(error) = self.sender.try_send(queued) {
+                let queued = error.into_inner();
+                // The process ends without having sent this.
+                queued.parcel.leave_to_group();
+                rejected += queued.records();
+                self.remove(&queued);
+            }
+        }
+        rejected
+    }
+
+    fn remove(&self, queued: &Queued<B>) {
+        self.used.fetch_sub(queued.bytes, Relaxed);
+        self.bytes.sub(queued.bytes);
+        self.records.sub(queued.records() as i64);
+    }
+}
+
+impl<B> Drop for Intake<B> {
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 
@@ -190,7 +270,7 @@ impl<B: AsRef<[u8]>> Outlet<B> {
 
     /// Releases a batch that was taken, and is sent or counted as dropped.
     pub(crate) fn release(&self, queued: &Queued<B>) {
-        self.used.fetch_sub(queued.bytes, Relaxed);
+        self.used.fetch_sub(queued.bytes, Release);
         self.bytes.sub(queued.bytes);
         self.records.sub(queued.records() as i64);
     }
@@ -208,13 +288,13 @@ mod tests {
     #[test]
     fn full_queue_rejects_the_newest_and_keeps_its_gauges() {
         let (records, bytes) = gauges();
-        let (intake, outlet) = queue_of(records.clone(), bytes.clone(), 2, MAX_BYTES);
+        let (mut intake, outlet) = queue_of(records.clone(), bytes.clone(), 2, MAX_BYTES);
         let three = batch(&[b"a", b"b", b"c"]);
         let now = Instant::now();
         assert!(intake.offer(&three, Selection::All, now));
         assert!(intake.offer(&three, Selection::All, now));
         assert!(!intake.offer(&three, Selection::All, now), "its limit is two batches");
-        assert_eq!(records.get(), 6);
+        assert_eq!((records.get(), intake.flush()), (6, 0));
         let taken = outlet.take().unwrap();
         assert_eq!(records.get(), 6, "batches being sent still count");
         outlet.release(&taken);
@@ -224,9 +304,31 @@ mod tests {
     }
 
     #[test]
+    fn receiving_thread_sends_only_while_the_worker_has_nothing() {
+        let (records, bytes) = gauges();
+        let (mut intake, outlet) = queue(records.clone(), bytes.clone());
+        let now = Instant::now();
+        let three = batch(&[b"a", b"b", b"c"]);
+        assert!(intake.pending_alone().is_none(), "nothing is pending");
+        assert!(intake.offer(&three, Selection::All, now) && intake.offer(&three, Selection::All, now));
+        assert_eq!(intake.pending_alone().map(<[_]>::len), Some(2));
+        // Of the second batch the first and the last record are left.
+        intake.sent(&[Unsent { batch: 1, position: 2 }, Unsent { batch: 1, position: 0 }]);
+        assert_eq!((records.get(), intake.flush()), (2, 0));
+        assert!(intake.offer(&three, Selection::All, now) && intake.pending_alone().is_none());
+        let left = outlet.take().unwrap();
+        let payloads: Vec<Vec<u8>> = left.selected().map(|record| record.payload.to_vec()).collect();
+        assert_eq!(payloads, [b"a", b"c"]);
+        assert!(intake.pending_alone().is_none(), "it is being sent");
+        outlet.release(&left);
+        intake.sent(if intake.pending_alone().is_some() { &[] } else { panic!("the worker has nothing") });
+        assert_eq!((records.get(), bytes.get(), intake.flush()), (0, 0, 0));
+    }
+
+    #[test]
     fn one_batch_of_any_size_fits_an_empty_queue() {
         let (records, bytes) = gauges();
-        let (intake, _outlet) = queue_of(records.clone(), bytes, 10, 1000);
+        let (mut intake, _outlet) = queue_of(records.clone(), bytes, 10, 1000);
         let large = batch(&[&[0; 5000]]);
         assert!(intake.offer(&large, Selection::All, Instant::now()));
         assert!(!intake.offer(&batch(&[b"small"]), Selection::All, Instant::now()));
@@ -236,9 +338,10 @@ mod tests {
     #[test]
     fn batch_expires_after_two_seconds() {
         let (records, bytes) = gauges();
-        let (intake, outlet) = queue(records, bytes);
+        let (mut intake, outlet) = queue(records, bytes);
         let now = Instant::now();
         assert!(intake.offer(&batch(&[b"a"]), Selection::All, now));
+        assert_eq!(intake.flush(), 0);
         let queued = outlet.take().unwrap();
         let mut clock = StopClock::new(Duration::ZERO);
         assert!(!queued.is_expired(now + MAX_AGE - Duration::from_millis(1), &clock));

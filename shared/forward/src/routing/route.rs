@@ -18,6 +18,7 @@ use crate::{
     metrics::{DestinationMetrics, DropReason, SkipReason},
     queue::Intake,
     status::EndpointStatus,
+    udp::worker::Shortcut,
 };
 
 /// How often a pool member that is down is probed with a copy of a datagram for another member, so
@@ -41,6 +42,8 @@ pub(crate) struct Route<B> {
 /// The route to one of its endpoints.
 pub(crate) struct EndpointIntake<B> {
     intake: Intake<B>,
+    /// `None` if only the worker can send.
+    shortcut: Option<Shortcut>,
     status: EndpointStatus,
     dropped: Losses<DropReason>,
     skipped: [prometheus::IntCounter; SkipReason::NAMES.len()],
@@ -85,6 +88,7 @@ struct TemplateTimes {
 impl<B> EndpointIntake<B> {
     pub(crate) fn new(
         intake: Intake<B>,
+        shortcut: Option<Shortcut>,
         metrics: &DestinationMetrics,
         slot: u32,
         refresh: Option<TemplateRefresh>,
@@ -93,6 +97,7 @@ impl<B> EndpointIntake<B> {
         let now = Instant::now();
         EndpointIntake {
             intake,
+            shortcut,
             status: metrics.status.clone(),
             dropped: metrics.dropped.clone(),
             skipped: metrics.skipped.clone(),
@@ -137,8 +142,8 @@ impl<B> EndpointIntake<B> {
 }
 
 impl<B: AsRef<[u8]>> EndpointIntake<B> {
-    /// Queues the selected records, or counts them as dropped.
-    pub(crate) fn offer(&self, parcel: &Arc<Parcel<B>>, selection: Selection, now: Instant) {
+    /// Adds the selected records for the next [`EndpointIntake::flush`], or counts them as dropped.
+    pub(crate) fn offer(&mut self, parcel: &Arc<Parcel<B>>, selection: Selection, now: Instant) {
         let records = selection.count(parcel.batch.len());
         if records > 0 && !self.intake.offer(parcel, selection, now) {
             self.status.set_lost();
@@ -147,8 +152,23 @@ impl<B: AsRef<[u8]>> EndpointIntake<B> {
         }
     }
 
-    /// Queues synthetic templates. `false`: the queue is full, and they are still owed.
-    pub(crate) fn offer_synthetic(&self, parcel: &Arc<Parcel<B>>, selection: Selection, now: Instant) -> bool {
+    /// Sends what was added: in this thread if it `may_send` and nothing is in its way. The rest is
+    /// queued for the worker.
+    pub(crate) fn flush(&mut self, may_send: bool) {
+        let shortcut = self.shortcut.as_ref().filter(|_| may_send);
+        let pending = shortcut.and_then(|shortcut| Some((shortcut, self.intake.pending_alone()?)));
+        if let Some(unsent) = pending.and_then(|(shortcut, pending)| shortcut.send(pending)) {
+            self.intake.sent(&unsent);
+        }
+        let rejected = self.intake.flush();
+        if rejected > 0 {
+            self.status.set_lost();
+            self.dropped.add(DropReason::QueueFull, rejected as u64);
+        }
+    }
+
+    /// Adds synthetic templates. `false`: the queue is full, and they are still owed.
+    pub(crate) fn offer_synthetic(&mut self, parcel: &Arc<Parcel<B>>, selection: Selection, now: Instant) -> bool {
         self.intake.offer(parcel, selection, now)
     }
 

@@ -398,10 +398,11 @@ mod tests {
     /// Batches of these payloads, as taken from a queue.
     fn queued(batches: &[Vec<Vec<u8>>]) -> Vec<Queued<Vec<u8>>> {
         let gauge = || IntGauge::new("gauge", "gauge").unwrap();
-        let (intake, outlet) = queue(gauge(), gauge());
+        let (mut intake, outlet) = queue(gauge(), gauge());
         let take = |payloads: &Vec<Vec<u8>>| {
             let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
             assert!(intake.offer(&batch(&payloads), Selection::All, Instant::now()));
+            assert_eq!(intake.flush(), 0);
             match outlet.wait(Duration::ZERO) {
                 Waited::Batch(queued) => queued,
                 _ => panic!("nothing is queued"),

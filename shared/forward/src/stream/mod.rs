@@ -145,9 +145,12 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> StreamDestination<B
     }
 
     /// Queues a parcel, and never waits: if the queue is full, its records are dropped and counted.
-    pub fn forward(&self, parcel: &Arc<Parcel<B>>) {
-        if !parcel.batch.is_empty() && !self.intake.offer(parcel, Selection::All, Instant::now()) {
-            self.dropped.add(DropReason::QueueFull, parcel.batch.len() as u64);
+    pub fn forward(&mut self, parcel: &Arc<Parcel<B>>) {
+        let records = parcel.batch.len();
+        let is_full = records > 0 && !self.intake.offer(parcel, Selection::All, Instant::now());
+        let rejected = self.intake.flush() + if is_full { records } else { 0 };
+        if rejected > 0 {
+            self.dropped.add(DropReason::QueueFull, rejected as u64);
         }
     }
 }

@@ -39,6 +39,8 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct HandoffBuffer {
     exchanged_at: Option<Instant>,
+    /// There may be something to exchange, so the next time must not be missed.
+    is_due: bool,
     wait: HandoffWait,
     /// Changes to be published. The next ones are taken only when all of these are.
     changes: VecDeque<Change>,
@@ -54,6 +56,7 @@ impl Default for HandoffBuffer {
     fn default() -> HandoffBuffer {
         HandoffBuffer {
             exchanged_at: None,
+            is_due: true,
             wait: HandoffWait::default(),
             changes: VecDeque::new(),
             taken: Vec::new(),
@@ -68,9 +71,12 @@ impl HandoffBuffer {
     /// Learns received entries, and publishes changes.
     pub(crate) fn exchange(&mut self, subscriber: &mut GroupSubscriber, flows: &mut Flows, now: Instant) {
         if self.exchanged_at.is_some_and(|at| now.duration_since(at) < EXCHANGE_EVERY) {
+            // Entries may have been received since then.
+            self.is_due = true;
             return;
         }
         self.exchanged_at = Some(now);
+        self.is_due = false;
         while let Some(entry) = subscriber.take_handoff_entry() {
             flows.learn(entry.key.as_bytes(), entry.value.as_bytes(), entry.at_ns);
             self.wait.entry_arrived(now);
@@ -80,13 +86,23 @@ impl HandoffBuffer {
         // and a later change of a template replaces an earlier one.
         if self.changes.is_empty() && subscriber.pending_handoff() < HandoffWait::MAX_PENDING_ENTRIES {
             match subscriber.shard_to_present() {
-                Some(shard) => flows.all_of_shard(shard, &mut self.taken),
+                Some(shard) => {
+                    // Another one may follow.
+                    self.is_due = true;
+                    flows.all_of_shard(shard, &mut self.taken);
+                }
                 None => flows.take_changes(&mut self.taken),
             }
             self.changes.extend(self.taken.drain(..));
             self.publish(subscriber);
         }
         self.release_ready(subscriber, now);
+        self.is_due |= !self.is_published(subscriber);
+    }
+
+    /// Whether the next exchange may be late: there is nothing to exchange, and nothing waits.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.is_due && self.waiting_bytes == 0 && self.ready.is_empty()
     }
 
     fn publish(&mut self, subscriber: &mut GroupSubscriber) {
@@ -113,6 +129,8 @@ impl HandoffBuffer {
 
     /// Adds a batch.
     pub(crate) fn take_in(&mut self, delivery: GroupDelivery, subscriber: &GroupSubscriber, now: Instant) {
+        // It may change templates.
+        self.is_due = true;
         let (shard, generation) = delivery.ack_token.key();
         let waiting = &mut self.shards[shard.index()];
         if waiting.generation.is_none_or(|seen| seen.number != generation) {

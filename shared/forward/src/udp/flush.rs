@@ -65,6 +65,15 @@ pub(crate) struct Flush<'a> {
     permits: Vec<usize>,
 }
 
+/// A datagram that has not been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unsent {
+    /// The index of its batch.
+    pub(crate) batch: usize,
+    /// Its position among the batch's records for this destination.
+    pub(crate) position: usize,
+}
+
 impl<'a> Flush<'a> {
     /// Plans messages for everything in `taken`. `max_segment_bytes` as for [`plan`].
     pub(crate) fn of<B: AsRef<[u8]>>(
@@ -210,6 +219,23 @@ impl<'a> Flush<'a> {
         plan(&self.datagrams, 0, max_segment_bytes, &mut self.messages);
         self.next = 0;
         before - first - self.datagrams.len()
+    }
+
+    /// The datagrams of the messages that are left. Nothing has been left out of the flush.
+    pub(crate) fn unsent<B>(&self, taken: &[Queued<B>]) -> Vec<Unsent> {
+        let Some(message) = self.message() else { return Vec::new() };
+        let mut starts = Vec::with_capacity(taken.len());
+        let mut start = 0;
+        for queued in taken {
+            starts.push(start);
+            start += queued.len();
+        }
+        let left = self.datagrams[message.first as usize..].iter();
+        left.map(|datagram| {
+            let batch = datagram.batch as usize;
+            Unsent { batch, position: datagram.index as usize - starts[batch] }
+        })
+        .collect()
     }
 
     /// How many messages are left.

@@ -121,6 +121,12 @@ impl Target {
         self.sender.as_mut().ok_or(absence)
     }
 
+    /// The connected socket, if it is open and stays in use for now.
+    pub(crate) fn open_sender(&mut self) -> Option<&mut Egress> {
+        let stays = !self.address.is_changing() && !self.address.may_move_on();
+        self.sender.as_mut().filter(|_| stays)
+    }
+
     /// Opens the socket again, unless that was done less than a second ago: after a change of
     /// routes, a connected socket may keep a source address that is no longer ours. Returns whether
     /// there is a new one.

@@ -2,89 +2,56 @@
 //! concerns the endpoint happens here, so that it cannot delay another.
 //!
 //! ```text
-//! queue ─ take_more ─▶ batches ─▶ flush ─────┬─ sent ─────────────────────────▶ next message
-//!                                           ├─ lease expired ─ pause ────────▶ the same again
-//!                                           ├─ no address, no route ─ pause ─▶ the same again
-//!                                           ├─ error about the path ─ retry ─▶ the same again
-//!                                           └─ error about the datagram ─ drop ─▶ next message
+//! queue ─ take_more ─▶ batches ─▶ Sending::send ─▶ sent, given up, or left to the group
 //! ```
+//! While there is little to send and the endpoint takes everything at once, the receiving thread
+//! sends itself ([`Shortcut`]), and the worker only looks after the endpoint.
+//!
 //! Until the name of the endpoint is resolved for the first time, batches wait as long as there is
 //! room for them. Others that wait longer than [`MAX_AGE`](crate::queue::MAX_AGE) are dropped, and
 //! at the drain deadline everything is left to the group or dropped.
 
 use std::{
     collections::VecDeque,
-    fmt::Display,
-    io, thread,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use prometheus::local::LocalHistogram;
 use sekiwake_bus::{Permission, boot_now};
-use sekiwake_runtime::{StopClock, Worker};
-use sekiwake_sys::clock::wall_now_ns;
-use tracing::{info, warn};
+use sekiwake_runtime::Worker;
 
-use super::{
-    flush::{DatagramOptions, Flush},
-    health::HealthTracker,
-    socket::Fault,
-    target::Target,
-};
+use super::{flush::Unsent, sending::Sending};
 use crate::{
-    metrics::{DestinationMetrics, DropReason, ErrorKind},
+    metrics::DropReason,
     queue::{MAX_BATCHES, MAX_UNACKNOWLEDGED_TIME, Outlet, Queued, Waited},
-    rewrite::Rewritten,
-    status::EndpointState,
 };
 
-/// The longest sleep without anything to do.
-const IDLE: Duration = Duration::from_millis(200);
-
-/// How often the worker checks conditions that sending does not reveal: pending ICMP errors, the
-/// path's MTU, the endpoint's state.
-const MAINTAIN_EVERY: Duration = Duration::from_secs(1);
+/// The longest sleep without anything to do. A changed address of a name is noticed then.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// A flush takes no further batch once it has this many records.
 const FLUSH_RECORDS: usize = 1024;
 
-/// Pauses between tries, by their cause.
-const SOCKET_FULL_PAUSE: Duration = Duration::from_millis(100);
-const NO_BUFFERS_PAUSE: Duration = Duration::from_millis(1);
-const UNREACHABLE_PAUSE: Duration = Duration::from_millis(20);
-const LAPSED_PAUSE: Duration = Duration::from_millis(5);
 const UNRESOLVED_PAUSE: Duration = Duration::from_millis(100);
-
-/// How often a datagram is retried at once before its error is attributed to the path, and not to
-/// earlier datagrams.
-const TRIES_AT_ONCE: u32 = 3;
-
-/// The same while each failure finds ICMP errors in the socket's queue: each of them says that the
-/// error is about an earlier datagram.
-const ECHOES_AT_ONCE: u32 = 16;
-
-/// How long before the drain deadline a worker gives up, so that the process ends in time: several
-/// times the longest pause above.
-const STOP_MARGIN: Duration = Duration::from_millis(500);
 
 /// The worker of one UDP endpoint.
 pub(crate) struct UdpWorker<B> {
-    label: String,
-    options: DatagramOptions,
     outlet: Outlet<B>,
     /// Batches that wait for the name to be resolved.
     unresolved: VecDeque<Queued<B>>,
-    target: Target,
-    metrics: DestinationMetrics,
-    rewritten: Rewritten,
-    latency: LocalHistogram,
-    health: HealthTracker,
-    /// Why datagrams are waiting: the reason if they wait too long.
-    wait_reason: DropReason,
-    maintained_at: Option<Instant>,
-    /// When to give up on a stop, and which times do not count as waiting: the process was
-    /// suspended, the lease had expired, or captures did not know the address yet.
-    clock: StopClock,
+    sending: Arc<Mutex<Sending>>,
+}
+
+/// The receiving thread's way past the worker.
+pub(crate) struct Shortcut(Arc<Mutex<Sending>>);
+
+impl Shortcut {
+    /// Sends what the kernel takes now, as [`Sending::send_at_once`]. To be called only while the
+    /// worker has nothing to send, so that the order stays.
+    pub(crate) fn send<B: AsRef<[u8]>>(&self, taken: &[Queued<B>]) -> Option<Vec<Unsent>> {
+        // The worker has it while it checks the endpoint.
+        self.0.try_lock().ok()?.send_at_once(taken)
+    }
 }
 
 /// The result of [`UdpWorker::keep_until_resolved`].
@@ -95,60 +62,40 @@ enum Kept {
     Closed,
 }
 
-/// How often the next message has failed.
-#[derive(Default)]
-struct Tries {
-    failures: u32,
-    /// Failures that ICMP errors about earlier datagrams explain.
-    echoes: u32,
-}
-
 impl<B: AsRef<[u8]> + From<Vec<u8>>> UdpWorker<B> {
-    pub(crate) fn new(
-        label: String,
-        options: DatagramOptions,
-        outlet: Outlet<B>,
-        target: Target,
-        metrics: DestinationMetrics,
-    ) -> UdpWorker<B> {
-        let health = HealthTracker::new(!options.spoof);
-        metrics.status.set(EndpointState::Unknown);
-        UdpWorker {
-            label,
-            options,
-            outlet,
-            unresolved: VecDeque::new(),
-            target,
-            rewritten: Rewritten::default(),
-            latency: metrics.latency(),
-            metrics,
-            health,
-            wait_reason: DropReason::Expired,
-            maintained_at: None,
-            clock: StopClock::new(STOP_MARGIN),
-        }
+    pub(crate) fn new(outlet: Outlet<B>, sending: Sending) -> UdpWorker<B> {
+        UdpWorker { outlet, unresolved: VecDeque::new(), sending: Arc::new(Mutex::new(sending)) }
+    }
+
+    pub(crate) fn shortcut(&self) -> Shortcut {
+        Shortcut(Arc::clone(&self.sending))
     }
 
     /// Sends until the queue is closed and empty.
     pub(crate) fn run(mut self, worker: &Worker) {
+        let sending = Arc::clone(&self.sending);
         let mut taken: Vec<Queued<B>> = Vec::new();
         loop {
             worker.beat();
-            self.maintain(Instant::now());
-            self.clock.observe(Instant::now());
-            if self.target.is_unresolved() {
-                if self.keep_until_resolved(worker) == Kept::Closed {
-                    return self.end();
+            let mut state = lock(&sending);
+            state.maintain(Instant::now());
+            state.clock.observe(Instant::now());
+            if state.target.is_unresolved() {
+                if self.keep_until_resolved(&mut state, worker) == Kept::Closed {
+                    return state.end();
                 }
                 continue;
             }
+            drop(state);
             match self.next() {
                 Waited::Batch(queued) => self.take_more(queued, &mut taken),
                 Waited::Nothing => continue,
-                Waited::Closed => return self.end(),
+                Waited::Closed => return lock(&sending).end(),
             }
-            self.drop_expired(&mut taken, worker);
-            self.send(&taken, worker);
+            let mut state = lock(&sending);
+            self.drop_expired(&mut state, &mut taken, worker);
+            state.send(&taken, worker);
+            drop(state);
             taken.drain(..).for_each(|queued| self.outlet.release(&queued));
         }
     }
@@ -163,10 +110,10 @@ impl<B: AsRef<[u8]> + From<Vec<u8>>> UdpWorker<B> {
 
     /// Takes batches from the queue and keeps them for the name. On a stop, and when the
     /// destination is removed, they are given up at once.
-    fn keep_until_resolved(&mut self, worker: &Worker) -> Kept {
-        self.target.wait(UNRESOLVED_PAUSE);
+    fn keep_until_resolved(&mut self, sending: &mut Sending, worker: &Worker) -> Kept {
+        sending.target.wait(UNRESOLVED_PAUSE);
         let now = Instant::now();
-        self.clock.exclude_until(now);
+        sending.clock.exclude_until(now);
         let mut kept = Kept::Waiting;
         while self.unresolved.len() < MAX_BATCHES {
             match self.outlet.wait(Duration::ZERO) {
@@ -179,7 +126,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>>> UdpWorker<B> {
             }
         }
         if !self.unresolved.is_empty() {
-            self.mark_down(&"the name has not been resolved yet");
+            sending.mark_down(&"the name has not been resolved yet");
         }
         // The group's positions do not wait for the name.
         let is_long = |queued: &&mut Queued<B>| now.duration_since(queued.since) >= MAX_UNACKNOWLEDGED_TIME;
@@ -188,21 +135,11 @@ impl<B: AsRef<[u8]> + From<Vec<u8>>> UdpWorker<B> {
         if is_stopping || kept == Kept::Closed {
             let reason = if is_stopping { DropReason::Shutdown } else { DropReason::Unresolved };
             while let Some(queued) = self.unresolved.pop_front() {
-                self.give_up_parcel(&queued, reason);
+                sending.give_up_parcel(&queued, reason);
                 self.outlet.release(&queued);
             }
         }
         kept
-    }
-
-    fn end(&self) {
-        // A removed endpoint has no state. If another worker has taken this one's place, that
-        // worker sets the state again within a second.
-        self.metrics.status.set(EndpointState::Unknown);
-        let datagrams = self.clock.left_to_group();
-        if datagrams > 0 {
-            info!(destination = self.label, datagrams, "drain deadline reached, unsent datagrams left to the group");
-        }
     }
 
     /// Takes further queued batches. It does not wait for more: under load the queue fills by
@@ -218,23 +155,23 @@ impl<B: AsRef<[u8]> + From<Vec<u8>>> UdpWorker<B> {
     }
 
     /// Gives up the batches that have waited too long, or all of them at the drain deadline.
-    fn drop_expired(&mut self, taken: &mut Vec<Queued<B>>, worker: &Worker) {
+    fn drop_expired(&self, sending: &mut Sending, taken: &mut Vec<Queued<B>>, worker: &Worker) {
         let now = Instant::now();
-        self.clock.observe(now);
+        sending.clock.observe(now);
         let boot_now = boot_now();
         if taken.iter().any(|queued| queued.parcel.permission(boot_now) == Permission::Lapsed) {
-            self.clock.exclude_until(now);
+            sending.clock.exclude_until(now);
         }
-        let is_over = self.clock.is_over(worker.deadline(), now);
-        let reason = if is_over { DropReason::Shutdown } else { self.wait_reason };
+        let is_over = sending.clock.is_over(worker.deadline(), now);
+        let reason = if is_over { DropReason::Shutdown } else { sending.wait_reason };
         taken.retain(|queued| {
             let revoked = queued.parcel.permission(boot_now) == Permission::Revoked;
             if revoked {
                 // Unsent records must not be committed, not even by a member that stops.
                 queued.parcel.leave_to_group();
-                self.metrics.handed_over.inc_by(queued.records() as u64);
-            } else if is_over || queued.is_expired(now, &self.clock) {
-                self.give_up_parcel(queued, reason);
+                sending.metrics.handed_over.inc_by(queued.records() as u64);
+            } else if is_over || queued.is_expired(now, &sending.clock) {
+                sending.give_up_parcel(queued, reason);
             } else {
                 return true;
             }
@@ -242,330 +179,8 @@ impl<B: AsRef<[u8]> + From<Vec<u8>>> UdpWorker<B> {
             false
         });
     }
+}
 
-    fn send(&mut self, taken: &[Queued<B>], worker: &Worker) {
-        let mut rewritten = std::mem::take(&mut self.rewritten);
-        rewritten.clear();
-        if let Some(rewriting) = self.options.rewriting {
-            let records = taken.iter().flat_map(Queued::selected);
-            records.for_each(|record| rewritten.push(rewriting, &record));
-        }
-        let max_segment_bytes = self.max_segment_bytes();
-        self.send_flush(Flush::of(taken, &rewritten, &self.options, max_segment_bytes), taken, worker);
-        self.rewritten = rewritten;
-    }
-
-    fn send_flush(&mut self, mut flush: Flush<'_>, taken: &[Queued<B>], worker: &Worker) {
-        let mut tries = Tries::default();
-        while flush.message().is_some() {
-            if !self.is_permitted(&mut flush, taken, worker) {
-                continue;
-            }
-            let sender = match self.target.sender(Instant::now()) {
-                Ok(sender) => sender,
-                Err(absence) => {
-                    self.wait_for_socket(absence, &mut flush, taken, worker);
-                    continue;
-                }
-            };
-            match sender.send(&flush) {
-                Ok(count) => {
-                    tries = Tries::default();
-                    self.sent(&mut flush, count);
-                }
-                Err(error) => self.handle_error(&error, &mut tries, &mut flush, taken, worker),
-            }
-        }
-        self.latency.flush();
-        if let Ok(sender) = self.target.sender(Instant::now()) {
-            sender.report(&self.metrics);
-        }
-    }
-
-    /// Whether all remaining datagrams may be sent. If not, waits for the lease, or takes out those
-    /// that belong to another member now.
-    fn is_permitted(&mut self, flush: &mut Flush<'_>, taken: &[Queued<B>], worker: &Worker) -> bool {
-        match flush.permission(taken, boot_now()) {
-            Permission::Granted => true,
-            Permission::Lapsed => {
-                self.wait_for_lease(flush, taken, worker);
-                false
-            }
-            Permission::Revoked => {
-                let max_segment_bytes = self.max_segment_bytes();
-                let count = flush.leave_out_revoked(taken, boot_now(), max_segment_bytes);
-                self.metrics.handed_over.inc_by(count as u64);
-                false
-            }
-        }
-    }
-
-    /// The group's lease has expired. Either it is renewed, or another member gets the shards:
-    /// until that is known, nothing is sent and nothing is dropped.
-    fn wait_for_lease(&mut self, flush: &mut Flush<'_>, taken: &[Queued<B>], worker: &Worker) {
-        thread::sleep(LAPSED_PAUSE);
-        worker.beat();
-        let now = Instant::now();
-        self.clock.observe(now);
-        self.clock.exclude_until(now);
-        if self.clock.is_over(worker.deadline(), now) {
-            self.give_up_all(flush, taken);
-        }
-    }
-
-    /// There is no socket: no address, or no route to it.
-    fn wait_for_socket(&mut self, absence: DropReason, flush: &mut Flush<'_>, taken: &[Queued<B>], worker: &Worker) {
-        self.wait_reason = absence;
-        if self.target.awaits_approval() {
-            self.clock.exclude_until(Instant::now());
-        } else {
-            let why = self.target.failure().to_owned();
-            self.failed(&why);
-        }
-        self.target.wait(UNREACHABLE_PAUSE);
-        self.give_up_late(flush, taken, worker);
-        // There may be a socket by now, and with it the size of a segment.
-        flush.plan_again(self.max_segment_bytes());
-    }
-
-    /// The next message was not sent: waits, changes its form, or gives it up.
-    fn handle_error(
-        &mut self,
-        error: &io::Error,
-        tries: &mut Tries,
-        flush: &mut Flush<'_>,
-        taken: &[Queued<B>],
-        worker: &Worker,
-    ) {
-        let fault = Fault::of(error);
-        let segment_bytes = flush.message().and_then(|message| message.segment_bytes);
-        if self.take_icmp_errors() > 0 && tries.echoes < ECHOES_AT_ONCE {
-            tries.echoes += 1;
-            return;
-        }
-        if let Some(kind) = fault.kind() {
-            self.metrics.error(kind);
-            self.metrics.status.set_error(error);
-            tries.failures += 1;
-        }
-        match fault {
-            Fault::Interrupted => {}
-            Fault::SocketFull => {
-                if let Ok(sender) = self.target.sender(Instant::now()) {
-                    sender.wait_writable(SOCKET_FULL_PAUSE);
-                }
-                self.wait_reason = DropReason::Expired;
-                self.give_up_late(flush, taken, worker);
-            }
-            Fault::NoBuffers => {
-                thread::sleep(NO_BUFFERS_PAUSE);
-                self.wait_reason = DropReason::Expired;
-                self.give_up_late(flush, taken, worker);
-            }
-            // A spoofed datagram can fail for its source address alone, while the destination is
-            // reachable for others. Because of that, its error says nothing about the destination
-            // before it has failed several times, and only if there is no route from our own
-            // address either.
-            Fault::Unreachable(_) | Fault::Unsendable(ErrorKind::Other)
-                if self.options.spoof && tries.failures <= TRIES_AT_ONCE => {}
-            Fault::Unreachable(_) | Fault::Unsendable(ErrorKind::Other) if self.is_about_source() => {
-                tries.failures = 0;
-                self.give_up(flush, 1, DropReason::Refused);
-            }
-            Fault::Unreachable(_) => {
-                if self.failed(error) {
-                    return;
-                }
-                if tries.failures > TRIES_AT_ONCE {
-                    self.wait_reason = DropReason::Unreachable;
-                    self.target.reconnect(Instant::now());
-                    self.target.wait(UNREACHABLE_PAUSE);
-                    self.give_up_late(flush, taken, worker);
-                }
-            }
-            Fault::Unsendable(_) if tries.failures == 1 => {}
-            Fault::Unsendable(kind) if segment_bytes.is_some() && kind != ErrorKind::PermissionDenied => {
-                tries.failures = 0;
-                let max_segment_bytes = self.shrink_segments(segment_bytes, error);
-                flush.plan_again(max_segment_bytes);
-            }
-            Fault::Unsendable(ErrorKind::MessageTooLong) => {
-                tries.failures = 0;
-                self.give_up(flush, 1, DropReason::TooBig);
-            }
-            Fault::Unsendable(_) => {
-                self.mark_down(error);
-                if !self.target.reconnect(Instant::now()) {
-                    tries.failures = 0;
-                    self.give_up(flush, 1, DropReason::Refused);
-                }
-            }
-        }
-    }
-
-    fn max_segment_bytes(&mut self) -> usize {
-        let sender = self.target.sender(Instant::now());
-        if self.options.segmentation { sender.map_or(0, |sender| sender.max_segment_bytes()) } else { 0 }
-    }
-
-    /// The kernel has accepted the next `count` messages.
-    fn sent(&mut self, flush: &mut Flush<'_>, count: usize) {
-        let now_ns = wall_now_ns();
-        let datagrams = flush.advance(count);
-        let mut bytes = 0;
-        let mut own = 0;
-        for datagram in datagrams {
-            if datagram.is_synthetic {
-                own += 1;
-                continue;
-            }
-            bytes += datagram.payload.len() as u64;
-            self.latency.observe(now_ns.saturating_sub(datagram.captured_at_ns) as f64 / 1e9);
-        }
-        self.metrics.sent_datagrams.inc_by(datagrams.len() as u64 - own);
-        self.metrics.sent_bytes.inc_by(bytes);
-        if own > 0 {
-            self.metrics.templates_sent.inc_by(own);
-        }
-        self.wait_reason = DropReason::Expired;
-        self.health.sent(Instant::now());
-    }
-
-    /// Gives up the messages that have waited too long, or all of them at the drain deadline.
-    fn give_up_late(&mut self, flush: &mut Flush<'_>, taken: &[Queued<B>], worker: &Worker) {
-        worker.beat();
-        let now = Instant::now();
-        self.clock.observe(now);
-        if self.clock.is_over(worker.deadline(), now) {
-            self.give_up_all(flush, taken);
-        }
-        while flush.batch().is_some_and(|batch| taken[batch].is_expired(now, &self.clock)) {
-            self.give_up(flush, 1, self.wait_reason);
-        }
-    }
-
-    fn give_up(&mut self, flush: &mut Flush<'_>, messages: usize, reason: DropReason) {
-        self.metrics.status.set_lost();
-        let datagrams = flush.advance(messages).iter().filter(|datagram| !datagram.is_synthetic).count();
-        self.metrics.dropped.add(reason, datagrams as u64);
-    }
-
-    /// Gives up everything at the drain deadline: leaves it to the group, if there is one.
-    fn give_up_all(&mut self, flush: &mut Flush<'_>, taken: &[Queued<B>]) {
-        let left = flush.messages_left();
-        let mut dropped = 0;
-        let mut handed_over = 0;
-        for datagram in flush.advance(left).iter().filter(|datagram| !datagram.is_synthetic) {
-            match taken[datagram.batch as usize].parcel.leave_to_group() {
-                true => handed_over += 1,
-                false => dropped += 1,
-            }
-        }
-        self.clock.leave_to_group(handed_over);
-        self.metrics.handed_over.inc_by(handed_over);
-        self.metrics.dropped.add(DropReason::Shutdown, dropped);
-    }
-
-    fn give_up_parcel(&mut self, queued: &Queued<B>, reason: DropReason) {
-        let records = queued.records() as u64;
-        if reason == DropReason::Shutdown && queued.parcel.leave_to_group() {
-            self.clock.leave_to_group(records);
-            self.metrics.handed_over.inc_by(records);
-        } else {
-            self.metrics.status.set_lost();
-            self.metrics.dropped.add(reason, records);
-        }
-    }
-
-    /// Whether a spoofed datagram failed because of its source: there is a route to the destination
-    /// from our own address.
-    fn is_about_source(&mut self) -> bool {
-        self.options.spoof && self.target.sender(Instant::now()).is_ok_and(|sender| sender.has_route())
-    }
-
-    /// A segmented message was rejected: the path's MTU has become smaller, or kernel or device
-    /// cannot segment, and then segmentation is switched off. Returns the largest segment from now
-    /// on.
-    fn shrink_segments(&mut self, rejected_bytes: Option<u16>, error: &dyn Display) -> usize {
-        let Ok(sender) = self.target.sender(Instant::now()) else { return 0 };
-        sender.refresh_mtu();
-        let max_segment_bytes = sender.max_segment_bytes();
-        if rejected_bytes.is_some_and(|rejected| usize::from(rejected) > max_segment_bytes) {
-            return max_segment_bytes;
-        }
-        self.options.segmentation = false;
-        self.metrics.gso_rejected.inc();
-        warn!(destination = self.label, %error, "segmentation offload rejected, switching it off");
-        0
-    }
-
-    /// The address in use is refused or unreachable. Returns whether another one takes its place.
-    fn failed(&mut self, why: &dyn Display) -> bool {
-        self.mark_down(why);
-        let is_changing = self.target.try_another(Instant::now());
-        if is_changing {
-            self.health.moved();
-        }
-        is_changing
-    }
-
-    fn mark_down(&mut self, why: &dyn Display) {
-        self.metrics.status.set_quiet(false);
-        self.metrics.status.set_error(why);
-        if let Some(state) = self.health.failed(Instant::now()) {
-            self.metrics.status.set(state);
-            warn!(destination = self.label, error = %why, "destination is down");
-        }
-    }
-
-    /// Takes the ICMP errors from the socket, and returns how many there were.
-    fn take_icmp_errors(&mut self) -> usize {
-        let Ok(sender) = self.target.sender(Instant::now()) else { return 0 };
-        let mut path_is_narrower = false;
-        let mut failure = None;
-        let count = sender.take_errors(|error| match Fault::of(&error).kind() {
-            Some(ErrorKind::MessageTooLong) => path_is_narrower = true,
-            Some(kind) => {
-                self.metrics.error(kind);
-                failure = Some(error);
-            }
-            None => {}
-        });
-        if path_is_narrower {
-            sender.refresh_mtu();
-        }
-        if let Some(error) = failure {
-            self.failed(&error);
-            if Fault::of(&error) == Fault::Unreachable(ErrorKind::ConnectionRefused) {
-                self.health.was_refused();
-            }
-        }
-        count
-    }
-
-    /// Checks conditions that sending does not reveal.
-    fn maintain(&mut self, now: Instant) {
-        if self.maintained_at.is_some_and(|at| now.duration_since(at) < MAINTAIN_EVERY) {
-            return;
-        }
-        self.maintained_at = Some(now);
-        if let Ok(sender) = self.target.sender(now) {
-            sender.refresh_mtu();
-        }
-        self.take_icmp_errors();
-        self.metrics.status.set_quiet(self.health.is_quiet(now));
-        let changed = self.health.at(now);
-        // Set every time, because a worker that this one has replaced may have set another state
-        // afterwards.
-        self.metrics.status.set(self.health.state());
-        if let Some(state) = changed {
-            match state {
-                EndpointState::Up => {
-                    self.target.works();
-                    info!(destination = self.label, "destination is up");
-                }
-                _ => info!(destination = self.label, "destination state unknown, no longer down"),
-            }
-        }
-    }
+fn lock(sending: &Mutex<Sending>) -> MutexGuard<'_, Sending> {
+    sending.lock().unwrap_or_else(PoisonError::into_inner)
 }
