@@ -71,7 +71,7 @@ test-package: deb ## install, run, upgrade and remove the package in a Debian wi
 	@deploy/packages test-package
 	@tests/package
 
-simulate: setup ## simulate SIMULATE_SEEDS (10000) seeds of every control plane scenario (about ten minutes)
+simulate: setup ## simulate SIMULATE_SEEDS (10000) seeds of every control plane scenario (hours)
 	TEST_SEKIWAKE_SEEDS=$(SIMULATE_SEEDS) $(CARGO) test --release --locked -p sekiwake-group simulation -- --nocapture
 
 check-kubernetes: build ## check the Kubernetes manifests

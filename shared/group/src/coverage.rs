@@ -72,6 +72,12 @@ impl Coverage {
         self.0.first().map(|span| span.to)
     }
 
+    /// The sequence number below which nothing is owed of what begins at `oldest`.
+    pub(crate) fn handled_from(&self, oldest: u64) -> u64 {
+        let owed = self.gaps().find(|gap| gap.to > oldest).map(|gap| gap.from);
+        owed.or(self.end()).unwrap_or(0)
+    }
+
     /// The end, if everything from the beginning up to there is covered.
     pub(crate) fn single(&self) -> Option<u64> {
         match self.0[..] {

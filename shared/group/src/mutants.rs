@@ -55,6 +55,8 @@ mutants! {
         GuessIsKnown => takes_guesses_for_known,
         /// The coordinator clamps positions to what the stream has announced.
         Clamp => clamps_positions,
+        /// The coordinator says of no records that a former owner may have handled them.
+        NoDoubts => has_no_doubts,
         /// A keeper that was complete while it prepared does not request again when it owns.
         AsksOnce => requests_once,
         /// A keeper regards an entry as stored as soon as it is sent.

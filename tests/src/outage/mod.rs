@@ -161,15 +161,14 @@ impl OutageSite {
         let mut load = self.start_load(outage.rate)?;
         wait_for("traffic", LONG, || sink.received() > 2 * outage.rate)?;
 
-        let parties = self.parties(outage.parties);
-        parties.iter().try_for_each(|party| party.filter("-A", outage.plane))?;
+        self.filter("-A", outage.parties, outage.plane)?;
         if outage.proxy_restart {
             proxy.kill()?;
             proxy = self.start_proxy()?;
         }
         let end = Instant::now() + outage.duration;
         wait_for("the end of the outage", outage.duration + LONG, || Instant::now() >= end)?;
-        parties.iter().try_for_each(|party| party.filter("-D", outage.plane))?;
+        self.filter("-D", outage.parties, outage.plane)?;
         let lifted = Instant::now();
         let before = claimed(&services[0]);
         let done = |sink: &Sink| {

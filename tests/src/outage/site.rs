@@ -7,16 +7,18 @@
 //! ```
 //!
 //! An outage drops TCP segments without an answer, as a failed switch or a firewall does, at the
-//! party's own end: packets of the control connection, of the data connection, or of both.
+//! proxy's end of the parties' links: packets of the control connection, of the data connection, or
+//! of both.
 //!
 //! The proxy also has a second address (203.0.113.2), to which its name moves in
 //! [`OutageSite::move_proxy`].
 
 use std::{
     fs,
+    io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -74,7 +76,7 @@ impl Drop for Hosts {
 
 pub(super) struct Party {
     pub(super) namespace: Namespace,
-    /// The local address on the link to the proxy, for messages.
+    /// The name of the link to the proxy, at both ends.
     interface: String,
 }
 
@@ -100,22 +102,6 @@ impl Party {
         for (chain, end) in [("OUTPUT", "-d"), ("INPUT", "-s")] {
             let mut command: Command = self.namespace.command("iptables");
             command.args(["-w", "-A", chain, end, &PROXY_ADDRESS.to_string(), "-j", "DROP"]);
-            let output = command.output().context("iptables")?;
-            let error = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "iptables in {}: {error}", self.interface);
-        }
-        Ok(())
-    }
-
-    pub(super) fn filter(&self, action: &str, plane: Plane) -> anyhow::Result<()> {
-        let ports = match plane {
-            Plane::Control => "5561",
-            Plane::Data => "5559,5560",
-            Plane::Both => "5559,5560,5561",
-        };
-        for (chain, direction) in [("OUTPUT", "--dports"), ("INPUT", "--sports")] {
-            let mut command: Command = self.namespace.command("iptables");
-            command.args(["-w", action, chain, "-p", "tcp", "-m", "multiport", direction, ports, "-j", "DROP"]);
             let output = command.output().context("iptables")?;
             let error = String::from_utf8_lossy(&output.stderr);
             ensure!(output.status.success(), "iptables in {}: {error}", self.interface);
@@ -204,6 +190,30 @@ impl OutageSite {
             Parties::Capture => vec![&self.capture],
             Parties::All => self.members.iter().chain([&self.capture]).collect(),
         }
+    }
+
+    /// Begins (`-A`) or ends (`-D`) an outage, for all of these parties in the same instant.
+    pub(super) fn filter(&self, action: &str, parties: Parties, plane: Plane) -> anyhow::Result<()> {
+        let ports = match plane {
+            Plane::Control => "5561",
+            Plane::Data => "5559,5560",
+            Plane::Both => "5559,5560,5561",
+        };
+        let mut table = "*filter\n".to_owned();
+        for Party { interface, .. } in self.parties(parties) {
+            for (chain, direction) in [("INPUT -i", "--dports"), ("OUTPUT -o", "--sports")] {
+                table += &format!("{action} {chain} {interface} -p tcp -m multiport {direction} {ports} -j DROP\n");
+            }
+        }
+        table += "COMMIT\n";
+        let mut command: Command = self.proxy.command("iptables-restore");
+        command.args(["-w", "--noflush"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("iptables-restore")?;
+        child.stdin.take().context("no standard input")?.write_all(table.as_bytes())?;
+        let output = child.wait_with_output().context("iptables-restore")?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "iptables-restore: {error}");
+        Ok(())
     }
 
     /// The proxy's program.

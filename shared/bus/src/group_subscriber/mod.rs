@@ -146,6 +146,7 @@ pub struct GroupSubscriber {
     group: Name,
     was_leased: bool,
     owned: usize,
+    has_doubts: bool,
 }
 
 /// The exchange of hand-off state, with its metrics.
@@ -211,6 +212,7 @@ impl GroupSubscriber {
             group,
             was_leased: false,
             owned: 0,
+            has_doubts: false,
         })
     }
 
@@ -657,7 +659,20 @@ impl GroupSubscriber {
             info!(group = %self.group, shards = owned, before = self.owned, "shard assignment changed");
             self.owned = owned;
         }
-        self.metrics.set(&self.member.status(now), owned);
+        let status = self.member.status(now);
+        let has_doubts = status.in_doubt > 0;
+        if has_doubts != self.has_doubts {
+            self.has_doubts = has_doubts;
+            if has_doubts {
+                warn!(
+                    group = %self.group, records = status.in_doubt,
+                    "records in doubt: no longer retained, a former owner of their shards may have handled them"
+                );
+            } else {
+                info!(group = %self.group, "no records in doubt");
+            }
+        }
+        self.metrics.set(&status, owned);
         if let Some(Handoff { keeper, metrics }) = &mut self.handoff {
             metrics.set(keeper.counters(), keeper.pending());
         }

@@ -31,6 +31,7 @@ pub(super) fn member_status(status: &MemberStatus, group: &Name) -> Value {
             "received": stream.received,
             "handled": stream.handled,
             "lag_records": stream.lag,
+            "doubted_records": stream.in_doubt,
             "reorder_bytes": stream.reorder_bytes,
             "unacknowledged_bytes": stream.outstanding_bytes,
         })

@@ -377,6 +377,7 @@ pub(crate) struct GroupMetrics {
     leased: IntGauge,
     reorder_bytes: IntGauge,
     unacknowledged_bytes: IntGauge,
+    doubted: IntGauge,
     streams: IntGauge,
     /// By stream name and reason.
     lost: BTreeMap<(String, &'static str), IntCounter>,
@@ -432,6 +433,11 @@ impl GroupMetrics {
                 "Bytes delivered and not yet acknowledged.",
                 &[],
             ),
+            doubted: metrics.gauge(
+                names::DOUBTED_RECORDS,
+                "Records no longer retained that a former owner of their shard may have handled, not yet counted as lost.",
+                &[],
+            ),
             streams: metrics.gauge(names::STREAMS, STREAMS, &[]),
             lost: BTreeMap::new(),
         };
@@ -459,6 +465,7 @@ impl GroupMetrics {
         self.leased.set(i64::from(status.is_leased));
         self.reorder_bytes.set(status.reorder_bytes as i64);
         self.unacknowledged_bytes.set(status.outstanding_bytes as i64);
+        self.doubted.set(status.in_doubt as i64);
         self.streams.set(status.streams.len() as i64);
         let counters = status.counters;
         self.requests.inc_by(counters.requests - self.before.requests);

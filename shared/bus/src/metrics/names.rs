@@ -106,6 +106,8 @@ pub const REORDER_DROPPED: &str = "sekiwake_group_reorder_dropped_batches_total"
 pub const LATE_RECORDS: &str = "sekiwake_group_late_records_total";
 /// Records not delivered because another party says that they were handled.
 pub const SKIPPED_RECORDS: &str = "sekiwake_group_skipped_records_total";
+/// Records in doubt.
+pub const DOUBTED_RECORDS: &str = "sekiwake_group_doubted_records";
 /// Batches and announcements of streams that a member has no room for.
 pub const REFUSED_STREAMS: &str = "sekiwake_group_refused_streams_total";
 /// Joins of a member rejected by the proxy.

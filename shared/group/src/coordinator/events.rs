@@ -95,7 +95,7 @@ impl Coordinator {
 
 impl Group {
     /// The shards that a member holds, one bit each.
-    fn held_by(&self, incarnation: Incarnation) -> u64 {
+    pub(super) fn held_by(&self, incarnation: Incarnation) -> u64 {
         let held = self.shards.iter().enumerate().filter(|(_, slot)| slot.holder == Some(incarnation));
         held.fold(0, |held, (index, _)| held | 1 << index)
     }

@@ -15,13 +15,17 @@
 //!
 //! **Invariant:** a shard has at most one holder, and the generation of its grants only rises.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use sekiwake_record::{Kind, Name, SHARDS, Shard, Topic};
 
 use super::{
     agreement::Agreement,
     assignment::{Incarnation, assign_all, assign_evenly},
+    doubts::Doubts,
     positions::{Positions, Speaker},
 };
 use crate::{
@@ -29,8 +33,8 @@ use crate::{
     coverage::{Age, Coverage},
     mutants::Mutants,
     wire::{
-        Assignment, Covered, Destination, GroupCoverage, Holding, MAX_COVERED_RANGES, MAX_DIFFERING, Number, Phase,
-        Renew, Role, Start, StreamCoverage, StreamStarts,
+        Assignment, Covered, Destination, Doubt, GroupCoverage, Holding, MAX_COVERED_RANGES, MAX_DIFFERING, Number,
+        Phase, Renew, Role, Start, StreamCoverage, StreamStarts,
     },
 };
 
@@ -42,6 +46,8 @@ pub(super) struct Group {
     pub(super) members: BTreeMap<Incarnation, Member>,
     pub(super) shards: [Slot; SHARDS],
     pub(super) positions: Positions,
+    /// What members may have handled that are not here.
+    pub(super) doubts: Doubts,
     /// Since when it has no members.
     pub(super) empty_since: Option<BootTime>,
     /// For how long it has existed, as far as any party knows.
@@ -71,6 +77,7 @@ pub(super) struct Granted {
     pub(super) assignments: Vec<Assignment>,
     pub(super) starts: Vec<StreamStarts>,
     pub(super) coverage: Vec<StreamCoverage>,
+    pub(super) doubts: Vec<Doubt>,
 }
 
 /// A shard, as the coordinator sees it.
@@ -94,6 +101,8 @@ pub(super) struct Member {
     pub(super) label: Name,
     pub(super) renewal: u64,
     pub(super) lease_until: BootTime,
+    /// When its run began to renew, if this coordinator is its first one.
+    pub(super) began_at: Option<BootTime>,
     pub(super) leaving: bool,
     /// The lowest and the highest protocol that it speaks.
     pub(super) protocols: (u64, u64),
@@ -107,6 +116,8 @@ pub(super) struct Member {
     pub(super) destinations_digest: u64,
     /// The shards that it is prepared for, one bit each.
     prepared: u64,
+    /// The shards that it had under another coordinator, until it has reported what it knew.
+    claims: u64,
     /// It requests that one member of the group has all shards.
     single_active: bool,
     /// A grant must be sent to it.
@@ -114,12 +125,13 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(peer: Peer, renew: &Renew) -> Member {
+    pub(super) fn new(now: BootTime, peer: Peer, renew: &Renew) -> Member {
         Member {
             peer,
             label: renew.label.clone(),
             renewal: 0,
             lease_until: BootTime::ZERO,
+            began_at: (renew.coordinator == 0).then_some(now),
             leaving: renew.leaving,
             protocols: (renew.lowest_protocol, renew.highest_protocol),
             registration: 0,
@@ -128,6 +140,7 @@ impl Member {
             acknowledged_registration: 0,
             destinations_digest: 0,
             prepared: 0,
+            claims: 0,
             single_active: renew.single_active,
             needs_grant: false,
         }
@@ -141,6 +154,7 @@ impl Group {
             members: BTreeMap::new(),
             shards: [Slot::default(); SHARDS],
             positions: Positions::new(mutants),
+            doubts: Doubts::new(mutants, now),
             empty_since: Some(now),
             age: Age::new(now),
             waits_until: None,
@@ -163,10 +177,18 @@ impl Group {
         lowest <= common && self.members.values().all(|member| member.protocols.0 <= common)
     }
 
+    /// Whether nothing needs to be remembered of it.
+    pub(super) fn is_unused(&self) -> bool {
+        self.members.is_empty() && self.positions.is_empty() && !self.doubts.any()
+    }
+
     /// Adds a member. `returns`: it was in the group before.
     pub(super) fn join(&mut self, now: BootTime, incarnation: Incarnation, member: Member, returns: bool) {
         if self.members.is_empty() && returns && !self.mutants.settles_by_its_clock() {
             self.waits_until = Some(now + LEASE + LEASE_MARGIN);
+        }
+        if let Some(began_at) = member.began_at {
+            self.doubts.restart(began_at, &member.label);
         }
         self.members.insert(incarnation, member);
         self.empty_since = None;
@@ -174,6 +196,7 @@ impl Group {
     }
 
     pub(super) fn remove(&mut self, now: BootTime, incarnation: Incarnation) {
+        self.doubts.add(now, now, self.held_by(incarnation), incarnation, &self.members);
         self.members.remove(&incarnation);
         self.needs_plan = true;
         self.shards.iter_mut().filter(|slot| slot.holder == Some(incarnation)).for_each(Slot::free);
@@ -199,8 +222,15 @@ impl Group {
         labels.into_iter().take(MAX_DIFFERING).cloned().collect()
     }
 
-    /// Takes the holdings and commits of a renewal. Returns what is not accepted.
-    pub(super) fn on_renewal(&mut self, now: BootTime, grace_period_over: bool, renew: &Renew) -> RejectedParts {
+    /// Takes the holdings and commits of a renewal. Returns what is not accepted. `epoch` is the
+    /// coordinator's own.
+    pub(super) fn on_renewal(
+        &mut self,
+        now: BootTime,
+        grace_period_over: bool,
+        epoch: u64,
+        renew: &Renew,
+    ) -> RejectedParts {
         let me = renew.incarnation;
         if let Some(member) = self.members.get_mut(&me) {
             self.needs_plan |= member.leaving != renew.leaving || member.single_active != renew.single_active;
@@ -231,16 +261,53 @@ impl Group {
                         member.prepared |= 1 << holding.shard.index();
                     }
                 }
-                Phase::Owned => self.on_owned(me, grace_period_over, may_take_back, holding),
+                Phase::Owned => self.on_owned(now, me, grace_period_over, may_take_back, holding),
                 Phase::Released => self.on_released(me, grace_period_over, holding),
             }
         }
         self.on_commits(now, renew, &mut rejected);
+        self.on_witness(now, epoch, renew);
         rejected
     }
 
+    /// Ends doubts about what the member had handled before it met this coordinator, or lost a
+    /// shard. Only a renewal that follows a grant of this coordinator reports all of it.
+    fn on_witness(&mut self, now: BootTime, epoch: u64, renew: &Renew) {
+        let me = renew.incarnation;
+        let shards = |is_it: &dyn Fn(&Holding) -> bool| {
+            let holdings = renew.holdings.iter().filter(|holding| is_it(holding));
+            holdings.fold(0, |shards, holding| shards | 1_u64 << holding.shard.index())
+        };
+        let Some(member) = self.members.get_mut(&me) else { return };
+        if renew.coordinator != epoch {
+            if renew.coordinator != 0 {
+                let had = shards(&|holding| holding.phase != Phase::Prepared);
+                member.claims |= had;
+                self.doubts.import(now, &renew.doubts, had);
+            }
+            return;
+        }
+        let claims = std::mem::take(&mut member.claims);
+        if claims != 0 {
+            self.doubts.claim(claims, now - Duration::from_nanos(renew.former_lease_age_ns));
+        }
+        let slots = &self.shards;
+        let acts_on = |holding: &Holding| {
+            let slot = &slots[holding.shard.index()];
+            holding.phase == Phase::Owned && (slot.holder, slot.generation) != (Some(me), holding.generation.0)
+        };
+        self.doubts.close(me, !shards(&acts_on));
+    }
+
     /// A member reports that it owns a shard.
-    fn on_owned(&mut self, me: Incarnation, grace_period_over: bool, may_take_back: bool, holding: &Holding) {
+    fn on_owned(
+        &mut self,
+        now: BootTime,
+        me: Incarnation,
+        grace_period_over: bool,
+        may_take_back: bool,
+        holding: &Holding,
+    ) {
         let generation = holding.generation.0;
         let slot = &mut self.shards[holding.shard.index()];
         if slot.holder == Some(me) && slot.generation == generation {
@@ -252,10 +319,13 @@ impl Group {
         } else if !grace_period_over && generation > slot.generation {
             // This coordinator is new and learns the holders. The newest generation wins. A member
             // with an older one may act until its lease expires, because it does not know yet.
-            if let Some(loser) = slot.holder.and_then(|loser| self.members.get_mut(&loser)) {
+            let loser = slot.holder.and_then(|loser| self.members.get_mut(&loser));
+            self.positions.change_owner(holding.shard, loser.as_ref().map(|loser| &loser.label));
+            if let Some(loser) = loser {
                 loser.needs_grant = true;
                 slot.not_before = slot.not_before.max(loser.lease_until);
-                self.positions.change_owner(holding.shard, &loser.label);
+                let (loser, over_at) = (slot.holder.unwrap_or(me), slot.not_before);
+                self.doubts.add(now, over_at, 1 << holding.shard.index(), loser, &self.members);
             }
             slot.take_confirmed(me, generation);
             self.needs_plan = true;
@@ -322,6 +392,7 @@ impl Group {
     pub(super) fn on_presented(&mut self, now: BootTime, stream: &Stream, known: &GroupCoverage) -> u64 {
         let mut rejected = 0;
         self.age.learn(now, known.age_ns);
+        self.doubts.inherit(now);
         for covered in &known.covered {
             let shard = covered.topic.shard;
             let is_ours = covered.topic.kind == self.kind;
@@ -512,7 +583,8 @@ impl Group {
                 coverage.push(StreamCoverage { stream: stream.clone(), covered: covered_of_stream });
             }
         }
-        Granted { assignments, starts, coverage }
+        let doubts = self.doubts.of(now, self.kind, held);
+        Granted { assignments, starts, coverage, doubts }
     }
 
     /// What the group has handled of a stream, for its publisher.

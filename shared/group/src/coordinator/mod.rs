@@ -25,6 +25,7 @@ mod agreement;
 mod api;
 mod assignment;
 mod destination_list;
+mod doubts;
 mod events;
 mod fuzz;
 mod group;
@@ -77,6 +78,8 @@ pub struct Coordinator {
     grants_from: BootTime,
     /// The end of the grace period was handled.
     is_granting: bool,
+    /// The last sign of life of the coordinator before this one, as far as is known.
+    former_lived_at: BootTime,
     /// Counts grants.
     grants: u64,
     groups: BTreeMap<Name, Group>,
@@ -111,6 +114,7 @@ impl Coordinator {
             epoch,
             grants_from: now + LEASE + LEASE_MARGIN,
             is_granting: false,
+            former_lived_at: BootTime::ZERO,
             grants: 0,
             groups: BTreeMap::new(),
             streams: BTreeMap::new(),
@@ -145,8 +149,12 @@ impl Coordinator {
         for name in names {
             self.tick_group(now, &name);
         }
+        // A group without members and publishers is not mentioned by any message.
+        for group in self.groups.values_mut().filter(|group| group.members.is_empty()) {
+            group.doubts.update(now, group.kind, &group.positions, &self.streams, self.former_lived_at);
+        }
         let keep = self.settings.keep_positions;
-        self.groups.retain(|_, group| group.empty_since.is_none_or(|since| now < since + keep));
+        self.groups.retain(|_, group| !group.is_unused() && group.empty_since.is_none_or(|since| now < since + keep));
         self.maintain_list(now);
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP_EVERY;
@@ -230,7 +238,7 @@ impl Coordinator {
         member.renewal = renew.renewal;
         member.lease_until = now + LEASE + LEASE_MARGIN;
         member.needs_grant = true;
-        let rejected = group.on_renewal(now, grace_period_over, renew);
+        let rejected = group.on_renewal(now, grace_period_over, self.epoch, renew);
         self.rejections.holdings += rejected.holdings;
         self.rejections.commits += rejected.commits;
         self.reassign(now, &renew.group);
@@ -275,8 +283,12 @@ impl Coordinator {
         let mutants = self.settings.mutants;
         // A group that was here before may have members that are still on their way.
         let returns = renew.coordinator != 0;
+        let is_inherited = returns && renew.coordinator != self.epoch;
         let group = self.groups.entry(renew.group.clone()).or_insert_with(|| Group::new(renew.kind, mutants, now));
-        group.join(now, renew.incarnation, Member::new(peer.clone(), renew), returns);
+        if is_inherited {
+            group.doubts.inherit(now);
+        }
+        group.join(now, renew.incarnation, Member::new(now, peer.clone(), renew), returns);
         self.routes.entry(peer.clone()).or_insert_with(|| Route::new(now)).memberships += 1;
         Ok(())
     }
@@ -301,9 +313,10 @@ impl Coordinator {
             coverage: Vec::new(),
             age_ns: 0,
             differing: Vec::new(),
+            doubts: Vec::new(),
         });
         group.remove(now, incarnation);
-        if group.members.is_empty() && group.positions.is_empty() {
+        if group.is_unused() {
             self.groups.remove(name);
         }
         if let Some(route) = self.routes.get_mut(&peer) {
@@ -326,6 +339,7 @@ impl Coordinator {
         let Some(group) = self.groups.get_mut(name) else { return };
         group.reassign(now, grace_period_over);
         let streams = &self.streams;
+        group.doubts.update(now, group.kind, &group.positions, streams, self.former_lived_at);
         let is_known = |list_version: u64| {
             let mut responsive = streams.values().filter(|state| state.is_responsive(now));
             responsive.all(|state| state.list_version >= list_version)
@@ -339,7 +353,7 @@ impl Coordinator {
         let needs_grant: Vec<u64> = needs_grant.map(|(&incarnation, _)| incarnation).collect();
         let mut grants = Vec::new();
         for incarnation in needs_grant {
-            let Granted { assignments, starts, coverage } = group.grant(now, incarnation, next);
+            let Granted { assignments, starts, coverage, doubts } = group.grant(now, incarnation, next);
             let age_ns = group.age.nanos(now);
             let differing = group.differing_from(now, incarnation);
             let Some(member) = group.members.get_mut(&incarnation) else { continue };
@@ -362,6 +376,7 @@ impl Coordinator {
                 coverage,
                 age_ns,
                 differing,
+                doubts,
             };
             grants.push((member.peer.clone(), grant));
         }

@@ -89,6 +89,12 @@ impl Positions {
         self.streams.get(stream).map(|known| &known.shards[shard.index()].covered).filter(|known| !known.is_empty())
     }
 
+    /// Whether everything before `end` is handled.
+    pub(super) fn has_handled(&self, stream: &Stream, shard: Shard, end: u64) -> bool {
+        let is_handled = |known: &Coverage| known.end() >= Some(end) && known.gaps().all(|gap| gap.from >= end);
+        end == 0 || self.covered(stream, shard).is_some_and(is_handled)
+    }
+
     /// The known positions in a stream, by shard.
     pub(super) fn of_stream(&self, stream: &Stream) -> impl Iterator<Item = (Shard, &ShardPosition)> {
         self.streams.get(stream).into_iter().flat_map(StreamPosition::known)
@@ -148,12 +154,13 @@ impl Positions {
         Some(is_new && position.owner_lacks)
     }
 
-    /// Another member has the shard, which has to be told what its former owner has reported.
-    pub(super) fn change_owner(&mut self, shard: Shard, former: &Name) {
+    /// Another member has the shard, and has to learn what its former owner, if any is known, has
+    /// reported.
+    pub(super) fn change_owner(&mut self, shard: Shard, former: Option<&Name>) {
         let positions = self.streams.values_mut().map(|known| &mut known.shards[shard.index()]);
         for position in positions.filter(|position| !position.covered.is_empty()) {
             position.owner_lacks = true;
-            position.presenter = Some(former.clone());
+            position.presenter = former.cloned();
         }
     }
 

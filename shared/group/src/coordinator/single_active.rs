@@ -52,6 +52,8 @@ impl Group {
             coverage: Vec::new(),
             age_ns: 0,
             destinations_digest: 0,
+            doubts: Vec::new(),
+            former_lease_age_ns: 0,
         };
         let peer = Peer::new(&incarnation.to_be_bytes()).unwrap();
         self.coordinator.on_message(self.now, &peer, &Message::from(renew).encode());

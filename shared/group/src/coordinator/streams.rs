@@ -22,6 +22,10 @@ const REPLACE_SILENT_STREAMS: Duration = Duration::from_secs(10);
 pub(super) struct StreamState {
     pub(super) peer: Peer,
     pub(super) last_heard: BootTime,
+    /// Since when it was never silent for long.
+    pub(super) steady_since: BootTime,
+    /// It has advertised since it knows this coordinator, and so has presented what it remembers.
+    pub(super) has_presented: bool,
     /// The number of the newest advertisement.
     pub(super) number: u64,
     pub(super) ended: bool,
@@ -39,6 +43,8 @@ impl StreamState {
         StreamState {
             peer,
             last_heard: BootTime::ZERO,
+            steady_since: BootTime::ZERO,
+            has_presented: false,
             number: 0,
             ended: false,
             wants_commits: false,
@@ -51,7 +57,11 @@ impl StreamState {
     /// Takes an advertisement with valid extents. Returns whether the publisher has
     /// acknowledged another list.
     fn update(&mut self, now: BootTime, advertise: &Advertise, coordinator: u64) -> bool {
+        if self.number == 0 || now >= self.last_heard + PUBLISHER_SILENT_AFTER {
+            self.steady_since = now;
+        }
         self.last_heard = now;
+        self.has_presented |= advertise.coordinator == coordinator;
         self.number = advertise.number;
         self.ended = advertise.ended;
         self.wants_commits = advertise.wants_commits;
@@ -92,6 +102,9 @@ impl Coordinator {
             return;
         }
         let state = self.streams.entry(advertise.stream.clone()).or_insert_with(|| StreamState::new(peer.clone()));
+        if advertise.coordinator == self.epoch && !state.has_presented && advertise.former_age_ns > 0 {
+            self.former_lived_at = self.former_lived_at.max(now - Duration::from_nanos(advertise.former_age_ns));
+        }
         let has_acknowledged = state.update(now, advertise, self.epoch);
         self.take_presented(now, advertise);
         if has_acknowledged {
@@ -169,8 +182,10 @@ impl Coordinator {
     fn slowest_commits(&self, stream: &Stream, state: &StreamState) -> Vec<Position> {
         let slowest = |topic: Topic| {
             let live = self.groups.values().filter(|group| group.kind == topic.kind && group.empty_since.is_none());
-            live.map(|group| group.positions.covered(stream, topic.shard).and_then(Coverage::prefix_end).unwrap_or(0))
-                .min()
+            // What is no longer retained need not be waited for.
+            let oldest = state.oldest[topic.index()];
+            let commit = |covered: &Coverage| covered.handled_from(oldest);
+            live.map(|group| group.positions.covered(stream, topic.shard).map_or(0, commit)).min()
         };
         let topics = Topic::all().filter(|topic| state.next[topic.index()] > 0);
         topics.filter_map(|topic| Some(Position { topic, sequence: Number(slowest(topic)?) })).collect()

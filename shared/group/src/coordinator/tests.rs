@@ -13,8 +13,8 @@ use crate::{
     coverage::{Coverage, Span},
     time::{MILLISECOND, SECOND},
     wire::{
-        Advertise, Covered, Destination, Done, Extent, Frame, GroupCoverage, Holding, MAX_STREAMS, Number, Outcome,
-        Phase, Position, Range, Register, Repair, Repaired, StreamCoverage, StreamPositions, Transport,
+        Advertise, Covered, Destination, Done, Extent, Frame, GroupCoverage, Holding, MAX_DOUBTS, MAX_STREAMS, Number,
+        Outcome, Phase, Position, Range, Register, Repair, Repaired, StreamCoverage, StreamPositions, Transport,
     },
 };
 
@@ -35,6 +35,8 @@ fn renew(incarnation: u64, renewal: u64) -> Renew {
         coverage: Vec::new(),
         age_ns: 0,
         destinations_digest: 0,
+        doubts: Vec::new(),
+        former_lease_age_ns: 0,
     }
 }
 
@@ -66,6 +68,7 @@ fn advertise(stream: &Stream, number: u64, oldest: u64, next: u64) -> Advertise 
         list_version: 0,
         extents,
         groups: Vec::new(),
+        former_age_ns: 0,
     }
 }
 
@@ -150,6 +153,7 @@ fn is_bounded(coordinator: &mut Coordinator, now: BootTime) {
     assert!(coordinator.groups.len() <= MAX_GROUPS);
     assert!(coordinator.groups.values().all(|group| group.members.len() <= MAX_MEMBERS));
     assert!(coordinator.groups.values().all(|group| group.positions.streams() <= MAX_STREAMS));
+    assert!(coordinator.groups.values().all(|group| group.doubts.len() <= MAX_DOUBTS));
     assert!(coordinator.streams.len() <= MAX_STREAMS);
     assert!(coordinator.routes.len() <= coordinator.groups.values().map(|group| group.members.len()).sum());
     assert!(coordinator.list.lingering() <= MAX_LINGERING);
@@ -171,6 +175,41 @@ fn with_an_owner() -> (Coordinator, BootTime) {
     send(&mut coordinator, now, 1, renew(7, 1));
     assert_eq!(coordinator.groups(now)[0].members[0].shards.len(), 64);
     (coordinator, now)
+}
+
+/// A member returns to a new coordinator with a shard that it had under the last one. Whether
+/// another member may have had it afterwards, if the member's lease began and the last coordinator
+/// was last heard so long ago.
+fn may_have_had_another_owner(leased: Duration, heard: Duration) -> bool {
+    let mut now = BootTime::ZERO + 20 * SECOND;
+    let mut coordinator = Coordinator::new(CoordinatorSettings::default(), 9, now);
+    let holdings = vec![Holding { shard: topic(0).shard, generation: Number(5), phase: Phase::Owned }];
+    let commits = commit(&stream("tap"), 0, 40);
+    let renewed = Renew { holdings, commits, ..renew(7, 1) };
+    send(&mut coordinator, now, 1, Renew { coordinator: 8, ..renewed.clone() });
+    let former_age_ns = heard.as_nanos() as u64;
+    let advertised = Advertise { coordinator: 9, former_age_ns, ..advertise(&stream("tap"), 1, 50, 100) };
+    send(&mut coordinator, now, 4, advertised);
+    outputs(&mut coordinator);
+    now += SECOND;
+    let former_lease_age_ns = (leased + SECOND).as_nanos() as u64;
+    send(&mut coordinator, now, 1, Renew { coordinator: 9, renewal: 2, former_lease_age_ns, ..renewed });
+    let granted = outputs(&mut coordinator).into_iter().find_map(|(_, message)| match message {
+        Message::Grant(grant) => Some(grant),
+        _ => None,
+    });
+    let ends = granted.unwrap().doubts.into_iter().flat_map(|doubt| doubt.ends);
+    ends.flat_map(|ends| ends.positions).any(|end| end.topic == topic(0))
+}
+
+#[test]
+fn owner_was_the_last_one_if_its_lease_outlived_the_last_coordinator() {
+    let leased = 10 * SECOND;
+    // The shard was granted again after 3.5 s, and a coordinator is heard every second.
+    assert!(!may_have_had_another_owner(leased, leased + SECOND));
+    assert!(!may_have_had_another_owner(leased, leased - 2500 * MILLISECOND));
+    assert!(may_have_had_another_owner(leased, leased - 2501 * MILLISECOND));
+    assert!(may_have_had_another_owner(leased, SECOND));
 }
 
 #[test]
@@ -572,14 +611,14 @@ fn renewal_has_these_bytes() {
     let bytes = Message::from(renew(7, 3)).encode();
     assert_eq!(
         bytes,
-        [0xdc, 0, 17, 1, 1, 0xa1, b'g', 0, 7, 0xa1, b'm', 3, 1, 1, 0xc2, 0, 0x90, 0x90, 0xc2, 0x90, 0, 0]
+        [0xdc, 0, 19, 1, 1, 0xa1, b'g', 0, 7, 0xa1, b'm', 3, 1, 1, 0xc2, 0, 0x90, 0x90, 0xc2, 0x90, 0, 0, 0x90, 0]
     );
     assert_eq!(Message::decode(&bytes), Ok(Message::from(renew(7, 3))));
     let before = [&[0x9d], &bytes[3..18]].concat();
     assert_eq!(Message::decode(&before), Ok(Message::from(renew(7, 3))), "an older version lacks the appended fields");
     let single_active = [&[0x9e], &bytes[3..18], &[0xc3]].concat();
     assert_eq!(Message::decode(&single_active), Ok(Message::from(Renew { single_active: true, ..renew(7, 3) })));
-    let appended = [&[0xdc, 0, 18], &bytes[3..], &[0x93, 1, 2, 3]].concat();
+    let appended = [&[0xdc, 0, 20], &bytes[3..], &[0x93, 1, 2, 3]].concat();
     assert_eq!(Message::decode(&appended), Ok(Message::from(renew(7, 3))), "a later version appends");
     assert!(Message::decode(&[&bytes[..], &[0]].concat()).is_err());
 }

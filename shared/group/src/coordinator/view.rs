@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use sekiwake_record::{Kind, Name, Topic};
 
 use super::{Coordinator, Rejections, group::Group, streams::StreamState};
-use crate::{BootTime, Peer, Stream, coverage::Span};
+use crate::{BootTime, Peer, Stream};
 
 /// The whole state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -257,7 +257,10 @@ impl Coordinator {
                 let topic = Topic { kind, shard };
                 let next = state.map_or(0, |state| state.next[topic.index()]);
                 let committed = position.covered.prefix_end().unwrap_or(0);
-                let owed: u64 = position.covered.gaps().map(Span::len).sum();
+                // What is no longer retained is lost, or in doubt.
+                let oldest = state.map_or(0, |state| state.oldest[topic.index()]);
+                let gaps = position.covered.gaps();
+                let owed: u64 = gaps.map(|gap| gap.to.saturating_sub(gap.from.max(oldest))).sum();
                 let lag = owed + next.saturating_sub(position.covered.end().unwrap_or(next));
                 PositionView { stream: stream.clone(), shard: shard.index() as u8, committed, lag }
             })

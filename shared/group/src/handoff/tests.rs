@@ -90,6 +90,8 @@ impl Proxy {
             coverage: Vec::new(),
             age_ns: 0,
             destinations_digest: 0,
+            doubts: Vec::new(),
+            former_lease_age_ns: 0,
         };
         self.coordinator.on_message(self.now, &peer(incarnation), &Message::from(renew).encode());
     }

@@ -27,6 +27,7 @@
 //!   until it returns `None`.
 
 mod api;
+mod doubts;
 mod permit;
 mod position;
 mod registration;
@@ -49,8 +50,8 @@ pub use self::{
     status::{MemberCounters, MemberStatus, ShardPhase, ShardStatus, StreamStatus},
 };
 use self::{
-    position::Position, registration::Registration, renewals::Renewals, repair::RepairState, shards::Ownership,
-    streams::FollowedStream,
+    doubts::Doubts, position::Position, registration::Registration, renewals::Renewals, repair::RepairState,
+    shards::Ownership, streams::FollowedStream,
 };
 use crate::{
     BootTime, MAX_NUMBER, Stream,
@@ -84,6 +85,7 @@ pub struct Member<B> {
     destinations_digest: u64,
     /// The labels of members whose destinations differ, as the newest grant says.
     differing: Vec<Name>,
+    doubts: Doubts,
     /// The epoch of the coordinator whose grants it follows; 0 for none.
     coordinator: u64,
     /// For how long the group has existed; `None` before the first grant.
@@ -117,6 +119,7 @@ impl<B> Member<B> {
             registration: Registration::default(),
             destinations_digest: 0,
             differing: Vec::new(),
+            doubts: Doubts::default(),
             coordinator: 0,
             age: None,
             protocol: 0,

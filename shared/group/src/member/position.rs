@@ -47,6 +47,8 @@ pub(super) struct Position<B> {
     pub(super) oldest: u64,
     /// The end of what another party says was handled, while it is beyond `announced`.
     skips_to: u64,
+    /// What is missing before is no longer retained, and in doubt.
+    pub(super) undecided: u64,
     /// The newest report that the coordinator has acknowledged.
     pub(super) acknowledged: Option<Coverage>,
     /// Batches that came behind a gap, by first sequence number.
@@ -76,6 +78,7 @@ impl<B> Default for Position<B> {
             announced: 0,
             oldest: 0,
             skips_to: 0,
+            undecided: 0,
             acknowledged: None,
             reorder: BTreeMap::new(),
             reorder_bytes: 0,
@@ -138,12 +141,12 @@ impl<B> Position<B> {
         skipped
     }
 
-    /// Takes what other parties have handled. Returns how many known records that skips; `None` if
-    /// nothing of it is new. `counts`:
-    /// what lies beyond the known records counts as well, once it is known.
+    /// Takes what other parties have handled. Returns how many known records that skips, without
+    /// those in doubt; `None` if nothing of it is new. `counts`: what lies beyond the known records
+    /// counts as well, once it is known.
     pub(super) fn learn(&mut self, facts: &Coverage, counts: bool) -> Option<u64> {
         let known = Span { from: 0, to: self.announced };
-        let before = self.covered.count_within(known);
+        let before = self.covered.count_within(known) + self.in_doubt();
         self.handled.union(facts);
         if !self.covered.union(facts) {
             return None;
@@ -153,7 +156,7 @@ impl<B> Position<B> {
         }
         self.is_guess &= self.covered.first() != Some(0);
         // Too many ranges are trimmed, so there may also be less.
-        Some(self.covered.count_within(known).saturating_sub(before))
+        Some((self.covered.count_within(known) + self.in_doubt()).saturating_sub(before))
     }
 
     /// Records that a batch is delivered, from `first` on.
@@ -246,8 +249,13 @@ impl<B> Position<B> {
         self.covered.gaps().find(|gap| (arrival.first..arrival.next()).contains(&gap.from))
     }
 
+    /// Goes on at `from`. What lies before is owed.
+    pub(super) fn leave_behind(&mut self, from: u64) {
+        self.covered.insert(from, from);
+    }
+
     /// What is owed and not buffered: the gaps that were left behind, and those up to what is known
-    /// to be published. Before the start is known there are none.
+    /// to be published, without what is in doubt. Before the start is known there are none.
     pub(super) fn gaps(&self) -> impl Iterator<Item = Span> {
         let mut from = self.received().unwrap_or(0);
         let buffered = self.reorder.values().map(|arrival| Span { from: arrival.first, to: arrival.next() });
@@ -258,13 +266,19 @@ impl<B> Position<B> {
             from = from.max(piece.to);
             (gap.from < gap.to).then_some(gap)
         });
-        self.covered.gaps().chain(ahead)
+        let decided = self.covered.gaps().map(|gap| Span { from: gap.from.max(self.undecided), ..gap });
+        decided.filter(|gap| gap.from < gap.to).chain(ahead)
+    }
+
+    /// How many missing records are in doubt.
+    pub(super) fn in_doubt(&self) -> u64 {
+        self.covered.gaps().map(|gap| gap.to.min(self.undecided).saturating_sub(gap.from)).sum()
     }
 
     /// How many records are owed: known to be published and not covered.
     pub(super) fn owed(&self) -> u64 {
         let behind: u64 = self.covered.gaps().map(Span::len).sum();
-        behind + self.received().map_or(0, |received| self.announced.saturating_sub(received))
+        behind - self.in_doubt() + self.received().map_or(0, |received| self.announced.saturating_sub(received))
     }
 
     pub(super) fn has_gap(&self) -> bool {

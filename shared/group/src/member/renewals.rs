@@ -13,6 +13,7 @@ use super::{Member, Ownership, Position};
 use crate::{
     BootTime, LEASE, RENEW_EVERY, Stream,
     coverage::{Age, Coverage},
+    time::nanos,
     wire::{self, Covered, Grant, MAX_COVERED_RANGES, Number, Renew, StreamCoverage, StreamPositions},
 };
 
@@ -50,6 +51,8 @@ pub(super) struct Renewals {
     newest_grant: GrantNumber,
     /// When the newest renewal that was granted was sent.
     pub(super) granted_sent_at: Option<BootTime>,
+    /// The same of the coordinator under which the member last had shards.
+    former_sent_at: Option<BootTime>,
     sweep_at: BootTime,
 }
 
@@ -86,6 +89,7 @@ impl Renewals {
             handled_bytes: 0,
             newest_grant: GrantNumber::default(),
             granted_sent_at: None,
+            former_sent_at: None,
             sweep_at: now,
         }
     }
@@ -170,6 +174,8 @@ impl<B> Member<B> {
             coverage,
             age_ns: self.age.map_or(0, |age| age.nanos(now)),
             destinations_digest: self.destinations_digest,
+            doubts: self.doubts.reported(now),
+            former_lease_age_ns: self.renewals.former_sent_at.map_or(0, |sent_at| nanos(now - sent_at)),
         };
         self.send(renew);
         self.register();
@@ -211,6 +217,9 @@ impl<B> Member<B> {
         self.renewals.newest_grant = GrantNumber { renewal: grant.renewal, number: grant.number };
         if is_new_coordinator {
             self.coordinator = grant.coordinator;
+            if self.owned().next().is_some() {
+                self.renewals.former_sent_at = self.renewals.granted_sent_at;
+            }
             self.registration.on_new_coordinator();
             self.repeat_all();
             // When the lease expired before the new coordinator answered, the old one may have
@@ -234,16 +243,24 @@ impl<B> Member<B> {
         }
         self.age.get_or_insert(Age::new(now)).learn(now, grant.age_ns);
         let before = self.ownership;
+        let has_acted = self.owned().next().is_some();
         for (shard, assignment) in assigned.into_iter().enumerate() {
             self.apply(now, shard, assignment);
         }
         self.take_coverage(now, grant, &before);
+        self.take_doubts(now, grant);
         // The lease last, so that no thread sees it extended before it sees the shards it is for.
         if let Some(sent_at) = self.renewals.sent_at(grant.renewal) {
             self.extend_lease(now, sent_at, is_new_coordinator);
         }
-        self.left |=
-            self.leaving_from_renewal.is_some_and(|first| grant.renewal >= first) && grant.assignments.is_empty();
+        if grant.assignments.is_empty() && self.leaving_from_renewal.is_some_and(|first| grant.renewal >= first) {
+            self.left |= !has_acted;
+            if has_acted {
+                // What it had handled of shards that others have by now is still to be reported.
+                self.leaving_from_renewal = Some(self.renewals.next_number());
+                self.renewals.schedule_soon(now);
+            }
+        }
     }
 
     fn extend_lease(&mut self, now: BootTime, sent_at: BootTime, is_new_coordinator: bool) {

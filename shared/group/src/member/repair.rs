@@ -269,7 +269,7 @@ impl<B> Member<B> {
             let Ownership::Owned(generation) = self.ownership[shard] else { continue };
             if oldest.topic.kind == self.settings.kind {
                 let end = oldest.sequence.0;
-                has_progress |= self.give_up(index, oldest.topic, generation, end, GiveUp::NotRetained);
+                has_progress |= self.give_up_known(index, oldest.topic, generation, end, GiveUp::NotRetained);
             }
         }
         has_progress
@@ -304,7 +304,7 @@ impl<B> Member<B> {
                         position.learn(&Coverage::up_to(first), false);
                     }
                 }
-                position.covered.insert(first, first);
+                position.leave_behind(first);
             }
         }
     }
@@ -324,14 +324,14 @@ impl<B> Member<B> {
             }
             // Also the gaps before what another member has reported, which may be beyond
             // `announced`.
-            self.give_up(index, topic, generation, MAX_NUMBER, GiveUp::StreamGone);
+            self.give_up_known(index, topic, generation, MAX_NUMBER, GiveUp::StreamGone);
         }
         self.streams[index].repair.schedule(now);
     }
 
     /// Gives up what is owed below `end`: the gaps that were left behind, and those ahead, where
     /// the buffered batches between them are delivered. Returns whether there were any.
-    fn give_up(&mut self, index: usize, topic: Topic, generation: u64, end: u64, reason: GiveUp) -> bool {
+    pub(super) fn give_up(&mut self, index: usize, topic: Topic, generation: u64, end: u64, reason: GiveUp) -> bool {
         let mut has_lost = false;
         loop {
             self.deliver_ready(index, topic, generation);

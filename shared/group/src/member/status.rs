@@ -45,6 +45,8 @@ pub struct MemberStatus {
     pub shards: Vec<ShardStatus>,
     /// The streams that the member follows.
     pub streams: Vec<StreamStatus>,
+    /// Records that are no longer retained, and that former owners may have handled.
+    pub in_doubt: u64,
     /// Bytes in reorder buffers.
     pub reorder_bytes: usize,
     /// Bytes that are delivered and not handled.
@@ -108,6 +110,8 @@ pub struct StreamStatus {
     pub handled: u64,
     /// Records that are owed: known to be published and not delivered.
     pub lag: u64,
+    /// Records that are no longer retained, and that a former owner may have handled.
+    pub in_doubt: u64,
     /// Bytes in reorder buffers, of any shard.
     pub reorder_bytes: usize,
     /// Bytes that are delivered and not handled, of any shard.
@@ -150,6 +154,7 @@ impl<B> Member<B> {
 
     /// The whole state, at `now`.
     pub fn status(&self, now: BootTime) -> MemberStatus {
+        let streams = self.stream_statuses(now);
         MemberStatus {
             incarnation: self.incarnation,
             coordinator: self.coordinator,
@@ -158,7 +163,8 @@ impl<B> Member<B> {
             lease_left: self.permit.until() - now,
             is_leaving: self.leaving_from_renewal.is_some(),
             shards: self.shard_statuses().collect(),
-            streams: self.stream_statuses(now),
+            in_doubt: streams.iter().map(|stream| stream.in_doubt).sum(),
+            streams,
             reorder_bytes: self.reorder_bytes,
             outstanding_bytes: self.outstanding_bytes,
             differing: self.differing.clone(),
@@ -191,6 +197,7 @@ impl<B> Member<B> {
                 received: 0,
                 handled: 0,
                 lag: 0,
+                in_doubt: 0,
                 reorder_bytes: 0,
                 outstanding_bytes: 0,
             };
@@ -204,6 +211,7 @@ impl<B> Member<B> {
                     status.received += received;
                     status.handled += position.committed();
                     status.lag += position.owed();
+                    status.in_doubt += position.in_doubt();
                 }
             }
             statuses.push(status);

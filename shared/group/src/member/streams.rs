@@ -98,7 +98,7 @@ impl<B> Member<B> {
         let is_complete = |followed: &FollowedStream<B>| {
             let shards = ownership.iter().zip(&followed.positions);
             let mut owned = shards.filter(|(ownership, _)| matches!(ownership, Ownership::Owned(_)));
-            followed.is_idle() && owned.all(|(_, position)| !position.has_gap())
+            followed.is_idle() && owned.all(|(_, position)| !position.has_gap() && position.in_doubt() == 0)
         };
         self.streams.retain(|followed| {
             let limit = if followed.ended { FOLLOW_ENDED } else { FOLLOW_SILENT };

@@ -90,6 +90,7 @@ impl Pair {
             list_version: 0,
             extents,
             groups: Vec::new(),
+            former_age_ns: 0,
         };
         let frame = Message::from(advertise).encode();
         self.coordinator.on_message(self.now, &Peer::new(b"publisher").unwrap(), &frame);
@@ -131,6 +132,8 @@ impl Pair {
             coverage: vec![wire::StreamCoverage { stream: tap(), covered }],
             age_ns: 0,
             destinations_digest: 0,
+            doubts: Vec::new(),
+            former_lease_age_ns: 0,
         };
         self.coordinator.on_message(self.now, &Peer::new(b"liar").unwrap(), &Message::from(renew).encode());
     }
@@ -283,13 +286,52 @@ fn next_owner_counts_losses_of_a_killed_publisher() {
     pair.run(SECOND, true);
     assert_eq!(pair.coordinator.groups(pair.now)[0].positions[0].lag, 20);
     let settings = pair.member.settings.clone();
-    pair.run(5 * SECOND, false);
+    pair.member.leave(pair.now);
+    pair.run(SECOND, true);
+    assert!(pair.member.has_left());
     pair.member = Member::new(settings, 8, pair.now);
     pair.run(10 * SECOND, true);
     pair.run_again();
     pair.run(8 * SECOND, true);
     assert_eq!(pair.given_up, [(10, 30, GiveUp::StreamGone)]);
     assert_eq!(pair.coordinator.groups(pair.now)[0].positions[0].lag, 0);
+}
+
+/// A member is killed with ten records handled and announced, then the publisher. A member with
+/// this label follows.
+fn loss_after_a_kill(label: &str, wait: Duration) -> Vec<(u64, u64, GiveUp)> {
+    let mut pair = Pair::new();
+    pair.passes_repairs = true;
+    pair.run(4 * SECOND, true);
+    pair.announce(0, false);
+    pair.advertise(30);
+    pair.batch(0, 10);
+    pair.handle(0);
+    pair.run(SECOND, true);
+    let mut settings = pair.member.settings.clone();
+    pair.run(5 * SECOND, false);
+    settings.label = Name::new(label).unwrap();
+    pair.member = Member::new(settings, 8, pair.now);
+    pair.run(5 * SECOND, true);
+    pair.run_again();
+    pair.run(8 * SECOND, true);
+    let in_doubt = pair.member.status(pair.now).in_doubt;
+    let counted: u64 = pair.given_up.iter().map(|(from, to, _)| to - from).sum();
+    assert_eq!(in_doubt + counted, 20);
+    assert!(pair.member.has_received_all());
+    pair.run(wait, true);
+    pair.given_up
+}
+
+#[test]
+fn what_a_killed_member_may_have_handled_is_in_doubt_for_ten_minutes() {
+    assert_eq!(loss_after_a_kill("other", 500 * SECOND), []);
+    assert_eq!(loss_after_a_kill("other", 600 * SECOND), [(10, 30, GiveUp::Unknown)]);
+}
+
+#[test]
+fn restarted_member_does_not_return_as_its_former_run() {
+    assert_eq!(loss_after_a_kill("m0", Duration::ZERO), [(10, 30, GiveUp::Unknown)]);
 }
 
 #[test]

@@ -12,8 +12,9 @@ use std::{collections::BTreeMap, time::Duration};
 use sekiwake_record::{Name, Topic};
 
 use crate::{
-    BootTime,
+    BootTime, PUBLISHER_SILENT_AFTER,
     coverage::{Age, Coverage},
+    time::nanos,
     wire::{Covered, GroupCoverage, MAX_GROUPS},
 };
 
@@ -60,7 +61,7 @@ impl KnownGroups {
 
     /// What the coordinator has not said to know.
     pub(super) fn presented(&self, now: BootTime) -> Vec<GroupCoverage> {
-        let presented = self.0.iter().filter(|(_, known)| known.is_presented && !known.covered.is_empty());
+        let presented = self.0.iter().filter(|(_, known)| known.is_presented);
         let present = |(group, known): (&Name, &KnownGroup)| GroupCoverage {
             group: group.clone(),
             age_ns: known.age.nanos(now),
@@ -79,6 +80,8 @@ impl KnownGroups {
 
 impl KnownGroup {
     fn learn(&mut self, now: BootTime, listed: &GroupCoverage) {
+        // A coordinator that takes the group for a new one must hear that it is not.
+        let is_older = self.age.nanos(now) > listed.age_ns.saturating_add(nanos(PUBLISHER_SILENT_AFTER));
         self.age.learn(now, listed.age_ns);
         self.listed_at = now;
         let mut topics = 0;
@@ -90,6 +93,6 @@ impl KnownGroup {
             known.union(&theirs);
             topics += 1;
         }
-        self.is_presented = !is_covered || topics < self.covered.len();
+        self.is_presented = is_older || !is_covered || topics < self.covered.len();
     }
 }

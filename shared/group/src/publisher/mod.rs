@@ -37,6 +37,7 @@ pub use self::list::CurrentList;
 use self::{budget::RepairBudget, groups::KnownGroups, list::ReceivedList};
 use crate::{
     ADVERTISE_EVERY, BootTime, Retained, Retention, Stream,
+    time::nanos,
     wire::{
         Advertise, Covered, Done, Extent, Frame, Message, Notice, Number, Outcome, Position, Range, Repair, Repaired,
     },
@@ -83,6 +84,10 @@ pub struct PublisherControl {
     drained: bool,
     /// The epoch of the coordinator; 0 before the first.
     coordinator: u64,
+    /// When it was last heard.
+    heard_at: Option<BootTime>,
+    /// When the coordinator before it was last heard.
+    former_heard_at: Option<BootTime>,
     list: ReceivedList,
     groups: KnownGroups,
     jobs: VecDeque<Job>,
@@ -124,6 +129,8 @@ impl PublisherControl {
             drain_from: None,
             drained: false,
             coordinator: 0,
+            heard_at: None,
+            former_heard_at: None,
             list: ReceivedList::default(),
             groups: KnownGroups::default(),
             jobs: VecDeque::new(),
@@ -271,6 +278,7 @@ impl PublisherControl {
             list_version: self.list.acknowledged_version(),
             extents: extents.collect(),
             groups: self.groups.presented(now),
+            former_age_ns: self.former_heard_at.map_or(0, |at| nanos(now - at).max(1)),
         };
         self.advertisement = Some(Message::from(advertise).encode());
     }
@@ -279,8 +287,10 @@ impl PublisherControl {
         let is_new_coordinator = notice.coordinator != self.coordinator;
         if is_new_coordinator {
             self.coordinator = notice.coordinator;
+            self.former_heard_at = self.heard_at;
             self.list.on_new_coordinator();
         }
+        self.heard_at = Some(now);
         // A notice with another number requests an advertisement.
         if notice.number != self.number {
             self.advertise_at = self.advertise_at.min(now);

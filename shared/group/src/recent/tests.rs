@@ -74,6 +74,7 @@ impl Proxy {
             list_version: 0,
             extents: Vec::new(),
             groups: Vec::new(),
+            former_age_ns: 0,
         };
         self.coordinator.on_message(self.now, &peer(PUBLISHER), &Message::from(advertise).encode());
     }

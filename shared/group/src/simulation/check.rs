@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::GiveUp;
+
 /// How often each record was acted on, and whether it was given up.
 #[derive(Default)]
 pub(super) struct Ledger {
@@ -13,7 +15,10 @@ pub(super) struct Ledger {
 #[derive(Clone, Copy, Default)]
 struct Fate {
     acted: u16,
+    /// Counted as lost, exactly.
     given_up: u16,
+    /// Counted as `unknown`.
+    unknown: u16,
 }
 
 /// The sums of a ledger.
@@ -25,6 +30,9 @@ pub(super) struct Sums {
     pub(super) lost_silently: u64,
     pub(super) given_up_wrongly: u64,
     pub(super) given_up_twice: u64,
+    pub(super) unknown: u64,
+    /// Counted as `unknown`, and sent, or counted by another member before.
+    pub(super) unknown_wrongly: u64,
 }
 
 impl Ledger {
@@ -37,9 +45,12 @@ impl Ledger {
         self.each(stream, topic, from, to, |fate| fate.acted += 1);
     }
 
-    pub(super) fn gave_up(&mut self, stream: usize, topic: usize, from: u64, to: u64) {
+    pub(super) fn gave_up(&mut self, stream: usize, topic: usize, from: u64, to: u64, reason: GiveUp) {
         self.given_up += to - from;
-        self.each(stream, topic, from, to, |fate| fate.given_up += 1);
+        self.each(stream, topic, from, to, |fate| match reason {
+            GiveUp::Unknown => fate.unknown += 1,
+            GiveUp::NotRetained | GiveUp::StreamGone => fate.given_up += 1,
+        });
     }
 
     fn each(&mut self, stream: usize, topic: usize, from: u64, to: u64, mut change: impl FnMut(&mut Fate)) {
@@ -57,10 +68,12 @@ impl Ledger {
                 sums.published += 1;
                 sums.duplicates += u64::from(fate.acted.saturating_sub(1));
                 sums.lost += u64::from(fate.acted == 0);
-                sums.lost_silently += u64::from(fate.acted == 0 && fate.given_up == 0);
+                sums.lost_silently += u64::from(fate.acted == 0 && fate.given_up + fate.unknown == 0);
                 sums.given_up_wrongly += u64::from(fate.acted > 0 && fate.given_up > 0);
                 sums.given_up_twice += u64::from(fate.given_up > 1);
-                let severity = match (fate.acted, fate.given_up) {
+                sums.unknown += u64::from(fate.unknown > 0);
+                sums.unknown_wrongly += u64::from(fate.unknown > 0 && fate.acted + fate.given_up + fate.unknown > 1);
+                let severity = match (fate.acted, fate.given_up + fate.unknown) {
                     (0, 0) => 4,
                     (1.., 1..) | (_, 2..) => 3,
                     (0, 1) => 2,

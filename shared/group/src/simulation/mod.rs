@@ -48,7 +48,8 @@ fn must_hold(seed: u64, scenario: Scenario) -> RunSums {
         return outcome.sums;
     };
     let again = run(seed, scenario, None, true);
-    again.trace.iter().rev().take(300).rev().for_each(|line| println!("{line}"));
+    let lines = if tracing { usize::MAX } else { 300 };
+    again.trace.iter().rev().take(lines).rev().for_each(|line| println!("{line}"));
     panic!(
         "{failure}\nscenario {scenario:?}; again with: TEST_SEKIWAKE_SEED={seed} cargo test -p sekiwake-group {}",
         scenario.test()
@@ -67,6 +68,8 @@ fn all_must_hold(scenario: Scenario) -> RunSums {
         all.acts += sums.acts;
         all.requests += sums.requests;
         all.given_up += sums.given_up;
+        all.unknown += sums.unknown;
+        all.unknown_wrongly += sums.unknown_wrongly;
         all.duplicates += sums.duplicates;
         all.rejected_joins += sums.rejected_joins;
         all.checked_destinations += sums.checked_destinations;
@@ -74,11 +77,13 @@ fn all_must_hold(scenario: Scenario) -> RunSums {
         slowest = slowest.max(sums.recovered_after);
     }
     println!(
-        "{scenario:?}: {runs} seeds, {} acts, {} requests, {} records given up, {} sent twice, {} joins rejected, {} acts on new destinations; \
+        "{scenario:?}: {runs} seeds, {} acts, {} requests, {} records given up, {} of them unknown, of which {} sent or counted before, {} sent twice, {} joins rejected, {} acts on new destinations; \
          recovered after {:.1} s, at most {:.1} s",
         all.acts,
         all.requests,
         all.given_up,
+        all.unknown,
+        all.unknown_wrongly,
         all.duplicates,
         all.rejected_joins,
         all.checked_destinations,
@@ -137,6 +142,11 @@ fn partial_outage_loses_nothing_in_any_order_of_return() {
 #[test]
 fn outage_with_little_memory_loses_exactly_what_is_given_up() {
     all_must_hold(Scenario::OutageLittleMemory);
+}
+
+#[test]
+fn partial_outage_little_memory_loses_exactly_what_is_given_up() {
+    all_must_hold(Scenario::PartialOutageLittleMemory);
 }
 
 /// How many of the first 200 seeds find a mutant, and the failure of the first.
@@ -218,6 +228,14 @@ fn newest_range_instead_of_the_union_is_found() {
 fn guessed_start_taken_for_known_is_found() {
     let first = first_found(Mutant::GuessIsKnown, Scenario::PartialOutage);
     assert!(first.as_ref().is_some_and(|first| first.contains("never")), "{first:?}");
+}
+
+#[test]
+fn loss_counted_in_spite_of_a_former_owner_is_found() {
+    for scenario in [Scenario::LittleMemory, Scenario::PartialOutageLittleMemory] {
+        let first = first_found(Mutant::NoDoubts, scenario);
+        assert!(first.as_ref().is_some_and(|first| first.contains("counted as lost and sent")), "{first:?}");
+    }
 }
 
 #[test]

@@ -27,9 +27,15 @@ pub(super) fn disturb(world: &mut World, scenario: Scenario) {
     }
     for _ in 0..1 + world.random.index(2) {
         let healed_at = cut(world, scenario);
-        restart_proxy(world);
-        if !scenario.is_of_all() {
+        if scenario.is_of_all() {
+            restart_proxy(world, 4 * SECOND);
+        } else if world.random.once_in(2) {
+            restart_proxy(world, 12 * SECOND);
             crash_and_join(world, healed_at);
+        } else {
+            // Who had the shards last may be known to nobody.
+            crash_and_join(world, healed_at);
+            restart_proxy(world, 12 * SECOND);
         }
         world.run_until(healed_at);
         if !scenario.is_of_all() || world.random.once_in(2) {
@@ -87,11 +93,12 @@ fn cut(world: &mut World, scenario: Scenario) -> BootTime {
     last
 }
 
-fn restart_proxy(world: &mut World) {
+/// Half of the time, the proxy is killed within this time.
+fn restart_proxy(world: &mut World, within: Duration) {
     if world.random.once_in(2) {
         return;
     }
-    let pause = world.random.duration(Duration::ZERO..4 * SECOND);
+    let pause = world.random.duration(Duration::ZERO..within);
     world.run_until(world.time + pause);
     world.kill_proxy();
     let pause = world.random.duration(50 * MILLISECOND..5 * SECOND);

@@ -20,7 +20,7 @@ use crate::{
     Stream,
     mutants::{Mutant, Mutants},
     time::{MILLISECOND, SECOND},
-    wire::{Destination, Message, RejectionReason, StreamPositions, StreamStarts, Transport},
+    wire::{Destination, Doubt, Message, RejectionReason, StreamPositions, StreamStarts, Transport},
 };
 
 /// Maximum number of events at one instant. This finds a machine whose deadline stays behind its
@@ -123,6 +123,7 @@ pub(super) struct PublisherNode {
 pub(super) struct MemberNode {
     pub(super) machine: Member<u32>,
     permit: Arc<Permit>,
+    label: Name,
     pub(super) clock: Clock,
     pub(super) alive: bool,
     pub(super) leaving: bool,
@@ -162,6 +163,10 @@ pub(super) struct World {
     pub(super) requests: u64,
     /// Acts on destinations that all publishers had to know.
     pub(super) checked_destinations: u64,
+    /// Labels of killed members that no other one has yet.
+    killed: Vec<Name>,
+    /// How many members were killed.
+    pub(super) kills: u64,
 }
 
 macro_rules! trace {
@@ -212,6 +217,8 @@ impl World {
             acts: 0,
             requests: 0,
             checked_destinations: 0,
+            killed: Vec::new(),
+            kills: 0,
         }
     }
 
@@ -296,11 +303,11 @@ impl World {
     pub(super) fn start_member(&mut self) -> usize {
         let index = self.members.len();
         let clock = Clock::new(&mut self.random);
-        let mut settings = MemberSettings::new(
-            Name::new("syslog-forwarder.default").unwrap(),
-            Kind::Syslog,
-            Name::new(&format!("m{index}")).unwrap(),
-        );
+        // Half of the killed members start again, as another run with the same label.
+        let restarted = if index.is_multiple_of(2) { self.killed.pop() } else { None };
+        let label = restarted.unwrap_or_else(|| Name::new(&format!("m{index}")).unwrap());
+        let group = Name::new("syslog-forwarder.default").unwrap();
+        let mut settings = MemberSettings::new(group, Kind::Syslog, label.clone());
         settings.start_age = self.shape.start_age;
         if !self.shape.roomy {
             settings.reorder_bytes_per_topic = 16 << 10;
@@ -319,6 +326,7 @@ impl World {
             machine,
             permit,
             clock,
+            label,
             alive: true,
             leaving: false,
             stalled_until: BootTime::ZERO,
@@ -370,6 +378,8 @@ impl World {
 
     pub(super) fn kill_member(&mut self, index: usize) {
         trace!(self, "member {index} is killed");
+        self.killed.push(self.members[index].label.clone());
+        self.kills += 1;
         self.members[index].alive = false;
     }
 
@@ -607,6 +617,13 @@ impl World {
                 let given = given.map(|given| (given.generation.0, given.role));
                 trace!(self, "member {index} is granted ({}) {given:?} of {}", grant.renewal, grant.assignments.len());
                 self.explain_starts(&grant.starts);
+                let shard = self.shape.traced_shard;
+                let is_about = |doubt: &&Doubt| doubt.topics.iter().any(|topic| topic.shard.index() == shard);
+                for Doubt { member, label, is_unknowable, ends, .. } in grant.doubts.iter().filter(is_about) {
+                    let label = label.as_ref().map_or("nobody", Name::as_str);
+                    trace!(self, "    doubt about {label} ({member:x}), unknowable {is_unknowable}");
+                    self.explain_positions("doubts before", ends);
+                }
             }
             _ => {}
         }
@@ -745,7 +762,7 @@ impl World {
             MemberOutput::GaveUp { stream, topic, from, to, reason } => {
                 trace!(self, "member {index} gives up {stream} {topic} {from}..{to}: {reason:?}");
                 let stream = self.publishers.iter().position(|node| node.stream == stream).unwrap();
-                self.ledger.gave_up(stream, topic.index(), from, to);
+                self.ledger.gave_up(stream, topic.index(), from, to, reason);
             }
             MemberOutput::Skipped { stream, topic, records, presenter } => {
                 trace!(self, "member {index} skips {records} of {stream} {topic}, presented by {presenter:?}");

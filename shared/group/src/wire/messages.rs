@@ -10,8 +10,8 @@ use sekiwake_record::{
 
 use super::{
     Frame, GetHandoff, GetRecent, GetStreams, GetTemplates, HandoffEntries, HandoffStored, MAX_DESTINATIONS,
-    MAX_GROUPS, MAX_MESSAGE_BYTES, MAX_RANGES, MAX_STREAMS, Number, OfferStatus, PutHandoff, Recent, RecentEnd, Status,
-    StatusWanted, Streams, Templates, VERSION, WireError,
+    MAX_DOUBTS, MAX_GROUPS, MAX_MESSAGE_BYTES, MAX_RANGES, MAX_STREAMS, Number, OfferStatus, PutHandoff, Recent,
+    RecentEnd, Status, StatusWanted, Streams, Templates, VERSION, WireError,
     codec::{Element, VEC, array, code},
 };
 use crate::{
@@ -196,6 +196,25 @@ array! {
 }
 
 array! {
+    /// Records that a former owner of shards may have handled without any living party's knowledge.
+    Doubt (list MAX_DOUBTS) {
+        /// The random number of the former owner's run; 0 if nobody knows who it was.
+        member: u64,
+        /// Its label; `None` if nobody knows who it was.
+        label: Option<Name>,
+        /// For how long the doubt has lasted.
+        age_ns: u64,
+        /// It has lasted for too long: what is missing counts as lost, under the reason `unknown`.
+        is_unknowable: bool,
+        /// The topics.
+        topics: Vec<Topic>,
+        /// In the listed streams only what lies before these ends, and nothing in topics without
+        /// one. In other streams everything.
+        ends: Vec<StreamPositions>,
+    }
+}
+
+array! {
     /// What a stream has of one topic.
     Extent (list Topic::COUNT) {
         /// The topic.
@@ -295,6 +314,11 @@ array! {
         /// A hash of the destinations as they are configured, without secrets; 0 for none. Members
         /// of a group must have the same.
         destinations_digest: u64,
+        /// The doubts about its shards, as the newest grant lists them: another coordinator does
+        /// not know of them.
+        doubts: Vec<Doubt>,
+        /// The age of its lease from the coordinator under which it last had shards.
+        former_lease_age_ns: u64,
     }
 }
 
@@ -358,6 +382,8 @@ array! {
     appended {
         /// What the publisher remembers of groups, and the coordinator has not said to know.
         groups: Vec<GroupCoverage>,
+        /// How long ago it heard the coordinator before this one; 0 if it never did.
+        former_age_ns: u64,
     }
 }
 
@@ -434,6 +460,8 @@ array! {
         /// The labels of members, eight at most, whose destinations have differed from this
         /// member's for a minute.
         differing: Vec<Name>,
+        /// What former owners of its shards may have handled. Such records are not counted as lost.
+        doubts: Vec<Doubt>,
     }
 }
 

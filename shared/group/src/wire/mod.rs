@@ -6,13 +6,14 @@
 //!   1 Renew           [1, 1, group, kind, incarnation, label, renewal, lowest_protocol, highest_protocol, leaving,
 //!                      coordinator, [[shard, generation, phase]],
 //!                      [[[stream_name, stream_epoch], [[topic, sequence]]]], single_active,
-//!                      [[[stream_name, stream_epoch], [covered]]], age_ns, destinations_digest]
+//!                      [[[stream_name, stream_epoch], [covered]]], age_ns, destinations_digest,
+//!                      [doubt], former_lease_age_ns]
 //!   2 Register        [1, 2, group, incarnation, registration, [[address, port, transport]]]
 //!   3 Repair          [1, 3, requester, request, [stream_name, stream_epoch], max_bytes, [[topic, from, to]], [topic],
 //!                      max_age_ns, group]
 //! publisher ─▶ coordinator
 //!   4 Advertise       [1, 4, [stream_name, stream_epoch], number, ended, wants_commits, coordinator, list_version,
-//!                      [[topic, oldest_sequence, next_sequence]], [[group, age_ns, [covered]]]]
+//!                      [[topic, oldest_sequence, next_sequence]], [[group, age_ns, [covered]]], former_age_ns]
 //! publisher ─▶ coordinator ─▶ member, unchanged
 //!   5 Repaired        [1, 5, requester, request, [stream_name, stream_epoch], topic, header, body]
 //!   6 Done            [1, 6, requester, request, [stream_name, stream_epoch], outcome, [[topic, oldest]],
@@ -21,7 +22,7 @@
 //!   7 Grant           [1, 7, group, incarnation, coordinator, number, renewal, protocol, registration,
 //!                      [[shard, generation, role]],
 //!                      [[[stream_name, stream_epoch], [[topic, sequence, next_sequence]]]], known_registration,
-//!                      [[[stream_name, stream_epoch], [covered]]], age_ns, [label]]
+//!                      [[[stream_name, stream_epoch], [covered]]], age_ns, [label], [doubt]]
 //!   8 Rejected        [1, 8, group, incarnation, reason]
 //! coordinator ─▶ publisher
 //!   3 Repair          unchanged, with the requester filled in
@@ -59,7 +60,9 @@
 //!                      [[topic, from, next]]]
 //! ```
 //!
-//! `covered` is `[topic, [from, to, from, to …], presenter]`: ranges of handled records.
+//! `covered` is `[topic, [from, to, from, to …], presenter]`: ranges of handled records. `doubt` is
+//! `[member, label, age_ns, is_unknowable, [topic], ends]` with `ends` as
+//! `[[[stream_name, stream_epoch], [[topic, end]]]]`.
 //! `shard` is 0 to 63 and `topic` is 64 × kind + shard; kinds are 0 syslog, 1 xflow, 2 snmptrap.
 //! `header` and `body` are the frames of the data plane, as bin. `address` is bin of 16, with an
 //! IPv4 address mapped; `key` is bin of 1 to 64 bytes, `value` of 0 to 8 KiB. Later versions append
@@ -83,9 +86,9 @@ pub use handoff::{
 };
 pub(crate) use messages::Answer;
 pub use messages::{
-    Advertise, Assignment, Covered, Destination, Done, Extent, Grant, GroupCoverage, Holding, Message, Notice, Outcome,
-    Phase, Position, Range, Register, Rejected, RejectionReason, Renew, Repair, Repaired, Role, Start, StreamCoverage,
-    StreamPositions, StreamStarts, Transport, is_handoff, is_recent, is_status,
+    Advertise, Assignment, Covered, Destination, Done, Doubt, Extent, Grant, GroupCoverage, Holding, Message, Notice,
+    Outcome, Phase, Position, Range, Register, Rejected, RejectionReason, Renew, Repair, Repaired, Role, Start,
+    StreamCoverage, StreamPositions, StreamStarts, Transport, is_handoff, is_recent, is_status,
 };
 pub(crate) use recent::RecentAnswer;
 pub use recent::{GetRecent, GetStreams, MAX_RECENT_BATCHES, Recent, RecentBatch, RecentEnd, RecentOutcome, Streams};
@@ -109,6 +112,10 @@ pub const MAX_GROUPS: usize = 64;
 pub(crate) const MAX_COVERED_RANGES: usize = 16_384;
 /// The most destinations of one member. The list for publishers has up to sixteen times as many.
 pub const MAX_DESTINATIONS: usize = 256;
+/// The most doubts about a group, and the most ends in them: a stream without room has none, so
+/// that all of it is in doubt.
+pub(crate) const MAX_DOUBTS: usize = 16;
+pub(crate) const MAX_DOUBT_ENDS: usize = 4096;
 /// The most members that a grant names because their destinations differ.
 pub(crate) const MAX_DIFFERING: usize = 8;
 /// Maximum number of ranges in one request.

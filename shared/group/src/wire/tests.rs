@@ -32,6 +32,19 @@ fn groups() -> Vec<GroupCoverage> {
     vec![GroupCoverage { group: name("g"), age_ns: 70, covered: covered() }]
 }
 
+fn doubts() -> Vec<Doubt> {
+    let ends = vec![StreamPositions { stream: tap(), positions: vec![position(2, 350)] }];
+    let doubt = |member, label| Doubt {
+        member,
+        label,
+        age_ns: 90,
+        is_unknowable: member == 0,
+        topics: vec![topic(2), topic(3)],
+        ends: ends.clone(),
+    };
+    vec![doubt(8, Some(name("former"))), doubt(0, None)]
+}
+
 fn destination(address: &str, port: u16, transport: Transport) -> Destination {
     Destination::new(address.parse().unwrap(), port, transport)
 }
@@ -67,6 +80,8 @@ impl Version {
                     coverage: self.said(|| vec![StreamCoverage { stream: tap(), covered: covered() }]),
                     age_ns: self.said(|| 70),
                     destinations_digest: self.said(|| 80),
+                    doubts: self.said(doubts),
+                    former_lease_age_ns: self.said(|| 60),
                 }),
                 "9e0101a1670007a16d030101c2099193020401919292a374617005919202cd012cc3",
             ),
@@ -93,6 +108,7 @@ impl Version {
                     list_version: 2,
                     extents: vec![Extent { topic: topic(2), oldest: Number(10), next: Number(300) }],
                     groups: self.said(groups),
+                    former_age_ns: self.said(|| 60),
                 }),
                 "99010492a37461700506c2c309029193020acd012c",
             ),
@@ -126,6 +142,7 @@ impl Version {
                     coverage: self.said(|| vec![StreamCoverage { stream: tap(), covered: covered() }]),
                     age_ns: self.said(|| 70),
                     differing: self.said(|| vec![name("other")]),
+                    doubts: self.said(doubts),
                 }),
                 "9c0107a1670709050301029193020402919292a374617005919302cd012ccd013602",
             ),

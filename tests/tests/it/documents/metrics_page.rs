@@ -111,14 +111,15 @@ const EXPLAINED: &[Explained] = &[
     },
     Explained {
         metrics: &["sekiwake_bus_lost_records_total"],
-        about: "All are losses. After a kill or a broken control connection the count is an upper bound, see \
-                [replicas.md](replicas.md#what-happens-when).",
+        about: "All are losses. After a kill the count is an upper bound, see \
+                [replicas.md](replicas.md#what-happens-when). What a member that was cut off may have handled counts \
+                when it has returned; until then it is in `sekiwake_group_doubted_records`.",
         meanings: Meanings::Here(&[
             ("not_retained", "missed for longer than the capture's memory (`SEKIWAKE_RETAIN`) reaches back"),
             ("stream_gone", "not received before the capture that had them ended or restarted"),
             (
                 "unknown",
-                "the capture has ended, and the group's position is not known: all records that the capture last retained, an upper bound",
+                "nobody knows whether they were handled: a killed member may have handled them, or the capture has ended and the group's position is not known. An upper bound",
             ),
         ]),
     },
