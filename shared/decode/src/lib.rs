@@ -6,7 +6,10 @@
 mod decoder;
 pub mod flow;
 mod lines;
+pub mod mib;
+pub mod syslog;
 mod text;
+pub mod trap;
 mod undecoded;
 
 use std::fmt;

@@ -1,0 +1,152 @@
+//! Syslog: RFC 5424, and RFC 3164 with what devices make of it.
+//!
+//! ```text
+//! RFC 5424  <PRI>1 TIMESTAMP HOSTNAME APP-NAME PROCID MSGID [id name="value" …]… MESSAGE
+//! RFC 3164  <PRI>[SEQUENCE: ][TIMESTAMP[:] ][HOSTNAME ][TAG[PID]: ]MESSAGE
+//! ```
+//! The decoder is our own because syslog_loose 0.23 gives no PRI when it does not like what
+//! follows, as with Cisco's sequence numbers, and takes text only: bytes that are not UTF-8 would
+//! have to be replaced before. It also needs chrono and a second version of nom. Ours is about 450
+//! lines.
+
+mod device;
+mod structured;
+mod timestamp;
+
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+
+use sekiwake_identify::syslog::{Priority, facility_keyword, severity_keyword};
+use sekiwake_record::Format;
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
+pub use self::structured::{Element, Parameter};
+
+/// A syslog message. Texts are as the device wrote them; bytes that are not UTF-8 are replaced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// PRI; `None` without a valid one.
+    pub priority: Option<Priority>,
+    /// Whether the header is the one of RFC 5424.
+    pub is_rfc5424: bool,
+    /// The sequence number that Cisco devices write first.
+    pub sequence: Option<u64>,
+    /// The device's time. With RFC 3164 it usually has neither year nor zone.
+    pub timestamp: Option<Cow<'a, str>>,
+    /// HOSTNAME.
+    pub hostname: Option<Cow<'a, str>>,
+    /// The node of a Cisco IOS XR device, such as `RP/0/RSP1/CPU0`.
+    pub node: Option<Cow<'a, str>>,
+    /// APP-NAME, or the TAG of RFC 3164.
+    pub app_name: Option<Cow<'a, str>>,
+    /// PROCID, or what is in brackets behind the TAG.
+    pub procid: Option<Cow<'a, str>>,
+    /// MSGID.
+    pub msgid: Option<Cow<'a, str>>,
+    /// STRUCTURED-DATA.
+    pub structured_data: Vec<Element<'a>>,
+    /// The rest, without the byte order mark of RFC 5424 and the line feeds and zeros at its end.
+    pub message: Cow<'a, str>,
+    /// Whether bytes were replaced because they are not UTF-8.
+    pub is_lossy: bool,
+    /// What is missing or malformed in the header of RFC 5424. What cannot be read is part of the
+    /// message.
+    pub error: Option<&'static str>,
+}
+
+/// Decodes a datagram. Anything is a message: what has no header is all message.
+pub fn decode(datagram: &[u8]) -> Message<'_> {
+    let mut message = Message { priority: Priority::of(datagram), ..Message::default() };
+    let end = datagram.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r' | 0)).map_or(0, |last| last + 1);
+    let text = &datagram[..end];
+    let after_pri = match message.priority {
+        Some(_) => text.iter().position(|&byte| byte == b'>').map_or(text, |pri| &text[pri + 1..]),
+        None => text,
+    };
+    let rest = if sekiwake_identify::identify(None, datagram) == Format::Rfc5424 {
+        message.is_rfc5424 = true;
+        rfc5424(after_pri, &mut message)
+    } else {
+        device::header(after_pri, &mut message)
+    };
+    message.message = String::from_utf8_lossy(rest);
+    let cows =
+        [&message.timestamp, &message.hostname, &message.node, &message.app_name, &message.procid, &message.msgid];
+    message.is_lossy = matches!(message.message, Cow::Owned(_))
+        || cows.into_iter().any(|text| matches!(text, Some(Cow::Owned(_))))
+        || message.structured_data.iter().any(Element::is_lossy);
+    message
+}
+
+/// Reads the header of RFC 5424 §6: what is left is the message.
+fn rfc5424<'a>(after_pri: &'a [u8], message: &mut Message<'a>) -> &'a [u8] {
+    let mut rest = after_pri.split_at_checked(2).map_or(after_pri, |(_version, rest)| rest);
+    let mut fields = [None, None, None, None, None];
+    for field in &mut fields {
+        let length = rest.iter().position(|&byte| byte == b' ').unwrap_or(rest.len());
+        let (text, after) = rest.split_at(length);
+        *field = (text != b"-" && !text.is_empty()).then(|| String::from_utf8_lossy(text));
+        rest = after.get(1..).unwrap_or_default();
+        if after.is_empty() {
+            message.error = Some("the header is not complete");
+            break;
+        }
+    }
+    let [timestamp, hostname, app_name, procid, msgid] = fields;
+    (message.timestamp, message.hostname, message.app_name) = (timestamp, hostname, app_name);
+    (message.procid, message.msgid) = (procid, msgid);
+    if message.error.is_some() {
+        return rest;
+    }
+    match structured::split(rest) {
+        Ok((elements, rest)) => {
+            message.structured_data = elements;
+            // RFC 5424 §6.4
+            rest.strip_prefix(b"\xef\xbb\xbf").unwrap_or(rest)
+        }
+        Err(error) => {
+            message.error = Some(error);
+            rest
+        }
+    }
+}
+
+impl Serialize for Message<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        if let Some(priority) = self.priority {
+            map.serialize_entry("priority", &priority.value())?;
+            map.serialize_entry("facility", &facility_keyword(priority.facility()))?;
+            map.serialize_entry("severity", &severity_keyword(priority.severity()))?;
+        }
+        if let Some(sequence) = self.sequence {
+            map.serialize_entry("sequence", &sequence)?;
+        }
+        let texts = [
+            ("timestamp", &self.timestamp),
+            ("hostname", &self.hostname),
+            ("node", &self.node),
+            ("app_name", &self.app_name),
+            ("procid", &self.procid),
+            ("msgid", &self.msgid),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                map.serialize_entry(name, text)?;
+            }
+        }
+        if !self.structured_data.is_empty() {
+            map.serialize_entry("structured_data", &structured::Elements(&self.structured_data))?;
+        }
+        map.serialize_entry("message", &self.message)?;
+        if self.is_lossy {
+            map.serialize_entry("lossy", &true)?;
+        }
+        if let Some(error) = self.error {
+            map.serialize_entry("error", error)?;
+        }
+        map.end()
+    }
+}
