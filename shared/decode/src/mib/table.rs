@@ -97,11 +97,11 @@ impl Mib {
         for arc in arcs {
             let first = at.first_child as usize;
             let children = &self.nodes[first..first + at.children as usize];
-            let Ok(index) = children.binary_search_by_key(&arc, |node| node.arc) else {
+            let Some(child) = child(children, arc) else {
                 is_exact = false;
                 break;
             };
-            at = &children[index];
+            at = child;
             depth += 1;
             if at.name_length > 0 {
                 best = Some((at, depth));
@@ -140,6 +140,15 @@ impl Mib {
             + text(&self.hints)
             + self.labels.iter().map(of_labels).sum::<usize>()
     }
+}
+
+/// The child of an arc. Arcs are mostly numbered without gaps, so its place is tried first.
+fn child(children: &[Node], arc: u32) -> Option<&Node> {
+    let place = arc.checked_sub(children.first()?.arc)? as usize;
+    if let Some(child) = children.get(place).filter(|child| child.arc == arc) {
+        return Some(child);
+    }
+    children.binary_search_by_key(&arc, |node| node.arc).ok().map(|index| &children[index])
 }
 
 impl Syntax<'_> {

@@ -49,6 +49,14 @@ impl<'a> Oid<'a> {
         Arcs { octets: &self.0, second: None, begun: false }
     }
 
+    /// Whether it may be below 1.3.6.1.6.3, snmpModules: quick, and never wrong if it is.
+    pub(super) fn may_be_snmp_module(&self) -> bool {
+        // Octets above 0x7f continue an arc, perhaps with leading zeros.
+        self.0
+            .first_chunk()
+            .is_none_or(|first: &[u8; 5]| *first == [0x2b, 6, 1, 6, 3] || first.iter().any(|octet| *octet > 0x7f))
+    }
+
     /// Whether it is `prefix` or below it.
     pub(super) fn starts_with(&self, prefix: &[u32]) -> bool {
         let mut arcs = self.arcs();
@@ -86,6 +94,13 @@ impl Iterator for Arcs<'_> {
     fn next(&mut self) -> Option<u32> {
         if let Some(second) = self.second.take() {
             return Some(second);
+        }
+        // Nearly all arcs take one octet.
+        if let [octet @ 0..0x80, rest @ ..] = self.octets
+            && self.begun
+        {
+            self.octets = rest;
+            return Some(u32::from(*octet));
         }
         let mut arc = 0_u32;
         let mut octets = self.octets.iter();

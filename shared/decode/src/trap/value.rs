@@ -8,8 +8,8 @@ use super::{
 };
 use crate::mib::{Kind, Mib, Syntax};
 
-/// What holds communities and user names, in values or in indices: what is below these is not shown
-/// (RFC 3584 §5, RFC 3414 §5, RFC 3413 §4, RFC 3415 §4).
+/// What holds communities and user names, in values or in indices: what is below these is not shown.
+/// All are below snmpModules (RFC 3584 §5, RFC 3414 §5, RFC 3413 §4, RFC 3415 §4).
 const SECRETS: [&[u32]; 6] = [
     // snmpCommunityTable, snmpTrapCommunity
     &[1, 3, 6, 1, 6, 3, 18, 1, 1],
@@ -23,9 +23,6 @@ const SECRETS: [&[u32]; 6] = [
     // snmpNotifyFilterProfileTable, whose index is that of snmpTargetParamsTable
     &[1, 3, 6, 1, 6, 3, 13, 1, 2],
 ];
-
-/// What all of [`SECRETS`] are below: snmpModules.
-const SNMP_MODULES: [u32; 6] = [1, 3, 6, 1, 6, 3];
 
 /// The most bytes that a display hint is applied to. Hints of long values are those of text.
 const MAX_HINTED: usize = 512;
@@ -159,7 +156,7 @@ fn object<'a>(oid: &Oid<'_>, mib: &'a Mib) -> Option<Object<'a>> {
 
 /// The number of arcs that may be shown of an object identifier: all if `None`.
 fn secret(oid: &Oid<'_>) -> Option<usize> {
-    if !oid.starts_with(&SNMP_MODULES) {
+    if !oid.may_be_snmp_module() {
         return None;
     }
     let prefix = SECRETS.iter().find(|prefix| oid.starts_with(prefix))?;
