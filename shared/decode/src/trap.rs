@@ -106,7 +106,7 @@ pub struct Security<'a> {
     /// The authoritative engine; empty for other models than USM.
     pub engine: &'a [u8],
     /// Its boots and seconds since the last one.
-    pub boots_and_time: Option<[i64; 2]>,
+    pub boots_and_time: Option<[u64; 2]>,
     /// The context: engine and name; `None` if encrypted.
     pub context: Option<[&'a [u8]; 2]>,
 }
@@ -221,11 +221,12 @@ fn v3<'a>(mut parts: Reader<'a>, mib: &'a Mib) -> Result<Trap<'a>, Error> {
 }
 
 /// The parameters of the user-based security model (RFC 3414 §2.4), up to the user name.
-fn usm(parameters: Element<'_>) -> Option<(&[u8], Option<[i64; 2]>)> {
+fn usm(parameters: Element<'_>) -> Option<(&[u8], Option<[u64; 2]>)> {
     let mut fields = parameters.reader().expect(SEQUENCE, "").ok()?.reader();
     let engine = fields.expect(OCTET_STRING, "").ok()?;
-    let boots = fields.integer("").ok()?;
-    let time = fields.integer("").ok()?;
+    // Never negative (RFC 3414 §2.4), but some agents leave out the zero octet that says so.
+    let mut number = || ber::unsigned(fields.expect(INTEGER, "").ok()?.contents);
+    let (boots, time) = (number()?, number()?);
     Some((engine.contents, Some([boots, time])))
 }
 
