@@ -1,17 +1,18 @@
 //! Rows from records, with the templates that came before.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use sekiwake_flow::{Change, DestinationSlots, Exporters, Limits};
 use sekiwake_record::{Format, Record};
 
-use crate::{Row, Undecoded, flow};
+use crate::{Row, Undecoded, flow, mib::Mib, syslog, trap};
 
 /// Decodes records. It keeps the templates of all exporters, within the limits of
 /// [`sekiwake_flow`]: about 64 MiB.
 pub struct Decoder {
     exporters: Exporters,
     changes: Vec<Change>,
+    mib: Arc<Mib>,
 }
 
 impl Default for Decoder {
@@ -23,7 +24,13 @@ impl Default for Decoder {
 impl Decoder {
     /// Without templates.
     pub fn new() -> Decoder {
-        Decoder { exporters: Exporters::new(Limits::default()), changes: Vec::new() }
+        Decoder { exporters: Exporters::new(Limits::default()), changes: Vec::new(), mib: Arc::default() }
+    }
+
+    /// Sets the names, enumerations and display hints of traps from now on. Without, those of
+    /// SNMPv2-MIB and IF-MIB are known.
+    pub fn set_mib(&mut self, mib: Arc<Mib>) {
+        self.mib = mib;
     }
 
     /// Takes over a template that a group keeps as hand-off state: key, value and time as in
@@ -42,6 +49,15 @@ impl Decoder {
             Format::NetFlow5 => flow::netflow5(payload, &mut emit),
             Format::NetFlow9 | Format::Ipfix => self.sets(record, &mut emit),
             Format::Sflow5 => flow::sflow(payload, &mut emit),
+            Format::Rfc3164 | Format::Rfc5424 => emit(&Row::Syslog(Box::new(syslog::decode(payload)))),
+            format @ (Format::Snmp1Trap | Format::Snmp2cTrap | Format::Snmp2cInform | Format::Snmp3) => {
+                match trap::decode(payload, &self.mib) {
+                    Ok(trap) => emit(&Row::Trap(Box::new(trap))),
+                    Err(error) => {
+                        emit(&Row::Undecoded(Undecoded::new(format, payload, &payload[error.at..], error.reason)));
+                    }
+                }
+            }
             format => emit(&Row::Undecoded(Undecoded::new(format, payload, payload, "format is not decoded"))),
         }
     }

@@ -26,6 +26,10 @@ pub use undecoded::Undecoded;
 pub enum Row<'a> {
     /// A flow, or what else an exporter of flows says.
     Flow(flow::Flow<'a>),
+    /// A syslog message.
+    Syslog(Box<syslog::Message<'a>>),
+    /// An SNMP trap or inform, or what else an agent sends to the same port.
+    Trap(Box<trap::Trap<'a>>),
     /// Bytes that cannot be decoded.
     Undecoded(Undecoded<'a>),
 }
@@ -34,6 +38,8 @@ impl Serialize for Row<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Row::Flow(flow) => flow.serialize(serializer),
+            Row::Syslog(message) => message.serialize(serializer),
+            Row::Trap(trap) => trap.serialize(serializer),
             Row::Undecoded(undecoded) => undecoded.serialize(serializer),
         }
     }
@@ -44,6 +50,8 @@ impl fmt::Display for Row<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Row::Flow(flow) => write!(f, "{flow}"),
+            Row::Syslog(message) => write!(f, "{message}"),
+            Row::Trap(trap) => write!(f, "{trap}"),
             Row::Undecoded(undecoded) => write!(f, "{undecoded}"),
         }
     }

@@ -16,13 +16,14 @@ mod timestamp;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use sekiwake_identify::syslog::{Priority, facility_keyword, severity_keyword};
 use sekiwake_record::Format;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 pub use self::structured::{Element, Parameter};
+use crate::text::Plain;
 
 /// A syslog message. Texts are as the device wrote them; bytes that are not UTF-8 are replaced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,6 +117,8 @@ fn rfc5424<'a>(after_pri: &'a [u8], message: &mut Message<'a>) -> &'a [u8] {
 impl Serialize for Message<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("format", self.format().as_str())?;
+        map.serialize_entry("type", "message")?;
         if let Some(priority) = self.priority {
             map.serialize_entry("priority", &priority.value())?;
             map.serialize_entry("facility", &facility_keyword(priority.facility()))?;
@@ -148,5 +151,47 @@ impl Serialize for Message<'_> {
             map.serialize_entry("error", error)?;
         }
         map.end()
+    }
+}
+
+/// One line for a person: `rfc3164 local7.notice host sshd[42]: "message"`.
+impl fmt::Display for Message<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.format())?;
+        if let Some(priority) = self.priority {
+            let facility = facility_keyword(priority.facility()).unwrap_or_default();
+            write!(f, "{facility}.{} ", severity_keyword(priority.severity()).unwrap_or_default())?;
+        }
+        if let Some(hostname) = &self.hostname {
+            write!(f, "{} ", Plain(hostname))?;
+        }
+        if let Some(app_name) = &self.app_name {
+            write!(f, "{}", Plain(app_name))?;
+            if let Some(procid) = &self.procid {
+                write!(f, "[{}]", Plain(procid))?;
+            }
+            f.write_str(": ")?;
+        }
+        for element in &self.structured_data {
+            for parameter in &element.parameters {
+                write!(f, "{}={} ", Plain(&parameter.name), Plain(&parameter.value))?;
+            }
+        }
+        Plain(&self.message).fmt(f)?;
+        match self.error {
+            Some(error) => write!(f, " ({error})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Message<'_> {
+    /// The format that identification gives; `Unknown` without a PRI.
+    fn format(&self) -> Format {
+        match (self.priority, self.is_rfc5424) {
+            (_, true) => Format::Rfc5424,
+            (Some(_), false) => Format::Rfc3164,
+            (None, false) => Format::Unknown,
+        }
     }
 }

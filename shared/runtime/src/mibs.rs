@@ -50,7 +50,9 @@ impl MibFolder {
     pub fn reload(&mut self) {
         match read(&self.path) {
             Ok(mib) => self.mib = Arc::new(mib),
-            Err(error) => warn!(path = %self.path.display(), %error, "MIB folder not read, keeping what was read before"),
+            Err(error) => {
+                warn!(path = %self.path.display(), %error, "MIB folder not read, keeping what was read before")
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ fn examples_of_rfc_5424() {
     let first = "<34>1 2003-10-11T22:14:15.003Z mymachine.example.com su - ID47 - \u{feff}'su root' failed for lonvick on /dev/pts/8";
     assert_eq!(
         row(first.as_bytes()),
-        json!({"priority": 34, "facility": "auth", "severity": "crit", "timestamp": "2003-10-11T22:14:15.003Z",
+        json!({"format": "rfc5424", "type": "message", "priority": 34, "facility": "auth", "severity": "crit", "timestamp": "2003-10-11T22:14:15.003Z",
             "hostname": "mymachine.example.com", "app_name": "su", "msgid": "ID47",
             "message": "'su root' failed for lonvick on /dev/pts/8"})
     );
@@ -32,7 +32,7 @@ fn examples_of_rfc_5424() {
         "<165>1 2003-08-24T05:14:15.000003-07:00 198.51.100.1 myproc 8710 - - %% It's time to make the do-nuts.";
     assert_eq!(
         row(second.as_bytes()),
-        json!({"priority": 165, "facility": "local4", "severity": "notice",
+        json!({"format": "rfc5424", "type": "message", "priority": 165, "facility": "local4", "severity": "notice",
             "timestamp": "2003-08-24T05:14:15.000003-07:00", "hostname": "198.51.100.1", "app_name": "myproc",
             "procid": "8710", "message": "%% It's time to make the do-nuts."})
     );
@@ -74,11 +74,14 @@ fn incomplete_header_of_rfc_5424_says_so() {
     let incomplete = row(b"<34>1 2003-10-11T22:14:15.003Z host app");
     assert_eq!(
         incomplete,
-        json!({"priority": 34, "facility": "auth", "severity": "crit", "timestamp": "2003-10-11T22:14:15.003Z",
+        json!({"format": "rfc5424", "type": "message", "priority": 34, "facility": "auth", "severity": "crit", "timestamp": "2003-10-11T22:14:15.003Z",
             "hostname": "host", "app_name": "app", "message": "", "error": "the header is not complete"})
     );
     let nothing = row(b"<14>1 - - - - - -");
-    assert_eq!(nothing, json!({"priority": 14, "facility": "user", "severity": "info", "message": ""}));
+    assert_eq!(
+        nothing,
+        json!({"format": "rfc5424", "type": "message", "priority": 14, "facility": "user", "severity": "info", "message": ""})
+    );
 }
 
 /// Lines as devices write them.
@@ -209,6 +212,15 @@ fn bytes_that_are_not_utf_8_are_replaced_and_said() {
     assert_eq!((whole.hostname.as_deref(), whole.is_lossy), (Some("Übergröße"), false));
     assert!(decode(b"<34>1 2003-10-11T22:14:15Z h a 1 I [a x=\"\\\"\xff\"] m").is_lossy);
     assert!(!decode(b"<34>1 2003-10-11T22:14:15Z h a 1 I [a x=\"\\\"\"] m").is_lossy);
+}
+
+#[test]
+fn terminal_sees_no_control_characters() {
+    let line = |datagram: &[u8]| decode(datagram).to_string();
+    let ssh = line(b"<38>Feb  5 17:32:18 h sshd[4242]: \x1b[2J\nx");
+    assert_eq!(ssh, r#"rfc3164 auth.info h sshd[4242]: "\u{1b}[2J\u{a}x""#);
+    let data = line(b"<34>1 2003-10-11T22:14:15Z h a 1 I [e x=\"1 2\"] m");
+    assert_eq!(data, "rfc5424 auth.crit h a[1]: x=\"1 2\" m");
 }
 
 proptest! {

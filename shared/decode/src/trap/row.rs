@@ -5,7 +5,10 @@ use std::fmt::{self, Write as _};
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use super::{Trap, Value, Varbind};
+use sekiwake_record::Format;
+
+use super::{Pdu, Trap, Value, Varbind, Version};
+use crate::text::Plain;
 
 /// Bytes in hexadecimal, without separators.
 struct Hex<'a>(&'a [u8]);
@@ -25,6 +28,8 @@ impl Serialize for Hex<'_> {
 impl Serialize for Trap<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("format", self.format().as_str())?;
+        map.serialize_entry("type", "trap")?;
         map.serialize_entry("version", &self.version)?;
         entry(&mut map, "pdu", self.pdu)?;
         entry(&mut map, "request_id", self.request_id)?;
@@ -96,22 +101,6 @@ fn entry<M: SerializeMap>(map: &mut M, name: &'static str, value: Option<impl Se
     }
 }
 
-/// Text of a datagram or a MIB for a terminal: control characters are escaped.
-struct Printable<'a>(&'a str);
-
-impl fmt::Display for Printable<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for run in self.0.split_inclusive(char::is_control) {
-            let mut characters = run.chars();
-            match characters.next_back().filter(|last| last.is_control()) {
-                Some(control) => write!(f, "{}{}", characters.as_str(), control.escape_default())?,
-                None => f.write_str(run)?,
-            }
-        }
-        Ok(())
-    }
-}
-
 /// The value as a person reads it: as the MIB shows it, or else as it is on the wire.
 impl fmt::Display for Varbind<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,11 +109,11 @@ impl fmt::Display for Varbind<'_> {
             None => write!(f, "{}=", self.oid)?,
         }
         match (&self.text, &self.value) {
-            (Some(text), _) => Printable(text).fmt(f),
+            (Some(text), _) => Plain(text).fmt(f),
             (None, Value::Integer(number)) => write!(f, "{number}"),
             (None, Value::Unsigned(number)) => write!(f, "{number}"),
             (None, Value::Float(number)) => write!(f, "{number}"),
-            (None, Value::Text(text)) => Printable(text).fmt(f),
+            (None, Value::Text(text)) => Plain(text).fmt(f),
             (None, Value::Bytes(bytes)) => write!(f, "0x{}", Hex(bytes)),
             (None, Value::Oid(oid)) => write!(f, "{oid}"),
             (None, Value::Address(address)) => write!(f, "{address}"),
@@ -134,9 +123,10 @@ impl fmt::Display for Varbind<'_> {
     }
 }
 
-/// One line for a person: `linkDown uptime 1234.56 s ifIndex.3=3 ifOperStatus.3=down`.
+/// One line for a person: `snmp2c-trap linkDown uptime 1234.56 s ifIndex.3=3 ifOperStatus.3=down`.
 impl fmt::Display for Trap<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.format())?;
         match (self.name, &self.trap_oid) {
             (Some([name, _]), _) => f.write_str(name)?,
             (None, Some(oid)) => write!(f, "{oid}")?,
@@ -161,6 +151,17 @@ impl fmt::Display for Trap<'_> {
 }
 
 impl Trap<'_> {
+    /// The format that identification gives; `Unknown` for requests and responses of v1 and v2c.
+    fn format(&self) -> Format {
+        match (self.version, self.pdu) {
+            (Version::V1, Some(Pdu::Trap)) => Format::Snmp1Trap,
+            (Version::V2c, Some(Pdu::Trap)) => Format::Snmp2cTrap,
+            (Version::V2c, Some(Pdu::Inform)) => Format::Snmp2cInform,
+            (Version::V3, _) => Format::Snmp3,
+            _ => Format::Unknown,
+        }
+    }
+
     /// Whether the PDU is encrypted, so that nothing of it is known.
     pub fn is_encrypted(&self) -> bool {
         self.security.as_ref().is_some_and(|security| security.is_encrypted)

@@ -91,7 +91,7 @@ fn v2c_trap_is_a_row_with_names() {
     let varbinds = [if_table(1, integer(3)), if_table(8, integer(2)), if_table(2, element(OCTET_STRING, b"Gi0/3"))];
     let datagram = link_down(&varbinds);
     let expected = json!({
-        "version": "2c", "pdu": "trap", "request_id": 7, "trap_oid": "1.3.6.1.6.3.1.1.5.3",
+        "format": "snmp2c-trap", "type": "trap", "version": "2c", "pdu": "trap", "request_id": 7, "trap_oid": "1.3.6.1.6.3.1.1.5.3",
         "trap_name": "linkDown", "trap_module": "IF-MIB", "uptime_ticks": 12345,
         "varbinds": [
             {"oid": "1.3.6.1.2.1.2.2.1.1.3", "name": "ifIndex.3", "module": "IF-MIB", "type": "INTEGER", "value": 3},
@@ -104,7 +104,7 @@ fn v2c_trap_is_a_row_with_names() {
     assert_eq!(row(&datagram), expected);
     let mib = Mib::default();
     let line = decode(&datagram, &mib).unwrap().to_string();
-    assert_eq!(line, "linkDown uptime 123.45 s ifIndex.3=3 ifOperStatus.3=down ifDescr.3=Gi0/3");
+    assert_eq!(line, "snmp2c-trap linkDown uptime 123.45 s ifIndex.3=3 ifOperStatus.3=down ifDescr.3=Gi0/3");
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn terminal_sees_no_control_characters() {
     let datagram = link_down(&[varbind(&[1, 3, 6, 1, 2, 1, 1, 1, 0], element(OCTET_STRING, "a\n\u{9b}2J".as_bytes()))]);
     let mib = Mib::default();
     let line = decode(&datagram, &mib).unwrap().to_string();
-    assert!(line.ends_with(r"sysDescr.0=a\n\u{9b}2J"), "{line}");
+    assert!(line.ends_with(r"sysDescr.0=a\u{a}\u{9b}2J"), "{line}");
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn folder_gives_names_enumerations_bits_and_hints() {
     let shown: Vec<String> = trap.varbinds.iter().map(Varbind::to_string).collect();
     let expected = [
         "acmeTemperature.0=-10.0",
-        "acmeAlarms.0=fan, 2, door",
+        "acmeAlarms.0=\"fan, 2, door\"",
         "acmeState.0=failed",
         "acmeWhen.0=2026-11-30,9:5:0.3,+1:0",
         "acmeState.0=7",
