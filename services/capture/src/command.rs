@@ -11,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use clap::Subcommand;
 use sekiwake_decode::Style;
-use sekiwake_runtime::Process;
+use sekiwake_runtime::{MibFolder, Process};
 use sekiwake_settings::Environment;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -33,7 +33,8 @@ enum Command {
         /// Also print datagrams to ports that no setting claims
         #[arg(long)]
         all: bool,
-        /// Print what the datagrams say: a line per flow
+        /// Print what the datagrams say: a line per flow, trap or syslog message;
+        /// SEKIWAKE_MIB_DIR names a folder of MIB files
         #[arg(long)]
         decode: bool,
         /// With --decode: text, or json, one object per line [default: text on a terminal]
@@ -64,7 +65,17 @@ fn run(command: Command, environment: &Environment) -> anyhow::Result<ExitCode> 
     match command {
         Command::Explain { all, decode, output, file } => {
             let decode = decode.then(|| output.unwrap_or_else(|| Style::of(&io::stdout())));
-            let explain = Explain { ports, all, decode, decoder: DecoderSettings::default() };
+            let mib_dir =
+                sekiwake_settings::read(environment, |reader| reader.optional::<PathBuf>("SEKIWAKE_MIB_DIR"))?;
+            let mib = match mib_dir.filter(|_| decode.is_some()) {
+                Some(path) => {
+                    let folder = MibFolder::load(&path)
+                        .with_context(|| format!("cannot read SEKIWAKE_MIB_DIR ({})", path.display()))?;
+                    Some(folder.mib())
+                }
+                None => None,
+            };
+            let explain = Explain { ports, all, decode, mib, decoder: DecoderSettings::default() };
             explain.run(&file, &mut out, &mut sekiwake_runtime::messages())?;
         }
         Command::Discover { seconds, interfaces } => {

@@ -5,9 +5,10 @@ use std::{
     fs::File,
     io::{self, BufReader, Read, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use sekiwake_decode::{Decoder as RowDecoder, FirstTemplates, Style, write_rows};
+use sekiwake_decode::{Decoder as RowDecoder, FirstTemplates, Style, mib::Mib, write_rows};
 use sekiwake_json::{Payload, write_line};
 use sekiwake_record::{Kind, Record};
 
@@ -27,6 +28,8 @@ pub struct Explain {
     pub all: bool,
     /// Print what the datagrams say, in this style, instead of the datagrams.
     pub decode: Option<Style>,
+    /// The names of decoded traps, besides the built-in ones.
+    pub mib: Option<Arc<Mib>>,
     /// The settings of the decoder.
     pub decoder: DecoderSettings,
 }
@@ -85,6 +88,9 @@ impl Explain {
             None => self.read(path, &mut |kind, record| write_line(out, kind, record, Payload::Omitted))?,
             Some(style) => {
                 let mut decoder = self.row_decoder(path)?;
+                if let Some(mib) = &self.mib {
+                    decoder.set_mib(Arc::clone(mib));
+                }
                 self.read(path, &mut |kind, record| {
                     write_rows(out, style, &mut decoder, kind, record, u64::MAX).map(drop)
                 })?

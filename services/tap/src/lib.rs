@@ -8,9 +8,16 @@ mod templates;
 
 use std::{
     io::{self, BufWriter, ErrorKind, Write},
+    path::PathBuf,
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
+
+use anyhow::Context;
 
 use sekiwake_bus::{
     Bus, BusError, Controlling, EVENT_PREFIX, EventSubscriber, RecentSubscriber, STATUS_PREFIX, Subscriber, Subscribing,
@@ -18,8 +25,9 @@ use sekiwake_bus::{
 use sekiwake_decode::{Decoder, Style, write_rows};
 use sekiwake_json::{Payload, write_line};
 use sekiwake_record::{Kind, Name, Topic};
-use sekiwake_runtime::{About, Metrics, Stop, Tool};
+use sekiwake_runtime::{About, Metrics, MibFolder, Stop, Tool};
 use sekiwake_settings::{Reader, positive_duration};
+use signal_hook::consts::SIGHUP;
 
 use self::records::Records;
 
@@ -40,8 +48,9 @@ pub struct Tap;
 /// captures still hold of that time. With templates/, the tap first prints the flow templates that
 /// a running xflow forwarder keeps; if no other topic is given, it then exits.
 ///
-/// With --decode, a line is what a record says: a flow, for example. The tap begins with the flow
-/// templates that a running xflow forwarder keeps.
+/// With --decode, a line is what a record says: a flow, a trap, a syslog message. The tap begins
+/// with the flow templates that a running xflow forwarder keeps. Traps have the names of the MIB
+/// files in SEKIWAKE_MIB_DIR.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Prefixes of topics to print: syslog/, xflow/ or snmptrap/, with a shard as in xflow/0a,
@@ -59,7 +68,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     since: Option<Duration>,
 
-    /// Print what records say: a line per flow
+    /// Print what records say: a line per flow, trap or syslog message
     #[arg(long)]
     decode: bool,
 
@@ -80,11 +89,15 @@ impl Tool for Tap {
     type Settings = Settings;
 
     fn read(reader: &mut Reader) -> Settings {
-        Settings { subscribing: Subscribing::read(reader), controlling: Controlling::read(reader) }
+        Settings {
+            subscribing: Subscribing::read(reader),
+            controlling: Controlling::read(reader),
+            mib_dir: reader.optional("SEKIWAKE_MIB_DIR"),
+        }
     }
 
     fn run(arguments: Arguments, settings: Settings, stop: &Stop) -> anyhow::Result<ExitCode> {
-        let Settings { subscribing, controlling } = settings;
+        let Settings { subscribing, controlling, mib_dir } = settings;
         let bus = Bus::default();
         let metrics = Metrics::new("tap");
         let mut event_prefixes = filtered(&arguments.topics, selects_events);
@@ -97,7 +110,10 @@ impl Tool for Tap {
         event_prefixes.extend(filtered(&arguments.topics, selects_status));
         let record_prefixes = filtered(&arguments.topics, selects_records);
         let style = arguments.output.unwrap_or_else(|| Style::of(&io::stdout()));
-        let decoding = arguments.decode.then(|| Decoding { decoder: Decoder::new(), style });
+        let decoding = match arguments.decode {
+            true => Some(Decoding::new(style, mib_dir)?),
+            false => None,
+        };
         let mut sources = Sources { records: None, events: None, decoding };
         if !record_prefixes.is_empty() {
             sources.records = Some(match arguments.since {
@@ -146,6 +162,7 @@ impl Tool for Tap {
 pub struct Settings {
     subscribing: Subscribing,
     controlling: Controlling,
+    mib_dir: Option<PathBuf>,
 }
 
 /// The subscriptions.
@@ -160,6 +177,42 @@ struct Sources {
 struct Decoding {
     decoder: Decoder,
     style: Style,
+    mibs: Option<Mibs>,
+}
+
+/// The folder of MIB files.
+struct Mibs {
+    folder: MibFolder,
+    /// SIGHUP was received since the last reading.
+    is_hung_up: Arc<AtomicBool>,
+}
+
+impl Decoding {
+    fn new(style: Style, mib_dir: Option<PathBuf>) -> anyhow::Result<Decoding> {
+        let mut decoder = Decoder::new();
+        let mibs = match mib_dir {
+            None => None,
+            Some(path) => {
+                let is_hung_up = Arc::new(AtomicBool::new(false));
+                signal_hook::flag::register(SIGHUP, Arc::clone(&is_hung_up))?;
+                let folder = MibFolder::load(&path)
+                    .with_context(|| format!("cannot read SEKIWAKE_MIB_DIR ({})", path.display()))?;
+                decoder.set_mib(folder.mib());
+                Some(Mibs { folder, is_hung_up })
+            }
+        };
+        Ok(Decoding { decoder, style, mibs })
+    }
+
+    /// Reads the MIB files again if SIGHUP asked for it.
+    fn reload(&mut self) {
+        if let Some(Mibs { folder, is_hung_up }) = &mut self.mibs
+            && is_hung_up.swap(false, Ordering::Relaxed)
+        {
+            folder.reload();
+            self.decoder.set_mib(folder.mib());
+        }
+    }
 }
 
 impl Sources {
@@ -171,6 +224,9 @@ impl Sources {
     /// Returns the number of printed lines.
     fn print(&mut self, out: &mut impl Write, most: u64) -> anyhow::Result<u64> {
         let mut printed = 0;
+        if let Some(decoding) = &mut self.decoding {
+            decoding.reload();
+        }
         if let Some(records) = &mut self.records
             && let Some(delivery) = records.receive(FLUSH_AFTER)?
         {
@@ -181,7 +237,7 @@ impl Sources {
                     break;
                 }
                 printed += match &mut self.decoding {
-                    Some(Decoding { decoder, style }) => {
+                    Some(Decoding { decoder, style, .. }) => {
                         write_rows(out, *style, decoder, kind, &record, most - printed)?
                     }
                     None => {

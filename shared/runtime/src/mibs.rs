@@ -31,8 +31,8 @@ impl MibFolder {
     /// that begin with a dot are left out, and so is what is no file. Each file with a mistake is
     /// logged.
     ///
-    /// It takes about 2 s and three times the memory of the text for 2,000 files of 75 MB. What
-    /// stays is about 130 bytes per name.
+    /// 2,000 files of 74 MB with 200,000 names took 5 s on a busy machine, and 124 MB more than
+    /// their text; about 130 bytes per name stay.
     ///
     /// # Errors
     ///
@@ -114,8 +114,8 @@ fn find(folder: &Path, depth: usize, entries: &mut usize, files: &mut Vec<PathBu
     }
     paths.sort_unstable();
     for path in paths {
-        // Through links: mounted ConfigMaps consist of them. Pipes and devices are left out, because
-        // opening one could block.
+        // Through links: mounted ConfigMaps consist of them. Pipes and devices are left out,
+        // because opening one could block.
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() => files.push(path),
             Ok(metadata) if metadata.is_dir() && depth > 1 => {

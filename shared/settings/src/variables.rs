@@ -538,6 +538,14 @@ pub static VARIABLES: &[Variable] = &[
         about: "the proxy's endpoint for control connections",
     },
     Variable {
+        name: "SEKIWAKE_MIB_DIR",
+        group: Group::Bus,
+        read_by: &["tap"],
+        takes: "path",
+        default: described("none"),
+        about: "folder of MIB files, for the names of decoded traps; read again on SIGHUP. sekiwake-capture explain reads it too",
+    },
+    Variable {
         name: "SEKIWAKE_BUS_SERVER_KEY_FILE",
         group: Group::Bus,
         read_by: ALL,

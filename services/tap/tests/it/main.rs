@@ -348,3 +348,60 @@ fn signal_ends_a_tap_that_waits_for_templates() {
     router.recv_multipart(0).unwrap();
     assert_eq!(tap.stop(LONG).unwrap().code(), Some(0));
 }
+
+/// An SNMPv2c trap whose trap OID is 1.3.6.1.4.1.32473.7.
+fn trap() -> Vec<u8> {
+    fn tlv(tag: u8, contents: &[u8]) -> Vec<u8> {
+        [&[tag, u8::try_from(contents.len()).unwrap()][..], contents].concat()
+    }
+    let uptime = [tlv(6, &[0x2b, 6, 1, 2, 1, 1, 3, 0]), tlv(0x43, &[1])].concat();
+    let trap_oid = [
+        tlv(6, &[0x2b, 6, 1, 6, 3, 1, 1, 4, 1, 0]),
+        // 32473 takes three octets of seven bits.
+        tlv(6, &[0x2b, 6, 1, 4, 1, 0x81, 0xfd, 0x59, 7]),
+    ]
+    .concat();
+    let bindings = tlv(0x30, &[tlv(0x30, &uptime), tlv(0x30, &trap_oid)].concat());
+    let number = |value: u8| tlv(2, &[value]);
+    let pdu = tlv(0xa7, &[number(9), number(0), number(0), bindings].concat());
+    tlv(0x30, &[number(1), tlv(4, b"public"), pdu].concat())
+}
+
+#[test]
+fn decoded_traps_have_the_names_of_mib_files_which_sighup_reads_again() {
+    let module = |name: &str| {
+        format!(
+            "TEST-MIB DEFINITIONS ::= BEGIN {name} NOTIFICATION-TYPE STATUS current DESCRIPTION \"\" \
+             ::= {{ enterprises 32473 7 }} END"
+        )
+    };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("test.mib"), module("before")).unwrap();
+    let mut source = Source::new();
+    let mut command = source.tap(&["--decode", "snmptrap/"]);
+    command.env("SEKIWAKE_MIB_DIR", folder.path());
+    let mut tap = Process::spawn(command).unwrap();
+    source.wait_for_subscription("snmptrap/");
+    let payload = trap();
+    let mut named = |tap: &Process, name: &str| {
+        let wanted = format!("\"trap_name\":\"{name}\"");
+        wait_for(name, LONG, || {
+            source.send_records("snmptrap/00", [Record { format: Format::Snmp2cTrap, ..record(&payload) }]);
+            std::thread::sleep(Duration::from_millis(20));
+            tap.stdout().iter().any(|line| line.contains(&wanted))
+        })
+    };
+    let outcome = named(&tap, "before");
+    assert!(outcome.is_ok(), "{:?} {:?}", tap.stdout().first(), tap.stderr());
+    std::fs::write(folder.path().join("test.mib"), module("after")).unwrap();
+    tap.signal(Signal::HUP).unwrap();
+    named(&tap, "after").unwrap();
+    assert!(!tap.stdout().iter().any(|line| line.contains("public")), "the community is never shown");
+    assert_eq!(tap.stop(LONG).unwrap().code(), Some(0));
+
+    let mut command = source.tap(&["--decode", "snmptrap/"]);
+    command.env("SEKIWAKE_MIB_DIR", folder.path().join("missing"));
+    let mut tap = Process::spawn(command).unwrap();
+    assert_eq!(tap.wait(LONG).unwrap().code(), Some(1));
+    assert!(tap.stderr().iter().any(|line| line.contains("SEKIWAKE_MIB_DIR")), "{:?}", tap.stderr());
+}

@@ -254,7 +254,8 @@ fn what_is_not_snmp_says_where() {
 
 #[test]
 fn odd_but_readable_messages_are_read() {
-    // Lengths that are not the shortest, a community that is not UTF-8, and bytes after the message.
+    // Lengths that are not the shortest, a community that is not UTF-8, and bytes after the
+    // message.
     let mut parts =
         [integer(1), b"\x04\x82\x00\x02\xff\xfe".to_vec(), pdu(0xa7, &head(&[1, 3, 6, 1, 6, 3, 1, 1, 5, 2]))];
     let mut datagram = sequence(&parts);
@@ -380,7 +381,8 @@ proptest! {
         }
     }
 
-    /// Any bytes behind a valid beginning give a row or an error, and the row is JSON of bounded size.
+    /// Any bytes behind a valid beginning give a row or an error, and the row is JSON of bounded
+    /// size.
     #[test]
     fn any_bytes_end_in_a_row_or_an_error(
         values in prop::collection::vec(any_value(), 0..5),

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::mib::{Kind, Mib, Syntax};
 
-/// What holds communities and user names, in values or in indices: what is below these is not shown.
-/// All are below snmpModules (RFC 3584 §5, RFC 3414 §5, RFC 3413 §4, RFC 3415 §4).
+/// What holds communities and user names, in values or in indices: what is below these is not
+/// shown. All are below snmpModules (RFC 3584 §5, RFC 3414 §5, RFC 3413 §4, RFC 3415 §4).
 const SECRETS: [&[u32]; 6] = [
     // snmpCommunityTable, snmpTrapCommunity
     &[1, 3, 6, 1, 6, 3, 18, 1, 1],
