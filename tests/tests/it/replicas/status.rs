@@ -26,7 +26,12 @@ fn status_has_groups_members_positions_memory_and_sources() {
         let shards = positions.iter().flat_map(|position| position["shards"].as_array().unwrap());
         shards.map(|shard| shard["committed"].as_u64().unwrap()).sum()
     };
-    wait_for("all to be committed", LONG, || committed(&control()) == sent).unwrap();
+    // What is published is announced once a second, and may be committed before.
+    wait_for("all to be committed and announced", LONG, || {
+        let page = control();
+        committed(&page) == sent && page["streams"][0]["published"]["syslog"] == sent
+    })
+    .unwrap();
     let page = control();
     let group = &page["groups"][0];
     assert_eq!(group["name"], "syslog-forwarder.default");
