@@ -186,6 +186,7 @@ impl InterfaceReader {
                     let end = self.read(&mut opened, pipeline, &mut meter, &mut state, worker);
                     self.hand_over(pipeline, true);
                     meter.follow(pipeline);
+                    pipeline.report_left_alone();
                     self.own.rest();
                     state.set(false);
                     match end {
@@ -277,6 +278,7 @@ impl InterfaceReader {
             if is_due {
                 tick_at = now + self.shared.tick;
                 meter.follow(pipeline);
+                pipeline.report_left_alone();
             }
             if now >= maintenance_at {
                 maintenance_at = now + MAINTENANCE_EVERY;

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use sekiwake_group::is_own;
+use sekiwake_group::OwnList;
 use sekiwake_record::{Batcher, Flags, Format, Kind, Outbound, Record, Topic, dscp_ttl};
 
 use crate::{
@@ -19,7 +19,9 @@ pub struct Pipeline {
 /// Decides which datagrams are published, and adds them to batches.
 struct Claims {
     ports: Arc<Ports>,
-    own: Arc<[SocketAddr]>,
+    own: Arc<OwnList>,
+    /// By index of `own`: datagrams that are not in its counts yet.
+    left_alone: Vec<u64>,
     batcher: Batcher,
     tally: Tally,
 }
@@ -51,7 +53,13 @@ impl Tally {
 impl Pipeline {
     /// A pipeline without packets.
     pub fn new(decoder: DecoderSettings, ports: Arc<Ports>) -> Pipeline {
-        let claims = Claims { ports, own: Arc::new([]), batcher: Batcher::default(), tally: Tally::default() };
+        let claims = Claims {
+            ports,
+            own: Arc::default(),
+            left_alone: Vec::new(),
+            batcher: Batcher::default(),
+            tally: Tally::default(),
+        };
         Pipeline { decoder: Decoder::new(decoder), claims }
     }
 
@@ -90,8 +98,16 @@ impl Pipeline {
     }
 
     /// From now on, ignores datagrams to these addresses.
-    pub fn set_own_destinations(&mut self, own: Arc<[SocketAddr]>) {
+    pub fn set_own_destinations(&mut self, own: Arc<OwnList>) {
+        self.report_left_alone();
+        self.claims.left_alone = vec![0; own.addresses().len()];
         self.claims.own = own;
+    }
+
+    /// Adds the datagrams to destinations of clients since the last call to the counts of the list.
+    pub fn report_left_alone(&mut self) {
+        let Claims { own, left_alone, .. } = &mut self.claims;
+        own.take_counts(left_alone);
     }
 
     /// Sets the largest IP packet that the link carries, bytes; `None` if unknown.
@@ -119,7 +135,7 @@ impl Claims {
     /// Whether a datagram to this destination would be published.
     #[cold]
     fn would_claim(&self, destination: SocketAddr) -> bool {
-        let is_own = is_own(&self.own, destination.ip(), destination.port());
+        let is_own = self.own.position(destination.ip(), destination.port()).is_some();
         self.ports.kind_of(destination.port()).is_some() && !is_own
     }
 
@@ -129,8 +145,9 @@ impl Claims {
             self.tally.other_port += 1;
             return;
         };
-        if is_own(&self.own, datagram.destination, datagram.destination_port) {
+        if let Some(index) = self.own.position(datagram.destination, datagram.destination_port) {
             self.tally.own_destination += 1;
+            self.left_alone[index] += 1;
             return;
         }
         let record = record_of(Some(kind), datagram);

@@ -69,6 +69,10 @@ pub struct Arguments {
     /// Send templates again after this time
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive_duration)]
     pub template_interval: Duration,
+    /// Register the destinations with the proxy first: captures do not publish what is sent to
+    /// them, until 10 seconds after the end. The proxy logs the registration
+    #[arg(long)]
+    pub register: bool,
     /// Send runs of equal size with GSO (UDP_SEGMENT)
     #[arg(long)]
     pub gso: bool,

@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod pacer;
 pub mod plan;
+mod register;
 pub mod send;
 pub mod share;
 pub mod sizes;

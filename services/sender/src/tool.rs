@@ -7,10 +7,17 @@ use std::{
 
 use anyhow::Context;
 use clap::error::ErrorKind;
+use sekiwake_bus::Controlling;
 use sekiwake_runtime::{About, Stop, Tool, print_message};
 use sekiwake_settings::Reader;
 
-use crate::{cli::Arguments, plan::Plan, send::Sender, summary::Summary};
+use crate::{
+    cli::Arguments,
+    plan::Plan,
+    register::{Registration, register},
+    send::Sender,
+    summary::Summary,
+};
 
 /// `sekiwake-sender`.
 pub struct SenderTool;
@@ -24,11 +31,13 @@ impl Tool for SenderTool {
     };
 
     type Arguments = Arguments;
-    type Settings = ();
+    type Settings = Controlling;
 
-    fn read(_reader: &mut Reader) {}
+    fn read(reader: &mut Reader) -> Controlling {
+        Controlling::read(reader)
+    }
 
-    fn run(arguments: Arguments, (): (), stop: &Stop) -> anyhow::Result<ExitCode> {
+    fn run(arguments: Arguments, controlling: Controlling, stop: &Stop) -> anyhow::Result<ExitCode> {
         let plan = match Plan::new(&arguments) {
             Ok(plan) => plan,
             Err(mistake) => {
@@ -37,7 +46,10 @@ impl Tool for SenderTool {
                 return Ok(ExitCode::from(2));
             }
         };
+        let destinations = plan.destinations.clone();
         let mut sender = Sender::open(&arguments, plan)?;
+        let registration =
+            if arguments.register { register(&controlling, &destinations, stop)? } else { Registration::none() };
         let on_terminal = stderr().is_terminal();
         let mut progress = |summary: &Summary| {
             if on_terminal {
@@ -45,7 +57,7 @@ impl Tool for SenderTool {
                 let _ = write!(stderr(), "\r\x1b[K{sent} sent, {:.0} per second", summary.rate());
             }
         };
-        let outcome = sender.run(stop, &mut progress);
+        let outcome = registration.keep(|| sender.run(stop, &mut progress))?;
         if on_terminal {
             let _ = write!(stderr(), "\r\x1b[K");
         }

@@ -17,6 +17,7 @@
 //! | member of a group | [`GroupSubscriber`] | [`GroupSubscriber`] | `Member`, `HandoffKeeper` |
 //! | reader without a group | [`Subscriber`] | [`ControlReader`] | `Tracker`, `TemplateReader` |
 //! | recent records | [`RecentSubscriber`] | the same | `RecentReader`, `RecentAnswers` |
+//! | client that registers destinations | none | [`DestinationRegistrar`] | `Registrant` |
 //! | events | [`EventPublisher`], [`EventSubscriber`] | none | none |
 //! | status | [`EventSubscriber`] | `StatusReporter` | `StatusSender`, `StatusBoard` |
 //! | encryption | [`Gatekeeper`], [`ServerKeys`], [`ClientKeys`] | the same | none |
@@ -48,7 +49,8 @@ pub use auth::{
 };
 pub use clock::boot_now;
 pub use control::{
-    ControlPlane, ControlPlaneSettings, ControlReader, KnownTemplates, MissingRecent, RecentSubscriber, StreamControl,
+    ControlPlane, ControlPlaneSettings, ControlReader, DestinationRegistrar, KnownTemplates, MissingRecent,
+    RecentSubscriber, Registered, StreamControl,
 };
 pub use data::{
     Delivery, Frame, Outcome, Overflow, Producer, Publisher, PublisherSettings, Relay, RelaySettings, Subscriber,

@@ -8,6 +8,9 @@
 //!                    Notice, Repair                            Grant, Rejected, Repaired, Done
 //! ```
 //!
+//! A client that is in no group registers destinations with a [`Registrant`]: captures leave them
+//! alone as they do those of members.
+//!
 //! Beside them stand [`HandoffKeeper`] and [`HandoffStore`], which transfer the state that the
 //! owner of a shard leaves for the next, and [`StatusSender`] and [`StatusBoard`], which pass on
 //! what services say of themselves.
@@ -32,6 +35,7 @@ mod mutants;
 mod own;
 mod publisher;
 mod recent;
+mod registrant;
 mod retention;
 #[cfg(test)]
 mod simulation;
@@ -44,8 +48,9 @@ pub mod wire;
 use std::time::Duration;
 
 pub use coordinator::{
-    Coordinator, CoordinatorEvent, CoordinatorSettings, CoordinatorView, Difference, GroupView, LeaseExpired,
-    MemberView, PositionView, REPORT_DIFFERENCE_AFTER, Rejections, ShardState, ShardView, StreamView, Taker, fuzz,
+    ClientView, Coordinator, CoordinatorEvent, CoordinatorSettings, CoordinatorView, Difference, GroupView,
+    LeaseExpired, MemberView, PositionView, REPORT_DIFFERENCE_AFTER, Rejections, ShardState, ShardView, StreamView,
+    Taker, fuzz,
 };
 pub use handoff::{
     GroupHandoff, HandoffCounters, HandoffKeeper, HandoffKeeperSettings, HandoffRejections, HandoffStore,
@@ -55,12 +60,13 @@ pub use member::{
     Arrival, GiveUp, Member, MemberCounters, MemberOutput, MemberSettings, MemberStatus, Permission, Permit, Received,
     ShardPhase, ShardStatus, StreamStatus,
 };
-pub use own::{OwnDestinations, OwnWatch, is_own};
+pub use own::{OwnDestinations, OwnList, OwnWatch};
 pub use publisher::{CurrentList, PublisherControl, PublisherControlSettings};
 pub use recent::{
     Missing, MissingPart, RecentAnswers, RecentDelivery, RecentDesk, RecentReader, RecentReaderSettings,
     RecentRejections,
 };
+pub use registrant::{Registrant, RegistrantState};
 pub use retention::{Retained, Retention};
 pub use status::{Publication, STATUS_PREFIX, StatusBoard, StatusIdentity, StatusRejections, StatusSender};
 pub use stream::{Peer, Stream};

@@ -57,6 +57,10 @@ mutants! {
         Clamp => clamps_positions,
         /// The coordinator says of no records that a former owner may have handled them.
         NoDoubts => has_no_doubts,
+        /// The coordinator acknowledges the destinations of a client before publishers do.
+        AcknowledgeClients => acknowledges_clients_at_once,
+        /// A client believes in its registration although nobody answers.
+        NeverLapses => never_lapses,
         /// A keeper that was complete while it prepared does not request again when it owns.
         AsksOnce => requests_once,
         /// A keeper regards an entry as stored as soon as it is sent.

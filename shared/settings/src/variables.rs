@@ -100,8 +100,16 @@ const GROUPED: &[&str] = &["syslog-forwarder", "xflow-forwarder", "trap-forwarde
 const PUBLISHERS: &[&str] = &["capture", "anomaly-detector"];
 const SUBSCRIBERS: &[&str] =
     &["syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector", "tap"];
-const CONTROLLED: &[&str] =
-    &["capture", "syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector", "tap"];
+const CONTROLLED: &[&str] = &[
+    "capture",
+    "syslog-forwarder",
+    "xflow-forwarder",
+    "trap-forwarder",
+    "storer",
+    "anomaly-detector",
+    "tap",
+    "sender",
+];
 
 /// All variables, by group.
 pub static VARIABLES: &[Variable] = &[

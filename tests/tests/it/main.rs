@@ -27,6 +27,7 @@ mod outages;
 mod package;
 mod payloads;
 mod recent;
+mod registration;
 mod renames;
 mod replicas;
 mod savefile;

@@ -7,13 +7,14 @@ use sekiwake_capture::{
     pipeline::Pipeline,
     ports::Ports,
 };
+use sekiwake_group::OwnList;
 use sekiwake_testkit::packets::{Datagram, vxlan};
 
 #[test]
 fn offload_counts_only_datagrams_that_would_be_published() {
     let settings = DecoderSettings { mtu: Some(1_500), ..DecoderSettings::default() };
     let mut pipeline = Pipeline::new(settings, Arc::new(Ports::default()));
-    pipeline.set_own_destinations(Arc::new(["203.0.113.1:514".parse().expect("an address")]));
+    pipeline.set_own_destinations(Arc::new(OwnList::new(["203.0.113.1:514".parse().expect("an address")])));
     let mut send = |destination: &str, payload: Vec<u8>| {
         let data = Datagram::new("198.51.100.1:40000", destination, payload).packet();
         let original_length = data.len() as u32;

@@ -1,8 +1,9 @@
-//! What the proxy's log says of groups and their members. No clock: the caller passes the time.
+//! What the proxy's log says of groups, their members, and clients without a group. No clock: the
+//! caller passes the time.
 
 use std::{collections::BTreeMap, num::NonZeroU64, time::Instant};
 
-use sekiwake_group::{CoordinatorEvent, GroupView, LeaseExpired};
+use sekiwake_group::{CoordinatorEvent, GroupView, LeaseExpired, wire::Destination};
 use sekiwake_record::Name;
 use sekiwake_runtime::{LOG_INTERVAL, Suppressed};
 use tracing::{info, warn};
@@ -61,12 +62,19 @@ impl GroupLog {
         }
     }
 
-    /// Logs what happened to a member.
+    /// Logs what happened to a member or a client.
     pub(super) fn event(&mut self, event: &CoordinatorEvent, now: Instant) {
         let Some(suppressed) = self.budget.take(now) else { return };
         match event {
             CoordinatorEvent::Left { group, member } => info!(%group, %member, suppressed, "member left"),
             CoordinatorEvent::LeaseExpired(expired) => log_expired(expired, suppressed),
+            CoordinatorEvent::ClientCame { client, destinations } => {
+                let destinations = destinations.iter().map(Destination::to_string).collect::<Vec<_>>().join(",");
+                info!(%client, destinations, suppressed, "client registered destinations, captures leave them alone");
+            }
+            CoordinatorEvent::ClientGone { client, left_alone } => {
+                info!(%client, left_alone, suppressed, "client gone, its destinations are captured again");
+            }
         }
     }
 }

@@ -333,6 +333,7 @@ impl ControlPlane {
         }
         let groups = self.coordinator.groups(now);
         self.metrics.set(&groups, &self.coordinator.streams(now), &self.handoff.view());
+        self.metrics.set_clients(&self.coordinator.clients());
         self.group_log.groups(&groups, instant);
         let totals = Counted {
             coordinator: self.coordinator.rejections(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sekiwake_group::{CoordinatorView, Difference, GroupView, HandoffView, StreamView};
+use sekiwake_group::{ClientView, CoordinatorView, Difference, GroupView, HandoffView, StreamView, wire::Destination};
 use sekiwake_record::{Kind, Name};
 use serde_json::{Value, json};
 
@@ -18,6 +18,7 @@ pub(super) fn coordinator_status(view: &CoordinatorView, handoff: &HandoffView) 
         "destinations": view.destinations,
         "destinations_version": view.list_version,
         "groups": view.groups.iter().map(|group| group_status(group, handoff)).collect::<Vec<_>>(),
+        "clients": view.clients.iter().map(client_status).collect::<Vec<_>>(),
         "streams": view.streams.iter().map(stream_status).collect::<Vec<_>>(),
         "handoff": handoff_status(handoff),
         "rejected_messages": rejected,
@@ -103,6 +104,18 @@ fn difference_status(difference: &Difference) -> Value {
         "seconds": difference.lasts.as_secs_f64(),
         "reported": difference.is_reported,
         "members": difference.sets.iter().map(labels).collect::<Vec<_>>(),
+    })
+}
+
+/// A client without a group that has registered destinations.
+fn client_status(client: &ClientView) -> Value {
+    json!({
+        "client": client.name.as_str(),
+        "incarnation": format!("{:016x}", client.incarnation),
+        "destinations": client.destinations.iter().map(Destination::to_string).collect::<Vec<_>>(),
+        "destinations_acknowledged": client.is_acknowledged,
+        "ended": client.has_ended,
+        "left_alone_datagrams": client.left_alone,
     })
 }
 

@@ -10,7 +10,7 @@ use std::{
 use sekiwake_group::{
     BootTime, CurrentList, OwnDestinations, PublisherControl, PublisherControlSettings, RecentAnswers, StatusIdentity,
     Stream,
-    wire::{Transport, is_recent, is_status},
+    wire::{Destination, Transport, is_recent, is_status},
 };
 use sekiwake_record::{Kind, Name};
 use sekiwake_runtime::{Latch, StatusFeed, StatusResponder, Worker};
@@ -186,6 +186,9 @@ impl StreamControl {
                 end.is_draining = true;
                 self.machine.drain(now);
             }
+            if now >= self.machine.next_deadline() {
+                self.machine.set_left_alone(self.own.list().left_alone());
+            }
             self.make_answers(now);
             if let Some(reporter) = &mut self.reporter {
                 reporter.tend(now);
@@ -226,13 +229,15 @@ impl StreamControl {
     /// Passes a new list to the capture threads, and reports to the state machine when all of them
     /// use it.
     fn apply_list(&mut self, now: BootTime) {
-        let CurrentList { number, destinations } = self.machine.list();
+        let CurrentList { number, destinations, counted } = self.machine.list();
         if number != self.list.number {
-            let udp = destinations.iter().filter(|destination| destination.transport == Transport::Udp);
-            let addresses: Vec<SocketAddr> =
-                udp.map(|destination| SocketAddr::new(destination.address.into(), destination.port)).collect();
-            info!(stream = %self.stream, destinations = addresses.len(), "own destinations received, not capturing them");
-            self.own.set(number, addresses);
+            let addresses = udp_addresses(destinations);
+            let of_clients = udp_addresses(counted);
+            info!(
+                stream = %self.stream, destinations = addresses.len(), of_clients = of_clients.len(),
+                "own destinations received, not capturing them"
+            );
+            self.own.set(number, addresses, &of_clients);
             self.list = OwnList { number, is_applied: false };
         }
         if !self.list.is_applied && self.list.number > 0 && self.own.applied() == self.list.number {
@@ -301,6 +306,10 @@ impl StreamControl {
     fn report(&mut self) {
         self.status.answer(|| {
             let retention = self.shared.retention();
+            let own = self.own.list();
+            let left_alone = own.left_alone().map(
+                |(destination, datagrams)| json!({ "destination": destination.to_string(), "datagrams": datagrams }),
+            );
             let retained = |kind: Kind| {
                 let seconds = retention.oldest_published_at(kind).map(|at| (boot_now() - at).as_secs_f64());
                 json!({ "kind": kind.as_str(), "bytes": retention.bytes(kind), "seconds": seconds })
@@ -310,7 +319,8 @@ impl StreamControl {
                 "epoch": format!("{:016x}", self.stream.epoch),
                 "may_publish": self.machine.may_publish(),
                 "retained": Kind::ALL.map(retained),
-                "own_destinations": self.own.list().iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "own_destinations": own.addresses().iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "left_alone": left_alone.collect::<Vec<_>>(),
                 "retransmitted_bytes": self.machine.retransmitted_bytes() + self.recent.retransmitted_bytes(),
                 "rejected_messages": self.machine.rejected() + self.recent.rejected(),
             })
@@ -350,6 +360,12 @@ impl StreamControl {
         shared.apply(StreamEvent::ControlClosed);
         Ok(())
     }
+}
+
+/// The addresses of UDP destinations.
+fn udp_addresses(destinations: &[Destination]) -> Vec<SocketAddr> {
+    let udp = destinations.iter().filter(|destination| destination.transport == Transport::Udp);
+    udp.map(|destination| SocketAddr::new(destination.address.into(), destination.port)).collect()
 }
 
 fn failed(source: zmq::Error) -> BusError {

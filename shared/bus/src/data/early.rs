@@ -1,9 +1,9 @@
 //! Batches captured before publishing may begin. Once the list of own destinations is known,
 //! records addressed to them are left out.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::collections::VecDeque;
 
-use sekiwake_group::is_own;
+use sekiwake_group::OwnList;
 use sekiwake_record::{Batch, BatchBuilder, ClosedBatch, Kind, Outbound, Record};
 
 /// The memory cost of an early batch in addition to its body, bytes.
@@ -76,22 +76,31 @@ pub(crate) struct Filtered {
     pub(crate) left_out: u32,
 }
 
-/// Leaves out the records addressed to `own`.
-pub(crate) fn without_own(batch: ClosedBatch, own: &[SocketAddr]) -> Filtered {
-    let is_foreign = |record: &Record<'_>| !is_own(own, record.destination, record.destination_port);
+/// Leaves out the records addressed to `own`, and counts those to destinations of clients.
+pub(crate) fn without_own(batch: ClosedBatch, own: &OwnList) -> Filtered {
+    let position = |record: &Record<'_>| own.position(record.destination, record.destination_port);
+    let is_foreign = |record: &Record<'_>| position(record).is_none();
     // Decoding cannot fail, because this process encoded the batch.
     let decoded = Batch::decode(&batch.body, batch.count).ok();
     let Some(decoded) = decoded.filter(|decoded| !decoded.records().all(|record| is_foreign(&record))) else {
         return Filtered { kept: Some(batch), left_out: 0 };
     };
     let mut kept = BatchBuilder::new(Vec::with_capacity(batch.body.len()));
-    decoded.records().filter(is_foreign).for_each(|record| kept.push(&record));
+    for record in decoded.records() {
+        match position(&record) {
+            Some(index) => own.count(index),
+            None => kept.push(&record),
+        }
+    }
     let left_out = batch.count - kept.count();
     Filtered { kept: kept.close(), left_out }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use sekiwake_group::OwnDestinations;
     use sekiwake_record::{Flags, Format, Topic, Vlans};
 
     use super::*;
@@ -120,13 +129,17 @@ mod tests {
 
     #[test]
     fn only_records_to_own_destinations_are_left_out() {
-        let own = ["198.51.100.7:514".parse().unwrap()];
+        let address: SocketAddr = "198.51.100.7:514".parse().unwrap();
+        let destinations = OwnDestinations::default();
+        destinations.set(1, [address], &[address]);
+        let own = destinations.list();
         let mixed = batch(&["198.51.100.7:514", "198.51.100.8:514", "198.51.100.7:515"]);
         let kept = Some(batch(&["198.51.100.8:514", "198.51.100.7:515"]));
         assert_eq!(without_own(mixed, &own), Filtered { kept, left_out: 1 });
         assert_eq!(without_own(batch(&["198.51.100.7:514"]), &own), Filtered { kept: None, left_out: 1 });
         let foreign = batch(&["198.51.100.8:514"]);
         assert_eq!(without_own(foreign.clone(), &own), Filtered { kept: Some(foreign), left_out: 0 });
+        assert_eq!(own.left_alone().collect::<Vec<_>>(), [(address, 2)]);
     }
 
     #[test]

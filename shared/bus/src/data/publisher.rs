@@ -369,8 +369,11 @@ impl Publisher {
                 break;
             }
             let Some(Outbound { topic, batch }) = self.early.pop() else { break };
-            let filtered =
-                if own.is_empty() { Filtered { kept: Some(batch), left_out: 0 } } else { without_own(batch, &own) };
+            let filtered = if own.addresses().is_empty() {
+                Filtered { kept: Some(batch), left_out: 0 }
+            } else {
+                without_own(batch, &own)
+            };
             let left_out = u64::from(filtered.left_out);
             self.metrics.own_destination[topic.kind.index()].inc_by(left_out);
             self.outcome.offered += left_out;

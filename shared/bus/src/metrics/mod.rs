@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use prometheus::{Gauge, IntCounter, IntGauge};
 use sekiwake_group::{
-    GiveUp, GroupView, HandoffCounters, HandoffRejections, HandoffView, LeaseExpired, MemberCounters, MemberStatus,
-    RecentRejections, Rejections, StatusRejections, StreamView,
+    ClientView, GiveUp, GroupView, HandoffCounters, HandoffRejections, HandoffView, LeaseExpired, MemberCounters,
+    MemberStatus, RecentRejections, Rejections, StatusRejections, StreamView,
 };
 use sekiwake_record::Kind;
 use sekiwake_runtime::Metrics;
@@ -16,8 +16,10 @@ use sekiwake_runtime::Metrics;
 const MAX_GROUPS_SHOWN: usize = 64;
 
 // Help of the families that subscribers with and without a group share.
-/// The most streams with a label of their own, since anybody can publish in any name.
+/// The most streams, or names of clients, with a label of their own: anybody can use any name.
 const MAX_LABELS: usize = 64;
+/// The label of all further ones.
+const OTHER: &str = "other";
 const LOST: &str = "Records lost to this subscriber, by stream and reason.";
 const RECEIVED: &str = "Records received for the first time.";
 const DUPLICATES: &str = "Duplicate records discarded.";
@@ -195,6 +197,15 @@ pub(crate) struct ControlPlaneMetrics {
     status_rejections: Vec<IntCounter>,
     recent_rejections: Vec<IntCounter>,
     evicted_handoff: IntCounter,
+    clients: BTreeMap<String, ClientMetrics>,
+    /// By incarnation of a client: the datagrams that are counted already.
+    left_alone: BTreeMap<u64, u64>,
+}
+
+/// The metrics of the clients of one name.
+struct ClientMetrics {
+    destinations: IntGauge,
+    left_alone: IntCounter,
 }
 
 impl ControlPlaneMetrics {
@@ -202,7 +213,7 @@ impl ControlPlaneMetrics {
         let bytes = |direction| {
             metrics.counter(names::CONTROL_BYTES, "Bytes of control messages.", &[("direction", direction)])
         };
-        ControlPlaneMetrics {
+        let mut plane = ControlPlaneMetrics {
             metrics: metrics.clone(),
             malformed: control_rejected(metrics, "malformed"),
             rejections: Rejections::default()
@@ -231,7 +242,12 @@ impl ControlPlaneMetrics {
                 .map(|(reason, _)| control_rejected(metrics, reason))
                 .collect(),
             evicted_handoff: metrics.counter(names::EVICTED_HANDOFF_ENTRIES, "Hand-off entries evicted.", &[]),
-        }
+            clients: BTreeMap::new(),
+            left_alone: BTreeMap::new(),
+        };
+        // The families exist before there is a client.
+        plane.client_metrics(OTHER);
+        plane
     }
 
     /// Adds the messages rejected since `before`, and returns their number.
@@ -274,6 +290,40 @@ impl ControlPlaneMetrics {
             gauges.handoff_bytes.set(group.bytes as i64);
         }
         self.evicted_handoff.inc_by(handoff.evicted - self.evicted_handoff.get());
+    }
+
+    /// Sets the metrics of clients that have registered destinations. A client that is gone shows 0
+    /// destinations.
+    pub(crate) fn set_clients(&mut self, clients: &[ClientView]) {
+        self.left_alone.retain(|incarnation, _| clients.iter().any(|client| client.incarnation == *incarnation));
+        self.clients.values().for_each(|of_name| of_name.destinations.set(0));
+        for client in clients {
+            let before = self.left_alone.insert(client.incarnation, client.left_alone).unwrap_or(0);
+            let of_name = self.client_metrics(client.name.as_str());
+            of_name.destinations.add(client.destinations.len() as i64);
+            of_name.left_alone.inc_by(client.left_alone.saturating_sub(before));
+        }
+    }
+
+    fn client_metrics(&mut self, name: &str) -> &ClientMetrics {
+        let has_label = self.clients.contains_key(name) || self.clients.len() < MAX_LABELS;
+        let name = if has_label { name } else { OTHER };
+        let metrics = &self.metrics;
+        self.clients.entry(name.to_owned()).or_insert_with(|| {
+            let labels = [("client", name)];
+            ClientMetrics {
+                destinations: metrics.gauge(
+                    names::CLIENT_DESTINATIONS,
+                    "Destinations registered by a client without a group.",
+                    &labels,
+                ),
+                left_alone: metrics.counter(
+                    names::LEFT_ALONE_DATAGRAMS,
+                    "Datagrams to destinations of a client without a group that captures have not published.",
+                    &labels,
+                ),
+            }
+        })
     }
 
     /// Counts an expired lease.
@@ -451,7 +501,7 @@ impl GroupMetrics {
     /// The counter of a stream's lost records. Beyond the limit of streams they share one.
     pub(crate) fn lost(&mut self, stream: &str, reason: GiveUp) -> &IntCounter {
         let known = self.lost.contains_key(&(stream.to_owned(), reason.as_str()));
-        let stream = if known || self.lost.len() < GiveUp::ALL.len() * MAX_LABELS { stream } else { "other" };
+        let stream = if known || self.lost.len() < GiveUp::ALL.len() * MAX_LABELS { stream } else { OTHER };
         let metrics = &self.metrics;
         let kind = self.kind;
         self.lost.entry((stream.to_owned(), reason.as_str())).or_insert_with(|| {

@@ -74,6 +74,10 @@ pub const GROUP_EXPIRED_LEASES: &str = "sekiwake_group_expired_leases_total";
 pub const GROUP_POSSIBLE_DUPLICATES: &str = "sekiwake_group_possible_duplicate_records_total";
 /// Streams with a live publisher.
 pub const LIVE_STREAMS: &str = "sekiwake_control_live_streams";
+/// Destinations that a client without a group has registered.
+pub const CLIENT_DESTINATIONS: &str = "sekiwake_control_client_destinations";
+/// Datagrams to them that captures have left alone.
+pub const LEFT_ALONE_DATAGRAMS: &str = "sekiwake_control_left_alone_datagrams_total";
 /// Hand-off entries that the proxy keeps for a group.
 pub const GROUP_HANDOFF_ENTRIES: &str = "sekiwake_group_handoff_entries";
 /// Bytes of those entries.

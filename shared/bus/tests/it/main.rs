@@ -12,6 +12,7 @@ mod load;
 mod overflow;
 mod python;
 mod recent;
+mod registrar;
 mod restart;
 mod status;
 mod storm;

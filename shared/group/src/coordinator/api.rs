@@ -43,11 +43,14 @@ pub struct Rejections {
     pub streams: u64,
     /// Advertisements in which a topic's oldest record comes after its next.
     pub advertisements: u64,
+    /// Registrations of clients without a group that there is no room for, or that differ from the
+    /// client's first.
+    pub clients: u64,
 }
 
 impl Rejections {
     /// The counts with their label values in metrics.
-    pub fn by_reason(&self) -> [(&'static str, u64); 10] {
+    pub fn by_reason(&self) -> [(&'static str, u64); 11] {
         [
             ("malformed", self.malformed),
             ("joins", self.joins),
@@ -59,6 +62,7 @@ impl Rejections {
             ("repairs", self.repairs),
             ("streams", self.streams),
             ("advertisements", self.advertisements),
+            ("clients", self.clients),
         ]
     }
 }

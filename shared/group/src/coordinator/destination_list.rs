@@ -1,4 +1,5 @@
-//! The list of destinations that publishers must not capture, made of the members' registrations.
+//! The list of destinations that publishers must not capture, made of the registrations of members
+//! and clients.
 //!
 //! ```text
 //! registration ─▶ in the list of version v ─▶ every responsive publisher has v or newer ─▶ acknowledged to the member
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// How long destinations stay listed after their member has left or replaced them.
-const LINGER: Duration = Duration::from_secs(10);
+pub(super) const LINGER: Duration = Duration::from_secs(10);
 /// Maximum number of destinations in the list. A registration that would make it longer is
 /// rejected, because a member must not assume that an unlisted destination is listed.
 pub(super) const MAX_LISTED: usize = 16 * MAX_DESTINATIONS;
@@ -28,6 +29,8 @@ pub(super) const MIN_UPDATE_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct DestinationList {
     entries: Vec<Destination>,
+    /// Those of clients, to which publishers count datagrams.
+    counted: Vec<Destination>,
     /// Counts changes, from 1.
     version: u64,
     /// Oldest first.
@@ -49,6 +52,7 @@ impl DestinationList {
     pub(super) fn new() -> DestinationList {
         DestinationList {
             entries: Vec::new(),
+            counted: Vec::new(),
             version: 1,
             lingering: VecDeque::new(),
             updated_at: None,
@@ -59,6 +63,25 @@ impl DestinationList {
 
     pub(super) fn entries(&self) -> &[Destination] {
         &self.entries
+    }
+
+    pub(super) fn counted(&self) -> &[Destination] {
+        &self.counted
+    }
+
+    /// How many destinations the list will have.
+    pub(super) fn length(&self) -> usize {
+        self.entries.len() + self.unlisted
+    }
+
+    /// How many of these destinations are not in the list.
+    pub(super) fn unlisted(&self, destinations: &[Destination]) -> usize {
+        destinations.iter().filter(|destination| self.entries.binary_search(destination).is_err()).count()
+    }
+
+    /// Notes that so many destinations will be in the next list.
+    pub(super) fn reserve(&mut self, unlisted: usize) {
+        self.unlisted += unlisted;
     }
 
     pub(super) fn version(&self) -> u64 {
@@ -99,16 +122,20 @@ impl DestinationList {
     }
 
     /// Replaces the entries. Returns whether they have changed.
-    fn replace(&mut self, now: BootTime, mut entries: Vec<Destination>) -> bool {
+    fn replace(&mut self, now: BootTime, mut entries: Vec<Destination>, mut counted: Vec<Destination>) -> bool {
         self.updated_at = Some(now);
         self.update_due = None;
         self.unlisted = 0;
         entries.extend(self.lingering.iter().flat_map(|lingering| &lingering.destinations).cloned());
-        entries.sort();
-        entries.dedup();
-        let has_changed = entries != self.entries;
+        entries.extend_from_slice(&counted);
+        for list in [&mut entries, &mut counted] {
+            list.sort();
+            list.dedup();
+        }
+        let has_changed = entries != self.entries || counted != self.counted;
         if has_changed {
             self.entries = entries;
+            self.counted = counted;
             self.version += 1;
         }
         has_changed
@@ -126,14 +153,12 @@ impl Coordinator {
         if register.registration <= member.registration {
             return;
         }
-        let list = &mut self.list;
-        let is_new = |destination: &&Destination| list.entries.binary_search(destination).is_err();
-        let new = register.destinations.iter().filter(is_new).count();
-        if register.destinations.len() > MAX_DESTINATIONS || list.entries.len() + list.unlisted + new > MAX_LISTED {
+        let unlisted = self.list.unlisted(&register.destinations);
+        if register.destinations.len() > MAX_DESTINATIONS || self.list.length() + unlisted > MAX_LISTED {
             self.rejections.destinations += register.destinations.len() as u64;
             return;
         }
-        list.unlisted += new;
+        self.list.reserve(unlisted);
         member.registration = register.registration;
         member.listed_version = 0;
         let former = std::mem::replace(&mut member.destinations, register.destinations);
@@ -157,7 +182,7 @@ impl Coordinator {
     }
 
     /// Updates the list now, or when the last update is long enough ago.
-    fn update_list_soon(&mut self, now: BootTime) {
+    pub(super) fn update_list_soon(&mut self, now: BootTime) {
         match self.list.updated_at.map(|at| at + MIN_UPDATE_PAUSE) {
             Some(at) if now < at => {
                 self.list.update_due.get_or_insert(at);
@@ -170,10 +195,13 @@ impl Coordinator {
     pub(super) fn update_list(&mut self, now: BootTime) {
         let members = self.groups.values().flat_map(|group| group.members.values());
         let registered: Vec<Destination> = members.flat_map(|member| &member.destinations).cloned().collect();
-        if self.list.replace(now, registered) {
+        let of_clients = self.clients.destinations().cloned().collect();
+        if self.list.replace(now, registered, of_clients) {
             self.notify_all(now);
         }
         let version = self.list.version;
+        self.clients.listed(version);
+        self.acknowledge_clients(now);
         let members = self.groups.values_mut().flat_map(|group| group.members.values_mut());
         for member in members.filter(|member| member.registration > 0 && member.listed_version == 0) {
             // When publishers have all of it already, there is nothing to wait for.
@@ -184,10 +212,17 @@ impl Coordinator {
         names.iter().for_each(|name| self.reassign(now, name));
     }
 
-    /// Marks the members for a grant whose destinations every publisher now knows.
-    pub(super) fn mark_acknowledged(&mut self, now: BootTime) {
+    /// The version of the list that every responsive publisher has acknowledged.
+    pub(super) fn known_version(&self, now: BootTime) -> u64 {
         let responsive = self.streams.values().filter(|state| state.is_responsive(now));
-        let known_version = responsive.map(|state| state.list_version).min().unwrap_or(self.list.version);
+        responsive.map(|state| state.list_version).min().unwrap_or(self.list.version)
+    }
+
+    /// Marks the members for a grant whose destinations every publisher now knows, and tells such
+    /// clients.
+    pub(super) fn mark_acknowledged(&mut self, now: BootTime) {
+        self.acknowledge_clients(now);
+        let known_version = self.known_version(now);
         for member in self.groups.values_mut().flat_map(|group| group.members.values_mut()) {
             let is_known = (1..=known_version).contains(&member.listed_version);
             member.needs_grant |= is_known && member.acknowledged_registration < member.registration;

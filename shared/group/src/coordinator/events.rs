@@ -1,13 +1,13 @@
-//! What happens to the members of groups, for the log and the metrics of the proxy.
+//! What happens to the members of groups and to clients, for the log and the metrics of the proxy.
 
 use std::time::Duration;
 
 use sekiwake_record::Name;
 
 use super::{Coordinator, assignment::Incarnation, group::Group};
-use crate::{BootTime, LEASE, LEASE_MARGIN};
+use crate::{BootTime, LEASE, LEASE_MARGIN, wire::Destination};
 
-/// The end of a membership.
+/// What happened to a member or a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CoordinatorEvent {
     /// A member has released its shards and left, as on an orderly stop.
@@ -19,6 +19,20 @@ pub enum CoordinatorEvent {
     },
     /// A member did not renew its lease in time.
     LeaseExpired(LeaseExpired),
+    /// A client that is in no group has registered destinations, which captures leave alone.
+    ClientCame {
+        /// Its name.
+        client: Name,
+        /// The destinations.
+        destinations: Vec<Destination>,
+    },
+    /// The destinations of such a client, which has left or died, are captured again.
+    ClientGone {
+        /// Its name.
+        client: Name,
+        /// Datagrams to the destinations that publishers have left alone.
+        left_alone: u64,
+    },
 }
 
 /// A lease that expired.

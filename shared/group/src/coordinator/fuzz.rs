@@ -119,6 +119,7 @@ pub fn fuzz(input: &[u8]) {
         while let Some(entry) = keeper.take() {
             let _ = keeper.put(entry.shard, entry.key.as_bytes(), entry.value.as_bytes(), entry.at_ns.wrapping_add(1));
         }
+        coordinator.check_clients();
         for group in coordinator.groups(now) {
             let owned: usize = group.members.iter().map(|member| member.shards.len()).sum();
             assert_eq!(owned + group.unowned.len(), sekiwake_record::SHARDS, "a shard has one holder");

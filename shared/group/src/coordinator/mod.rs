@@ -1,5 +1,5 @@
-//! The coordinator, in the proxy: which member owns which shard, the positions of groups, and which
-//! publisher a request for repair goes to.
+//! The coordinator, in the proxy: which member owns which shard, the positions of groups, which
+//! publisher a request for repair goes to, and which destinations captures leave alone.
 //!
 //! ```text
 //! start ── LEASE + LEASE_MARGIN: the grace period ──▶ granting
@@ -13,7 +13,8 @@
 //!
 //! The shell calls four types of methods:
 //!
-//! - [`Coordinator::on_message`] is the only input: a message of a member or a publisher.
+//! - [`Coordinator::on_message`] is the only input: a message of a member, a publisher or a
+//!   client without a group.
 //! - [`Coordinator::on_tick`] performs the actions that are due.
 //! - [`Coordinator::next_deadline`] says when to call `on_tick` next. It may change with every
 //!   other call.
@@ -24,6 +25,7 @@
 mod agreement;
 mod api;
 mod assignment;
+mod clients;
 mod destination_list;
 mod doubts;
 mod events;
@@ -48,11 +50,13 @@ use sekiwake_record::{Name, Topic};
 pub use self::{
     agreement::REPORT_DIFFERENCE_AFTER,
     api::{CoordinatorSettings, Rejections},
+    clients::ClientView,
     events::{CoordinatorEvent, LeaseExpired, Taker},
     fuzz::fuzz,
     view::{CoordinatorView, Difference, GroupView, MemberView, PositionView, ShardState, ShardView, StreamView},
 };
 use self::{
+    clients::Clients,
     destination_list::DestinationList,
     group::{Granted, Group, Member},
     routes::Route,
@@ -86,6 +90,7 @@ pub struct Coordinator {
     streams: BTreeMap<Stream, StreamState>,
     routes: BTreeMap<Peer, Route>,
     list: DestinationList,
+    clients: Clients,
     sweep_at: BootTime,
     outputs: VecDeque<(Peer, Vec<u8>)>,
     events: VecDeque<CoordinatorEvent>,
@@ -120,6 +125,7 @@ impl Coordinator {
             streams: BTreeMap::new(),
             routes: BTreeMap::new(),
             list: DestinationList::new(),
+            clients: Clients::default(),
             sweep_at: now + SWEEP_EVERY,
             outputs: VecDeque::new(),
             events: VecDeque::new(),
@@ -138,6 +144,7 @@ impl Coordinator {
             Ok(Message::Renew(renew)) => self.on_renew(now, peer, &renew),
             Ok(Message::Register(register)) => self.on_register(now, peer, register),
             Ok(Message::Repair(repair)) => self.on_repair(now, peer, repair),
+            Ok(Message::RegisterClient(register)) => self.on_register_client(now, peer, register),
             Ok(Message::Advertise(advertise)) => self.on_advertise(now, peer, &advertise),
             _ => self.rejections.malformed += 1,
         }
@@ -155,6 +162,7 @@ impl Coordinator {
         }
         let keep = self.settings.keep_positions;
         self.groups.retain(|_, group| !group.is_unused() && group.empty_since.is_none_or(|since| now < since + keep));
+        self.maintain_clients(now);
         self.maintain_list(now);
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP_EVERY;
@@ -199,6 +207,7 @@ impl Coordinator {
         if !self.is_granting {
             deadline = deadline.min(self.grants_from);
         }
+        deadline = deadline.min(self.clients.next_deadline());
         self.list.next_deadline().map_or(deadline, |list| deadline.min(list))
     }
 

@@ -1,6 +1,6 @@
 //! Streams and their publishers, as the coordinator knows them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, net::Ipv6Addr, time::Duration};
 
 use sekiwake_record::{Kind, Name, Topic};
 
@@ -36,6 +36,8 @@ pub(super) struct StreamState {
     pub(super) oldest: Box<[u64]>,
     /// By topic: the next sequence number.
     pub(super) next: Box<[u64]>,
+    /// Datagrams to addresses of clients that its publisher has left alone.
+    pub(super) left_alone: BTreeMap<(Ipv6Addr, u16), u64>,
 }
 
 impl StreamState {
@@ -51,6 +53,7 @@ impl StreamState {
             list_version: 0,
             oldest: vec![0; Topic::COUNT].into_boxed_slice(),
             next: vec![0; Topic::COUNT].into_boxed_slice(),
+            left_alone: BTreeMap::new(),
         }
     }
 
@@ -107,6 +110,7 @@ impl Coordinator {
         }
         let has_acknowledged = state.update(now, advertise, self.epoch);
         self.take_presented(now, advertise);
+        self.take_left_alone(&advertise.stream, advertise);
         if has_acknowledged {
             self.mark_acknowledged(now);
         }
@@ -173,6 +177,7 @@ impl Coordinator {
             live_kinds,
             commits: if state.wants_commits { self.slowest_commits(stream, state) } else { Vec::new() },
             groups: self.groups.iter().map(|(name, group)| group.coverage_of(now, name, stream)).collect(),
+            counted: if has_list { self.list.counted().to_vec() } else { Vec::new() },
         };
         let peer = state.peer.clone();
         self.send(&peer, notice);

@@ -69,6 +69,7 @@ fn advertise(stream: &Stream, number: u64, oldest: u64, next: u64) -> Advertise 
         extents,
         groups: Vec::new(),
         former_age_ns: 0,
+        left_alone: Vec::new(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use sekiwake_record::{Kind, Name, Topic};
 
-use super::{Coordinator, Rejections, group::Group, streams::StreamState};
+use super::{ClientView, Coordinator, Rejections, group::Group, streams::StreamState};
 use crate::{BootTime, Peer, Stream};
 
 /// The whole state.
@@ -22,6 +22,8 @@ pub struct CoordinatorView {
     pub groups: Vec<GroupView>,
     /// The streams, by name and epoch.
     pub streams: Vec<StreamView>,
+    /// The clients without a group that have registered destinations.
+    pub clients: Vec<ClientView>,
     /// Rejected messages and parts of messages.
     pub rejections: Rejections,
 }
@@ -153,6 +155,7 @@ impl Coordinator {
             destinations: self.list.entries().len(),
             groups: self.groups(now),
             streams: self.streams(now),
+            clients: self.clients(),
             rejections: self.rejections,
         }
     }

@@ -91,6 +91,7 @@ impl Pair {
             extents,
             groups: Vec::new(),
             former_age_ns: 0,
+            left_alone: Vec::new(),
         };
         let frame = Message::from(advertise).encode();
         self.coordinator.on_message(self.now, &Peer::new(b"publisher").unwrap(), &frame);

@@ -22,12 +22,15 @@ pub struct CurrentList<'a> {
     pub number: u64,
     /// The destinations.
     pub destinations: &'a [Destination],
+    /// Those of clients: datagrams to them are counted.
+    pub counted: &'a [Destination],
 }
 
 #[derive(Debug, Default)]
 pub(super) struct ReceivedList {
     destinations: Vec<Destination>,
-    /// Counts changes of the destinations; 0 before the first.
+    counted: Vec<Destination>,
+    /// Counts changes of the destinations, or of which are counted; 0 before the first.
     number: u64,
     /// The newest number that every capture thread filters by.
     applied: u64,
@@ -51,7 +54,7 @@ struct PendingList {
 
 impl ReceivedList {
     pub(super) fn current(&self) -> CurrentList<'_> {
-        CurrentList { number: self.number, destinations: &self.destinations }
+        CurrentList { number: self.number, destinations: &self.destinations, counted: &self.counted }
     }
 
     pub(super) fn acknowledged_version(&self) -> u64 {
@@ -69,20 +72,31 @@ impl ReceivedList {
         self.pending.clear();
     }
 
-    /// Takes a version of the list. Returns whether the acknowledged version has changed.
-    pub(super) fn receive(&mut self, version: u64, is_complete: bool, mut list: Vec<Destination>) -> bool {
+    /// Takes a version of the list, and which of it are counted. Returns whether the acknowledged
+    /// version has changed.
+    pub(super) fn receive(
+        &mut self,
+        version: u64,
+        is_complete: bool,
+        mut list: Vec<Destination>,
+        mut counted: Vec<Destination>,
+    ) -> bool {
         if version <= self.received_version {
             return false;
         }
         if !is_complete {
-            // Members that this coordinator does not know yet still send to the destinations that
-            // they registered with the last one.
+            // Members and clients that this coordinator does not know yet still send to the
+            // destinations that they registered with the last one.
             list.extend_from_slice(&self.destinations);
+            counted.extend_from_slice(&self.counted);
         }
-        list.sort();
-        list.dedup();
-        if list != self.destinations || self.number == 0 {
+        for list in [&mut list, &mut counted] {
+            list.sort();
+            list.dedup();
+        }
+        if list != self.destinations || counted != self.counted || self.number == 0 {
             self.destinations = list;
+            self.counted = counted;
             self.number += 1;
         }
         self.received_version = version;

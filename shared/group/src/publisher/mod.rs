@@ -29,7 +29,7 @@ mod list;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use sekiwake_record::{Header, Kind, Topic};
 
@@ -39,7 +39,8 @@ use crate::{
     ADVERTISE_EVERY, BootTime, Retained, Retention, Stream,
     time::nanos,
     wire::{
-        Advertise, Covered, Done, Extent, Frame, Message, Notice, Number, Outcome, Position, Range, Repair, Repaired,
+        Advertise, Covered, Destination, Done, Extent, Frame, LeftAlone, MAX_CLIENTS_DESTINATIONS, Message, Notice,
+        Number, Outcome, Position, Range, Repair, Repaired, Transport,
     },
 };
 
@@ -90,6 +91,8 @@ pub struct PublisherControl {
     former_heard_at: Option<BootTime>,
     list: ReceivedList,
     groups: KnownGroups,
+    /// Datagrams to counted destinations.
+    left_alone: Vec<LeftAlone>,
     jobs: VecDeque<Job>,
     budget: RepairBudget,
     /// Sent before the answers, and only the newest.
@@ -133,6 +136,7 @@ impl PublisherControl {
             former_heard_at: None,
             list: ReceivedList::default(),
             groups: KnownGroups::default(),
+            left_alone: Vec::new(),
             jobs: VecDeque::new(),
             advertisement: None,
             outputs: VecDeque::new(),
@@ -197,6 +201,17 @@ impl PublisherControl {
         if self.list.apply(number) {
             self.advertise_at = self.advertise_at.min(now);
         }
+    }
+
+    /// Takes how many datagrams to each counted destination the capture threads have left alone
+    /// so far. The next advertisements say it.
+    pub fn set_left_alone(&mut self, left_alone: impl IntoIterator<Item = (SocketAddr, u64)>) {
+        let counts = left_alone.into_iter().map(|(address, datagrams)| {
+            let Destination { address, port, .. } = Destination::new(address.ip(), address.port(), Transport::Udp);
+            LeftAlone { address, port, datagrams }
+        });
+        self.left_alone.clear();
+        self.left_alone.extend(counts.take(MAX_CLIENTS_DESTINATIONS));
     }
 
     /// Whether the capture threads filter by a complete list. Nothing may be published before.
@@ -279,6 +294,7 @@ impl PublisherControl {
             extents: extents.collect(),
             groups: self.groups.presented(now),
             former_age_ns: self.former_heard_at.map_or(0, |at| nanos(now - at).max(1)),
+            left_alone: self.left_alone.clone(),
         };
         self.advertisement = Some(Message::from(advertise).encode());
     }
@@ -295,7 +311,9 @@ impl PublisherControl {
         if notice.number != self.number {
             self.advertise_at = self.advertise_at.min(now);
         }
-        if notice.has_list && self.list.receive(notice.list_version, notice.complete, notice.destinations) {
+        if notice.has_list
+            && self.list.receive(notice.list_version, notice.complete, notice.destinations, notice.counted)
+        {
             self.advertise_at = self.advertise_at.min(now);
         }
         if self.groups.on_notice(now, &notice.groups) && is_new_coordinator {

@@ -48,6 +48,7 @@ fn notice(list_version: u64, complete: bool, ports: &[u16]) -> Notice {
         live_kinds: 0,
         commits: Vec::new(),
         groups: Vec::new(),
+        counted: Vec::new(),
     }
 }
 

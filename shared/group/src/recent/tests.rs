@@ -75,6 +75,7 @@ impl Proxy {
             extents: Vec::new(),
             groups: Vec::new(),
             former_age_ns: 0,
+            left_alone: Vec::new(),
         };
         self.coordinator.on_message(self.now, &peer(PUBLISHER), &Message::from(advertise).encode());
     }

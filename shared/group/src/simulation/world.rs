@@ -558,7 +558,7 @@ impl World {
             }
         }
         let node = &mut self.publishers[index];
-        let CurrentList { number, destinations: list } = node.machine.list();
+        let CurrentList { number, destinations: list, .. } = node.machine.list();
         if number > node.list_number {
             node.list_number = number;
             let applied = Event::ListApplied(index, number, list.to_vec());

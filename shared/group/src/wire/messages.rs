@@ -1,6 +1,9 @@
 //! The messages of leases, positions and repairs, drawn in [`wire`](super), and their parts.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
 
 use rmp::encode as msgpack;
 use sekiwake_record::{
@@ -9,9 +12,9 @@ use sekiwake_record::{
 };
 
 use super::{
-    Frame, GetHandoff, GetRecent, GetStreams, GetTemplates, HandoffEntries, HandoffStored, MAX_DESTINATIONS,
-    MAX_DOUBTS, MAX_GROUPS, MAX_MESSAGE_BYTES, MAX_RANGES, MAX_STREAMS, Number, OfferStatus, PutHandoff, Recent,
-    RecentEnd, Status, StatusWanted, Streams, Templates, VERSION, WireError,
+    ClientRegistered, Frame, GetHandoff, GetRecent, GetStreams, GetTemplates, HandoffEntries, HandoffStored, LeftAlone,
+    MAX_DESTINATIONS, MAX_DOUBTS, MAX_GROUPS, MAX_MESSAGE_BYTES, MAX_RANGES, MAX_STREAMS, Number, OfferStatus,
+    PutHandoff, Recent, RecentEnd, RegisterClient, Status, StatusWanted, Streams, Templates, VERSION, WireError,
     codec::{Element, VEC, array, code},
 };
 use crate::{
@@ -265,6 +268,12 @@ impl Destination {
     }
 }
 
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::new(self.address.to_canonical(), self.port).fmt(f)
+    }
+}
+
 impl PartialOrd for Destination {
     fn partial_cmp(&self, other: &Destination) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
@@ -384,6 +393,8 @@ array! {
         groups: Vec<GroupCoverage>,
         /// How long ago it heard the coordinator before this one; 0 if it never did.
         former_age_ns: u64,
+        /// Datagrams to destinations of clients that its capture threads left alone.
+        left_alone: Vec<LeftAlone>,
     }
 }
 
@@ -503,6 +514,9 @@ array! {
     appended {
         /// What each group has handled of the stream.
         groups: Vec<GroupCoverage>,
+        /// The destinations of the list that clients have registered, with the list: the publisher
+        /// reports how many datagrams to them it leaves alone.
+        counted: Vec<Destination>,
     }
 }
 
@@ -624,7 +638,9 @@ messages!(
     Streams = 20,
     GetRecent = 21,
     Recent = 22,
-    RecentEnd = 23
+    RecentEnd = 23,
+    RegisterClient = 24,
+    ClientRegistered = 25
 );
 
 /// Whether a frame is one of the six messages of hand-off state, which have machines of their own.

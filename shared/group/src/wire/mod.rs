@@ -13,7 +13,8 @@
 //!                      max_age_ns, group]
 //! publisher ─▶ coordinator
 //!   4 Advertise       [1, 4, [stream_name, stream_epoch], number, ended, wants_commits, coordinator, list_version,
-//!                      [[topic, oldest_sequence, next_sequence]], [[group, age_ns, [covered]]], former_age_ns]
+//!                      [[topic, oldest_sequence, next_sequence]], [[group, age_ns, [covered]]], former_age_ns,
+//!                      [[address, port, datagrams]]]
 //! publisher ─▶ coordinator ─▶ member, unchanged
 //!   5 Repaired        [1, 5, requester, request, [stream_name, stream_epoch], topic, header, body]
 //!   6 Done            [1, 6, requester, request, [stream_name, stream_epoch], outcome, [[topic, oldest]],
@@ -28,7 +29,7 @@
 //!   3 Repair          unchanged, with the requester filled in
 //!   9 Notice          [1, 9, [stream_name, stream_epoch], coordinator, number, complete, list_version, has_list,
 //!                      [[address, port, transport]], live_kinds, [[topic, committed_sequence]],
-//!                      [[group, age_ns, [covered]]]]
+//!                      [[group, age_ns, [covered]]], [[address, port, transport]]]
 //! member ─▶ coordinator
 //!  10 PutHandoff      [1, 10, group, incarnation, number, [[shard, key, value, at_ns]]]
 //!  11 GetHandoff      [1, 11, group, incarnation, coordinator, request, [[shard, after_version]]]
@@ -58,6 +59,10 @@
 //!  22 Recent          [1, 22, requester, request, [stream_name, stream_epoch], [[topic, from, header, body]]]
 //!  23 RecentEnd       [1, 23, requester, request, [stream_name, stream_epoch], outcome, [[topic, oldest]],
 //!                      [[topic, from, next]]]
+//! client ─▶ coordinator
+//!  24 RegisterClient  [1, 24, client, incarnation, number, leaving, [[address, port, transport]]]
+//! coordinator ─▶ client
+//!  25 ClientRegistered [1, 25, incarnation, coordinator, number, outcome]
 //! ```
 //!
 //! `covered` is `[topic, [from, to, from, to …], presenter]`: ranges of handled records. `doubt` is
@@ -68,6 +73,7 @@
 //! IPv4 address mapped; `key` is bin of 1 to 64 bytes, `value` of 0 to 8 KiB. Later versions append
 //! to the arrays, at every level: a reader takes the elements that it knows and skips the rest.
 
+mod clients;
 mod codec;
 mod handoff;
 mod messages;
@@ -78,6 +84,9 @@ mod tests;
 
 use sekiwake_record::msgpack::Unexpected;
 
+pub use clients::{
+    ClientOutcome, ClientRegistered, LeftAlone, MAX_CLIENT_DESTINATIONS, MAX_CLIENTS_DESTINATIONS, RegisterClient,
+};
 pub use codec::{Frame, Number};
 pub use handoff::{
     GetHandoff, GetTemplates, HandoffEntries, HandoffEntry, HandoffKey, HandoffStored, HandoffValue, MAX_HANDOFF_BYTES,

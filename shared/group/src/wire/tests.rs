@@ -61,7 +61,8 @@ struct Version {
 
 impl Version {
     /// Every message, with its bytes in the version before.
-    fn messages(&self) -> [(Message, &'static str); 23] {
+    fn messages(&self) -> [(Message, &'static str); 25] {
+        let address = destination("198.51.100.7", 514, Transport::Udp).address;
         [
             (
                 Message::from(Renew {
@@ -109,6 +110,7 @@ impl Version {
                     extents: vec![Extent { topic: topic(2), oldest: Number(10), next: Number(300) }],
                     groups: self.said(groups),
                     former_age_ns: self.said(|| 60),
+                    left_alone: self.said(|| vec![LeftAlone { address, port: 514, datagrams: 90 }]),
                 }),
                 "99010492a37461700506c2c309029193020acd012c",
             ),
@@ -158,6 +160,7 @@ impl Version {
                     live_kinds: 1,
                     commits: vec![position(2, 300)],
                     groups: self.said(groups),
+                    counted: self.said(|| vec![destination("198.51.100.7", 514, Transport::Udp)]),
                 }),
                 "9b010992a3746170050906c302c39193c41000000000000000000000ffffc6336407cd02020001919202cd012c",
             ),
@@ -299,6 +302,25 @@ impl Version {
                     located: vec![Range { topic: topic(3), from: Number(10), to: Number(20) }],
                 }),
                 "980117c4000892a374617005019192020a9193030a14",
+            ),
+            (
+                Message::from(RegisterClient {
+                    client: name("r"),
+                    incarnation: 7,
+                    number: 3,
+                    leaving: true,
+                    destinations: vec![destination("198.51.100.7", 514, Transport::Udp)],
+                }),
+                "970118a1720703c39193c41000000000000000000000ffffc6336407cd020200",
+            ),
+            (
+                Message::from(ClientRegistered {
+                    incarnation: 7,
+                    coordinator: 9,
+                    number: 3,
+                    outcome: ClientOutcome::Acknowledged,
+                }),
+                "96011907090301",
             ),
         ]
     }

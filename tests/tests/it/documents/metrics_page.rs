@@ -159,6 +159,7 @@ const EXPLAINED: &[Explained] = &[
             ("repairs", "requests for repair above the rate, or not from a member; answers that were not requested"),
             ("streams", "more streams than there is room for"),
             ("advertisements", "a publisher's oldest record is after its next one"),
+            ("clients", "a registration of a client that is in no group: no room, or not the same as its first"),
             ("handoff_rate", "hand-off state above the member's rate"),
             ("status_rate", "status messages above the rate of one service, or of all services together"),
             ("reader_requests", "a reader's request that its next one replaced, or beyond 64 readers"),
