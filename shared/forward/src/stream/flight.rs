@@ -314,9 +314,11 @@ impl<B: AsRef<[u8]>> Flight<B> {
         self.flying.front().map(|load| &load.queued)
     }
 
-    /// All loads with messages that are given and not acknowledged.
+    /// All loads that end when something given is acknowledged: those with messages that are given
+    /// and not acknowledged, and those behind them of which nothing waits any more.
     pub(crate) fn all_flying(&mut self) -> impl Iterator<Item = &mut Queued<B>> {
-        self.flying.iter_mut().filter(|load| load.acknowledged < load.given).map(|load| &mut load.queued)
+        let ends_later = |load: &&mut Load<B>| load.acknowledged < load.given || load.given == load.end;
+        self.flying.iter_mut().filter(ends_later).map(|load| &mut load.queued)
     }
 
     /// Calls `visit` with the messages that are given and not acknowledged, as [`Messages::each`].
@@ -444,6 +446,22 @@ mod tests {
             1 => Just(Step::GiveUp),
             1 => Just(Step::Reject),
         ]
+    }
+
+    /// A part ended before the first message of the second batch, which is then given up.
+    #[test]
+    fn batch_given_up_behind_a_part_that_is_never_acknowledged_can_be_detached() {
+        let mut flight = Flight::new(Messages::default(), Framing::OctetCounting);
+        for queued in queued(&[vec![vec![b'x'; PART_BYTES]], vec![vec![b'y'; 100]]]) {
+            flight.take_in(queued);
+        }
+        let mut out = Vec::new();
+        assert_eq!(flight.fill(&mut out, u64::MAX, BootTime::ZERO, &mut 0), Filled::Part);
+        flight.given(out.len() as u64);
+        assert_eq!((flight.waiting(), flight.all_flying().count()), (0, 1), "the second batch is begun, and waits");
+        assert_eq!(flight.give_up_waiting(), 1);
+        assert!(flight.take_done().is_none(), "it is done after the first one");
+        assert_eq!(flight.all_flying().count(), 2);
     }
 
     proptest! {
