@@ -10,7 +10,8 @@ use std::{
 use sekiwake_decode::mib::{Limits, Loaded, Mib, MibFile, load};
 use tracing::{info, warn};
 
-/// How deep folders in the folder are followed: vendors' collections have a folder per vendor.
+/// Levels of folders that are read, the folder itself included: vendors' collections have a folder
+/// per vendor.
 const MAX_DEPTH: usize = 4;
 
 /// The most entries of all folders together that are looked at.
@@ -27,7 +28,7 @@ pub struct MibFolder {
 }
 
 impl MibFolder {
-    /// Reads a folder and the folders in it, up to four deep, in the order of their names. Names
+    /// Reads a folder and the folders in it, three levels deep, in the order of their names. Names
     /// that begin with a dot are left out, and so is what is no file. Each file with a mistake is
     /// logged.
     ///

@@ -73,7 +73,7 @@ impl GroupLog {
                 info!(%client, destinations, suppressed, "client registered destinations, captures leave them alone");
             }
             CoordinatorEvent::ClientGone { client, left_alone } => {
-                info!(%client, left_alone, suppressed, "client gone, its destinations are captured again");
+                info!(%client, left_alone, suppressed, "registration of a client ended, its destinations are captured again");
             }
         }
     }
