@@ -53,11 +53,22 @@ impl Decoder {
             format @ (Format::Snmp1Trap | Format::Snmp2cTrap | Format::Snmp2cInform | Format::Snmp3) => {
                 match trap::decode(payload, &self.mib) {
                     Ok(trap) => emit(&Row::Trap(Box::new(trap))),
-                    Err(error) => {
-                        emit(&Row::Undecoded(Undecoded::new(format, payload, &payload[error.at..], error.reason)));
-                    }
+                    // Without the bytes: a community or a user name may be in them.
+                    Err(error) => emit(&Row::Undecoded(Undecoded::new(
+                        format,
+                        payload,
+                        &payload[error.at..error.at],
+                        error.reason,
+                    ))),
                 }
             }
+            // Requests and responses, and damaged messages.
+            format if resembles_snmp(payload) => match trap::decode(payload, &self.mib) {
+                Ok(message) => emit(&Row::Trap(Box::new(message))),
+                Err(error) => {
+                    emit(&Row::Undecoded(Undecoded::new(format, payload, &payload[error.at..error.at], error.reason)));
+                }
+            },
             format => emit(&Row::Undecoded(Undecoded::new(format, payload, payload, "format is not decoded"))),
         }
     }
@@ -86,6 +97,20 @@ impl Decoder {
         self.changes.clear();
     }
 }
+
+/// Whether a payload begins as SNMP messages do: a sequence whose first element is an integer.
+fn resembles_snmp(payload: &[u8]) -> bool {
+    let &[SEQUENCE, length, ..] = payload else { return false };
+    let first = match length {
+        0x80.. => 2 + usize::from(length & 0x7f),
+        _ => 2,
+    };
+    payload.get(first) == Some(&INTEGER)
+}
+
+/// Tags of BER.
+const SEQUENCE: u8 = 0x30;
+const INTEGER: u8 = 0x02;
 
 /// What an IPFIX datagram has after its message, or all of it if the message is longer.
 fn after_message(format: Format, payload: &[u8]) -> Option<&[u8]> {

@@ -77,12 +77,12 @@ impl<B> Queued<B> {
 }
 
 impl<B> Queued<B> {
-    /// Keeps only the records at these positions among those for this destination.
+    /// Keeps only the records at these positions, in order, among those for this destination.
     fn keep(&mut self, positions: &[usize]) {
         let len = self.parcel.batch.len();
         let mut kept = RecordSet::empty(len);
         let selected = (0..len).filter(|&index| self.selection.contains(index)).enumerate();
-        let wanted = selected.filter(|(position, _)| positions.contains(position));
+        let wanted = selected.filter(|(position, _)| positions.binary_search(position).is_ok());
         wanted.for_each(|(_, index)| kept.add(index));
         self.selection = Selection::Some(kept);
     }
@@ -203,8 +203,9 @@ impl<B> Intake<B> {
     /// Removes the pending batches, which have been sent, except for what is `unsent`.
     pub(crate) fn sent(&mut self, unsent: &[Unsent]) {
         for (index, mut queued) in std::mem::take(&mut self.pending).into_iter().enumerate() {
-            let positions: Vec<usize> =
+            let mut positions: Vec<usize> =
                 unsent.iter().filter(|left| left.batch == index).map(|left| left.position).collect();
+            positions.sort_unstable();
             let records = queued.records();
             if positions.is_empty() {
                 self.pending_bytes -= queued.bytes;

@@ -228,6 +228,8 @@ impl Relay {
             self.take_subscriptions()?;
             if settled && self.relay_burst()? {
                 last_message = now;
+                // A relay that never waits would not learn of subscriptions.
+                self.subscribers.ask_again();
             }
             self.publish_status()?;
         }

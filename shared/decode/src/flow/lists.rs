@@ -126,13 +126,16 @@ fn append_records<'p>(
         Ok(layout) => layout,
         Err(missing) => return Some(Value::Undecoded(format!("{missing}, template {id}").into(), bytes)),
     };
+    // Before the work.
+    if !context.charge(layout.fields().count().max(1)) {
+        return Some(left_out(bytes));
+    }
     let plan = Plan::new(context.format, &layout);
     let mut rest = bytes;
-    let fits = context.charge(plan.fields());
     if plan.least() == 0 {
         return Some(Value::Undecoded("records have no length".into(), bytes));
     }
-    while fits && rest.len() >= plan.least() {
+    while rest.len() >= plan.least() {
         let mut fields = Vec::new();
         if !context.charge(plan.fields()) || plan.record(&mut rest, context, &mut fields).is_none() {
             break;

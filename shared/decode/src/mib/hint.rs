@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 /// The longest text of a value, bytes. What is longer is cut.
-const MAX_TEXT: usize = 4096;
+pub(super) const MAX_TEXT: usize = 4096;
 
 /// An INTEGER as its hint shows it. `None` if the hint is not one of an INTEGER.
 pub(super) fn integer(hint: &str, number: i64) -> Option<String> {

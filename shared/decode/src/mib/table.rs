@@ -172,6 +172,10 @@ impl Syntax<'_> {
         let is_set = |bit: &usize| octets[bit / 8] & 0x80 >> (bit % 8) != 0;
         let mut text = String::new();
         for bit in (0..octets.len() * 8).filter(is_set) {
+            if text.len() >= hint::MAX_TEXT {
+                text.push_str(", ...");
+                break;
+            }
             if !text.is_empty() {
                 text.push_str(", ");
             }

@@ -63,3 +63,13 @@ fn nested_lists_end_at_a_depth() {
     let text = list(291, &contents).to_string();
     assert!(text.contains("nested too deeply"), "{text}");
 }
+
+#[test]
+fn many_lists_of_a_large_template_are_left_out_at_the_limit() {
+    let outer: Vec<u16> = [[256, 400]].into_iter().chain([[292, 0xffff]; 400]).flatten().collect();
+    let inner: Vec<u16> = [[300, 900]].into_iter().chain([[1, 2]; 900]).flatten().collect();
+    let record: Vec<u8> = std::iter::repeat_n([&[3][..], &[3], &words(&[300])].concat(), 400).flatten().collect();
+    let rows = data(&mut Decoder::new(), &ipfix(&[set(2, &words(&outer)), set(2, &words(&inner)), set(256, &record)]));
+    let text = serde_json::to_string(&rows).unwrap();
+    assert!(text.contains("too many fields"), "{} rows", rows.len());
+}

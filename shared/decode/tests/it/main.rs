@@ -7,5 +7,6 @@ mod datagram;
 mod lists;
 mod netflow;
 mod properties;
+mod secrets;
 mod sflow;
 mod templates;

@@ -226,6 +226,9 @@ impl Coordinator {
             if let Some(client) = latest.max_by_key(|client| (client.ends_at.is_none(), client.came)) {
                 client.left_alone = client.left_alone.saturating_add(new);
                 counts.insert(address, reported.datagrams);
+            } else if before > 0 {
+                // The next client of this address begins behind what this one was told.
+                counts.insert(address, before.min(reported.datagrams));
             }
         }
         state.left_alone = counts;

@@ -46,6 +46,9 @@ const UPDATE_EVERY: Duration = Duration::from_millis(100);
 /// The end of a doubt about a stream that has not advertised since.
 const UNBOUNDED: u64 = MAX_NUMBER - 1;
 
+/// The most streams whose ends one doubt has.
+const MAX_ENDS: usize = 1024;
+
 /// The doubts about one group.
 pub(super) struct Doubts {
     /// The owners under coordinators before this one.
@@ -260,7 +263,10 @@ impl Doubt {
     /// Adds what another doubt is about.
     fn merge(&mut self, other: &Doubt) {
         for stream in other.ends.keys() {
-            self.ends.entry(stream.clone()).or_insert_with(|| Box::new([UNBOUNDED; SHARDS]));
+            // Without an end, all of a stream is in doubt.
+            if self.ends.len() < MAX_ENDS {
+                self.ends.entry(stream.clone()).or_insert_with(|| Box::new([UNBOUNDED; SHARDS]));
+            }
         }
         for (stream, ends) in &mut self.ends {
             for (shard, end) in ends.iter_mut().enumerate().filter(|(shard, _)| other.shards & (1 << shard) != 0) {
