@@ -43,6 +43,8 @@ pub(crate) fn decode<'p>(payload: &'p [u8], emit: &mut dyn FnMut(&Row<'_>)) {
         emit(&undecoded(rest, "datagram ends before the announced number of records"));
     } else if rest.iter().any(|byte| *byte != 0) {
         emit(&undecoded(rest, "bytes after the announced number of records"));
+    } else if present == 0 {
+        emit(&undecoded(payload, "datagram has no records"));
     }
 }
 

@@ -128,3 +128,12 @@ fn line_for_a_person_begins_with_the_endpoints() {
     let start = "netflow5 flow 198.18.0.1:53 > 198.18.0.2:4242 tcp packetDeltaCount=10 octetDeltaCount=4200 ";
     assert!(lines[0].starts_with(start), "{}", lines[0]);
 }
+
+#[test]
+fn netflow5_without_records_says_so() {
+    for padding in [0, 48] {
+        let datagram = [&[0, 5, 0, 0][..], &[0; 20], &vec![0; padding]].concat();
+        let rows = rows(&mut Decoder::new(), &datagram);
+        assert_eq!((rows.len(), &rows[0]["reason"]), (1, &"datagram has no records".into()));
+    }
+}
