@@ -2,7 +2,7 @@
 
 CARGO   ?= cargo
 BUILD   := target/release
-FUZZ_SECONDS ?= 8
+FUZZ_SECONDS ?= 3
 SIMULATE_SEEDS ?= 10000
 
 .DEFAULT_GOAL := help
@@ -16,6 +16,7 @@ setup: ## install the libraries that the build needs, or list them
 
 setup-test: ## also install what the tests need
 	@deploy/packages build test
+	@tests/receivers/install
 
 build: setup ## build every binary
 	$(CARGO) build --release --locked --workspace
@@ -28,13 +29,14 @@ deb: build manual ## build the Debian package target/debian/sekiwake_VERSION_ARC
 	@deploy/packages package
 	@deploy/deb
 
-demo: build ## run the whole pipeline in network namespaces, with live counts and a verdict (root)
+demo: build ## run the whole pipeline in network namespaces, with live counts and a verdict (root); CONSOLE=1 shows it on a page until Ctrl-C
 	@deploy/packages demo
-	@$(BUILD)/sekiwake-demo
+	@$(BUILD)/sekiwake-demo $(if $(CONSOLE),--console)
 
 up: ## docker compose up --build after checking requirements; COMPOSE_PROFILES=demo or monitoring adds these
 	@deploy/compose prepare
 	REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) deploy/compose up --build --detach
+	@echo "open http://$$(deploy/compose port console 9600)"
 
 down: ## docker compose down; keeps volumes
 	deploy/compose --profile demo --profile monitoring down
@@ -51,6 +53,7 @@ unit: setup-test ## unit, property, conformance and end-to-end tests
 lint: setup ## format, clippy, documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked -p sekiwake-bus --no-default-features --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
 
 # Apart from lint and test, because installing cargo-deny takes more than three minutes.
@@ -60,7 +63,7 @@ deny: ## check licences, duplicates and sources of dependencies (needs cargo-den
 advisories: ## check dependencies for advisories (needs cargo-deny and the network)
 	$(CARGO) deny check advisories
 
-fuzz: setup ## run each fuzz target for FUZZ_SECONDS (8)
+fuzz: setup ## run each fuzz target for FUZZ_SECONDS (3)
 	@tests/fuzz $(FUZZ_SECONDS)
 
 test-compose: setup-test ## build the images and test the compose project (needs Docker; TEST_SEKIWAKE_SKIP_COMPOSE=1 skips it)
@@ -72,7 +75,8 @@ test-package: deb ## install, run, upgrade and remove the package in a Debian wi
 	@tests/package
 
 simulate: setup ## simulate SIMULATE_SEEDS (10000) seeds of every control plane scenario (hours)
-	TEST_SEKIWAKE_SEEDS=$(SIMULATE_SEEDS) $(CARGO) test --release --locked -p sekiwake-group simulation -- --nocapture
+	TEST_SEKIWAKE_SEEDS=$(SIMULATE_SEEDS) $(CARGO) test --release --locked -p sekiwake-group -p sekiwake-lease \
+	  simulation -- --nocapture
 
 check-kubernetes: build ## check the Kubernetes manifests
 	@deploy/packages kubernetes
@@ -83,15 +87,22 @@ test-kubernetes: ## test end to end in the cluster that KUBECONFIG names, then c
 
 bench: build ## measure loss, cost and latency beside rsyslog and tcpdump (root, about ten minutes)
 	@deploy/packages demo bench
+	@tests/receivers/install
 	@$(BUILD)/sekiwake-bench
 
 bench-quick: build ## the same, one row per table
 	@deploy/packages demo bench
+	@tests/receivers/install
 	@$(BUILD)/sekiwake-bench --quick
 
-chaos: build ## disconnect services from the proxy under load, and account for every datagram (root, about 50 minutes)
+chaos: build ## disconnect services from the proxy and fail NATS servers under load, and account for every datagram (root, about 60 minutes)
 	@deploy/packages demo chaos
+	@tests/receivers/install
 	@$(BUILD)/sekiwake-chaos
+	$(CARGO) test --release --locked -p sekiwake-forward --test it for_20_seconds -- --ignored --nocapture
+	$(CARGO) test --release --locked -p sekiwake-tests --test it site_whose_link_is_cut -- --ignored --nocapture
+	$(CARGO) test --release --locked -p sekiwake-tests --test it million_datagrams -- --ignored --nocapture
+	$(CARGO) test --release --locked -p sekiwake-tests --test it two_captures -- --ignored --nocapture
 
 clean: ## remove build output
 	$(CARGO) clean

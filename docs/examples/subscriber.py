@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A subscriber in ten lines: prints source and payload of each record.
+"""A subscriber in a dozen lines: prints source, payload, and where it was seen, of each record.
 
 Needs pyzmq and msgpack (Debian: python3-zmq, python3-msgpack)."""
 import ipaddress, sys, msgpack, zmq
@@ -12,4 +12,5 @@ while True:
     version, stream, epoch, first_sequence, count = msgpack.unpackb(header)[:5]
     for offset, record in enumerate(msgpack.unpackb(body)):
         captured_at_ns, source, source_port, destination, destination_port, format, flags, payload = record[:8]
-        print(stream, topic.decode(), first_sequence + offset, ipaddress.ip_address(source), source_port, payload, flush=True)
+        ip_id, interface = record[10:12] if len(record) >= 12 else (None, None)  # earlier captures do not send them
+        print(stream, topic.decode(), first_sequence + offset, ipaddress.ip_address(source), source_port, payload, ip_id, interface, flush=True)

@@ -38,10 +38,11 @@ fuzz_target!(|input: &[u8]| {
             payload,
             vlans: Vlans::new(),
             dscp_ttl: 0,
+            origin: None,
         };
         templates.observe(&record);
         let (mut rows, mut bytes) = (0, 0);
-        decoder.decode(&record, |row| {
+        decoder.decode(None, &record, |row| {
             rows += 1;
             let text = row.to_string();
             assert!(!text.contains(char::is_control));

@@ -8,8 +8,13 @@
 
 #![no_main]
 
+use std::time::Duration;
+
 use libfuzzer_sys::fuzz_target;
-use sekiwake_capture::decode::{Decoder, DecoderSettings, LinkType, Outcome, Packet, ReassemblyLimits};
+use sekiwake_capture::{
+    decode::{Decoder, DecoderSettings, LinkType, Outcome, Packet, ReassemblyLimits},
+    deduplicate::DeduplicateSettings,
+};
 use sekiwake_record::MAX_PAYLOAD;
 
 const LINKS: [LinkType; 5] =
@@ -26,7 +31,12 @@ fuzz_target!(|input: &[u8]| {
         ipv6_timeout_ns: 20,
     };
     let mtu = (limits & 4 != 0).then_some(100);
-    let mut decoder = Decoder::new(DecoderSettings { reassembly, mtu, tunnels: limits & 8 == 0 });
+    let mut decoder = Decoder::new(DecoderSettings {
+        reassembly,
+        mtu,
+        tunnels: limits & 8 == 0,
+        deduplicate: (limits & 16 != 0).then_some(DeduplicateSettings { window: Duration::from_millis(20), seed: 0 }),
+    });
     let mut captured_at_ns = 0_u64;
     let mut fed_bytes = 0;
     let mut delivered = 0;

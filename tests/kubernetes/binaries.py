@@ -11,7 +11,8 @@ import time
 import urllib.error
 import urllib.request
 
-from rules import FORWARDERS, PRIVILEGED, SERVICES
+import nats_servers
+from rules import FORWARDERS, NATS, PRIVILEGED, SERVICES
 
 BINARIES = pathlib.Path("target/release")
 
@@ -51,6 +52,8 @@ class Binaries:
 
     def secret(self, name):
         """A Secret as docs/deploy-kubernetes.md describes it."""
+        if name.startswith("sekiwake-nats-"):
+            return {"credentials": nats_servers.credentials()}
         secret = self.key(name)[0]
         if name == "sekiwake-key-proxy":
             return {"secret": secret, "allowed": "".join(self.key(f"sekiwake-key-{one}")[1] for one in SERVICES if one != "proxy")}
@@ -112,6 +115,8 @@ class Binaries:
     def settings(self, cluster):
         """The rule that asks the binaries: settings are accepted, read, and agree with the pod."""
         for pod in cluster.pods:
+            if pod.service == NATS:
+                continue
             memo = repr([cluster.environment(pod, pod.container()), pod.workload["spec"], cluster.of("ConfigMap")])
             if memo not in self.checked:
                 self.checked[memo] = list(check_pod(self, cluster, pod))
@@ -169,7 +174,10 @@ def check_pod(binaries, cluster, pod):
     if any("spoof=true" in word for word in sources) and pod.namespace != PRIVILEGED:
         yield f"{pod.name}: spoof=true needs overlays/spoof"
     keys = {name for name in environment if name.startswith("SEKIWAKE_BUS_") and name.endswith("_FILE")}
-    if keys and keys != ({"SEKIWAKE_BUS_KEY_FILE", "SEKIWAKE_BUS_ALLOWED_KEYS_FILE"} if pod.service == "proxy" else {"SEKIWAKE_BUS_KEY_FILE", "SEKIWAKE_BUS_SERVER_KEY_FILE"}):
+    if "SEKIWAKE_BUS" in environment:
+        if keys - {"SEKIWAKE_BUS_CREDENTIALS_FILE"}:
+            yield f"{pod.name}: keys of the proxy's bus on NATS"
+    elif keys and keys != ({"SEKIWAKE_BUS_KEY_FILE", "SEKIWAKE_BUS_ALLOWED_KEYS_FILE"} if pod.service == "proxy" else {"SEKIWAKE_BUS_KEY_FILE", "SEKIWAKE_BUS_SERVER_KEY_FILE"}):
         yield f"{pod.name}: key settings are incomplete"
 
 
@@ -180,8 +188,9 @@ def quantity(text):
 
 
 def keyed_together(cluster):
-    """Either all pods have keys, or none has."""
-    with_keys = {bool(cluster.environment(pod, pod.container())[0].get("SEKIWAKE_BUS_KEY_FILE")) for pod in cluster.pods}
+    """Either all pods have keys or credentials, or none has."""
+    names = ("SEKIWAKE_BUS_KEY_FILE", "SEKIWAKE_BUS_CREDENTIALS_FILE")
+    with_keys = {any(cluster.environment(pod, pod.container())[0].get(name) for name in names) for pod in cluster.pods if pod.service != NATS}
     if len(with_keys) > 1:
         yield "some pods have keys and others none"
 
@@ -214,8 +223,9 @@ def wait_for(wanted, get, seconds=20):
 
 def probes(binaries, cluster, more):
     """Starts every service but the capture on loopback, with its pod's environment, user and volumes plus
-    `more[service]`, and asks the probes: without a proxy, then with one. Captures need an interface; the
-    end-to-end tests have them."""
+    `more[service]`, and asks the probes: without a bus, then with the proxy or the servers of NATS. Captures
+    need an interface; the end-to-end tests have them."""
+    servers = nats_servers.Servers(binaries.folder, cluster, free_port) if cluster.on_jetstream else None
     bus = {name: free_port() for name in ("PUBLISH", "SUBSCRIBE", "CONTROL")}
     running, roots = {}, []
 
@@ -229,6 +239,8 @@ def probes(binaries, cluster, more):
         environment.update(more.get(pod.service, {}))
         port = free_port()
         environment["SEKIWAKE_ADMIN"] = f"127.0.0.1:{port}"
+        if servers:
+            environment["SEKIWAKE_BUS"] = servers.url()
         for name, number in bus.items():
             for prefix in ("SEKIWAKE_BUS_", "SEKIWAKE_PROXY_"):
                 if f"{prefix}{name}" in environment:
@@ -238,23 +250,27 @@ def probes(binaries, cluster, more):
         running[pod.service] = (process, port)
 
     try:
-        pods = {pod.service: pod for pod in cluster.pods if pod.service != "capture"}
+        pods = {pod.service: pod for pod in cluster.pods if pod.service not in ("capture", NATS)}
         for service in pods:
             if service != "proxy":
                 start(pods[service])
         for service, (process, port) in running.items():
             if not wait_for(200, lambda: ask(port, "/healthz")):
-                yield f"{service}: not alive without a proxy: {(binaries.folder / (service + '.log')).read_text()[-400:]}"
+                yield f"{service}: not alive without a bus: {(binaries.folder / (service + '.log')).read_text()[-400:]}"
             idles = service in FORWARDERS and service not in more
             wanted = 200 if idles else 503
             if not wait_for(wanted, lambda: ask(port, "/readyz")):
-                yield f"{service}: /readyz is {ask(port, '/readyz')} without a proxy, expected {wanted}"
-        start(pods["proxy"])
+                yield f"{service}: /readyz is {ask(port, '/readyz')} without a bus, expected {wanted}"
+        if servers:
+            servers.start()
+            yield from servers.probes(ask, wait_for)
+        else:
+            start(pods["proxy"])
         for service, (process, port) in running.items():
             if not wait_for(200, lambda: ask(port, "/readyz")):
-                yield f"{service}: not ready with a proxy: {(binaries.folder / (service + '.log')).read_text()[-400:]}"
+                yield f"{service}: not ready with a bus: {(binaries.folder / (service + '.log')).read_text()[-400:]}"
             if ask(port, "/healthz") != 200 or process.poll() is not None:
-                yield f"{service}: not alive with a proxy"
+                yield f"{service}: not alive with a bus"
     finally:
         for service, (process, _) in running.items():
             process.terminate()
@@ -265,5 +281,7 @@ def probes(binaries, cluster, more):
             except subprocess.TimeoutExpired:
                 process.kill()
                 yield f"{service}: does not stop"
+        if servers:
+            yield from servers.stop()
         for root in roots:
             root.cleanup()

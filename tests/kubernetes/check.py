@@ -10,17 +10,21 @@ import time
 import yaml
 
 import binaries as service_binaries
+import nats_servers
 import objects
 import rules
 
 MANIFESTS = pathlib.Path("k8s")
 ALERTS = pathlib.Path("deploy/prometheus/rules")
 RULES_FILE = MANIFESTS / "components/prometheus-operator/rules.yaml"
-# Components without an overlay of their own, and combinations that users are likely to want.
+# Components without an overlay of their own, and combinations that users are likely to want: resources, components.
 COMBINATIONS = {
-    "all components": ("default", ["prometheus-operator", "autoscaling", "curve", "mirror-port", "spool"]),
-    "spoof with keys": ("spoof", ["curve", "prometheus-operator"]),
-    "destinations with keys": ("destinations", ["curve", "spool"]),
+    "all components": (["overlays/default"], ["prometheus-operator", "autoscaling", "curve", "mirror-port", "spool"]),
+    "spoof with keys": (["overlays/spoof"], ["curve", "prometheus-operator"]),
+    "destinations with keys": (["overlays/destinations"], ["curve", "spool"]),
+    "jetstream with all components": (["overlays/jetstream"], ["nats-credentials", "prometheus-operator", "autoscaling", "mirror-port", "spool"]),
+    "spoof on jetstream": (["overlays/spoof", "base/nats"], ["jetstream", "nats-credentials", "prometheus-operator"]),
+    "destinations on jetstream": (["overlays/destinations", "base/nats"], ["jetstream", "spool"]),
 }
 BROKEN_DESTINATIONS = {
     "syslog-forwarder": {"SEKIWAKE_SYSLOG_DESTINATIONS": "tcp://127.0.0.1:9 udp://no-such-host.invalid:514"},
@@ -30,11 +34,11 @@ BROKEN_DESTINATIONS = {
 }
 
 
-def combined(base, components):
-    """The objects of an overlay with components, listed as a user would list them."""
+def combined(resources, components):
+    """The objects of overlays with components, listed as a user would list them."""
     with tempfile.TemporaryDirectory(dir="target/kubernetes") as folder:
         above = pathlib.Path("../../../") / MANIFESTS
-        listed = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": [str(above / "overlays" / base)],
+        listed = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": [str(above / one) for one in resources],
                   "components": [str(above / "components" / one) for one in components]}
         pathlib.Path(folder, "kustomization.yaml").write_text(yaml.safe_dump(listed))
         return objects.build(folder)
@@ -59,12 +63,13 @@ def run(*command, **options):
 
 
 def sources():
-    """Complaints about files that no overlay shows: scripts, the PrometheusRule, prometheus.yml."""
+    """Complaints about files that no overlay shows: scripts, the replay, the PrometheusRule, prometheus.yml."""
     yield from run("shellcheck", "tests/kubernetes/check", "tests/kubernetes/end-to-end")
     yield from run("tests/kubernetes/end-to-end", "--dry-run", env={**os.environ, "KUBECTL": os.path.abspath(os.environ["KUBECTL"])})
     for file in MANIFESTS.rglob("kustomization.yaml"):
         if file.parent.name != "images" and "images" in yaml.safe_load(file.read_text()):
             yield f"{file}: images belong in components/images alone"
+    yield from (f"k8s/replay: {text}" for text in rules.schemas(objects.Cluster(objects.build(MANIFESTS / "replay"))))
     if alerts() != yaml.safe_load(RULES_FILE.read_text())["spec"]["groups"]:
         yield f"{RULES_FILE} differs from {ALERTS}: run tests/kubernetes/check --write-rules"
     config = yaml.safe_load((MANIFESTS / "prometheus.yml").read_text())
@@ -104,13 +109,14 @@ def main():
             except RuntimeError as error:
                 failures.append(f"{name}: cannot be built: {error}")
                 continue
-            found = list(complaints(rendered[name], [*rules.RULES, binaries.settings, service_binaries.keyed_together]))
+            found = list(complaints(rendered[name], [*rules.RULES, nats_servers.nats, binaries.settings, service_binaries.keyed_together]))
             failures += [f"{name}: {text}" for text in found]
             print(f"  {name}: {len(rendered[name].objects)} objects, {len(found)} complaints")
         if not named:
             failures += sources()
         if not named and not failures:
-            for name, overlay, environment in (("default", "default", {}), ("default, broken destinations", "default", BROKEN_DESTINATIONS), ("curve", "curve", {})):
+            for name, overlay, environment in (("default", "default", {}), ("default, broken destinations", "default", BROKEN_DESTINATIONS), ("curve", "curve", {}),
+                                                ("jetstream", "jetstream", {})):
                 failures += [f"processes of {name}: {text}" for text in service_binaries.probes(binaries, rendered[overlay], environment)]
                 print(f"  processes of {name}: started, probed, stopped")
     for failure in failures:

@@ -95,6 +95,8 @@ class Cluster:
     def __init__(self, objects):
         self.objects = copy.deepcopy(objects)
         self.pods = [Pod(one) for one in self.of(*WORKLOADS)]
+        # Whether services use NATS JetStream as the bus, instead of the proxy.
+        self.on_jetstream = any("SEKIWAKE_BUS" in (one.get("data") or {}) for one in self.of("ConfigMap"))
 
     def of(self, *kinds):
         return [one for one in self.objects if one["kind"] in kinds]

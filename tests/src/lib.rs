@@ -6,14 +6,19 @@
 //!  2001:db8:18::/48            (and the old collector)             2001:db8:51::11, ...
 //! ```
 
+mod browser;
 pub mod collectors;
 mod ledger;
 mod metrics;
+pub mod nats;
 pub mod outage;
+pub mod receivers;
+pub mod servers;
 mod services;
 mod site;
 mod webhook;
 
+pub use browser::{Browser, Screen, Tree, has_browser};
 pub use ledger::{FORWARDERS, Flow, Ledger};
 pub use metrics::{Samples, get};
 pub use services::{Service, Services, binary, command, sent_by};

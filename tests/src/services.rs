@@ -64,14 +64,18 @@ pub struct Service<'a> {
     admin: SocketAddr,
     /// The kinds that it subscribes to.
     subscribed: Vec<Kind>,
+    /// Whether its bus is NATS JetStream.
+    is_on_jetstream: bool,
 }
 
 /// The binary with all roles.
 const ALL_IN_ONE: &str = "sekiwake";
 /// The capture binary.
 const CAPTURE: &str = "sekiwake-capture";
-/// The binaries that subscribe to syslog without a destination.
-const SYSLOG_SUBSCRIBERS: [&str; 3] = ["sekiwake-storer", "sekiwake-anomaly-detector", ALL_IN_ONE];
+/// The anomaly detector's binary.
+const DETECTOR: &str = "sekiwake-anomaly-detector";
+/// The binaries that subscribe without a destination: to syslog, or to the kinds that they store.
+const SUBSCRIBERS: [&str; 3] = ["sekiwake-storer", DETECTOR, ALL_IN_ONE];
 /// The variable of each kind's destinations.
 const DESTINATIONS: [(Kind, &str); 3] = [
     (Kind::Syslog, "SEKIWAKE_SYSLOG_DESTINATIONS"),
@@ -111,6 +115,7 @@ impl<'a> Service<'a> {
             "sekiwake-trap-forwarder" => 9604,
             "sekiwake-storer" => 9605,
             "sekiwake-anomaly-detector" => 9606,
+            "sekiwake-console" => 9608,
             _ => 9607,
         };
         let mut admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -122,9 +127,15 @@ impl<'a> Service<'a> {
         let can_forward = |kind| name == ALL_IN_ONE || FORWARDERS.contains(&(kind, name));
         let is_set = |variable| environment.iter().any(|(name, value)| *name == variable && !value.is_empty());
         let forwards = DESTINATIONS.iter().filter(|(kind, variable)| can_forward(*kind) && is_set(*variable));
-        let syslog = SYSLOG_SUBSCRIBERS.contains(&name).then_some(Kind::Syslog);
-        let subscribed = forwards.map(|(kind, _)| *kind).chain(syslog).collect();
-        Ok(Service { name: name.to_owned(), process, namespace, admin, subscribed })
+        let kinds = environment.iter().find(|(name, _)| *name == "SEKIWAKE_STORE_KINDS").map(|(_, kinds)| *kinds);
+        let is_stored = |kind: &Kind| match kinds.filter(|_| name != DETECTOR) {
+            None | Some("") => *kind == Kind::Syslog,
+            Some(kinds) => kinds == "all" || kinds.split(',').any(|one| one == kind.as_str()),
+        };
+        let stores = Kind::ALL.into_iter().filter(|kind| SUBSCRIBERS.contains(&name) && is_stored(kind));
+        let subscribed = forwards.map(|(kind, _)| *kind).chain(stores).collect();
+        let is_on_jetstream = is_set("SEKIWAKE_BUS");
+        Ok(Service { name: name.to_owned(), process, namespace, admin, subscribed, is_on_jetstream })
     }
 
     /// Whether `/healthz` answers with 200: it runs, connected or not.
@@ -206,9 +217,13 @@ impl<'a> Services<'a> {
 
     /// Waits until all are ready and every capture has every subscription. Readiness is not enough:
     /// a forwarder is ready when it has reached the proxy, and its subscription reaches the
-    /// captures later.
+    /// captures later. On JetStream it is ready when it has a lease, and a new group begins when
+    /// its first shards are owned.
     pub fn wait_until_datagrams_flow(&self) -> anyhow::Result<()> {
         self.0.iter().try_for_each(Service::wait_until_ready)?;
+        if self.0.iter().any(|service| service.is_on_jetstream) {
+            return self.wait_until_all_is_owned();
+        }
         let captures = self.0.iter().filter(|service| [CAPTURE, ALL_IN_ONE].contains(&service.name.as_str()));
         for capture in captures {
             for kind in self.0.iter().flat_map(|service| &service.subscribed) {
@@ -217,6 +232,20 @@ impl<'a> Services<'a> {
                     samples.count("sekiwake_bus_subscribed_topics", &[&label]) == SHARDS as u64
                 })?;
             }
+        }
+        Ok(())
+    }
+
+    /// Waits until every shard of every group has an owner.
+    fn wait_until_all_is_owned(&self) -> anyhow::Result<()> {
+        for name in self.0.iter().filter(|service| !service.subscribed.is_empty()).map(|service| &service.name) {
+            let members = || self.0.iter().filter(|service| service.name == *name);
+            let kinds = members().map(|member| member.subscribed.len()).max().unwrap_or_default();
+            let owned = || -> u64 {
+                let count = |samples: Samples| samples.count("sekiwake_group_owned_shards", &[]);
+                members().map(|member| member.metrics().map_or(0, count)).sum()
+            };
+            wait_for(&format!("owners of all shards of {name}"), READY, || owned() >= (kinds * SHARDS) as u64)?;
         }
         Ok(())
     }

@@ -77,6 +77,7 @@ pub fn binaries() -> Vec<Binary> {
         trap_forwarder(),
         storer(),
         anomaly_detector(),
+        console(),
         tap(),
         sender(),
         receiver(),
@@ -186,6 +187,15 @@ fn storer() -> Binary {
             "Search the last day, without a running service:",
             "sekiwake-storer search --dir /var/lib/sekiwake --from -1d --text LINK-3-UPDOWN",
         )
+        .example(
+            "Send what one site sent on a day to a new collector, from the devices' addresses, ten times as fast:",
+            "sekiwake-storer replay --from 2026-01-02 --to 2026-01-03 --source 10.1.0.0/16 --speed 10 \\\n\
+             --to-destination 'udp://198.51.100.7?spoof=true'",
+        )
+        .example(
+            "Write the flows of a day to a file for Wireshark:",
+            "sekiwake-storer export --kind xflow --from 2026-01-02 --to 2026-01-03 --output friday.pcapng",
+        )
 }
 
 fn anomaly_detector() -> Binary {
@@ -197,6 +207,22 @@ fn anomaly_detector() -> Binary {
             "Notify Alertmanager of unusual rates in total and per severity:",
             "SEKIWAKE_ANOMALY_BY=total,severity \\\n\
              SEKIWAKE_NOTIFY=alertmanager+http://198.51.100.9:9093 sekiwake-anomaly-detector",
+        )
+}
+
+fn console() -> Binary {
+    Binary::service(sekiwake_console::process().command_line())
+        .describe(&[
+            "Serves one page that shows captures, the bus, groups and destinations with their rates and \
+             losses, the anomalies, and live records. It reads everything from the bus; only a search needs \
+             the addresses of storers.",
+            "The page listens on loopback. On any other address it asks for a token \
+             (SEKIWAKE_CONSOLE_TOKEN_FILE).",
+        ])
+        .example(
+            "Serve it to a network, with a token, and search two storers:",
+            "SEKIWAKE_ADMIN=0.0.0.0:9608 SEKIWAKE_CONSOLE_TOKEN_FILE=/etc/sekiwake/console.token \\\n\
+             SEKIWAKE_CONSOLE_STORERS=198.51.100.7:9605,198.51.100.8:9605 sekiwake-console",
         )
 }
 

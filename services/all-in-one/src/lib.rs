@@ -3,17 +3,19 @@
 //! The roles use a bus within the process, so no datagram passes through TCP. With
 //! `SEKIWAKE_BUS_PUBLISH`, `SEKIWAKE_BUS_SUBSCRIBE` and `SEKIWAKE_BUS_CONTROL` set they use that
 //! bus instead. The proxy binds its own endpoints in any case, for the tap and other subscribers.
+//! With `SEKIWAKE_BUS` set the roles use those servers, and there is no proxy.
 
 use std::marker::PhantomData;
 
 use sekiwake_anomaly_detector::AnomalyDetector;
-use sekiwake_bus::{Controlling, INPROC_CONTROL, INPROC_PUBLISH, INPROC_SUBSCRIBE, Publishing, Subscribing};
+use sekiwake_bus::{Controlling, Publishing, Subscribing};
 use sekiwake_capture::CaptureService;
+use sekiwake_console::Console;
 use sekiwake_forward::{Forwarder, Protocol};
 use sekiwake_proxy::ProxyService;
-use sekiwake_runtime::{About, Process, Role, Scope};
-use sekiwake_settings::{Endpoint, List, Reader};
-use sekiwake_storer::Storer;
+use sekiwake_runtime::{About, Finding, Process, Role, Scope};
+use sekiwake_settings::{Endpoint, List, NatsUrl, Reader};
+use sekiwake_storer::{KindStorer, StoredKind, Storer, TrapStorer, XflowStorer};
 use sekiwake_syslog_forwarder::SyslogForwarder;
 use sekiwake_trap_forwarder::TrapForwarder;
 use sekiwake_xflow_forwarder::XflowForwarder;
@@ -30,7 +32,10 @@ pub fn process() -> Process {
         .add::<Inside<XflowForwarder>>()
         .add::<Inside<TrapForwarder>>()
         .add::<Inside<Storer>>()
+        .add::<Inside<XflowStorer>>()
+        .add::<Inside<TrapStorer>>()
         .add::<Inside<AnomalyDetector>>()
+        .add::<Inside<Console>>()
         .add::<Inside<ProxyService>>()
 }
 
@@ -58,6 +63,10 @@ impl<R: OnBus> Role for Inside<R> {
         R::describe(settings)
     }
 
+    fn examine(settings: &R::Settings) -> Vec<Finding> {
+        R::examine(settings)
+    }
+
     fn start(settings: R::Settings, scope: &Scope) -> anyhow::Result<()> {
         R::start(settings, scope)
     }
@@ -65,16 +74,17 @@ impl<R: OnBus> Role for Inside<R> {
 
 impl OnBus for CaptureService {
     fn use_inprocess_bus(settings: &mut Self::Settings, reader: &mut Reader) {
-        if is_unset(reader, "SEKIWAKE_BUS_PUBLISH") {
-            settings.bus = Publishing { endpoints: vec![INPROC_PUBLISH.to_owned()], keys: None };
+        if is_on_zeromq(reader) && is_unset(reader, "SEKIWAKE_BUS_PUBLISH") {
+            settings.bus = Publishing::in_process();
         }
         use_inprocess_control(&mut settings.controlling, reader);
     }
 }
 
 impl OnBus for ProxyService {
-    fn use_inprocess_bus(settings: &mut Self::Settings, _reader: &mut Reader) {
+    fn use_inprocess_bus(settings: &mut Self::Settings, reader: &mut Reader) {
         settings.in_process = true;
+        settings.is_unused = !is_on_zeromq(reader);
     }
 }
 
@@ -85,7 +95,7 @@ impl<P: Protocol> OnBus for Forwarder<P> {
     }
 }
 
-impl OnBus for Storer {
+impl<K: StoredKind> OnBus for KindStorer<K> {
     fn use_inprocess_bus(settings: &mut Self::Settings, reader: &mut Reader) {
         // A process that only forwards must not fill a disk by default.
         settings.dir = reader.optional("SEKIWAKE_STORE_DIR");
@@ -96,17 +106,25 @@ impl OnBus for Storer {
 
 impl OnBus for AnomalyDetector {
     fn use_inprocess_bus(settings: &mut Self::Settings, reader: &mut Reader) {
-        if is_unset(reader, "SEKIWAKE_BUS_PUBLISH") {
-            settings.publishing = Publishing { endpoints: vec![INPROC_PUBLISH.to_owned()], keys: None };
+        if is_on_zeromq(reader) && is_unset(reader, "SEKIWAKE_BUS_PUBLISH") {
+            settings.publishing = Publishing::in_process();
         }
         use_inprocess_subscribing(&mut settings.subscribing, reader);
         use_inprocess_control(&mut settings.controlling, reader);
     }
 }
 
+impl OnBus for Console {
+    fn use_inprocess_bus(settings: &mut Self::Settings, reader: &mut Reader) {
+        settings.reads_on_demand = is_unset(reader, "SEKIWAKE_BUS_SUBSCRIBE");
+        use_inprocess_subscribing(&mut settings.subscribing, reader);
+        use_inprocess_control(&mut settings.controlling, reader);
+    }
+}
+
 fn use_inprocess_subscribing(subscribing: &mut Subscribing, reader: &mut Reader) {
-    if is_unset(reader, "SEKIWAKE_BUS_SUBSCRIBE") {
-        *subscribing = Subscribing { endpoints: vec![INPROC_SUBSCRIBE.to_owned()], keys: None };
+    if is_on_zeromq(reader) && is_unset(reader, "SEKIWAKE_BUS_SUBSCRIBE") {
+        *subscribing = Subscribing::in_process();
     }
 }
 
@@ -115,6 +133,9 @@ fn use_inprocess_subscribing(subscribing: &mut Subscribing, reader: &mut Reader)
 const BUS: [&str; 3] = ["SEKIWAKE_BUS_PUBLISH", "SEKIWAKE_BUS_SUBSCRIBE", "SEKIWAKE_BUS_CONTROL"];
 
 fn use_inprocess_control(controlling: &mut Controlling, reader: &mut Reader) {
+    if !is_on_zeromq(reader) {
+        return;
+    }
     let unset: Vec<&'static str> = BUS.into_iter().filter(|name| is_unset(reader, name)).collect();
     if !unset.is_empty() && unset.len() < BUS.len() {
         for name in unset {
@@ -127,8 +148,12 @@ fn use_inprocess_control(controlling: &mut Controlling, reader: &mut Reader) {
         return;
     }
     if is_unset(reader, "SEKIWAKE_BUS_CONTROL") {
-        *controlling = Controlling { endpoints: vec![INPROC_CONTROL.to_owned()], keys: None };
+        *controlling = Controlling::in_process();
     }
+}
+
+fn is_on_zeromq(reader: &mut Reader) -> bool {
+    reader.optional::<List<NatsUrl>>("SEKIWAKE_BUS").is_none()
 }
 
 fn is_unset(reader: &mut Reader, name: &'static str) -> bool {

@@ -16,7 +16,7 @@ use std::{
 
 use crossbeam_channel::Sender;
 use prometheus::IntCounter;
-use sekiwake_bus::{AckToken, EventPublisher, GroupDelivery, GroupSubscriber, HandoffWait, Leaving, Progress};
+use sekiwake_bus::{AckToken, EventSink, GroupDelivery, GroupSource, HandoffWait, Leaving, Progress};
 use sekiwake_record::{Shard, WallTime};
 use sekiwake_runtime::{Metrics, StatusResponder, Worker};
 use sekiwake_sys::clock::{boot_now_ns, wall_now_ns};
@@ -35,8 +35,12 @@ use crate::{
 /// The longest wait for a batch while state is restored or acknowledgements are expected.
 const RECEIVE_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// The same otherwise.
-const IDLE_TIMEOUT: Duration = Duration::from_millis(100);
+/// The same otherwise, so that requests for status are answered in time. A stop ends the wait.
+const IDLE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long batches gather before they are counted together: waking for each of them would cost
+/// more than counting, and nobody waits for a count.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// How often changed state is sent to the proxy.
 const HANDOFF_EVERY: Duration = Duration::from_millis(500);
@@ -64,7 +68,7 @@ struct Remembered {
 
 /// The counting thread.
 pub(crate) struct CountLoop {
-    subscriber: GroupSubscriber,
+    source: Box<dyn GroupSource>,
     settings: Settings,
     detector: Detector,
     phase: Phase,
@@ -88,12 +92,14 @@ pub(crate) struct CountLoop {
     advanced_at: Instant,
     /// When the queue of batches was last empty.
     drained_at: Option<Instant>,
+    /// A batch has been counted since others were let gather.
+    may_gather: bool,
     /// The newest capture time.
     newest: WallTime,
     /// Events that are being delivered.
     offered: HashSet<EventName>,
     dispatcher: Dispatcher,
-    publisher: EventPublisher,
+    publisher: Box<dyn EventSink>,
     about: About,
     state_file: Option<Sender<Vec<StateEntry>>>,
     leaving: Option<Leaving>,
@@ -123,10 +129,10 @@ impl EventCounters {
 
 /// The resources of the counting thread.
 pub(crate) struct CountOptions {
-    pub(crate) subscriber: GroupSubscriber,
+    pub(crate) source: Box<dyn GroupSource>,
     pub(crate) settings: Settings,
     pub(crate) dispatcher: Dispatcher,
-    pub(crate) publisher: EventPublisher,
+    pub(crate) publisher: Box<dyn EventSink>,
     pub(crate) about: About,
     /// The contents of the state file.
     pub(crate) from_file: Vec<StateEntry>,
@@ -137,13 +143,12 @@ pub(crate) struct CountOptions {
 
 impl CountLoop {
     pub(crate) fn new(options: CountOptions, metrics: &Metrics) -> CountLoop {
-        let CountOptions { subscriber, settings, dispatcher, publisher, about, from_file, state_file, status } =
-            options;
+        let CountOptions { source, settings, dispatcher, publisher, about, from_file, state_file, status } = options;
         let now = Instant::now();
         let detector = Detector::new(settings.clone(), clock());
         let keys: Vec<Key> = detector.series().map(|(key, _)| key).collect();
         CountLoop {
-            subscriber,
+            source,
             detector,
             phase: Phase::Standby,
             waiting: VecDeque::new(),
@@ -158,6 +163,7 @@ impl CountLoop {
             is_urgent: false,
             advanced_at: now,
             drained_at: None,
+            may_gather: false,
             newest: WallTime::EPOCH,
             offered: HashSet::new(),
             dispatcher,
@@ -178,12 +184,12 @@ impl CountLoop {
             self.publisher.poll();
             self.update_phase();
             let is_behind = self.waiting_bytes >= HandoffWait::MAX_HELD_BYTES;
-            self.subscriber.set_is_full(is_behind);
+            self.source.set_is_full(is_behind);
             let delivery = if is_behind {
-                self.subscriber.poll_control(RECEIVE_TIMEOUT)?;
+                self.source.poll_control(RECEIVE_TIMEOUT)?;
                 None
             } else {
-                self.subscriber.receive(self.timeout())?
+                self.next(worker)?
             };
             let received = delivery.is_some();
             match delivery {
@@ -194,7 +200,7 @@ impl CountLoop {
             if matches!(self.phase, Phase::Counting) {
                 // While shards are being released this detector does not receive all records, so no
                 // interval is complete.
-                if self.subscriber.owns_all() {
+                if self.source.owns_all() {
                     self.advance();
                 }
                 self.put_handoff(worker.stopping());
@@ -205,12 +211,25 @@ impl CountLoop {
                 let leaving = self.leaving.get_or_insert_with(|| Leaving::until(now, deadline));
                 let is_put = self.counted.is_empty() && self.sent.is_empty() && self.entries.is_empty();
                 let is_put = is_put || !matches!(self.phase, Phase::Counting);
-                if leaving.advance(&mut self.subscriber, Progress { received, is_behind, is_put }, now) {
+                if leaving.advance(&mut *self.source, Progress { received, is_behind, is_put }, now) {
                     self.save();
                     return Ok(());
                 }
             }
         }
+    }
+
+    /// The next batch. Between two batches that have not arrived together, it lets others gather.
+    fn next(&mut self, worker: &Worker) -> anyhow::Result<Option<GroupDelivery>> {
+        if let Some(delivery) = self.source.try_receive()? {
+            self.may_gather = true;
+            return Ok(Some(delivery));
+        }
+        self.drained_at = Some(Instant::now());
+        if std::mem::take(&mut self.may_gather) && self.leaving.is_none() {
+            worker.stop().wait(GATHER);
+        }
+        Ok(self.source.receive(self.timeout())?)
     }
 
     /// How long to wait for the next batch.
@@ -228,7 +247,7 @@ impl CountLoop {
         if !matches!(self.phase, Phase::Counting) {
             self.send_remembered();
         }
-        let owns_all = self.subscriber.owns_all();
+        let owns_all = self.source.owns_all();
         match &mut self.phase {
             Phase::Standby if owns_all && !is_leaving => {
                 self.phase = Phase::Restoring { since: now, wait: HandoffWait::default(), entries: Vec::new() };
@@ -236,14 +255,14 @@ impl CountLoop {
             Phase::Standby => {}
             Phase::Restoring { .. } | Phase::Counting if !owns_all && !is_leaving => self.stand_by(),
             Phase::Restoring { since, wait, entries } => {
-                while let Some(entry) = self.subscriber.take_handoff_entry() {
+                while let Some(entry) = self.source.take_handoff_entry() {
                     wait.entry_arrived(now);
                     self.handoff_number = self.handoff_number.max(entry.at_ns);
                     let key = entry.key.as_bytes().to_vec();
                     let value = entry.value.as_bytes().to_vec();
                     entries.push(StateEntry { shard: entry.shard, key, value });
                 }
-                let is_complete = Shard::all().all(|shard| self.subscriber.handoff_complete(shard));
+                let is_complete = Shard::all().all(|shard| self.source.handoff_complete(shard));
                 if is_complete && !wait.is_arriving(now) || wait.is_over(*since, now) {
                     let entries = std::mem::take(entries);
                     self.start_counting(&entries);
@@ -251,8 +270,8 @@ impl CountLoop {
             }
             Phase::Counting => {
                 // This detector's own entries, or entries that are too late.
-                while self.subscriber.take_handoff_entry().is_some() {}
-                if let Some(shard) = self.subscriber.shard_to_present() {
+                while self.source.take_handoff_entry().is_some() {}
+                if let Some(shard) = self.source.shard_to_present() {
                     self.entries.extend(self.detector.shard_entries(shard));
                 }
             }
@@ -262,10 +281,10 @@ impl CountLoop {
     /// Sends the remembered state to a proxy that has restarted without any. Newer entries of other
     /// detectors win.
     fn send_remembered(&mut self) {
-        if let Some(shard) = self.subscriber.shard_to_present() {
+        if let Some(shard) = self.source.shard_to_present() {
             let Remembered { number, entries } = &self.remembered;
             for entry in entries.iter().filter(|entry| entry.shard == shard) {
-                self.subscriber.put_handoff_entry(shard, &entry.key, &entry.value, *number);
+                self.source.put_handoff_entry(shard, &entry.key, &entry.value, *number);
             }
         }
     }
@@ -389,7 +408,7 @@ impl CountLoop {
     fn is_complete(&self, now: Now) -> bool {
         let is_drained = self.drained_at.is_some_and(|at| at.elapsed() < Duration::from_secs(1));
         let is_new = self.newest + self.settings.grace.max(Duration::from_secs(1)) >= now.wall;
-        self.subscriber.has_lease() && (is_drained || is_new) && self.subscriber.has_received_all()
+        self.source.has_lease() && (is_drained || is_new) && self.source.has_received_all()
     }
 
     /// Delivers new events, and acknowledges delivered ones.
@@ -425,7 +444,7 @@ impl CountLoop {
     /// Sends changed state to the proxy, and drops the ack tokens of its records once the proxy has
     /// it.
     fn put_handoff(&mut self, at_once: bool) {
-        while self.subscriber.pending_handoff() < HandoffWait::MAX_PENDING_ENTRIES
+        while self.source.pending_handoff() < HandoffWait::MAX_PENDING_ENTRIES
             && let Some(entry) = self.entries.pop_front()
         {
             if entry.value.len() > MAX_HANDOFF_ENTRY_BYTES {
@@ -434,13 +453,13 @@ impl CountLoop {
                 continue;
             }
             self.handoff_number = self.handoff_number.max(clock().wall.as_nanos()) + 1;
-            if !self.subscriber.put_handoff_entry(entry.shard, &entry.key, &entry.value, self.handoff_number) {
+            if !self.source.put_handoff_entry(entry.shard, &entry.key, &entry.value, self.handoff_number) {
                 // The queue is full: retry later, and keep the ack tokens until then.
                 self.entries.push_front(entry);
                 break;
             }
         }
-        if !self.entries.is_empty() || self.subscriber.pending_handoff() > 0 {
+        if !self.entries.is_empty() || self.source.pending_handoff() > 0 {
             return;
         }
         self.sent.clear();

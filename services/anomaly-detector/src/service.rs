@@ -10,9 +10,9 @@ use std::{
 use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use prometheus::IntCounter;
-use sekiwake_bus::{Bus, EventPublisher, GroupSubscriber, GroupSubscriberSettings, Reporting};
+use sekiwake_bus::{Bus, GroupSettings, Reporting};
 use sekiwake_record::Kind;
-use sekiwake_runtime::{About as Service, FileContents, RateLimited, Role, Scope, Worker, host_name};
+use sekiwake_runtime::{About as Service, FileContents, Finding, RateLimited, Role, Scope, Worker, host_name};
 use sekiwake_settings::Reader;
 use tracing::{info, warn};
 
@@ -27,6 +27,20 @@ use crate::{
 /// The anomaly detector.
 #[derive(Debug)]
 pub enum AnomalyDetector {}
+
+fn group_settings(settings: &AnomalySettings) -> anyhow::Result<GroupSettings> {
+    Ok(GroupSettings {
+        subscribing: settings.subscribing.clone(),
+        controlling: settings.controlling.clone(),
+        group: settings.grouping.group(AnomalyDetector::ABOUT.service)?,
+        label: settings.grouping.label.clone(),
+        kind: Kind::Syslog,
+        start_age: settings.grouping.start_age,
+        single_active: true,
+        handoff: true,
+        deduplicate: settings.grouping.deduplicate,
+    })
+}
 
 /// The largest state file, bytes.
 const MAX_STATE_BYTES: u64 = 64 << 20;
@@ -53,22 +67,18 @@ impl Role for AnomalyDetector {
         }
     }
 
+    fn examine(settings: &AnomalySettings) -> Vec<Finding> {
+        group_settings(settings).map(|of_group| of_group.examine()).unwrap_or_default()
+    }
+
     fn start(settings: AnomalySettings, scope: &Scope) -> anyhow::Result<()> {
-        let group = settings.grouping.group(Self::ABOUT.service)?;
-        let bus = Bus::shared();
-        let group_settings = GroupSubscriberSettings {
-            subscribing: settings.subscribing.clone(),
-            controlling: settings.controlling.clone(),
-            group: group.clone(),
-            label: settings.grouping.label.clone(),
-            kind: Kind::Syslog,
-            start_age: settings.grouping.start_age,
-            single_active: true,
-            handoff: true,
-        };
-        let reporting = Reporting::new(scope, &settings.controlling.readiness("lease"), "group");
-        let subscriber = GroupSubscriber::connect(&bus, group_settings, reporting)?;
-        let publisher = EventPublisher::connect(&bus, &settings.publishing, &settings.publisher, scope.metrics())?;
+        let bus = Bus::of(scope);
+        let group_settings = group_settings(&settings)?;
+        let group = group_settings.group.clone();
+        let reporting = Reporting::new(scope, &settings.controlling.readiness("lease"), "group")
+            .deduplicating(scope, settings.grouping.deduplicate);
+        let source = bus.group_source(group_settings, reporting)?;
+        let publisher = bus.event_sink(&settings.publishing, &settings.publisher, scope.metrics())?;
         let about = About {
             detector: format!("{group}/{}", settings.grouping.label),
             host: host_name().to_string(),
@@ -94,7 +104,7 @@ impl Role for AnomalyDetector {
             state_file = Some(sender);
         }
         let options = CountOptions {
-            subscriber,
+            source,
             settings: settings.detection,
             dispatcher,
             publisher,

@@ -79,6 +79,7 @@ pub fn observe(interface: &str, length: Duration, ports: &Ports, stop: impl Fn()
         threads: 1,
         tunnels: true,
         filter: None,
+        deduplicate: None,
     };
     let Opened { mut capture, link, .. } = interface::open_unfiltered(interface, &settings)?;
     let mut decoder = Decoder::new(DecoderSettings::default());

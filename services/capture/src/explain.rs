@@ -148,7 +148,7 @@ impl Explain {
             let outcome = decoder.decode(&packet, &mut |datagram| {
                 let kind = self.ports.kind_of(datagram.destination_port);
                 if kind.is_some() || self.all {
-                    written = print(kind, &record_of(kind, datagram));
+                    written = print(kind, &record_of(kind, datagram, 0));
                 } else {
                     skipped.unclaimed_port += 1;
                 }

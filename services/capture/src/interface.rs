@@ -3,10 +3,11 @@
 use std::{fs, path::Path, time::Duration};
 
 use pcap::{Active, Capture, Direction, Precision};
-use sekiwake_sys::{FanoutMode, clock::wall_now_ns};
+use sekiwake_sys::{FanoutMode, InterfaceQueries, clock::wall_now_ns};
 
 use crate::{
     decode::LinkType,
+    deduplicate::DeduplicateSettings,
     filter::{self, Attached},
     ports::Ports,
 };
@@ -26,6 +27,8 @@ pub struct InterfaceSettings {
     pub threads: u16,
     /// Whether to decode packets inside tunnels.
     pub tunnels: bool,
+    /// How second copies of what the interface shows twice are recognised; `None` if they are not.
+    pub deduplicate: Option<DeduplicateSettings>,
     /// The user's filter expression, in the language of pcap-filter(7).
     pub filter: Option<String>,
 }
@@ -36,7 +39,7 @@ pub(crate) struct Opened {
     pub(crate) link: LinkType,
     /// How it is filtered; `None` if it is not.
     pub(crate) filter: Option<Attached>,
-    /// The largest IP packet that the link carries, bytes; `None` if unknown.
+    /// The largest IP packet that the link carries, bytes; `None` if unknown, or without meaning.
     pub(crate) mtu: Option<u32>,
     /// The kernel's interface index; `None` for the pseudo-device `any`.
     pub(crate) index: Option<u32>,
@@ -57,14 +60,15 @@ pub(crate) enum Presence {
     Removed,
 }
 
-/// The state of the interface that had this name and this index when it was opened.
-pub(crate) fn presence(interface: &str, index: Option<u32>) -> Presence {
+/// The state of the interface that had this name and this index when it was opened. Asked once per
+/// second, so it takes two system calls.
+pub(crate) fn presence(queries: &InterfaceQueries, interface: &str, index: Option<u32>) -> Presence {
     const IFF_UP: u32 = 0x1;
     if index.is_none() {
         return Presence::Up;
     }
-    let flags = read_number(interface, "flags").unwrap_or(0);
-    match read_number(interface, "ifindex") == index {
+    let flags = queries.flags(interface).unwrap_or(0);
+    match queries.index(interface).ok() == index {
         true if flags & IFF_UP != 0 => Presence::Up,
         true => Presence::Down,
         false => Presence::Removed,
@@ -73,9 +77,10 @@ pub(crate) fn presence(interface: &str, index: Option<u32>) -> Presence {
 
 /// The state of an interface's link, in words; `None` for the pseudo-device `any`.
 pub(crate) fn link_state(interface: &str) -> Option<&'static str> {
-    let index = read_number(interface, "ifindex");
+    let queries = InterfaceQueries::new().ok()?;
+    let index = queries.index(interface).ok();
     index?;
-    Some(match presence(interface, index) {
+    Some(match presence(&queries, interface, index) {
         Presence::Removed => "it no longer exists",
         Presence::Down => "it is down",
         Presence::Up if read_number(interface, "carrier") == Some(0) => "it is up, but has no carrier",
@@ -201,7 +206,7 @@ fn shows_packets_twice(interface: &str) -> bool {
 }
 
 /// The largest IP packet that the link carries, bytes; `None` if unknown.
-pub(crate) fn mtu_of(interface: &str) -> Option<u32> {
+fn mtu_of(interface: &str) -> Option<u32> {
     // Loopback carries packets of up to 64 KiB as they are, so its MTU says nothing about offload.
     read_number(interface, "mtu").filter(|_| !shows_packets_twice(interface))
 }

@@ -5,8 +5,10 @@
 //! └──────── one thread per interface (or several, by fan-out) ──────────────┘   one thread
 //! ```
 
+mod bind_ports;
 mod command;
 pub mod decode;
+pub mod deduplicate;
 pub mod discover;
 pub mod explain;
 pub mod filter;
@@ -25,12 +27,13 @@ use std::{
 };
 
 use anyhow::ensure;
-use sekiwake_bus::{Bus, Overflow, Producer, Publisher, PublisherSettings, Reporting, retain_shares};
+use sekiwake_bus::{Bus, Overflow, Producer, PublishedStream, Reporting, StreamSettings, retain_shares};
 use sekiwake_group::OwnDestinations;
-use sekiwake_runtime::{About, RateLimited, Role, Scope};
+use sekiwake_runtime::{About, Finding, RateLimited, Role, Scope};
 use sekiwake_settings::Reader;
 
 use crate::{
+    bind_ports::BoundPorts,
     interface::InterfaceSettings,
     metrics::Meter,
     settings::{CaptureSettings, Source},
@@ -75,6 +78,10 @@ impl Role for CaptureService {
         lines
     }
 
+    fn examine(settings: &CaptureSettings) -> Vec<Finding> {
+        settings.bus.examine()
+    }
+
     fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
         start(settings, scope)
     }
@@ -86,35 +93,40 @@ fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
         names.iter().try_for_each(|name| interface::check_permission(name, &settings.interface))?;
     }
     let is_file = matches!(settings.source, Source::File(_));
-    let publisher = PublisherSettings {
+    let stream = StreamSettings {
         name: settings.publisher.clone(),
-        endpoints: settings.bus.endpoints.clone(),
-        keys: settings.bus.keys.clone(),
+        publishing: settings.bus.clone(),
         retain_bytes: retain_shares(usize::try_from(settings.retain.0)?),
         overflow: if is_file { Overflow::Wait } else { Overflow::Drop },
     };
     let connected = scope.readiness(settings.bus.readiness("bus"));
-    let (mut publisher, producer) = Publisher::new(&Bus::shared(), publisher, scope.metrics(), connected)?;
     let reporting = Reporting::new(scope, &settings.controlling.readiness("control"), "stream");
-    let control = publisher.control(&settings.controlling, reporting)?;
-    let own = control.own_destinations();
-    scope.status_with("sources", control.sources());
+    let stream = Bus::of(scope).stream(stream, &settings.controlling, connected, reporting)?;
+    let PublishedStream { producer, own, subscribers, sources, writer, responder } = stream;
+    scope.status_with("sources", sources);
     match &settings.source {
         Source::File(path) => {
             let reader = savefile::SavefileReader {
                 path: path.clone(),
                 tunnels: settings.interface.tunnels,
+                deduplicate: settings.interface.deduplicate,
                 filter: settings.interface.filter.clone(),
                 ports: Arc::clone(&settings.ports),
                 wait: settings.wait,
                 producer,
-                subscribers: publisher.subscription_watch(),
+                subscribers,
                 ready: scope.readiness("savefile"),
                 metrics: scope.metrics().clone(),
             };
             scope.spawn("savefile", move |worker| reader.run(worker))?;
         }
         Source::Interfaces(names) => {
+            let bound = settings.bind_ports.then(|| BoundPorts::bind(settings.ports.iter()));
+            BoundPorts::export(bound.as_ref(), scope.metrics());
+            if let Some(bound) = bound {
+                // The part owns the sockets, so that the ports stay bound until the process ends.
+                scope.brief_status_with("bind_ports", move || bound.to_json());
+            }
             let mut interfaces = Vec::new();
             for (index, name) in names.iter().enumerate() {
                 let shared = start_interface(index, name, &settings, &producer, &own, scope)?;
@@ -125,9 +137,11 @@ fn start(settings: CaptureSettings, scope: &Scope) -> anyhow::Result<()> {
             });
         }
     }
-    scope.spawn("control", move |worker| Ok(control.run(worker)?))?;
+    if let Some(responder) = responder {
+        scope.spawn("control", move |worker| Ok(responder.run(worker)?))?;
+    }
     scope.spawn("publisher", move |worker| {
-        let outcome = publisher.run(worker)?;
+        let outcome = writer.run(worker)?;
         // Live capture cannot block, so it may lose datagrams; a file must be published completely.
         ensure!(
             !is_file || outcome.unpublished == 0,
@@ -159,6 +173,7 @@ fn start_interface(
         settings: settings.interface.clone(),
         ports: Arc::clone(&settings.ports),
         tick: settings.tick,
+        number: u8::try_from(index).unwrap_or(u8::MAX),
         // Fan-out groups share one number space per network namespace. Process id and interface
         // make a collision with another capture unlikely.
         group: (std::process::id() as u16).wrapping_mul(31).wrapping_add(index as u16),

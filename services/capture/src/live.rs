@@ -17,12 +17,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use pcap::{Active, Capture};
 use prometheus::IntGauge;
 use sekiwake_bus::Producer;
 use sekiwake_group::OwnWatch;
 use sekiwake_runtime::{Latch, Metrics, RateLimited, Worker};
-use sekiwake_sys::clock::wall_now_ns;
+use sekiwake_sys::{InterfaceQueries, clock::wall_now_ns};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
@@ -40,8 +41,14 @@ use crate::{
 const BURST: usize = 1024;
 /// How often kernel statistics are read and timed-out fragments discarded.
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(1);
-/// The longest wait for packets, so that a stop is noticed in time.
-const MAX_POLL: Duration = Duration::from_millis(200);
+/// The longest wait for packets: a list of own destinations, for whose use forwarders wait, is
+/// noticed then.
+const MAX_POLL: Duration = Duration::from_millis(500);
+/// The same during a stop, and before the first list.
+const BRIEF_POLL: Duration = Duration::from_millis(200);
+/// How often kernel statistics are read while there are no packets: each time is seven system
+/// calls.
+const QUIET_STATISTICS_EVERY: Duration = Duration::from_secs(5);
 /// The first pause before an interface is reopened.
 const MIN_REOPEN_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause before an interface is reopened.
@@ -57,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) settings: InterfaceSettings,
     pub(crate) ports: Arc<Ports>,
     pub(crate) tick: Duration,
+    /// The number of the interface in records.
+    pub(crate) number: u8,
     /// The fan-out group that all threads of this interface join.
     pub(crate) group: u16,
     /// A datagram has been claimed, so port discovery is not needed.
@@ -117,6 +126,7 @@ struct Stop {
 /// Whether the interface is up, as the metric, readiness and the log show it.
 struct InterfaceState<'a> {
     shared: &'a Shared,
+    queries: InterfaceQueries,
     index: Option<u32>,
     up: IntGauge,
     ready: &'a Latch,
@@ -134,7 +144,7 @@ impl InterfaceState<'_> {
     /// Follows the interface going down and up, and returns whether it still exists.
     fn refresh(&mut self) -> bool {
         let interface = &*self.shared.interface;
-        let presence = interface::presence(interface, self.index);
+        let presence = interface::presence(&self.queries, interface, self.index);
         let is_up = presence == Presence::Up;
         match (self.is_up, presence) {
             (true, Presence::Down) => {
@@ -160,7 +170,9 @@ impl InterfaceReader {
         let Shared { interface, settings, ports, group, .. } = &*self.shared;
         let label = [("interface", interface.as_str())];
         let up = self.metrics.gauge(names::UP, "Whether the interface is being captured.", &label);
-        let mut state = InterfaceState { shared: &self.shared, index: None, up, ready: &self.ready, is_up: false };
+        let queries = InterfaceQueries::new().context("cannot open a socket for interface queries")?;
+        let mut state =
+            InterfaceState { shared: &self.shared, queries, index: None, up, ready: &self.ready, is_up: false };
         let kernel_filter = self.metrics.gauge(
             names::KERNEL_FILTER,
             "Whether the kernel filters the packets of the interface.",
@@ -238,8 +250,9 @@ impl InterfaceReader {
     }
 
     fn pipeline(&self) -> Pipeline {
-        let decoder = DecoderSettings { tunnels: self.shared.settings.tunnels, ..DecoderSettings::default() };
-        Pipeline::new(decoder, Arc::clone(&self.shared.ports))
+        let InterfaceSettings { tunnels, deduplicate, .. } = self.shared.settings;
+        let decoder = DecoderSettings { tunnels, deduplicate, ..DecoderSettings::default() };
+        Pipeline::new(decoder, Arc::clone(&self.shared.ports)).of_interface(self.shared.number)
     }
 
     fn read(
@@ -250,10 +263,12 @@ impl InterfaceReader {
         state: &mut InterfaceState<'_>,
         worker: &Worker,
     ) -> End {
-        let Opened { capture, link, joined_ns, .. } = opened;
+        let Opened { capture, link, mtu, joined_ns, .. } = opened;
         let started = Instant::now();
         let mut tick_at = started;
         let mut maintenance_at = started;
+        let mut statistics_at = started;
+        let mut newest_ns = 0;
         let mut silence_ends = self.is_first.then_some(started + SILENCE);
         let mut stop: Option<Stop> = None;
         loop {
@@ -282,7 +297,16 @@ impl InterfaceReader {
             }
             if now >= maintenance_at {
                 maintenance_at = now + MAINTENANCE_EVERY;
-                self.maintain(capture, pipeline, meter);
+                if mtu.is_some() {
+                    pipeline.set_mtu(state.queries.mtu(&self.shared.interface).ok());
+                }
+                let before = std::mem::replace(&mut newest_ns, pipeline.tally().newest_ns);
+                let is_quiet = before == newest_ns;
+                if !is_quiet || now >= statistics_at {
+                    statistics_at = now + QUIET_STATISTICS_EVERY;
+                    self.follow_kernel(capture, meter);
+                }
+                self.maintain(pipeline, meter);
                 if !state.refresh() {
                     return End::Removed;
                 }
@@ -291,18 +315,21 @@ impl InterfaceReader {
             if worker.stopping() {
                 let stop = stop.get_or_insert_with(|| Stop {
                     requested_ns: wall_now_ns(),
-                    ring_flushed_at: now + self.shared.settings.retire * 4 + MAX_POLL,
+                    ring_flushed_at: now + self.shared.settings.retire * 4 + BRIEF_POLL,
                 });
                 let is_drained =
                     pipeline.tally().newest_ns > stop.requested_ns || (read == 0 && now >= stop.ring_flushed_at);
                 if is_drained || worker.deadline().is_some_and(|end| now >= end) {
-                    self.maintain(capture, pipeline, meter);
+                    self.follow_kernel(capture, meter);
+                    self.maintain(pipeline, meter);
                     return End::Stopped;
                 }
             }
             if is_ring_empty {
+                let is_brief = worker.stopping() || !self.own.has_list();
+                let limit = if is_brief { BRIEF_POLL } else { MAX_POLL };
                 // An error is ignored here: the next read returns it, in libpcap's words.
-                let _ = sekiwake_sys::poll_readable(capture, MAX_POLL);
+                let _ = sekiwake_sys::poll_readable_or(capture, worker.stop().signal(), limit);
             }
         }
     }
@@ -334,11 +361,9 @@ impl InterfaceReader {
         self.producer.offer(batches);
     }
 
-    fn maintain(&self, capture: &mut Capture<Active>, pipeline: &mut Pipeline, meter: &mut Meter) {
+    /// Reads what the kernel has dropped.
+    fn follow_kernel(&self, capture: &mut Capture<Active>, meter: &mut Meter) {
         let interface = &self.shared.interface;
-        pipeline.expire(wall_now_ns());
-        pipeline.set_mtu(interface::mtu_of(interface));
-        meter.follow(pipeline);
         if let Ok(statistics) = capture.stats() {
             let dropped = meter.follow_kernel(statistics);
             if dropped > 0
@@ -347,6 +372,12 @@ impl InterfaceReader {
                 warn!(interface, packets = dropped, suppressed, "kernel dropped packets: capture is too slow");
             }
         }
+    }
+
+    fn maintain(&self, pipeline: &mut Pipeline, meter: &mut Meter) {
+        let interface = &self.shared.interface;
+        pipeline.expire(wall_now_ns());
+        meter.follow(pipeline);
         let oversize = pipeline.lost_to_offload();
         if oversize > 0 && self.shared.is_first_offload_warning() {
             warn!(

@@ -35,6 +35,10 @@ pub mod names {
     pub const KERNEL_FILTER: &str = "sekiwake_capture_kernel_filter";
     /// Attempts to reopen an interface.
     pub const REOPENED: &str = "sekiwake_capture_reopened_total";
+    /// Datagrams and fragments forgotten before their copies could be captured.
+    pub const EVICTED_OCCURRENCES: &str = "sekiwake_capture_evicted_occurrences_total";
+    /// Configured ports, by whether capture has bound them.
+    pub const BIND_PORTS: &str = "sekiwake_capture_bind_ports";
 }
 
 /// The counters of one capture thread.
@@ -49,6 +53,8 @@ pub(crate) struct Meter {
     unclaimed_offload: Delta,
     other_port: Delta,
     own_destination: Delta,
+    duplicate: Delta,
+    evicted: Delta,
     kernel: IntCounter,
     interface: IntCounter,
     kernel_before: KernelDrops,
@@ -65,6 +71,7 @@ pub(crate) struct InterfaceCounters {
     claimed: Vec<(&'static str, NamedCounters)>,
     dropped: NamedCounters,
     unclaimed: NamedCounters,
+    evicted: IntCounter,
 }
 
 type NamedCounters = Vec<(&'static str, IntCounter)>;
@@ -86,6 +93,7 @@ impl InterfaceCounters {
             "published": claimed.collect::<Map<String, Value>>(),
             "not_published": shown(&self.unclaimed),
             "dropped_packets": shown(&self.dropped),
+            "evicted_occurrences": self.evicted.get(),
         })
     }
 }
@@ -151,6 +159,12 @@ impl Meter {
                 .collect(),
             other_port: delta(names::UNCLAIMED_DATAGRAMS, unclaimed, &[("reason", "other_port")]),
             own_destination: delta(names::UNCLAIMED_DATAGRAMS, unclaimed, &[("reason", "own_destination")]),
+            duplicate: delta(names::UNCLAIMED_DATAGRAMS, unclaimed, &[("reason", "duplicate")]),
+            evicted: delta(
+                names::EVICTED_OCCURRENCES,
+                "Datagrams and fragments forgotten before their copies could be captured.",
+                &[],
+            ),
             kernel: counter(names::DROPPED_PACKETS, dropped, &[("reason", "kernel")]),
             interface: counter(names::DROPPED_PACKETS, dropped, &[("reason", "interface")]),
             kernel_before: KernelDrops::default(),
@@ -178,7 +192,12 @@ impl Meter {
                 .chain(dropped)
                 .chain([("unclaimed_offload", of(&self.unclaimed_offload))])
                 .collect(),
-            unclaimed: vec![("other_port", of(&self.other_port)), ("own_destination", of(&self.own_destination))],
+            unclaimed: vec![
+                ("other_port", of(&self.other_port)),
+                ("own_destination", of(&self.own_destination)),
+                ("duplicate", of(&self.duplicate)),
+            ],
+            evicted: of(&self.evicted),
         }
     }
 
@@ -197,13 +216,15 @@ impl Meter {
             let is_offload = reason == DropReason::Offload;
             delta.follow(if is_offload { pipeline.lost_to_offload() } else { total });
         }
-        let Tally { claimed, unclaimed_offload, other_port, own_destination, .. } = pipeline.tally();
+        let Tally { claimed, unclaimed_offload, other_port, own_destination, duplicate, .. } = pipeline.tally();
         self.unclaimed_offload.follow(*unclaimed_offload);
         for (deltas, totals) in self.claimed.iter_mut().zip(claimed) {
             deltas.iter_mut().zip(totals).for_each(|(delta, total)| delta.follow(*total));
         }
         self.other_port.follow(*other_port);
         self.own_destination.follow(*own_destination);
+        self.duplicate.follow(*duplicate);
+        self.evicted.follow(pipeline.evicted());
     }
 
     /// Starts over with libpcap's totals: a new handle counts from 0.

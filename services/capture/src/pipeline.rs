@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use sekiwake_group::OwnList;
-use sekiwake_record::{Batcher, Flags, Format, Kind, Outbound, Record, Topic, dscp_ttl};
+use sekiwake_record::{Batcher, Flags, Format, Kind, Origin, Outbound, Record, Topic, dscp_ttl};
 
 use crate::{
     decode::{Counters, Datagram, Decoder, DecoderSettings, DropReason, Outcome, Packet},
+    deduplicate::Deduplicator,
     ports::Ports,
 };
 
@@ -22,12 +23,15 @@ struct Claims {
     own: Arc<OwnList>,
     /// By index of `own`: datagrams that are not in its counts yet.
     left_alone: Vec<u64>,
+    deduplicator: Option<Deduplicator>,
+    /// The capture's number of the interface.
+    interface: u8,
     batcher: Batcher,
     tally: Tally,
 }
 
 /// Running totals of datagrams: the decoder's
-/// [`datagrams`](Counters::datagrams)` == claimed + other_port + own_destination`.
+/// [`datagrams`](Counters::datagrams)` == claimed + other_port + own_destination + duplicate`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Datagrams added to batches, by kind and format.
@@ -36,6 +40,8 @@ pub struct Tally {
     pub other_port: u64,
     /// Datagrams to destinations of this installation.
     pub own_destination: u64,
+    /// Copies of datagrams that were captured before.
+    pub duplicate: u64,
     /// Packets that the decoder dropped as [`DropReason::Offload`] whose datagrams would not have
     /// been published anyway: to another port, or to a destination of this installation.
     pub unclaimed_offload: u64,
@@ -57,10 +63,19 @@ impl Pipeline {
             ports,
             own: Arc::default(),
             left_alone: Vec::new(),
+            deduplicator: decoder.deduplicate.map(Deduplicator::new),
+            interface: 0,
             batcher: Batcher::default(),
             tally: Tally::default(),
         };
         Pipeline { decoder: Decoder::new(decoder), claims }
+    }
+
+    /// The same, for the interface with this number.
+    #[must_use]
+    pub fn of_interface(mut self, interface: u8) -> Pipeline {
+        self.claims.interface = interface;
+        self
     }
 
     /// Processes one packet.
@@ -120,6 +135,11 @@ impl Pipeline {
         self.counters().dropped.get(DropReason::Offload) - self.claims.tally.unclaimed_offload
     }
 
+    /// Datagrams and fragments forgotten before their copies could be captured.
+    pub fn evicted(&self) -> u64 {
+        self.decoder.evicted() + self.claims.deduplicator.as_ref().map_or(0, Deduplicator::evicted)
+    }
+
     /// Running totals of packets.
     pub fn counters(&self) -> &Counters {
         self.decoder.counters()
@@ -150,7 +170,14 @@ impl Claims {
             self.left_alone[index] += 1;
             return;
         }
-        let record = record_of(Some(kind), datagram);
+        if let Some(deduplicator) = &mut self.deduplicator {
+            let fingerprint = deduplicator.fingerprint(datagram);
+            if deduplicator.is_copy(fingerprint, datagram.captured_at_ns) {
+                self.tally.duplicate += 1;
+                return;
+            }
+        }
+        let record = record_of(Some(kind), datagram, self.interface);
         self.tally.claimed[kind.index()][usize::from(record.format.code())] += 1;
         self.batcher.push(Topic::of(kind, datagram.source), &record);
     }
@@ -158,7 +185,7 @@ impl Claims {
 
 /// The record of a datagram to a port of this kind, or to a port that no setting claims.
 #[inline]
-pub(crate) fn record_of<'a>(kind: Option<Kind>, datagram: &Datagram<'a>) -> Record<'a> {
+pub(crate) fn record_of<'a>(kind: Option<Kind>, datagram: &Datagram<'a>, interface: u8) -> Record<'a> {
     Record {
         captured_at_ns: datagram.captured_at_ns,
         source: datagram.source,
@@ -172,5 +199,9 @@ pub(crate) fn record_of<'a>(kind: Option<Kind>, datagram: &Datagram<'a>) -> Reco
         payload: datagram.payload,
         vlans: datagram.vlans.clone(),
         dscp_ttl: dscp_ttl(datagram.dscp, datagram.ttl),
+        origin: Some(Origin {
+            ip_id: (datagram.source.is_ipv4() || datagram.identification != 0).then_some(datagram.identification),
+            interface,
+        }),
     }
 }

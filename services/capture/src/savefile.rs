@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::{
     decode::{DecoderSettings, LinkType, Packet},
+    deduplicate::DeduplicateSettings,
     metrics::Meter,
     packet_file::{FilePacket, PacketFile, PacketFileError},
     pipeline::Pipeline,
@@ -36,6 +37,7 @@ const PIPE_POLL: Duration = Duration::from_millis(200);
 pub(crate) struct SavefileReader {
     pub(crate) path: PathBuf,
     pub(crate) tunnels: bool,
+    pub(crate) deduplicate: Option<DeduplicateSettings>,
     pub(crate) filter: Option<String>,
     pub(crate) ports: Arc<Ports>,
     /// How long to wait for a subscriber.
@@ -62,7 +64,8 @@ impl SavefileReader {
         info!(file = %path, limit = ?self.wait, "waiting for a subscriber");
         let is_subscribed = self.subscribers.wait(self.wait, FOLLOWERS, || worker.stopping());
         ensure!(is_subscribed, "no subscriber within {:?}, savefile {path} not published", self.wait);
-        let decoder = DecoderSettings { tunnels: self.tunnels, ..DecoderSettings::default() };
+        let decoder =
+            DecoderSettings { tunnels: self.tunnels, deduplicate: self.deduplicate, ..DecoderSettings::default() };
         let mut pipeline = Pipeline::new(decoder, Arc::clone(&self.ports));
         let mut meter = Meter::new(&self.metrics, "file");
         let mut unsupported = 0_u64;

@@ -1,6 +1,12 @@
 //! The settings of a capture.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    ops::RangeInclusive,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use sekiwake_bus::{Controlling, Publishing};
@@ -9,6 +15,8 @@ use sekiwake_runtime::host_name;
 use sekiwake_settings::{ByteSize, List, Ports as PortList, Reader, Setting};
 
 use crate::{
+    bind_ports::MAX_PORTS,
+    deduplicate::DeduplicateSettings,
     interface::{InterfaceSettings, default_route_interface},
     ports::Ports,
 };
@@ -38,12 +46,14 @@ pub enum Source {
 pub struct CaptureSettings {
     /// The source of the packets.
     pub source: Source,
-    /// The settings of interfaces; tunnels and filter apply to savefiles too.
+    /// The settings of interfaces; tunnels, deduplication and filter apply to savefiles too.
     pub interface: InterfaceSettings,
     /// How long to wait for a subscriber before a savefile is published.
     pub wait: Duration,
     /// The ports and their kinds.
     pub ports: Arc<Ports>,
+    /// Whether sockets on these ports keep ICMP port unreachable from the devices.
+    pub bind_ports: bool,
     /// The stream's name: as set, or the host name.
     pub publisher: Name,
     /// The longest time that an open batch waits to be published.
@@ -61,22 +71,27 @@ impl CaptureSettings {
     pub fn read(reader: &mut Reader) -> CaptureSettings {
         let file: Option<PathBuf> = reader.optional("SEKIWAKE_CAPTURE_FILE");
         let interfaces: Option<List<String>> = reader.optional("SEKIWAKE_CAPTURE_INTERFACES");
+        // The bus comes first, because the default tick depends on it.
+        let bus = Publishing::read(reader);
         let tick = reader.within("SEKIWAKE_TICK", Duration::from_micros(100)..=Duration::from_secs(1));
+        let ports = ports(reader);
         CaptureSettings {
+            bind_ports: bind_ports(reader, &ports, file.is_some()),
             source: source(reader, file, interfaces),
             interface: InterfaceSettings {
                 ring_bytes: reader.within("SEKIWAKE_CAPTURE_RING", ByteSize(1 << 20)..=ByteSize(2047 << 20)).0 as usize,
                 retire: retire(reader, tick),
                 threads: reader.within("SEKIWAKE_CAPTURE_THREADS", 1..=16),
                 tunnels: reader.value("SEKIWAKE_CAPTURE_TUNNELS"),
+                deduplicate: deduplicate(reader),
                 filter: filter(reader),
             },
             wait: reader.within("SEKIWAKE_CAPTURE_WAIT", Duration::ZERO..=Duration::from_secs(24 * 3600)),
-            ports: Arc::new(ports(reader)),
+            ports: Arc::new(ports),
             publisher: reader.optional("SEKIWAKE_PUBLISHER").unwrap_or_else(host_name),
             tick,
             retain: reader.within("SEKIWAKE_RETAIN", ByteSize(4 << 20)..=ByteSize(1 << 40)),
-            bus: Publishing::read(reader),
+            bus,
             controlling: Controlling::read(reader),
         }
     }
@@ -137,6 +152,34 @@ fn retire(reader: &mut Reader, tick: Duration) -> Duration {
     retire.map_or(tick, |retire| retire.min(tick)).max(SHORTEST_RETIRE)
 }
 
+/// How copies are recognised, with a seed that nobody knows.
+fn deduplicate(reader: &mut Reader) -> Option<DeduplicateSettings> {
+    const NAME: &str = "SEKIWAKE_CAPTURE_DEDUPLICATE";
+    const RANGE: RangeInclusive<Duration> = Duration::from_micros(1)..=Duration::from_millis(100);
+    let window: Duration = reader.optional(NAME)?;
+    if !RANGE.contains(&window) {
+        reader.mistake(NAME, &window.show(), "a duration, from 1us to 100ms");
+    }
+    Some(DeduplicateSettings { window, seed: RandomState::new().hash_one(NAME) })
+}
+
+/// Whether to bind the ports: not for a savefile, and not so many that descriptors run out.
+fn bind_ports(reader: &mut Reader, ports: &Ports, is_file: bool) -> bool {
+    const NAME: &str = "SEKIWAKE_CAPTURE_BIND_PORTS";
+    let is_set: bool = reader.value(NAME);
+    if is_set && is_file {
+        reader.mistake(NAME, "true", "it to be unset when SEKIWAKE_CAPTURE_FILE is set");
+    }
+    let mut distinct: Vec<u16> = ports.iter().collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    if is_set && distinct.len() > MAX_PORTS {
+        let takes = format!("at most {MAX_PORTS} ports to bind, not {}: each takes two descriptors", distinct.len());
+        reader.mistake(NAME, "true", &takes);
+    }
+    is_set
+}
+
 /// The user's filter, compiled for Ethernet: that finds most mistakes before an interface is open.
 fn filter(reader: &mut Reader) -> Option<String> {
     let filter: Option<String> = reader.optional("SEKIWAKE_CAPTURE_FILTER");
@@ -193,6 +236,41 @@ mod tests {
     fn retire_of(variables: &[(&str, &str)]) -> Result<Duration, String> {
         let read = read(&Environment::from_pairs(variables.iter().copied()), CaptureSettings::read);
         read.map(|settings| settings.interface.retire).map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn ports_are_bound_of_interfaces_and_up_to_256() {
+        let bind = ("SEKIWAKE_CAPTURE_BIND_PORTS", "true");
+        let read = |more: (&str, &str)| {
+            let pairs = [("SEKIWAKE_CAPTURE_INTERFACES", "lo"), bind, more];
+            let pairs = pairs.into_iter().filter(|(name, _)| !(more.0.ends_with("FILE") && name.ends_with("FACES")));
+            let read = read(&Environment::from_pairs(pairs), CaptureSettings::read);
+            read.map(|settings| settings.bind_ports).map_err(|mistakes| mistakes.to_string())
+        };
+        // With those of the other kinds.
+        let ports = |count: u16| (10_001..10_001 + count).map(|port| port.to_string()).collect::<Vec<_>>().join(",");
+        assert_eq!(read(("SEKIWAKE_SYSLOG_PORTS", &ports(250))), Ok(true));
+        let mistake = read(("SEKIWAKE_SYSLOG_PORTS", &ports(251))).unwrap_err();
+        assert!(mistake.contains(bind.0) && mistake.contains("at most 256 ports to bind, not 257"), "{mistake}");
+        let mistake = read(("SEKIWAKE_CAPTURE_FILE", "traffic.pcap")).unwrap_err();
+        assert!(mistake.contains(bind.0) && mistake.contains("SEKIWAKE_CAPTURE_FILE is set"), "{mistake}");
+    }
+
+    #[test]
+    fn copies_are_at_most_100_milliseconds_apart() {
+        let name = "SEKIWAKE_CAPTURE_DEDUPLICATE";
+        let read = |pairs: &[(&str, &str)]| {
+            let pairs = [("SEKIWAKE_CAPTURE_INTERFACES", "lo")].iter().chain(pairs).copied();
+            let read = read(&Environment::from_pairs(pairs), CaptureSettings::read);
+            let window = |settings: CaptureSettings| settings.interface.deduplicate.map(|settings| settings.window);
+            read.map(window).map_err(|mistakes| mistakes.to_string())
+        };
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&[(name, "100ms")]), Ok(Some(Duration::from_millis(100))));
+        for wrong in ["0s", "101ms", "5s"] {
+            let mistake = read(&[(name, wrong)]).unwrap_err();
+            assert!(mistake.contains(name) && mistake.contains("from 1us to 100ms"), "{mistake}");
+        }
     }
 
     #[test]

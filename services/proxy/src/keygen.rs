@@ -2,7 +2,7 @@
 
 use std::{io::Write, path::Path};
 
-use sekiwake_bus::{KeyPair, write_key_pair};
+use sekiwake_bus::zeromq::{KeyPair, write_key_pair};
 
 /// Writes the secret key to `path`, which must not exist, and the public key to `path`.pub. Then
 /// prints the line for the proxy's list of allowed keys to `out`.

@@ -7,8 +7,11 @@ mod command;
 mod keygen;
 
 use sekiwake_bus::{
-    Bus, BusError, ControlPlane, ControlPlaneSettings, Gatekeeper, GatekeeperSettings, INPROC_CONTROL, INPROC_PUBLISH,
-    INPROC_SUBSCRIBE, Relay, RelaySettings, Reporting, ServerKeys, status_channel,
+    BusError, Reporting,
+    zeromq::{
+        Context, ControlPlane, ControlPlaneSettings, Gatekeeper, GatekeeperSettings, INPROC_CONTROL, INPROC_PUBLISH,
+        INPROC_SUBSCRIBE, Relay, RelaySettings, ServerKeys, status_channel,
+    },
 };
 use sekiwake_runtime::{About, Role, Scope};
 use sekiwake_settings::{BindEndpoint, List, Reader};
@@ -29,6 +32,8 @@ pub struct ProxySettings {
     keys: Option<GatekeeperSettings>,
     /// Whether to serve publishers and subscribers in the same process, too.
     pub in_process: bool,
+    /// Whether the bus is another one, so that there is nothing to do.
+    pub is_unused: bool,
 }
 
 impl Role for ProxyService {
@@ -48,6 +53,7 @@ impl Role for ProxyService {
             control: reader.value("SEKIWAKE_PROXY_CONTROL"),
             keys: GatekeeperSettings::read(reader),
             in_process: false,
+            is_unused: false,
         }
     }
 
@@ -62,10 +68,13 @@ impl Role for ProxyService {
     }
 
     fn start(settings: ProxySettings, scope: &Scope) -> anyhow::Result<()> {
-        let ProxySettings { publish, subscribe, control, keys, in_process } = settings;
-        let bus = Bus::shared();
+        let ProxySettings { publish, subscribe, control, keys, in_process, is_unused } = settings;
+        if is_unused {
+            return Ok(scope.idle()?);
+        }
+        let context = Context::shared();
         let keys = match keys {
-            Some(keys) => Some(start_gatekeeper(&bus, keys, scope)?),
+            Some(keys) => Some(start_gatekeeper(&context, keys, scope)?),
             None => {
                 warn_if_open(publish.0.iter().chain(&subscribe.0).chain(&control.0));
                 None
@@ -84,10 +93,10 @@ impl Role for ProxyService {
             settings.publish.push(INPROC_PUBLISH.to_owned());
             settings.subscribe.push(INPROC_SUBSCRIBE.to_owned());
         }
-        let mut relay = Relay::bind(&bus, &settings, scope.metrics()).map_err(&named)?;
+        let mut relay = Relay::bind(&context, &settings, scope.metrics()).map_err(&named)?;
         relay.set_readiness(scope.readiness("bus"));
         let reporting = Reporting::new(scope, "control", "control");
-        let mut plane = ControlPlane::bind(&bus, &control_settings, reporting).map_err(&named)?;
+        let mut plane = ControlPlane::bind(&context, &control_settings, reporting).map_err(&named)?;
         let (inlet, outlet) = status_channel()?;
         plane.set_status(inlet);
         relay.set_status(outlet);
@@ -99,8 +108,8 @@ impl Role for ProxyService {
 }
 
 /// Starts the gatekeeper, before any socket that it guards is bound.
-fn start_gatekeeper(bus: &Bus, settings: GatekeeperSettings, scope: &Scope) -> anyhow::Result<ServerKeys> {
-    let gatekeeper = Gatekeeper::bind(bus, settings, scope.metrics())?;
+fn start_gatekeeper(context: &Context, settings: GatekeeperSettings, scope: &Scope) -> anyhow::Result<ServerKeys> {
+    let gatekeeper = Gatekeeper::bind(context, settings, scope.metrics())?;
     let keys = gatekeeper.keys();
     scope.spawn("gatekeeper", move |worker| Ok(gatekeeper.run(worker)?))?;
     Ok(keys)
@@ -111,7 +120,7 @@ fn with_variable(error: BusError, variables: &[(&str, Vec<String>)]) -> anyhow::
     let BusError::Bind { endpoint, source } = error else { return error.into() };
     let naming = variables.iter().filter(|(_, endpoints)| endpoints.contains(&endpoint)).map(|(name, _)| *name);
     let names = naming.collect::<Vec<_>>().join(", ");
-    anyhow::Error::new(source).context(format!("cannot bind {endpoint} ({names})"))
+    anyhow::Error::from_boxed(source).context(format!("cannot bind {endpoint} ({names})"))
 }
 
 fn warn_if_open<'a>(endpoints: impl Iterator<Item = &'a BindEndpoint>) {

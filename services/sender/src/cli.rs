@@ -46,6 +46,10 @@ pub struct Arguments {
     /// Datagrams per second over all sources; 0 is as fast as possible
     #[arg(long, short, value_name = "NUMBER", default_value_t = 1000)]
     pub rate: u64,
+    /// Maximum number of datagrams sent at once. By default the number per millisecond; 1 spaces
+    /// them evenly, at the cost of a wake-up per datagram
+    #[arg(long, value_name = "NUMBER")]
+    pub burst: Option<NonZeroU64>,
     /// Number of datagrams to send. Without it and without --duration: until interrupted
     #[arg(long, short, value_name = "NUMBER", conflicts_with = "duration")]
     pub count: Option<NonZeroU64>,
@@ -169,6 +173,7 @@ mod tests {
             &["--to", "127.0.0.1:0"],
             &["--sources", "3"],
             &["--count", "0"],
+            &["--burst", "0"],
             &["--count", "1", "--duration", "1s"],
             &["--duration", "1"],
             &["--size", "70000"],

@@ -1,9 +1,9 @@
-//! Schedules datagrams by the clock, in bursts of a millisecond. After a delay it catches up at
-//! most `CATCH_UP`.
+//! Schedules datagrams by the clock, in bursts of a millisecond unless they are limited further.
+//! After a delay it catches up at most `CATCH_UP`.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
-/// A burst is at most the datagrams of this time, or one datagram.
+/// By default, a burst is at most the datagrams of this time, or one datagram.
 const BURST: Duration = Duration::from_millis(1);
 
 /// Datagrams that are later than this are skipped: the schedule moves on instead.
@@ -26,12 +26,22 @@ pub struct Pacer {
     /// Start of the schedule. It moves forward when datagrams are skipped.
     origin: Duration,
     sent: u64,
+    /// The largest number of datagrams sent at once.
+    burst: u64,
 }
 
 impl Pacer {
     /// A schedule of `rate` datagrams per second; 0 is as fast as possible.
     pub fn new(rate: u64) -> Pacer {
-        Pacer { rate, origin: Duration::ZERO, sent: 0 }
+        let mut pacer = Pacer { rate, origin: Duration::ZERO, sent: 0, burst: 1 };
+        pacer.burst = pacer.within(BURST).max(1);
+        pacer
+    }
+
+    /// Limits the number of datagrams that are sent at once.
+    #[must_use]
+    pub fn with_burst(self, limit: NonZeroU64) -> Pacer {
+        Pacer { burst: limit.get().min(self.burst), ..self }
     }
 
     /// The datagrams due at `now`.
@@ -47,7 +57,7 @@ impl Pacer {
         }
         let excess = late.saturating_sub(self.within(CATCH_UP).max(1));
         self.origin += self.time_of(excess);
-        let burst = self.within(BURST).max(1);
+        let burst = self.burst;
         if late < burst && burst > 1 {
             // Wait for a whole burst, because a wake-up costs more than a datagram.
             return Due::After(self.time_of(burst - late).min(BURST));
@@ -81,8 +91,7 @@ mod tests {
 
     /// Runs a schedule for `length` on a clock that overshoots each wait by `overshoot`. Returns
     /// the number of datagrams and the largest burst.
-    fn run(rate: u64, length: Duration, overshoot: Duration) -> (u64, u64) {
-        let mut pacer = Pacer::new(rate);
+    fn run(mut pacer: Pacer, length: Duration, overshoot: Duration) -> (u64, u64) {
         let mut now = Duration::ZERO;
         let mut sent = 0;
         let mut largest = 0;
@@ -105,10 +114,20 @@ mod tests {
     #[test]
     fn rate_is_kept_in_bursts_of_a_millisecond() {
         for rate in [1, 7, 999, 1000, 1001, 50_000, 400_000] {
-            let (sent, largest) = run(rate, Duration::from_secs(10), Duration::from_micros(60));
+            let (sent, largest) = run(Pacer::new(rate), Duration::from_secs(10), Duration::from_micros(60));
             let burst = (rate / 1000).max(1);
             assert!(sent.abs_diff(rate * 10) <= burst + 1, "{rate}: {sent}");
             assert!(largest <= burst, "{rate}: {largest}");
+        }
+    }
+
+    #[test]
+    fn limited_bursts_keep_the_rate() {
+        for rate in [1, 1_000, 5_000, 20_000] {
+            let pacer = Pacer::new(rate).with_burst(NonZeroU64::MIN);
+            let (sent, largest) = run(pacer, Duration::from_secs(10), Duration::from_micros(60));
+            assert!(sent.abs_diff(rate * 10) <= rate / 1_000 + 2, "{rate}: {sent}");
+            assert_eq!(largest, 1);
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{anyhow, bail};
-use sekiwake_bus::{Bus, Controlling, DestinationRegistrar, Registered};
+use sekiwake_bus::{Bus, Controlling, Registered, Registrar};
 use sekiwake_record::Name;
 use sekiwake_runtime::{Stop, host_name};
 use tracing::{info, warn};
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 const MAX_NAME_BYTES: usize = 63;
 
 /// A registration that lasts while traffic is sent, if there is one.
-pub(crate) struct Registration(Option<DestinationRegistrar>);
+pub(crate) struct Registration(Option<Box<dyn Registrar>>);
 
 impl Registration {
     /// No registration.
@@ -32,7 +32,7 @@ impl Registration {
         thread::scope(|scope| {
             let kept = thread::Builder::new()
                 .name("registration".to_owned())
-                .spawn_scoped(scope, || registrar.keep(|| is_done.load(Relaxed), log_change))?;
+                .spawn_scoped(scope, || registrar.keep(&|| is_done.load(Relaxed), &mut log_change))?;
             let sent = {
                 // Also when sending panics, or the scope would wait for the thread forever.
                 let _end = EndOfSending(&is_done);
@@ -72,17 +72,14 @@ pub(crate) fn register(
 ) -> anyhow::Result<Registration> {
     let distinct: BTreeSet<SocketAddr> = destinations.iter().copied().collect();
     let destinations: Vec<SocketAddr> = distinct.into_iter().collect();
-    let mut registrar = DestinationRegistrar::connect(&Bus::default(), controlling, client(), &destinations)?;
-    let missing = match registrar.register(|| stop.stopping()) {
+    let mut registrar = Bus::default().registrar(controlling, client(), &destinations)?;
+    let missing = match registrar.register(&|| stop.stopping()) {
         Ok(Registered::Acknowledged) => return Ok(Registration(Some(registrar))),
         Ok(Registered::Stopped) => return Ok(Registration::none()),
-        Ok(Registered::Full) => "the proxy has no room for more destinations or clients",
-        Ok(Registered::NoConnection) => "no control connection to the proxy (SEKIWAKE_BUS_CONTROL)",
-        Ok(Registered::NoAnswer) => "the proxy does not answer registrations, perhaps an earlier version",
-        Ok(Registered::Late) => "a capture has not acknowledged the destinations within 10 s",
+        Ok(missing) => missing,
         Err(error) => return Err(error.into()),
     };
-    bail!("nothing sent, cannot register the destinations at {}: {missing}", controlling.endpoints.join(","))
+    bail!("nothing sent, cannot register the destinations at {controlling}: {missing}")
 }
 
 /// The name of this client.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The longest sleep.
-const IDLE: Duration = Duration::from_millis(250);
+const IDLE: Duration = Duration::from_secs(1);
 
 /// How often due files are closed.
 const CLOSE_EVERY: Duration = Duration::from_secs(1);
@@ -236,6 +236,13 @@ impl CommitLoop {
         self.error = Some(error);
     }
 
+    /// How far back the files reach.
+    fn oldest(&self) -> Option<String> {
+        let seconds = self.options.metrics.oldest.get();
+        (seconds > 0.0)
+            .then(|| jiff::Timestamp::from_second(seconds as i64).map_or_else(|_| String::new(), |at| at.to_string()))
+    }
+
     fn update_status(&self) {
         self.options.status.answer(|| {
             json!({
@@ -246,6 +253,7 @@ impl CommitLoop {
                 "written_records": self.options.metrics.written_records.get(),
                 "files": self.options.metrics.files.get(),
                 "bytes": self.options.metrics.bytes.get(),
+                "oldest": self.oldest(),
             })
         });
     }
@@ -260,6 +268,6 @@ pub(crate) fn report_damage(recovered: &Recovered, metrics: &StoreMetrics) {
     let lines = recovered.damaged_lines;
     metrics.damaged_lines.inc_by(lines);
     if lines > 0 {
-        warn!(lines, "recovered files have damaged lines, which readers skip");
+        warn!(lines, "recovered files have damaged lines or places, which readers skip");
     }
 }

@@ -15,7 +15,7 @@ use rustix::{
     io::Errno,
 };
 use sekiwake_archive::{PartName, Unread, walk};
-use sekiwake_record::{Name, WallTime};
+use sekiwake_record::{Kind, Name, WallTime};
 use tracing::warn;
 
 /// Modes of files that are open for writing and of closed ones. Older releases judge by them
@@ -68,12 +68,47 @@ pub struct Created<F> {
     pub directories: BTreeSet<String>,
 }
 
+/// The owner of files: a member, and one of the kinds that it stores. Each kind has a lock of its
+/// own, so that several processes of one name can store different kinds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// The member.
+    pub member: Name,
+    /// The kind.
+    pub kind: Kind,
+}
+
+impl Owner {
+    /// The owner of a file.
+    pub fn of(name: &PartName) -> Owner {
+        Owner { member: name.member.clone(), kind: name.format.kind() }
+    }
+
+    /// The name of its lock file. Names of members have no `@`, so that earlier releases do not
+    /// take those of other kinds than syslog for locks.
+    fn lock_file(&self) -> String {
+        match self.kind {
+            Kind::Syslog => format!("{LOCK_PREFIX}{}{LOCK_SUFFIX}", self.member),
+            kind => format!("{LOCK_PREFIX}{}@{kind}{LOCK_SUFFIX}", self.member),
+        }
+    }
+
+    fn of_lock_file(name: &str) -> Option<Owner> {
+        let name = name.strip_prefix(LOCK_PREFIX)?.strip_suffix(LOCK_SUFFIX)?;
+        let (member, kind) = match name.split_once('@') {
+            None => (name, Kind::Syslog),
+            Some((member, kind)) => (member, Kind::from_name(kind).filter(|kind| *kind != Kind::Syslog)?),
+        };
+        Some(Owner { member: Name::new(member).ok()?, kind })
+    }
+}
+
 /// A directory of stored files. Paths are relative to it, with slashes. Every function that returns
 /// a result may fail with an I/O error at any time, and may then have done part of its work.
 pub trait Disk {
     /// A file that is open for writing.
     type File;
-    /// The lock that a running member holds.
+    /// The lock that a running storer holds.
     type Lock;
 
     /// Lists all stored files and leftovers.
@@ -146,18 +181,18 @@ pub trait Disk {
     /// Removes a file, and the directories above it that become empty.
     fn remove(&self, path: &str) -> io::Result<()>;
 
-    /// Takes the lock of a member.
-    fn lock(&self, member: &Name) -> io::Result<Locked<Self::Lock>>;
+    /// Takes the lock of an owner.
+    fn lock(&self, owner: &Owner) -> io::Result<Locked<Self::Lock>>;
 
-    /// Counts a run of the member that holds this lock: returns a number greater than the last one
+    /// Counts a run of the owner that holds this lock: returns a number greater than the last one
     /// and than `seen`, once it is durable.
     ///
     /// # Errors
     /// An I/O error, or the numbers are exhausted.
     fn next_run(&self, lock: &Self::Lock, seen: u32) -> io::Result<u32>;
 
-    /// Members that have a lock file here, locked or not.
-    fn members(&self) -> io::Result<Vec<Name>>;
+    /// Owners that have a lock file here, locked or not.
+    fn owners(&self) -> io::Result<Vec<Owner>>;
 
     /// Bytes available on the file system.
     fn free_bytes(&self) -> io::Result<u64>;
@@ -172,7 +207,7 @@ pub struct RealDisk {
     has_modes: OnceLock<bool>,
 }
 
-/// The name of a member's lock file, before and after the member's name.
+/// The name of a lock file, before and after the owner's name.
 const LOCK_PREFIX: &str = ".sekiwake-storer.";
 const LOCK_SUFFIX: &str = ".lock";
 
@@ -353,8 +388,8 @@ impl Disk for RealDisk {
         Ok(())
     }
 
-    fn lock(&self, member: &Name) -> io::Result<Locked<File>> {
-        let path = self.root.join(format!("{LOCK_PREFIX}{member}{LOCK_SUFFIX}"));
+    fn lock(&self, owner: &Owner) -> io::Result<Locked<File>> {
+        let path = self.root.join(owner.lock_file());
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Locked::Taken(file)),
@@ -379,14 +414,13 @@ impl Disk for RealDisk {
         Ok(run)
     }
 
-    fn members(&self) -> io::Result<Vec<Name>> {
-        let mut members = Vec::new();
+    fn owners(&self) -> io::Result<Vec<Owner>> {
+        let mut owners = Vec::new();
         for entry in fs::read_dir(&self.root)? {
             let Ok(name) = entry?.file_name().into_string() else { continue };
-            let member = name.strip_prefix(LOCK_PREFIX).and_then(|rest| rest.strip_suffix(LOCK_SUFFIX));
-            members.extend(member.and_then(|member| Name::new(member).ok()));
+            owners.extend(Owner::of_lock_file(&name));
         }
-        Ok(members)
+        Ok(owners)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {

@@ -1,11 +1,12 @@
-//! A load: the lines of one commit interval, grouped by file, which are written together.
+//! A load: the lines or packets of one commit interval, grouped by file, which are written
+//! together.
 
 use std::{collections::HashMap, net::IpAddr};
 
-use sekiwake_archive::Period;
-use sekiwake_record::{Kind, Name, WallTime};
+use sekiwake_archive::{OpenGroup, Period};
+use sekiwake_record::{Kind, Name, Record, WallTime};
 
-use crate::template::Template;
+use crate::{encode::RecordEncoder, template::Template};
 
 /// The most files in one load.
 const MAX_ENTRIES: usize = 32_768;
@@ -16,6 +17,7 @@ const MAX_SPARE_BYTES: usize = 32 << 20;
 /// Lines grouped by file.
 #[derive(Debug)]
 pub struct Load {
+    kind: Kind,
     template: Template,
     member: Name,
     period_seconds: u32,
@@ -53,12 +55,16 @@ struct Lent {
     total: usize,
 }
 
-/// The lines for one file.
+/// The lines or packets for one file.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) path: String,
+    /// The only source, where the template has one.
+    pub(crate) source: Option<IpAddr>,
     pub(crate) period: Period,
     pub(crate) lines: Vec<u8>,
+    /// The packets at their end that have no seal yet.
+    group: OpenGroup,
     pub(crate) state: State,
 }
 
@@ -74,9 +80,11 @@ pub(crate) enum State {
 }
 
 impl Load {
-    /// An empty load for files of this template, each for this many seconds of capture time.
+    /// An empty load for files of syslog of this template, each for this many seconds of capture
+    /// time.
     pub fn new(template: Template, member: Name, period_seconds: u32) -> Load {
         Load {
+            kind: Kind::Syslog,
             template,
             member,
             period_seconds,
@@ -88,15 +96,41 @@ impl Load {
         }
     }
 
+    /// The same for another kind.
+    #[must_use]
+    pub fn of_kind(self, kind: Kind) -> Load {
+        Load { kind, ..self }
+    }
+
+    /// Adds a record.
+    #[inline]
+    pub fn put(&mut self, encoder: &mut RecordEncoder, record: &Record<'_>, publisher: &str) {
+        let Entry { lines, group, .. } = self.entry(WallTime::from_nanos(record.captured_at_ns), record.source);
+        encoder.encode(record, publisher, lines, group);
+    }
+
+    /// Completes what was added. A load has to be complete when it is written.
+    pub fn seal(&mut self, encoder: &RecordEncoder) {
+        self.entries.iter_mut().for_each(|entry| encoder.seal(&mut entry.lines, &mut entry.group));
+        let total = self.entries.iter().map(|entry| entry.lines.len()).sum();
+        let length = self.entries.first().map_or(0, |entry| entry.lines.len());
+        self.lent = Lent { index: 0, length, total };
+    }
+
     /// The buffer for the line of a record with this capture time and source.
     #[inline]
     pub fn buffer(&mut self, captured_at: WallTime, source: IpAddr) -> &mut Vec<u8> {
+        &mut self.entry(captured_at, source).lines
+    }
+
+    #[inline]
+    fn entry(&mut self, captured_at: WallTime, source: IpAddr) -> &mut Entry {
         let index = match &self.last {
             Some(last) if last.period.contains(captured_at) => last.index,
             _ => self.find(captured_at, source),
         };
         self.lent = Lent { index, length: self.entries[index].lines.len(), total: self.bytes() };
-        &mut self.entries[index].lines
+        &mut self.entries[index]
     }
 
     fn find(&mut self, captured_at: WallTime, source: IpAddr) -> usize {
@@ -106,9 +140,10 @@ impl Load {
         let index = match self.index.get(&key) {
             Some(&index) => index,
             None => {
-                let path = self.template.path(period, source, Kind::Syslog, self.member.as_str());
+                let path = self.template.path(period, source, self.kind, self.member.as_str());
                 let lines = std::mem::take(&mut self.spare);
-                self.entries.push(Entry { path, period, lines, state: State::Unwritten });
+                let group = OpenGroup::default();
+                self.entries.push(Entry { path, source: key.source, period, lines, group, state: State::Unwritten });
                 self.index.insert(key, self.entries.len() - 1);
                 self.entries.len() - 1
             }

@@ -13,19 +13,24 @@ use std::{
 };
 
 use sekiwake_archive::{FileState, PartName, compress};
-use sekiwake_record::{Name, WallTime};
+use sekiwake_record::{Kind, Name, WallTime};
 
 use crate::{
-    disk::{Created, Disk, Found, Locked, parent, temporary},
+    disk::{Created, Disk, Found, Locked, Owner, parent, temporary},
     error::{StoreError, cannot},
     recovery::{Recovered, recover_all},
 };
 
-/// How closed files are maintained.
+/// How closed files of one kind are maintained.
 #[derive(Clone, Debug)]
 pub struct MaintenanceSettings {
-    /// The member whose files are maintained, besides those of members that no longer run.
+    /// The member.
     pub member: Name,
+    /// The kind whose files are maintained.
+    pub kind: Kind,
+    /// Whether the member stores this kind: its own files are maintained, besides those of members
+    /// that no longer store it.
+    pub is_stored: bool,
     /// The compression level; `None` for no compression.
     pub compress: Option<i32>,
     /// Files that were last written to longer ago than this are deleted; `None`: never.
@@ -88,6 +93,8 @@ pub struct Round {
     pub deleted_by_size: DeletedFiles,
     /// Files that exist at the end.
     pub remaining: FileTotals,
+    /// The start of the earliest period of which there are files.
+    pub oldest: Option<WallTime>,
     /// Whether files could not be considered for deletion, or not be deleted.
     pub retention_failed: bool,
 }
@@ -126,26 +133,30 @@ impl<D: Disk> Maintenance<D> {
         let mut stopped = BTreeMap::new();
         let mut failed = None;
         let mut unlockable = BTreeSet::new();
-        for member in self.disk.members().map_err(cannot("list", ""))? {
-            if member == self.settings.member {
+        let own = Owner { member: self.settings.member.clone(), kind: self.settings.kind };
+        for owner in self.disk.owners().map_err(cannot("list", ""))? {
+            if owner.kind != own.kind || owner == own && self.settings.is_stored {
                 continue;
             }
-            match self.disk.lock(&member) {
-                Ok(Locked::Taken(lock)) => drop(stopped.insert(member, lock)),
+            match self.disk.lock(&owner) {
+                Ok(Locked::Taken(lock)) => drop(stopped.insert(owner, lock)),
                 Ok(Locked::InUse) => {}
-                Ok(Locked::Unsupported(_)) => drop(unlockable.insert(member)),
+                Ok(Locked::Unsupported(_)) => drop(unlockable.insert(owner)),
                 Err(error) => failed = Some(cannot("lock", "")(error)),
             }
         }
         let mut listing = self.disk.list().map_err(cannot("list", ""))?;
-        stopped.keys().for_each(|member| round.recovered.add(recover_all(&self.disk, member, &listing)));
+        stopped.keys().for_each(|owner| round.recovered.add(recover_all(&self.disk, owner, &listing)));
         if round.recovered.files > 0 {
             listing = self.disk.list().map_err(cannot("list", ""))?;
         }
         let mut found = listing.files;
-        let unlocked = found.iter().find(|found| unlockable.contains(&found.name.member));
+        let unlocked = found.iter().find(|found| unlockable.contains(&Owner::of(&found.name)));
         failed = failed.or(unlocked.map(|found| StoreError::NoLocks(found.name.member.clone())));
-        found.retain(|found| found.name.member == self.settings.member || stopped.contains_key(&found.name.member));
+        found.retain(|found| {
+            let owner = Owner::of(&found.name);
+            owner == own && self.settings.is_stored || stopped.contains_key(&owner)
+        });
         found.sort_by(|one, other| (one.modified, &one.name).cmp(&(other.modified, &other.name)));
         let uncopied = self.remove_compressed(&mut found).err();
         failed = failed.or(self.delete(now, &mut found, round).err());
@@ -168,6 +179,7 @@ impl<D: Disk> Maintenance<D> {
             }
         }
         round.remaining = FileTotals::of(&found);
+        round.oldest = found.iter().map(|found| found.name.period.start_time()).min();
         failed.map_or(Ok(()), Err)
     }
 

@@ -11,7 +11,7 @@ use sekiwake_runtime::Metrics;
 pub mod names {
     /// Records written and fsynced.
     pub const WRITTEN_RECORDS: &str = "sekiwake_store_written_records_total";
-    /// Bytes of their lines.
+    /// Bytes of their lines or packets.
     pub const WRITTEN_BYTES: &str = "sekiwake_store_written_bytes_total";
     /// Records received and not fsynced yet.
     pub const UNSYNCED_RECORDS: &str = "sekiwake_store_unsynced_records";
@@ -33,13 +33,15 @@ pub mod names {
     pub const FILES: &str = "sekiwake_store_files";
     /// Bytes of these files.
     pub const BYTES: &str = "sekiwake_store_bytes";
+    /// Start of the earliest period of which files are stored, seconds since 1970; 0 if none are.
+    pub const OLDEST: &str = "sekiwake_store_oldest_timestamp_seconds";
     /// Bytes available on the file system.
     pub const FREE_BYTES: &str = "sekiwake_store_free_bytes";
     /// Files recovered after a crash.
     pub const RECOVERED_FILES: &str = "sekiwake_store_recovered_files_total";
-    /// Bytes after the last complete line, truncated during recovery.
+    /// Bytes after the last complete line or group of packets, truncated during recovery.
     pub const TRUNCATED_BYTES: &str = "sekiwake_store_truncated_bytes_total";
-    /// Damaged lines before the last complete one of recovered files, left in place.
+    /// Damaged lines or places before the last complete one of recovered files, left in place.
     pub const DAMAGED_LINES: &str = "sekiwake_store_damaged_lines_total";
     /// Files compressed.
     pub const COMPRESSED_FILES: &str = "sekiwake_store_compressed_files_total";
@@ -70,6 +72,7 @@ pub(crate) struct StoreMetrics {
     pub(crate) open_files: IntGauge,
     pub(crate) files: IntGauge,
     pub(crate) bytes: IntGauge,
+    pub(crate) oldest: Gauge,
     pub(crate) free_bytes: IntGauge,
     pub(crate) recovered_files: IntCounter,
     pub(crate) truncated_bytes: IntCounter,
@@ -102,7 +105,10 @@ impl StoreMetrics {
         };
         StoreMetrics {
             written_records: counter(names::WRITTEN_RECORDS, "Records written and fsynced."),
-            written_bytes: counter(names::WRITTEN_BYTES, "Bytes of lines written and fsynced, before compression."),
+            written_bytes: counter(
+                names::WRITTEN_BYTES,
+                "Bytes of lines or packets written and fsynced, before compression.",
+            ),
             unsynced_records: gauge(names::UNSYNCED_RECORDS, "Records received and not fsynced yet."),
             handed_over_records: counter(
                 names::HANDED_OVER_RECORDS,
@@ -125,15 +131,20 @@ impl StoreMetrics {
             open_files: gauge(names::OPEN_FILES, "File descriptors open for writing."),
             files: gauge(names::FILES, "Stored files maintained by this storer."),
             bytes: gauge(names::BYTES, "Bytes of stored files maintained by this storer."),
+            oldest: metrics.float_gauge(
+                names::OLDEST,
+                "Start of the earliest period of which files are stored, seconds since 1970, 0 if none are.",
+                &[],
+            ),
             free_bytes: gauge(names::FREE_BYTES, "Bytes available on the file system."),
             recovered_files: counter(names::RECOVERED_FILES, "Files recovered after a crash."),
             truncated_bytes: counter(
                 names::TRUNCATED_BYTES,
-                "Bytes after the last complete line, truncated during recovery.",
+                "Bytes after the last complete line or group of packets, truncated during recovery.",
             ),
             damaged_lines: counter(
                 names::DAMAGED_LINES,
-                "Damaged lines before the last complete one of recovered files, left in place.",
+                "Damaged lines or places before the last complete one of recovered files, left in place.",
             ),
             compressed_files: counter(names::COMPRESSED_FILES, "Files compressed."),
             failed_maintenance: counter(names::FAILED_MAINTENANCE, "Failures to compress or delete files."),

@@ -1,10 +1,10 @@
-//! The receiving thread encodes batches from the bus as lines in a load, and passes full loads to
-//! the writing thread.
+//! The receiving thread encodes batches from the bus as lines or packets in a load, and passes full
+//! loads to the writing thread.
 //!
 //! ```text
-//! GroupSubscriber ─▶ LineEncoder ─▶ open load ═▶ one queued ═▶ one written and fsynced ─▶ its ack tokens are dropped
-//!                                       ▲                              │
-//!                                       └────────── empty loads ◀══════┘
+//! GroupSource ─▶ RecordEncoder ─▶ open load ═▶ one queued ═▶ one written and fsynced ─▶ its ack tokens are dropped
+//!                                   ▲                              │
+//!                                   └────────── empty loads ◀══════┘
 //! ```
 //! There are at most three loads, each of [`LOAD_BYTES`] and one batch. When all are full, the
 //! member stops receiving: publishers retain the data and can retransmit it later.
@@ -12,12 +12,10 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use sekiwake_archive::LineEncoder;
-use sekiwake_bus::{AckToken, GroupDelivery, GroupSubscriber, Leaving, Progress};
-use sekiwake_record::WallTime;
+use sekiwake_bus::{AckToken, GroupDelivery, GroupSource, Leaving, Progress};
 use sekiwake_runtime::Worker;
 
-use crate::{Load, metrics::StoreMetrics};
+use crate::{Load, encode::RecordEncoder, metrics::StoreMetrics};
 
 /// A load of this size is passed to the writing thread at once, bytes.
 const LOAD_BYTES: usize = 16 << 20;
@@ -67,8 +65,8 @@ pub(crate) fn load_channel() -> (LoadSender, LoadReceiver) {
 
 /// Encodes batches from the bus for the writing thread.
 pub(crate) struct ReceiveLoop {
-    subscriber: GroupSubscriber,
-    encoder: LineEncoder,
+    source: Box<dyn GroupSource>,
+    encoder: RecordEncoder,
     commit: Duration,
     open: Filled,
     /// When its first record was received.
@@ -81,15 +79,15 @@ pub(crate) struct ReceiveLoop {
 
 impl ReceiveLoop {
     pub(crate) fn new(
-        subscriber: GroupSubscriber,
-        encoder: LineEncoder,
+        source: Box<dyn GroupSource>,
+        encoder: RecordEncoder,
         commit: Duration,
         loads: LoadSender,
         new_load: impl Fn() -> Load + Send + 'static,
         metrics: StoreMetrics,
     ) -> ReceiveLoop {
         ReceiveLoop {
-            subscriber,
+            source,
             encoder,
             commit,
             open: Filled::new(new_load()),
@@ -106,12 +104,12 @@ impl ReceiveLoop {
             worker.beat();
             let is_stopping = worker.deadline().is_some();
             let is_behind = self.hand_over(is_stopping);
-            self.subscriber.set_is_full(is_behind);
+            self.source.set_is_full(is_behind);
             let delivery = if is_behind {
-                self.subscriber.poll_control(FULL_POLL)?;
+                self.source.poll_control(FULL_POLL)?;
                 None
             } else {
-                self.subscriber.receive(self.timeout())?
+                self.source.receive(self.timeout())?
             };
             let received = delivery.is_some();
             if let Some(delivery) = delivery {
@@ -120,7 +118,7 @@ impl ReceiveLoop {
             if let Some(deadline) = worker.deadline() {
                 let now = Instant::now();
                 let leaving = self.leaving.get_or_insert_with(|| Leaving::until(now, deadline));
-                if leaving.advance(&mut self.subscriber, Progress { received, is_behind, is_put: true }, now) {
+                if leaving.advance(&mut *self.source, Progress { received, is_behind, is_put: true }, now) {
                     return Ok(());
                 }
             }
@@ -131,9 +129,9 @@ impl ReceiveLoop {
         if self.open.records == 0 {
             self.since = Instant::now();
         }
+        let publisher = &*delivery.stream.name;
         for record in delivery.batch.records() {
-            let buffer = self.open.load.buffer(WallTime::from_nanos(record.captured_at_ns), record.source);
-            self.encoder.encode(&record, buffer);
+            self.open.load.put(&mut self.encoder, &record, publisher);
         }
         let records = delivery.batch.len();
         self.open.records += records as u64;
@@ -143,7 +141,7 @@ impl ReceiveLoop {
 
     /// How long to wait for the next batch.
     fn timeout(&self) -> Duration {
-        if !self.subscriber.has_outstanding() && self.leaving.is_none() {
+        if !self.source.has_outstanding() && self.leaving.is_none() {
             return IDLE_TIMEOUT;
         }
         if self.open.records == 0 {
@@ -165,6 +163,7 @@ impl ReceiveLoop {
         if self.loads.filled.is_full() {
             return is_full;
         }
+        self.open.load.seal(&self.encoder);
         let next = self.loads.empty.try_recv().unwrap_or_else(|_| Filled::new((self.new_load)()));
         match self.loads.filled.try_send(std::mem::replace(&mut self.open, next)) {
             Ok(()) => false,

@@ -1,13 +1,12 @@
-//! Crash recovery: files that were open are truncated after their last complete line, and closed.
-//! Damaged lines before it are counted and left in place, where readers skip them.
+//! Crash recovery: files that were open are truncated after their last complete line or group of
+//! packets, and closed. Damaged places before it are counted and left, where readers skip them.
 
 use std::io::{self, BufRead, BufReader};
 
-use sekiwake_archive::{FileState, LineFormat, MAX_LINE_BYTES, Message};
-use sekiwake_record::Name;
+use sekiwake_archive::{FileFormat, FileState, GroupReader, Item, LineFormat, MAX_LINE_BYTES, Message, holds_data};
 
 use crate::{
-    disk::{Disk, Found, Listing, named_by_temporary},
+    disk::{Disk, Found, Listing, Owner, named_by_temporary},
     error::{StoreError, cannot},
 };
 
@@ -16,9 +15,11 @@ use crate::{
 pub struct Recovered {
     /// Files that had been open and were recovered.
     pub files: u64,
-    /// Bytes after the last complete line, which were truncated. They had not been acknowledged.
+    /// Bytes after the last complete line or group, which were truncated. They had not been
+    /// acknowledged.
     pub truncated_bytes: u64,
-    /// Damaged lines before the last complete one, which were left in place.
+    /// Damaged lines before the last complete one, which were left in place. Of packets: damaged
+    /// places.
     pub damaged_lines: u64,
     /// Leftovers of interrupted compression that were removed.
     pub leftovers: u64,
@@ -46,11 +47,11 @@ impl Recovered {
     }
 }
 
-/// Recovers the files of a member, from a listing that was made while its lock was held. A file
+/// Recovers the files of an owner, from a listing that was made while its lock was held. A file
 /// that fails is left as it is, because one bad sector must not stop the storing of new messages.
-pub(crate) fn recover_all<D: Disk>(disk: &D, member: &Name, listing: &Listing) -> Recovered {
+pub(crate) fn recover_all<D: Disk>(disk: &D, owner: &Owner, listing: &Listing) -> Recovered {
     let mut recovered = Recovered::default();
-    let is_its_own = |path: &&String| named_by_temporary(path).is_some_and(|name| name.member == *member);
+    let is_its_own = |path: &&String| named_by_temporary(path).is_some_and(|name| Owner::of(&name) == *owner);
     for path in listing.leftovers.iter().filter(is_its_own) {
         match disk.remove(path) {
             Ok(()) => recovered.leftovers += 1,
@@ -63,7 +64,7 @@ pub(crate) fn recover_all<D: Disk>(disk: &D, member: &Name, listing: &Listing) -
         FileState::Closed => found.is_writable && disk.has_modes(),
         FileState::Compressed => false,
     };
-    for found in listing.files.iter().filter(|found| found.name.member == *member).filter(is_open) {
+    for found in listing.files.iter().filter(|found| Owner::of(&found.name) == *owner).filter(is_open) {
         match recover(disk, found) {
             Ok(whole) => {
                 recovered.files += 1;
@@ -76,11 +77,15 @@ pub(crate) fn recover_all<D: Disk>(disk: &D, member: &Name, listing: &Listing) -
     recovered
 }
 
-/// Truncates one file after its last complete line and closes it.
+/// Truncates one file after its last complete line or group, and closes it.
 fn recover<D: Disk>(disk: &D, found: &Found) -> Result<Whole, StoreError> {
     let path = found.name.to_string();
     let reader = disk.read(&path).map_err(cannot("read", &path))?;
-    let whole = scan(found.name.format, BufReader::with_capacity(1 << 18, reader)).map_err(cannot("read", &path))?;
+    let whole = match found.name.format {
+        FileFormat::Lines(format) => scan(format, BufReader::with_capacity(1 << 18, reader)),
+        FileFormat::Pcapng(_) => scan_groups(reader, found.name.state),
+    };
+    let whole = whole.map_err(cannot("read", &path))?;
     if whole.bytes == 0 {
         disk.remove(&path).map_err(cannot("remove", &path))?;
         return Ok(whole);
@@ -100,11 +105,11 @@ fn recover<D: Disk>(disk: &D, found: &Found) -> Result<Whole, StoreError> {
     Ok(whole)
 }
 
-/// The part of a file up to its last complete line.
+/// The part of a file up to its last complete line or group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Whole {
     pub(crate) bytes: u64,
-    /// Lines in it that are no messages.
+    /// Lines in it that are no messages, or places that are in no group.
     pub(crate) damaged_lines: u64,
 }
 
@@ -134,6 +139,26 @@ pub(crate) fn scan(format: LineFormat, mut reader: impl BufRead) -> io::Result<W
             damaged_lines += 1;
         }
     }
+}
+
+/// Looks for the last intact group of packets. Without packets there is nothing to keep.
+fn scan_groups(reader: impl io::Read, state: FileState) -> io::Result<Whole> {
+    let mut groups = GroupReader::in_state(reader, state)?;
+    let mut whole = Whole::default();
+    let mut damaged_places = 0;
+    let mut is_damaged = false;
+    while let Some(item) = groups.next_item()? {
+        match item {
+            Item::Group { offset, bytes } => {
+                is_damaged = false;
+                if holds_data(bytes) {
+                    whole = Whole { bytes: offset + bytes.len() as u64, damaged_lines: damaged_places };
+                }
+            }
+            Item::Damaged { .. } => damaged_places += u64::from(!std::mem::replace(&mut is_damaged, true)),
+        }
+    }
+    Ok(whole)
 }
 
 #[cfg(test)]

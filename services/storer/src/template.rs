@@ -106,6 +106,11 @@ impl Template {
         path
     }
 
+    /// Whether each kind has a path of its own.
+    pub fn has_kind(&self) -> bool {
+        self.pieces.contains(&Piece::Kind)
+    }
+
     /// Whether each source has a path of its own.
     pub fn has_source(&self) -> bool {
         self.pieces.contains(&Piece::Source)

@@ -17,12 +17,13 @@ use std::{
     time::Duration,
 };
 
-use sekiwake_archive::{FileState, LineFormat, Part, PartName, Period};
+use sekiwake_archive::{FileFormat, FileState, Part, PartName, Period};
 use sekiwake_record::{Name, WallTime};
 
 use crate::{
-    disk::{Created, Disk, Locked, is_out_of_descriptors},
+    disk::{Created, Disk, Locked, Owner, is_out_of_descriptors},
     error::{StoreError, cannot},
+    heads::SharedHeads,
     load::{Entry, Load, State},
     recovery::{Recovered, recover_all},
 };
@@ -36,8 +37,8 @@ const SINGLE_SYNCS: usize = 64;
 pub struct WriterSettings {
     /// The name of this storer.
     pub member: Name,
-    /// The format of the lines.
-    pub format: LineFormat,
+    /// The format of the files.
+    pub format: FileFormat,
     /// The size at which a file is rotated, bytes. The lines of one load are not split.
     pub rotate_bytes: u64,
     /// A file is closed when its period has been over, and nothing has been written, for this long.
@@ -46,13 +47,16 @@ pub struct WriterSettings {
     pub max_open: usize,
     /// The most files that are open for writing, with or without a descriptor.
     pub max_parts: usize,
+    /// The starts of new files, if these are of packets.
+    pub heads: Option<SharedHeads>,
 }
 
 impl WriterSettings {
     /// The defaults for this member.
-    pub fn new(member: Name, format: LineFormat) -> WriterSettings {
+    pub fn new(member: Name, format: impl Into<FileFormat>) -> WriterSettings {
         let late = Duration::from_secs(60);
-        WriterSettings { member, format, rotate_bytes: 1 << 30, late, max_open: 256, max_parts: 65_536 }
+        let format = format.into();
+        WriterSettings { member, format, rotate_bytes: 1 << 30, late, max_open: 256, max_parts: 65_536, heads: None }
     }
 }
 
@@ -64,8 +68,8 @@ struct OpenPart<F> {
     file: Option<F>,
     /// Bytes that are durable.
     synced: u64,
-    /// Whether there are bytes after those, which may not be durable.
-    is_dirty: bool,
+    /// Bytes after those, which may not be durable.
+    dirty: u64,
     /// When it was last written to.
     written: WallTime,
 }
@@ -116,19 +120,19 @@ impl<D: Disk> Writer<D> {
     /// Another storer of this name is running, or an I/O error. Single files that cannot be
     /// recovered are no error, but counted in [`Recovered`].
     pub fn open(disk: D, settings: WriterSettings) -> Result<(Writer<D>, Recovered), StoreError> {
-        let member = &settings.member;
-        let (lock, is_locked) = match disk.lock(member).map_err(cannot("lock", ""))? {
+        let owner = Owner { member: settings.member.clone(), kind: settings.format.kind() };
+        let (lock, is_locked) = match disk.lock(&owner).map_err(cannot("lock", ""))? {
             Locked::Taken(lock) => (lock, true),
             Locked::Unsupported(lock) => (lock, false),
-            Locked::InUse => return Err(StoreError::NameInUse(member.clone())),
+            Locked::InUse => return Err(StoreError::NameInUse(owner.member)),
         };
         let listing = disk.list().map_err(cannot("list", ""))?;
         // Also above every run seen in file names, because the lock file, which has the count, is
         // lost when files are moved without hidden ones. A reused name would overwrite a file.
-        let own = listing.files.iter().filter(|found| found.name.member == *member);
+        let own = listing.files.iter().filter(|found| Owner::of(&found.name) == owner);
         let seen = own.map(|found| found.name.part.run).max().unwrap_or(0);
         let run = disk.next_run(&lock, seen).map_err(cannot("write the run number to", ""))?;
-        let recovered = recover_all(&disk, member, &listing);
+        let recovered = recover_all(&disk, &owner, &listing);
         let writer = Writer {
             disk,
             settings,
@@ -172,9 +176,12 @@ impl<D: Disk> Writer<D> {
         }
         for entry in load.entries().iter_mut().filter(|entry| entry.state == State::Written) {
             entry.state = State::Durable;
+            if let Some(heads) = &self.settings.heads {
+                heads.learn(&entry.lines);
+            }
             if let Some(part) = self.parts.get_mut(&PartKey::of(entry)) {
-                part.synced += entry.lines.len() as u64;
-                part.is_dirty = false;
+                part.synced += part.dirty;
+                part.dirty = 0;
             }
         }
         Ok(())
@@ -189,7 +196,7 @@ impl<D: Disk> Writer<D> {
         let is_over = |key: &PartKey, part: &OpenPart<D::File>| {
             let period = key.period;
             let is_now = (period.start_time()..period.end_time() + late).contains(&now);
-            !part.is_dirty && !is_now && part.written + late <= now
+            part.dirty == 0 && !is_now && part.written + late <= now
         };
         let over: Vec<_> =
             self.parts.iter().filter(|(key, part)| is_over(key, part)).map(|(key, _)| key.clone()).collect();
@@ -255,7 +262,16 @@ impl<D: Disk> Writer<D> {
         }
         let Some(part) = self.parts.get_mut(&key) else { return Ok(()) };
         let Some(file) = &part.file else { return Ok(()) };
-        if let Err(error) = self.disk.write_at(file, &entry.lines, part.synced) {
+        let head = match &self.settings.heads {
+            Some(heads) if part.synced == 0 => heads.head(entry.source),
+            _ => Vec::new(),
+        };
+        let written = match head.is_empty() {
+            true => Ok(()),
+            false => self.disk.write_at(file, &head, part.synced),
+        };
+        let head_bytes = head.len() as u64;
+        if let Err(error) = written.and_then(|()| self.disk.write_at(file, &entry.lines, part.synced + head_bytes)) {
             let path = part.name.to_string();
             // Truncate the incomplete write, because it takes up space on a disk that may be full
             // and readers would see a torn line.
@@ -265,7 +281,7 @@ impl<D: Disk> Writer<D> {
             return Err(cannot("write to", &path)(error));
         }
         part.written = now;
-        part.is_dirty = true;
+        part.dirty = head_bytes + bytes;
         entry.state = State::Written;
         Ok(())
     }
@@ -317,7 +333,7 @@ impl<D: Disk> Writer<D> {
             self.last_part = number;
             self.unsynced_directories.extend(directories);
             self.open_files += 1;
-            let part = OpenPart { name, file: Some(file), synced: 0, is_dirty: false, written: now };
+            let part = OpenPart { name, file: Some(file), synced: 0, dirty: 0, written: now };
             self.parts.insert(PartKey::of(entry), part);
             return Ok(());
         }
@@ -347,7 +363,7 @@ impl<D: Disk> Writer<D> {
             let Some(file) = part.file.take() else { continue };
             self.open_files -= 1;
             // While it is open, because a failure of writing back is reported to its descriptors.
-            if part.is_dirty && self.disk.sync(&file).is_err() {
+            if part.dirty > 0 && self.disk.sync(&file).is_err() {
                 drop(file);
                 self.abandon(&key);
             }
@@ -387,10 +403,10 @@ impl<D: Disk> Writer<D> {
                 Err(error) => return Err(cannot("open", &path)(error)),
             }
         }
-        let Some(OpenPart { file: Some(file), synced, .. }) = self.parts.get(&key) else {
+        let Some(OpenPart { file: Some(file), synced, dirty, .. }) = self.parts.get(&key) else {
             return Err(abandoned(entry));
         };
-        let synced = self.disk.sync(file).and_then(|()| self.check(file, &path, synced + entry.lines.len() as u64));
+        let synced = self.disk.sync(file).and_then(|()| self.check(file, &path, synced + dirty));
         if let Err(error) = synced {
             // Not tried again, because the kernel drops pages it could not write and a second
             // fsync would report success.
@@ -427,7 +443,7 @@ impl<D: Disk> Writer<D> {
                 continue;
             };
             let path = part.name.to_string();
-            let expected = part.synced + entry.lines.len() as u64;
+            let expected = part.synced + part.dirty;
             let checked = match (&synced, &part.file) {
                 (Err(_), _) => Err(ErrorKind::Other.into()),
                 (Ok(()), Some(file)) => self.check(file, &path, expected),
@@ -501,12 +517,12 @@ impl<D: Disk> Writer<D> {
             // All at once rather than the least recently used one, because finding that would cost
             // more than reopening some. Without `syncfs`, dirty files stay open until they are
             // synced.
-            for part in self.parts.values_mut().filter(|part| is_many || !part.is_dirty) {
+            for part in self.parts.values_mut().filter(|part| is_many || part.dirty == 0) {
                 self.open_files -= usize::from(part.file.take().is_some());
             }
         }
         if self.parts.len() >= self.settings.max_parts {
-            let clean = self.parts.iter().filter(|(_, part)| !part.is_dirty);
+            let clean = self.parts.iter().filter(|(_, part)| part.dirty == 0);
             let mut by_age: Vec<_> = clean.map(|(key, part)| (part.written, key.clone())).collect();
             by_age.sort();
             for (_, key) in by_age.into_iter().take(self.settings.max_parts / 16 + 1) {

@@ -19,9 +19,7 @@ use std::{
 
 use anyhow::Context;
 
-use sekiwake_bus::{
-    Bus, BusError, Controlling, EVENT_PREFIX, EventSubscriber, RecentSubscriber, STATUS_PREFIX, Subscriber, Subscribing,
-};
+use sekiwake_bus::{Bus, BusError, Controlling, EVENT_PREFIX, EventSource, STATUS_PREFIX, Subscribing};
 use sekiwake_decode::{Decoder, Style, write_rows};
 use sekiwake_json::{Payload, write_line};
 use sekiwake_record::{Kind, Name, Topic};
@@ -116,20 +114,14 @@ impl Tool for Tap {
         };
         let mut sources = Sources { records: None, events: None, decoding };
         if !record_prefixes.is_empty() {
-            sources.records = Some(match arguments.since {
-                None => {
-                    let live = Subscriber::connect(&bus, &subscribing, &record_prefixes, &metrics, None)?;
-                    Records::Live(Box::new(live))
-                }
-                Some(age) => {
-                    let to = (&subscribing, &controlling);
-                    let recent = RecentSubscriber::connect(&bus, to, &record_prefixes, age, &metrics, None)?;
-                    Records::Recent { recent: Box::new(recent), endpoint: controlling.endpoints.join(",") }
-                }
-            });
+            let source = match arguments.since {
+                None => bus.source(&subscribing, &record_prefixes, &metrics, None)?,
+                Some(age) => bus.recent_source(&subscribing, &controlling, &record_prefixes, age, &metrics, None)?,
+            };
+            sources.records = Some(Records::new(source, controlling.to_string()));
         }
         if !event_prefixes.is_empty() {
-            sources.events = Some(EventSubscriber::connect(&bus, &subscribing, &event_prefixes, &metrics)?);
+            sources.events = Some(bus.event_source(&subscribing, &event_prefixes, &metrics)?);
         }
         let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
         let mut run = || -> anyhow::Result<ExitCode> {
@@ -168,7 +160,7 @@ pub struct Settings {
 /// The subscriptions.
 struct Sources {
     records: Option<Records>,
-    events: Option<EventSubscriber>,
+    events: Option<Box<dyn EventSource>>,
     /// Records are decoded.
     decoding: Option<Decoding>,
 }

@@ -1,39 +1,33 @@
-//! Records: live ones, and with `--since` those that the captures still hold before them.
+//! Records, and what is missing of those that the captures still hold.
 
 use std::time::Duration;
 
-use sekiwake_bus::{BusError, Delivery, MissingRecent, RecentSubscriber, Subscriber};
+use sekiwake_bus::{BusError, Delivery, MissingRecent, Source};
 use tracing::warn;
 
 /// The subscription to records.
-pub(crate) enum Records {
-    Live(Box<Subscriber>),
-    /// It begins with recent records. `endpoint` is that of the control connection.
-    Recent {
-        recent: Box<RecentSubscriber>,
-        endpoint: String,
-    },
+pub(crate) struct Records {
+    source: Box<dyn Source>,
+    /// Where recent records are requested.
+    endpoint: String,
 }
 
 impl Records {
+    pub(crate) fn new(source: Box<dyn Source>, endpoint: String) -> Records {
+        Records { source, endpoint }
+    }
+
     pub(crate) fn receive(&mut self, timeout: Duration) -> Result<Option<Delivery>, BusError> {
-        let (recent, endpoint) = match self {
-            Records::Live(subscriber) => return subscriber.receive(timeout),
-            Records::Recent { recent, endpoint } => (recent, endpoint),
-        };
-        let delivery = recent.receive(timeout);
-        while let Some(missing) = recent.next_missing() {
-            report(&missing, endpoint);
+        let delivery = self.source.receive(timeout);
+        while let Some(missing) = self.source.next_missing() {
+            report(&missing, &self.endpoint);
         }
         delivery
     }
 
     /// The capture time before which retransmitted records are not printed, nanoseconds since 1970.
     pub(crate) fn since_ns(&self) -> u64 {
-        match self {
-            Records::Live(_) => 0,
-            Records::Recent { recent, .. } => recent.since_ns(),
-        }
+        self.source.since_ns()
     }
 }
 

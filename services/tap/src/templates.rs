@@ -3,7 +3,7 @@
 
 use std::{io::Write, net::IpAddr};
 
-use sekiwake_bus::{Bus, ControlReader, Controlling, HandoffEntry, KnownTemplates};
+use sekiwake_bus::{Bus, Controlling, HandoffEntry, KnownTemplates};
 use sekiwake_decode::Decoder;
 use sekiwake_flow::{KnownTemplate, TemplateField, known_templates};
 use sekiwake_json::timestamp;
@@ -83,9 +83,8 @@ enum Requested {
 }
 
 fn request(bus: &Bus, controlling: &Controlling, stop: &Stop) -> anyhow::Result<Requested> {
-    let mut reader = ControlReader::connect(bus, controlling)?;
-    let known = reader.templates(Kind::Xflow, || stop.stopping())?;
-    let endpoint = controlling.endpoints.join(",");
+    let known = bus.requests(controlling)?.templates(Kind::Xflow, &|| stop.stopping())?;
+    let endpoint = controlling.to_string();
     let missing = match known {
         KnownTemplates::Entries(entries) => return Ok(Requested::Entries(entries)),
         KnownTemplates::Stopped => return Ok(Requested::Stopped),

@@ -1,7 +1,8 @@
-//! Compressed files: independent zstd frames of whole lines, and a table of frames.
+//! Compressed files: independent zstd frames of whole lines or groups of packets, and a table of
+//! frames.
 //!
 //! ```text
-//! frame, frame, ...         each at most 1 MiB of lines, with its length and checksum
+//! frame, frame, ...         each at most 1 MiB, with its length and checksum
 //! skippable frame           0x184D2A5B | length u32          RFC 8878 §3.1.2: zstd's own tools skip it
 //!   row, row, ...           compressed bytes u32 | plain bytes u32 | lines u32 | earliest u64 | latest captured_at u64
 //!   end                     rows u32 | XXH3 of the rows u64 | "skwtable"
@@ -21,7 +22,10 @@ use sekiwake_record::WallTime;
 use xxhash_rust::xxh3::xxh3_64;
 use zstd::bulk::{Compressor, Decompressor};
 
-use crate::{LineFormat, captured_at_of};
+use crate::{
+    FileFormat, GroupReader, Item, LineFormat, captured_at_of,
+    pcapng::{SEAL_BYTES, Seal},
+};
 
 /// The most uncompressed bytes per frame. Longer lines are split; the storer writes none, but
 /// nothing may be lost.
@@ -46,39 +50,108 @@ pub(crate) struct Row {
     pub(crate) latest: WallTime,
 }
 
-/// Compresses a file of lines, without losing a byte.
+/// Compresses a file, without losing a byte.
 ///
 /// # Errors
 /// Reading or writing failed, or the level is invalid.
-pub fn compress(mut plain: impl BufRead, format: LineFormat, level: i32, mut out: impl Write) -> io::Result<()> {
-    let mut compressor = Compressor::new(level)?;
-    compressor.include_checksum(true)?;
-    let mut rows = Vec::new();
-    let mut frame = Vec::new();
-    let mut line = Vec::new();
-    let mut row = empty_row();
-    loop {
-        line.clear();
-        plain.by_ref().take(FRAME_BYTES as u64).read_until(b'\n', &mut line)?;
-        if !frame.is_empty() && (line.is_empty() || frame.len() + line.len() > FRAME_BYTES) {
-            let compressed = compressor.compress(&frame)?;
-            out.write_all(&compressed)?;
-            row.compressed_bytes = length(compressed.len())?;
-            row.plain_bytes = length(frame.len())?;
-            rows.push(std::mem::replace(&mut row, empty_row()));
-            frame.clear();
-        }
-        if line.is_empty() {
-            break;
-        }
-        frame.extend_from_slice(&line);
-        let at = captured_at_of(format, &line);
-        row.lines += 1;
-        row.earliest = row.earliest.min(at.unwrap_or(WallTime::EPOCH));
-        row.latest = row.latest.max(at.unwrap_or(WallTime::MAX));
+pub fn compress(
+    mut plain: impl BufRead,
+    format: impl Into<FileFormat>,
+    level: i32,
+    mut out: impl Write,
+) -> io::Result<()> {
+    let mut frames = FrameWriter::new(level, &mut out)?;
+    match format.into() {
+        FileFormat::Lines(format) => compress_lines(&mut plain, format, &mut frames)?,
+        FileFormat::Pcapng(_) => compress_packets(&mut plain, &mut frames)?,
     }
+    let rows = frames.finish()?;
     out.write_all(&table(&rows)?)?;
     out.flush()
+}
+
+/// Writes frames, each of what was added since the last one.
+struct FrameWriter<W> {
+    compressor: Compressor<'static>,
+    out: W,
+    plain: Vec<u8>,
+    row: Row,
+    rows: Vec<Row>,
+}
+
+impl<W: Write> FrameWriter<W> {
+    fn new(level: i32, out: W) -> io::Result<FrameWriter<W>> {
+        let mut compressor = Compressor::new(level)?;
+        compressor.include_checksum(true)?;
+        Ok(FrameWriter { compressor, out, plain: Vec::new(), row: empty_row(), rows: Vec::new() })
+    }
+
+    /// Adds bytes that are to be in one frame.
+    fn add(&mut self, bytes: &[u8], lines: u32, [earliest, latest]: [WallTime; 2]) -> io::Result<()> {
+        if self.plain.len() + bytes.len() > FRAME_BYTES {
+            self.end_frame()?;
+        }
+        self.plain.extend_from_slice(bytes);
+        self.row.lines = self.row.lines.saturating_add(lines);
+        self.row.earliest = self.row.earliest.min(earliest);
+        self.row.latest = self.row.latest.max(latest);
+        Ok(())
+    }
+
+    fn end_frame(&mut self) -> io::Result<()> {
+        if self.plain.is_empty() {
+            return Ok(());
+        }
+        let compressed = self.compressor.compress(&self.plain)?;
+        self.out.write_all(&compressed)?;
+        self.row.compressed_bytes = length(compressed.len())?;
+        self.row.plain_bytes = length(self.plain.len())?;
+        self.rows.push(std::mem::replace(&mut self.row, empty_row()));
+        self.plain.clear();
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<Vec<Row>> {
+        self.end_frame()?;
+        Ok(self.rows)
+    }
+}
+
+fn compress_lines(
+    plain: &mut impl BufRead,
+    format: LineFormat,
+    frames: &mut FrameWriter<impl Write>,
+) -> io::Result<()> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        Read::take(&mut *plain, FRAME_BYTES as u64).read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let at = captured_at_of(format, &line);
+        frames.add(&line, 1, [at.unwrap_or(WallTime::EPOCH), at.unwrap_or(WallTime::MAX)])?;
+    }
+}
+
+/// Frames of whole groups, and of what is damaged.
+fn compress_packets(plain: &mut impl Read, frames: &mut FrameWriter<impl Write>) -> io::Result<()> {
+    let mut groups = GroupReader::new(plain)?;
+    while let Some(item) = groups.next_item()? {
+        match item {
+            Item::Group { bytes, .. } => {
+                let seal = bytes.last_chunk().and_then(|seal: &[u8; SEAL_BYTES]| Seal::read(seal));
+                let Some(seal) = seal else { return Err(io::Error::other("a group without a seal")) };
+                frames.add(bytes, seal.packets, [seal.earliest, seal.latest])?;
+            }
+            Item::Damaged { bytes, .. } => {
+                for bytes in bytes.chunks(FRAME_BYTES) {
+                    frames.add(bytes, 0, [WallTime::EPOCH, WallTime::MAX])?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn empty_row() -> Row {
@@ -173,7 +246,13 @@ pub(crate) fn read_all<'a>(file: impl BufRead + 'a) -> io::Result<impl Read + 'a
 const MAX_DAMAGED: usize = 1000;
 
 /// zstd's magic number, as it stands in a file (RFC 8878 §3.1.1).
-pub(crate) const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// Whether a file that begins with these bytes is compressed. Without frames it consists of the
+/// table alone.
+pub(crate) fn is_compressed(head: &[u8]) -> bool {
+    head.starts_with(&ZSTD_MAGIC) || head.starts_with(&SKIPPABLE_MAGIC.to_le_bytes())
+}
 
 type FrameDecoder<'a> = zstd::stream::read::Decoder<'static, Counted<'a>>;
 

@@ -25,7 +25,7 @@ impl<'a> Lines<'a> {
     /// The lines of a reader.
     pub fn read(reader: impl Read + 'a) -> io::Result<Lines<'a>> {
         let mut reader = BufReader::with_capacity(1 << 18, reader);
-        let is_compressed = reader.fill_buf()?.starts_with(&compress::ZSTD_MAGIC);
+        let is_compressed = compress::is_compressed(reader.fill_buf()?);
         let reader: Box<dyn BufRead + 'a> = match is_compressed {
             true => Box::new(BufReader::with_capacity(1 << 18, compress::read_all(reader)?)),
             false => Box::new(reader),

@@ -3,8 +3,9 @@
 //! ```text
 //! 2026-11-25/syslog@20261125T140000Z-3600s@host1@7-2.jsonl.zst
 //! └ path ─────────┘ └ period ────────────┘ │     │   │     └ when closed and compressed
-//!   of the setting    its start, UTC, and  member│   └ jsonl or log: JSON lines or text
-//!                     its length                 └ the member's 7th run, its 2nd file
+//!   of the setting    its start, UTC, and  member│   └ jsonl or log: JSON lines or text;
+//!                     its length                 │     xflow.pcapng or snmptrap.pcapng: packets
+//!                                                └ the member's 7th run, its 2nd file
 //!
 //! 2026-11-25/syslog.open@20261125T140000Z-3600s@host1@7-2.jsonl      while it is written to
 //! ```
@@ -15,7 +16,7 @@
 use std::fmt;
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
-use sekiwake_record::{Name, WallTime};
+use sekiwake_record::{Kind, Name, WallTime};
 
 /// The longest period, seconds.
 pub const MAX_PERIOD: u32 = 86_400;
@@ -42,6 +43,49 @@ impl LineFormat {
             LineFormat::Json => "jsonl",
             LineFormat::Text => "log",
         }
+    }
+}
+
+/// The format of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FileFormat {
+    /// Lines of syslog.
+    Lines(LineFormat),
+    /// Packets of a kind other than syslog.
+    Pcapng(Kind),
+}
+
+impl FileFormat {
+    /// Every format.
+    pub const ALL: [FileFormat; 4] = [
+        FileFormat::Lines(LineFormat::Json),
+        FileFormat::Lines(LineFormat::Text),
+        FileFormat::Pcapng(Kind::Xflow),
+        FileFormat::Pcapng(Kind::SnmpTrap),
+    ];
+
+    /// The extension of such files.
+    pub const fn extension(self) -> &'static str {
+        match self {
+            FileFormat::Lines(format) => format.extension(),
+            FileFormat::Pcapng(Kind::Xflow) => "xflow.pcapng",
+            FileFormat::Pcapng(Kind::SnmpTrap) => "snmptrap.pcapng",
+            FileFormat::Pcapng(Kind::Syslog) => "syslog.pcapng",
+        }
+    }
+
+    /// The kind of the datagrams in such files.
+    pub const fn kind(self) -> Kind {
+        match self {
+            FileFormat::Lines(_) => Kind::Syslog,
+            FileFormat::Pcapng(kind) => kind,
+        }
+    }
+}
+
+impl From<LineFormat> for FileFormat {
+    fn from(format: LineFormat) -> FileFormat {
+        FileFormat::Lines(format)
     }
 }
 
@@ -97,8 +141,8 @@ pub struct PartName {
     pub member: Name,
     /// Its run and number.
     pub part: Part,
-    /// The format of its lines.
-    pub format: LineFormat,
+    /// Its format.
+    pub format: FileFormat,
     /// The state of the file.
     pub state: FileState,
 }
@@ -126,8 +170,10 @@ impl PartName {
             return None;
         }
         let (rest, compressed) = path.strip_suffix(".zst").map_or((path, false), |rest| (rest, true));
-        let (rest, extension) = rest.rsplit_once('.')?;
-        let format = [LineFormat::Json, LineFormat::Text].into_iter().find(|format| format.extension() == extension)?;
+        let (rest, format) = FileFormat::ALL.into_iter().find_map(|format| {
+            let rest = rest.strip_suffix(format.extension())?.strip_suffix('.')?;
+            Some((rest, format))
+        })?;
         let mut fields = rest.split('@');
         let path = fields.next()?;
         let period = fields.next()?;
@@ -218,8 +264,12 @@ mod tests {
             (name.path.as_str(), name.part, name.state),
             ("2026-11-25/syslog", Part { run: 12, number: 3 }, FileState::Compressed)
         );
-        assert_eq!((name.member.as_str(), name.format), ("host1.example.net", LineFormat::Json));
+        assert_eq!((name.member.as_str(), name.format), ("host1.example.net", LineFormat::Json.into()));
         assert_eq!(name.to_string(), text);
+        for format in FileFormat::ALL {
+            let name = PartName { format, ..name.clone() };
+            assert_eq!(PartName::parse(&name.to_string()), Some(name));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Search queries.
 
 use sekiwake_identify::syslog::{Priority, parse_facility, parse_severity};
-use sekiwake_record::{Format, Prefix, WallTime};
+use sekiwake_record::{Format, Kind, Prefix, WallTime};
 
 use crate::{Message, time};
 
@@ -17,13 +17,16 @@ const MAX_SOURCES: usize = 1024;
 /// A search query. A message must match every filter that is set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
+    /// Of one of these kinds; empty for syslog only.
+    pub kinds: Vec<Kind>,
     /// Captured at or after this time.
     pub from: WallTime,
     /// Captured before this time.
     pub to: WallTime,
     /// Sent by one of these; empty for any source.
     pub sources: Vec<Prefix>,
-    /// Of one of these facilities, 0 to 23; empty for any. A message without a PRI counts as user.
+    /// Of one of these facilities, 0 to 23; empty for any. A syslog message without a PRI counts as
+    /// user; datagrams of other kinds have none.
     pub facilities: Vec<u8>,
     /// Of this severity, 0 to 7, or more severe. A message without a PRI counts as notice (RFC 3164
     /// §4.3.3).
@@ -36,6 +39,8 @@ pub struct Query {
     pub order: Order,
     /// The most messages to return.
     pub limit: Option<u64>,
+    /// Whether messages are to be shown decoded. Searching is the same.
+    pub decode: bool,
 }
 
 /// The order of messages, by capture time.
@@ -60,6 +65,7 @@ pub struct QueryError {
 impl Default for Query {
     fn default() -> Query {
         Query {
+            kinds: Vec::new(),
             from: WallTime::EPOCH,
             to: WallTime::MAX,
             sources: Vec::new(),
@@ -69,14 +75,15 @@ impl Default for Query {
             texts: Vec::new(),
             order: Order::Oldest,
             limit: None,
+            decode: false,
         }
     }
 }
 
 impl Query {
-    /// Parses names and values of a URL query: `from`, `to`, `source`, `facility`, `severity`,
-    /// `format`, `text`, `order`, `limit`. Only a text may be other than UTF-8. Relative times
-    /// count back from `now`.
+    /// Parses names and values of a URL query: `kind`, `from`, `to`, `source`, `facility`,
+    /// `severity`, `format`, `text`, `order`, `limit`, `decode`. Only a text may be other than
+    /// UTF-8. Relative times count back from `now`.
     ///
     /// # Errors
     /// The first parameter that is unknown, repeated, or has an invalid value.
@@ -84,7 +91,8 @@ impl Query {
         const TIME: &str = "a time such as 2026-01-02T03:04:05Z, 2026-01-02, now, -15m, or seconds since 1970";
         const SOURCES: &str = "addresses or prefixes such as 10.0.0.0/8, separated by commas";
         const FACILITIES: &str = "facilities such as local7, or 0 to 23, separated by commas";
-        const FORMATS: &str = "rfc5424, rfc3164, unknown, or several separated by commas";
+        const FORMATS: &str = "formats such as rfc5424 or netflow9, separated by commas";
+        const KINDS: &str = "syslog, xflow or snmptrap, or several separated by commas, or all";
         let mut query = Query::default();
         let mut seen = Vec::new();
         for (name, value) in pairs {
@@ -105,6 +113,8 @@ impl Query {
                         return Err(invalid("at most 1024 prefixes"));
                     }
                 }
+                "kind" if text == "all" => query.kinds.extend(Kind::ALL),
+                "kind" => query.kinds.extend(list(text, Kind::from_name).ok_or_else(|| invalid(KINDS))?),
                 "facility" => {
                     query.facilities.extend(list(text, parse_facility).ok_or_else(|| invalid(FACILITIES))?);
                 }
@@ -133,9 +143,17 @@ impl Query {
                     let limit = text.parse().ok().filter(|&limit: &u64| is_plain && limit > 0);
                     query.limit = Some(limit.ok_or_else(|| invalid("a number of at least 1"))?);
                 }
+                "decode" => {
+                    query.decode = match text {
+                        "true" => true,
+                        "false" => false,
+                        _ => return Err(invalid("true or false")),
+                    }
+                }
                 _ => {
                     return Err(invalid(
-                        "one of the parameters from, to, source, facility, severity, format, text, order and limit",
+                        "one of the parameters kind, from, to, source, facility, severity, format, text, order, limit and \
+                         decode",
                     ));
                 }
             }
@@ -143,7 +161,12 @@ impl Query {
         Ok(query)
     }
 
-    /// Whether a message matches, regardless of its time.
+    /// Whether datagrams of this kind are wanted.
+    pub fn has_kind(&self, kind: Kind) -> bool {
+        if self.kinds.is_empty() { kind == Kind::Syslog } else { self.kinds.contains(&kind) }
+    }
+
+    /// Whether a message matches, regardless of its kind and time.
     pub fn matches(&self, message: &Message<'_>) -> bool {
         if !self.sources.is_empty() && !self.sources.iter().any(|prefix| prefix.contains(message.source)) {
             return false;
@@ -152,6 +175,9 @@ impl Query {
             return false;
         }
         if self.max_severity.is_some() || !self.facilities.is_empty() {
+            if message.kind != Kind::Syslog {
+                return false;
+            }
             let priority = message.priority().unwrap_or(Priority::ABSENT);
             let is_severe = self.max_severity.is_none_or(|most| priority.severity() <= most);
             let is_of_facility = self.facilities.is_empty() || self.facilities.contains(&priority.facility());
@@ -227,8 +253,14 @@ mod tests {
             "facility=x",
             "facility=24",
             "format=netflow",
+            "kind=",
+            "kind=flows",
+            "kind=syslog,",
             "order=up",
             "order=newest&order=newest",
+            "decode=",
+            "decode=yes",
+            "decode=true&decode=true",
             "colour=red",
             "=",
             "limit=1&limit=2",
@@ -239,6 +271,10 @@ mod tests {
         assert_eq!(
             parse("source=10.0.0.0/8&source=2001:db8::/32,198.51.100.7").map(|query| query.sources.len()),
             Ok(3)
+        );
+        assert_eq!(
+            ["decode=true", "decode=false", "limit=1"].map(|text| parse(text).unwrap().decode),
+            [true, false, false]
         );
         let too_many = "text=a&".repeat(MAX_TEXTS + 1);
         assert!(parse(&too_many).is_err());

@@ -1,8 +1,9 @@
-//! Searches stored files by time, source, priority, format and text.
+//! Searches stored files by kind, time, source, priority, format and text.
 //!
 //! ```text
 //! files in range ─▶ blocks with their earliest and latest time ─ earliest first ─▶ matching lines, sorted ─▶ output
 //! ```
+//! What is called a line here is one datagram as it is stored: a line, or a packet.
 //! The order is exact: by capture time, then by file, then by place in the file. Matches before the
 //! earliest time of all remaining blocks are output. Memory is bounded: when matches exceed the
 //! limit, the latest of them are dropped and a horizon marks the first one dropped. Once the
@@ -15,6 +16,7 @@
 //! samples of the rest, because a file is written nearly in order of time.
 
 mod block;
+mod packets;
 
 use std::{
     cmp::Reverse,
@@ -24,9 +26,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sekiwake_record::WallTime;
+use sekiwake_record::{Kind, WallTime};
 
-use crate::{FileState, LineEncoder, LineFormat, Message, Order, PartName, Query, Unread, captured_at_of, walk};
+use crate::{FileFormat, FileState, Found, Order, Origin, PartName, Query, Unread, pcapng, walk};
 use block::{Block, Sample, blocks_of, from_end, read_block};
 
 /// The limit on matching lines that wait for output, bytes.
@@ -38,6 +40,9 @@ const LINE_OVERHEAD: usize = 96;
 /// How many blocks of a file that is read from its end bound the times of the blocks before them:
 /// as much as one commit writes.
 const RECENT_BLOCKS: usize = 16;
+
+/// Is called with what was found.
+type Visit<'v> = dyn FnMut(&Found<'_>) -> ControlFlow<()> + 'v;
 
 /// The outcome of a search.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,8 +81,43 @@ struct Rank {
     offset: u64,
 }
 
+/// What is read: of which directories, and what of them.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// Directories of stores.
+    pub dirs: Vec<PathBuf>,
+    /// Which datagrams.
+    pub query: Query,
+    /// Whether templates are wanted, too.
+    pub templates: Templates,
+}
+
+/// Templates of files of flows, besides those in the datagrams that are selected. They come when a
+/// file is opened, as [`Origin::Template`] and [`Origin::Earlier`], are not counted as matches, and
+/// are in no order with other files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Templates {
+    /// None.
+    #[default]
+    None,
+    /// Those that were known at the start of a file.
+    OfStart,
+    /// Those, and all datagrams of the file that were captured before the selection begins and may
+    /// hold some: as many as a file has.
+    All,
+}
+
+impl Selection {
+    /// Without templates.
+    pub fn new(dir: &Path, query: &Query) -> Selection {
+        Selection { dirs: vec![dir.to_owned()], query: query.clone(), templates: Templates::None }
+    }
+}
+
 /// A file in the range of a search.
 struct Candidate {
+    /// The index of its directory.
+    dir: usize,
     name: PartName,
     /// Its blocks, once it has been opened.
     blocks: Option<Vec<Block>>,
@@ -96,8 +136,9 @@ struct Due {
     block: Option<usize>,
 }
 
-/// Calls `visit` for every message below `dir` that matches the query, as a JSON line with its line
-/// feed, oldest first. `is_wanted` is called periodically; once it returns false the search ends.
+/// Calls `visit` for every syslog message below `dir` that matches the query, as a JSON line with
+/// its line feed, and for datagrams of other kinds if the query names them. The order is that of
+/// the query. `is_wanted` is called periodically; once it returns false the search ends.
 ///
 /// # Errors
 /// The directory cannot be read. Failures of single files are in the summary.
@@ -117,19 +158,53 @@ pub(crate) fn search_within(
     is_wanted: &dyn Fn() -> bool,
     visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> io::Result<SearchSummary> {
-    let (candidates, unread) = candidates(dir, query)?;
-    let unread =
-        unread.into_iter().map(|Unread { folder, error }| Unreadable { path: folder, error: error.to_string() });
+    let mut line = Vec::new();
+    read_within(max_bytes, &Selection::new(dir, query), is_wanted, &mut |found| {
+        line.clear();
+        found.write_json(&mut line);
+        visit(&line)
+    })
+}
+
+/// Calls `visit` for everything that is selected, in the order of the query. `is_wanted` is called
+/// periodically; once it returns false the reading ends. Memory is bounded.
+///
+/// # Errors
+/// A directory cannot be read. Failures of single files are in the summary.
+pub fn read(
+    selection: &Selection,
+    is_wanted: &dyn Fn() -> bool,
+    visit: &mut dyn FnMut(&Found<'_>) -> ControlFlow<()>,
+) -> io::Result<SearchSummary> {
+    read_within(DEFAULT_BYTES, selection, is_wanted, visit)
+}
+
+fn read_within(
+    max_bytes: usize,
+    selection: &Selection,
+    is_wanted: &dyn Fn() -> bool,
+    visit: &mut dyn FnMut(&Found<'_>) -> ControlFlow<()>,
+) -> io::Result<SearchSummary> {
+    let mut all = Vec::new();
+    let mut failed = Vec::new();
+    for (index, dir) in selection.dirs.iter().enumerate() {
+        let (candidates, unread) = candidates(index, dir, &selection.query)?;
+        all.extend(candidates);
+        let unread =
+            unread.into_iter().map(|Unread { folder, error }| Unreadable { path: folder, error: error.to_string() });
+        failed.extend(unread);
+    }
     let mut search = Search {
-        dir: dir.to_owned(),
-        query,
+        dirs: &selection.dirs,
+        query: &selection.query,
+        templates: selection.templates,
         max_bytes,
-        candidates,
+        candidates: all,
         kept: BTreeMap::new(),
         kept_bytes: 0,
         horizon: None,
         last_output: None,
-        summary: SearchSummary { failed: unread.collect(), ..SearchSummary::default() },
+        summary: SearchSummary { failed, ..SearchSummary::default() },
     };
     while search.pass(is_wanted, visit).is_continue() {
         if search.horizon.take().is_none() {
@@ -141,25 +216,33 @@ pub(crate) fn search_within(
 }
 
 /// Files that overlap the range, ordered by name, each in its last state.
-fn candidates(dir: &Path, query: &Query) -> io::Result<(Vec<Candidate>, Vec<Unread>)> {
+fn candidates(index: usize, dir: &Path, query: &Query) -> io::Result<(Vec<Candidate>, Vec<Unread>)> {
     let mut names = Vec::new();
+    let is_wanted = |name: &PartName| {
+        query.has_kind(name.format.kind()) && name.period.start_time() < query.to && name.period.end_time() > query.from
+    };
     let unread = walk(dir, &mut |path, _| {
-        let name = PartName::parse(path);
-        names.extend(name.filter(|name| name.period.start_time() < query.to && name.period.end_time() > query.from));
+        names.extend(PartName::parse(path).filter(is_wanted));
     })?;
     // The last state sorts last, so that in reverse order `dedup_by` removes the others.
     names.sort();
     names.reverse();
     names.dedup_by(|earlier, last| earlier.in_state(last.state) == *last);
     names.reverse();
-    let candidate =
-        |name| Candidate { name, blocks: None, samples: Vec::new(), recent: VecDeque::with_capacity(RECENT_BLOCKS) };
+    let candidate = |name| Candidate {
+        dir: index,
+        name,
+        blocks: None,
+        samples: Vec::new(),
+        recent: VecDeque::with_capacity(RECENT_BLOCKS),
+    };
     Ok((names.into_iter().map(candidate).collect(), unread))
 }
 
 struct Search<'a> {
-    dir: PathBuf,
+    dirs: &'a [PathBuf],
     query: &'a Query,
+    templates: Templates,
     max_bytes: usize,
     candidates: Vec<Candidate>,
     /// Matches that wait for output.
@@ -174,11 +257,7 @@ struct Search<'a> {
 
 impl Search<'_> {
     /// Reads once every block that may have matches after the line output last.
-    fn pass(
-        &mut self,
-        is_wanted: &dyn Fn() -> bool,
-        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn pass(&mut self, is_wanted: &dyn Fn() -> bool, visit: &mut Visit<'_>) -> ControlFlow<()> {
         let mut due: BinaryHeap<Reverse<Due>> = BinaryHeap::new();
         for (file, candidate) in self.candidates.iter().enumerate() {
             match &candidate.blocks {
@@ -207,12 +286,12 @@ impl Search<'_> {
                 // every line has the same rank.
                 Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
                     due.retain(|Reverse(due)| due.file != next.file);
-                    self.open(next.file);
+                    self.open(next.file, visit)?;
                     due.extend(self.due(next.file, self.candidates[next.file].blocks.as_deref().unwrap_or_default()));
                 }
                 Some(Err(_)) => {}
                 None => {
-                    self.open(next.file);
+                    self.open(next.file, visit)?;
                     due.extend(self.due(next.file, self.candidates[next.file].blocks.as_deref().unwrap_or_default()));
                 }
             }
@@ -260,22 +339,24 @@ impl Search<'_> {
     }
 
     /// Reads the list of a file's blocks.
-    fn open(&mut self, file: usize) {
+    fn open(&mut self, file: usize, visit: &mut Visit<'_>) -> ControlFlow<()> {
         self.summary.files_opened += 1;
-        let is_from_end = self.query.order == Order::Newest && self.query.limit.is_some();
         let candidate = &mut self.candidates[file];
+        let is_from_end = self.query.order == Order::Newest
+            && self.query.limit.is_some()
+            && matches!(candidate.name.format, FileFormat::Lines(_));
         loop {
             let state = candidate.name.state;
             let opened = match is_from_end && state != FileState::Compressed {
-                true => from_end(&self.dir, &candidate.name),
-                false => blocks_of(&self.dir, &candidate.name).map(|blocks| (blocks, Vec::new())),
+                true => from_end(&self.dirs[candidate.dir], &candidate.name),
+                false => blocks_of(&self.dirs[candidate.dir], &candidate.name).map(|blocks| (blocks, Vec::new())),
             };
             match opened {
                 Ok((blocks, samples)) => {
                     candidate.blocks = Some(blocks);
                     candidate.samples = samples;
                     candidate.recent.clear();
-                    return;
+                    return self.visit_templates(file, visit);
                 }
                 // It has been closed or compressed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && state < FileState::Compressed => {
@@ -284,10 +365,40 @@ impl Search<'_> {
                 }
                 Err(error) => {
                     candidate.blocks = Some(Vec::new());
-                    return self.fail(file, &error);
+                    self.fail(file, &error);
+                    return ControlFlow::Continue(());
                 }
             }
         }
+    }
+
+    /// Gives the templates at the start of a file of flows. In later passes it is open already.
+    fn visit_templates(&mut self, file: usize, visit: &mut Visit<'_>) -> ControlFlow<()> {
+        let Candidate { dir, name, blocks, .. } = &self.candidates[file];
+        let format = name.format;
+        if self.templates == Templates::None || format.kind() != Kind::Xflow {
+            return ControlFlow::Continue(());
+        }
+        let mut flow = ControlFlow::Continue(());
+        for block in blocks.iter().flatten() {
+            let is_earlier = self.templates == Templates::All && block.earliest < self.query.from;
+            let mut is_start = false;
+            let read = read_block(&self.dirs[*dir], name, block, &mut |(_, packet)| {
+                let Some(packet) = packet.filter(|_| flow.is_continue()) else { return };
+                let origin = if pcapng::is_template(packet) { Origin::Template } else { Origin::Earlier };
+                is_start |= origin == Origin::Template;
+                let found = Found::new(origin, format, packet);
+                let is_before = || found.captured_at().is_some_and(|at| at < self.query.from);
+                if origin == Origin::Template || is_earlier && is_before() {
+                    flow = visit(&found);
+                }
+            });
+            // Reading it as data fails, too, and reports it.
+            if read.is_err() || flow.is_break() || !is_start && !is_earlier {
+                break;
+            }
+        }
+        flow
     }
 
     fn fail(&mut self, file: usize, error: &io::Error) {
@@ -304,8 +415,7 @@ impl Search<'_> {
             Some(blocks) => (candidate.name.clone(), blocks[index]),
             None => return Ok(None),
         };
-        let dir = self.dir.clone();
-        let result = read_block(&dir, &name, &block, &mut |(offset, line)| match line {
+        let result = read_block(&self.dirs[candidate.dir], &name, &block, &mut |(offset, line)| match line {
             Some(line) => self.examine(file, name.format, offset, line),
             None => self.summary.corrupt += 1,
         });
@@ -331,9 +441,13 @@ impl Search<'_> {
         Ok(Some(blocks.len() - 1))
     }
 
-    fn examine(&mut self, file: usize, format: LineFormat, offset: u64, line: &[u8]) {
+    fn examine(&mut self, file: usize, format: FileFormat, offset: u64, line: &[u8]) {
         self.summary.lines += 1;
-        let Some(captured_at) = captured_at_of(format, line) else {
+        let found = Found::new(Origin::Selected, format, line);
+        if matches!(format, FileFormat::Pcapng(_)) && pcapng::is_template(line) {
+            return;
+        }
+        let Some(captured_at) = found.captured_at() else {
             self.summary.corrupt += 1;
             return;
         };
@@ -344,21 +458,14 @@ impl Search<'_> {
         if !is_wanted {
             return;
         }
-        let Some(message) = Message::parse(format, line) else {
+        let Some(message) = found.message() else {
             self.summary.corrupt += 1;
             return;
         };
         if !self.query.matches(&message) {
             return;
         }
-        let mut shown = Vec::with_capacity(line.len() + 1);
-        match format {
-            LineFormat::Json => {
-                shown.extend_from_slice(line);
-                shown.push(b'\n');
-            }
-            LineFormat::Text => LineEncoder::new(LineFormat::Json).encode(&message.record(), &mut shown),
-        }
+        let shown = line.to_vec();
         self.kept_bytes += shown.capacity() + LINE_OVERHEAD;
         if let Some(replaced) = self.kept.insert(rank, shown) {
             self.kept_bytes -= replaced.capacity() + LINE_OVERHEAD;
@@ -372,7 +479,7 @@ impl Search<'_> {
     }
 
     /// Outputs the matches before a rank's time.
-    fn output_before(&mut self, time: u64, visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn output_before(&mut self, time: u64, visit: &mut Visit<'_>) -> ControlFlow<()> {
         while let Some(first) = self.kept.first_entry().filter(|first| first.key().time < time) {
             let (rank, line) = first.remove_entry();
             self.output(rank, line, visit)?;
@@ -380,14 +487,10 @@ impl Search<'_> {
         ControlFlow::Continue(())
     }
 
-    fn output(
-        &mut self,
-        rank: Rank,
-        line: Vec<u8>,
-        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn output(&mut self, rank: Rank, line: Vec<u8>, visit: &mut Visit<'_>) -> ControlFlow<()> {
         self.kept_bytes -= line.capacity() + LINE_OVERHEAD;
-        visit(&line)?;
+        let file = if self.query.order == Order::Newest { !rank.file } else { rank.file };
+        visit(&Found::new(Origin::Selected, self.candidates[file].name.format, &line))?;
         self.last_output = Some(rank);
         self.summary.matched += 1;
         if self.query.limit == Some(self.summary.matched) {

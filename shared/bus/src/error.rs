@@ -1,5 +1,10 @@
 //! Errors of the bus.
 
+use std::error::Error;
+
+/// What a bus's own library says of an error.
+pub type Cause = Box<dyn Error + Send + Sync>;
+
 /// An error of the bus: what was attempted, and with which value.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
@@ -8,32 +13,32 @@ pub enum BusError {
     Socket {
         /// `publisher`, `relay`, `subscriber`.
         role: &'static str,
-        /// The error of libzmq.
-        source: zmq::Error,
+        /// The error of libzmq or another library.
+        source: Cause,
     },
     /// An address could not be bound.
     #[error("cannot bind {endpoint}")]
     Bind {
         /// The address.
         endpoint: String,
-        /// The error of libzmq.
-        source: zmq::Error,
+        /// The error of libzmq or another library.
+        source: Cause,
     },
-    /// An address is invalid. An absent peer is not an error, because libzmq keeps trying.
+    /// An address is invalid. An absent peer is not an error, because connecting is repeated.
     #[error("cannot connect to {endpoint}")]
     Connect {
         /// The address.
         endpoint: String,
-        /// The error of libzmq.
-        source: zmq::Error,
+        /// The error of libzmq or another library.
+        source: Cause,
     },
     /// A working socket failed.
     #[error("{role} socket failed")]
     Io {
         /// `publisher`, `relay`, `subscriber`.
         role: &'static str,
-        /// The error of libzmq.
-        source: zmq::Error,
+        /// The error of libzmq or another library.
+        source: Cause,
     },
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]

@@ -1,72 +1,66 @@
-//! The bus: publishers, the relay in the middle, and subscribers, on ZeroMQ.
+//! The bus: records on their way from captures to services.
 //!
 //! ```text
-//! capture thread ─▶ Batcher ─▶ Producer ═▶ Publisher ─XPUB─▶ Relay ─XPUB─▶ Subscriber
-//!                              (bounded)   numbers          counts,       Tracker: gaps,
-//!                                          records          never blocks  duplicates
+//!  capture            forwarders, storer, detector      tap, sender, detector
+//!  Batcher            AckToken, Leaving, HandoffWait
+//!     ▼                    ▲                                │
+//!  Producer           GroupDelivery                     Delivery, Event
+//! ════╪════ Bus ═══════════╪════════════════════════════════╪════════════════════ the seam
+//!     ▼                    │                                │
+//!  Writer             GroupSource                       Source, EventSource, EventSink,
+//!  Responder          HandoffState                      Requests, Registrar
+//!     └────────────────────┴──── zeromq ────────────────────┘
 //! ```
 //!
-//! Beside this data plane there is a control plane, which decides which member owns which shard and
-//! what is retransmitted. Each part of the bus consists of several types:
+//! Services name [`Bus`] and the traits. Settings say which bus it is; [`Bus`] makes the trait
+//! objects. Above the seam is what every bus has in common: how batches are handed over
+//! (`stream`), what a member of a group has to do (`group`), events, status, metrics. Below it is
+//! what a message contains, when it is sent again, and what a position is.
 //!
-//! | part | data plane | control plane: shell | and logic in `sekiwake-group` |
-//! |---|---|---|---|
-//! | proxy | [`Relay`] | [`ControlPlane`] | `Coordinator`, `HandoffStore` |
-//! | publisher | [`Publisher`], [`Producer`] | [`StreamControl`] | `PublisherControl` |
-//! | between its threads | `StreamShared` | `StreamPhase` | `Retention`, `OwnDestinations` |
-//! | member of a group | [`GroupSubscriber`] | [`GroupSubscriber`] | `Member`, `HandoffKeeper` |
-//! | reader without a group | [`Subscriber`] | [`ControlReader`] | `Tracker`, `TemplateReader` |
-//! | recent records | [`RecentSubscriber`] | the same | `RecentReader`, `RecentAnswers` |
-//! | client that registers destinations | none | [`DestinationRegistrar`] | `Registrant` |
-//! | events | [`EventPublisher`], [`EventSubscriber`] | none | none |
-//! | status | [`EventSubscriber`] | `StatusReporter` | `StatusSender`, `StatusBoard` |
-//! | encryption | [`Gatekeeper`], [`ServerKeys`], [`ClientKeys`] | the same | none |
-//!
-//! This crate alone opens ZeroMQ sockets. A socket belongs to one thread; threads communicate
-//! through bounded channels. Threads wait for their sockets as `Inlet`s.
+//! A trait object is called once per batch. It belongs to one thread.
 
-mod auth;
+mod bell;
+mod bus;
 mod clock;
-mod connections;
-mod control;
-mod data;
 mod error;
 mod events;
-mod group_subscriber;
-mod inlet;
-mod listeners;
+mod frame;
+mod group;
+mod jetstream;
 mod metrics;
-mod port_guard;
+mod outgoing;
+mod reading;
 mod reminder;
 mod reporting;
+mod requests;
 mod settings;
-mod socket;
 mod status;
+mod stream;
+mod traits;
+pub mod zeromq;
 
-pub use auth::{
-    AllowedKeys, ClientKeys, Gatekeeper, GatekeeperSettings, KeyChanges, KeyError, KeyFileError, KeyPair, PublicKey,
-    ServerKeys, parse_allowed_keys, read_key_pair, read_public_key, write_key_pair,
-};
+pub use bus::{Bus, check_login, subject_publisher};
 pub use clock::boot_now;
-pub use control::{
-    ControlPlane, ControlPlaneSettings, ControlReader, DestinationRegistrar, KnownTemplates, MissingRecent,
-    RecentSubscriber, Registered, StreamControl,
-};
-pub use data::{
-    Delivery, Frame, Outcome, Overflow, Producer, Publisher, PublisherSettings, Relay, RelaySettings, Subscriber,
-    SubscriptionWatch, retain_shares,
-};
-pub use error::BusError;
-pub use events::{EVENT_PREFIX, Event, EventPublisher, EventSubscriber, MAX_EVENT_BYTES};
-pub use group_subscriber::{
-    AckToken, GroupDelivery, GroupSubscriber, GroupSubscriberSettings, HandoffWait, Leaving, Progress,
-};
+pub use error::{BusError, Cause};
+pub use events::{EVENT_PREFIX, Event, MAX_EVENT_BYTES};
+pub use frame::Frame;
+pub use group::{AckToken, Deduplicate, GroupDelivery, GroupSettings, HandoffWait, Leaving, Progress};
+#[cfg(feature = "jetstream")]
+pub use jetstream::fuzz as fuzz_jetstream;
+pub use jetstream::{NatsAccess, NatsIdentity, NatsLogin};
 pub use metrics::names;
+pub use outgoing::{NotPublished, NotPublishedCause, Outgoing, Published};
+pub use reading::{Delivery, MissingRecent};
 pub use reporting::Reporting;
+pub use requests::{KnownTemplates, Registered};
+pub use sekiwake_deduplicate::StreamProgress;
 pub use sekiwake_group::{
     BootTime, Permission, Stream,
     wire::{Destination as RegisteredDestination, HandoffEntry, HandoffKey, HandoffValue, Transport},
 };
 pub use settings::{Controlling, Grouping, Publishing, Subscribing};
-pub use socket::{Bus, INPROC_CONTROL, INPROC_PUBLISH, INPROC_SUBSCRIBE, MAX_MESSAGE_BYTES};
-pub use status::{STATUS_PREFIX, StatusInlet, StatusOutlet, status_channel};
+pub use status::STATUS_PREFIX;
+pub use stream::{Outcome, Overflow, Producer, PublishedStream, StreamSettings, SubscriptionWatch, retain_shares};
+pub use traits::{
+    EventSink, EventSource, GroupSource, HandoffState, Registrar, Requests, Responder, Source, SubjectPublisher, Writer,
+};

@@ -1,6 +1,7 @@
 //! How a part of the bus reports to the process that it runs in.
 
-use sekiwake_runtime::{Latch, Metrics, Scope, StatusFeed, StatusResponder};
+use crate::Deduplicate;
+use sekiwake_runtime::{Latch, Metrics, Scope, StatusFeed, StatusResponder, Stop};
 
 /// Where a part of the bus reports its state.
 pub struct Reporting {
@@ -10,8 +11,12 @@ pub struct Reporting {
     pub ready: Latch,
     /// Its part of `/status`.
     pub status: StatusResponder,
+    /// The part of `/status` about duplicates.
+    pub deduplicate: Option<StatusResponder>,
     /// What the role says of itself to readers of status.
     pub feed: StatusFeed,
+    /// The role's stop, which ends its waits.
+    pub stop: Stop,
 }
 
 impl Reporting {
@@ -22,6 +27,15 @@ impl Reporting {
             ready: scope.readiness(readiness),
             status: scope.status(status),
             feed: scope.status_feed(),
+            deduplicate: None,
+            stop: scope.stop(),
         }
+    }
+
+    /// The same, for a member that deduplicates, if it does.
+    #[must_use]
+    pub fn deduplicating(mut self, scope: &Scope, setting: Option<Deduplicate>) -> Reporting {
+        self.deduplicate = setting.map(|_| scope.status("deduplicate"));
+        self
     }
 }

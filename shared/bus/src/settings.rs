@@ -1,55 +1,42 @@
-//! The settings shared by all clients of the bus: its endpoints and keys.
+//! The settings shared by all services on the bus: how they reach it, and their group.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use sekiwake_record::{Name, NameError};
-use sekiwake_runtime::host_name;
-use sekiwake_settings::{Endpoint, List, Reader};
+use sekiwake_runtime::{Finding, host_name};
+use sekiwake_settings::{ByteSize, Reader, Setting as _};
 
 use crate::{
-    AllowedKeys, ClientKeys, GatekeeperSettings, KeyFileError, KeyPair, PublicKey, auth::is_key, read_key_pair,
-    read_public_key,
+    Deduplicate,
+    jetstream::JetStreamSettings,
+    zeromq::{Endpoints, INPROC_CONTROL, INPROC_PUBLISH, INPROC_SUBSCRIBE},
 };
 
 /// The longest name of a group, bytes, without the service's name before it.
 const MAX_GROUP_NAME: usize = 40;
 
-const KEY_FILE: &str = "SEKIWAKE_BUS_KEY_FILE";
-const SERVER_KEY_FILE: &str = "SEKIWAKE_BUS_SERVER_KEY_FILE";
-const ALLOWED_KEYS_FILE: &str = "SEKIWAKE_BUS_ALLOWED_KEYS_FILE";
-
-const SECRET_KEY: &str = "a file with a secret key, as sekiwake-proxy keygen writes it";
-const SERVER_KEY: &str = "a file with the proxy's public key";
-const ALLOWED_KEYS: &str = "a file with the public keys of clients, one per line";
-
-/// The relay for publishers.
+/// How a service reaches the bus to publish.
 #[derive(Clone, Debug)]
 pub struct Publishing {
-    /// The proxy's endpoints for publishers.
-    pub endpoints: Vec<String>,
-    /// The keys, if connections are encrypted.
-    pub keys: Option<ClientKeys>,
+    pub(crate) zeromq: Endpoints,
+    /// The other bus, if that is set.
+    pub(crate) jetstream: Option<Arc<JetStreamSettings>>,
 }
 
-/// The relay for subscribers.
+/// How a service reaches the bus to receive.
 #[derive(Clone, Debug)]
 pub struct Subscribing {
-    /// The proxy's endpoints for subscribers.
-    pub endpoints: Vec<String>,
-    /// The keys, if connections are encrypted.
-    pub keys: Option<ClientKeys>,
+    pub(crate) zeromq: Endpoints,
+    /// The other bus, if that is set.
+    pub(crate) jetstream: Option<Arc<JetStreamSettings>>,
 }
 
-/// The coordinator.
+/// How a service reaches what coordinates groups and answers requests.
 #[derive(Clone, Debug)]
 pub struct Controlling {
-    /// The proxy's endpoints for control.
-    pub endpoints: Vec<String>,
-    /// The keys, if connections are encrypted.
-    pub keys: Option<ClientKeys>,
+    pub(crate) zeromq: Endpoints,
+    /// The other bus, if that is set.
+    pub(crate) jetstream: Option<Arc<JetStreamSettings>>,
 }
 
 /// A subscriber's group, and its name in it.
@@ -61,47 +48,97 @@ pub struct Grouping {
     pub label: Name,
     /// How far back a new group starts.
     pub start_age: Duration,
+    /// How the group delivers once what several captures have seen.
+    pub deduplicate: Option<Deduplicate>,
 }
 
 impl Publishing {
-    /// Reads `SEKIWAKE_BUS_PUBLISH` and the client's keys.
+    /// Reads `SEKIWAKE_BUS_PUBLISH` and the client's keys, or `SEKIWAKE_BUS` and what belongs to
+    /// it.
     pub fn read(reader: &mut Reader) -> Publishing {
-        Publishing { endpoints: endpoints(reader, "SEKIWAKE_BUS_PUBLISH"), keys: ClientKeys::read(reader) }
+        match JetStreamSettings::read(reader) {
+            Some(settings) => Publishing { zeromq: Endpoints::none(), jetstream: Some(settings) },
+            None => Endpoints::read(reader, "SEKIWAKE_BUS_PUBLISH").into(),
+        }
     }
 
-    /// The name of a readiness condition that waits for the relay, with its endpoints.
+    /// Whether existing streams of the servers promise what a capture needs.
+    pub fn examine(&self) -> Vec<Finding> {
+        #[cfg(feature = "jetstream")]
+        if let Some(servers) = &self.jetstream {
+            return crate::jetstream::examine_publisher(servers);
+        }
+        Vec::new()
+    }
+
+    /// The bus within this process.
+    pub fn in_process() -> Publishing {
+        Endpoints::inside(INPROC_PUBLISH).into()
+    }
+
+    /// The name of a readiness condition that waits for the bus, with its endpoints.
     pub fn readiness(&self, condition: &str) -> String {
-        format!("{condition} ({})", self.endpoints.join(","))
+        format!("{condition} ({})", shown(&self.zeromq, self.jetstream.as_deref()))
     }
 }
 
 impl Subscribing {
-    /// Reads `SEKIWAKE_BUS_SUBSCRIBE` and the client's keys.
+    /// Reads `SEKIWAKE_BUS_SUBSCRIBE` and the client's keys, or `SEKIWAKE_BUS` and what belongs to
+    /// it.
     pub fn read(reader: &mut Reader) -> Subscribing {
-        Subscribing { endpoints: endpoints(reader, "SEKIWAKE_BUS_SUBSCRIBE"), keys: ClientKeys::read(reader) }
+        match JetStreamSettings::read(reader) {
+            Some(settings) => Subscribing { zeromq: Endpoints::none(), jetstream: Some(settings) },
+            None => Endpoints::read(reader, "SEKIWAKE_BUS_SUBSCRIBE").into(),
+        }
+    }
+
+    /// The bus within this process.
+    pub fn in_process() -> Subscribing {
+        Endpoints::inside(INPROC_SUBSCRIBE).into()
+    }
+
+    /// The name of a readiness condition that waits for the bus, with its endpoints.
+    pub fn readiness(&self, condition: &str) -> String {
+        format!("{condition} ({})", shown(&self.zeromq, self.jetstream.as_deref()))
     }
 }
 
 impl Controlling {
-    /// Reads `SEKIWAKE_BUS_CONTROL` and the client's keys.
+    /// Reads `SEKIWAKE_BUS_CONTROL` and the client's keys, or `SEKIWAKE_BUS` and what belongs to
+    /// it.
     pub fn read(reader: &mut Reader) -> Controlling {
-        Controlling { endpoints: endpoints(reader, "SEKIWAKE_BUS_CONTROL"), keys: ClientKeys::read(reader) }
+        match JetStreamSettings::read(reader) {
+            Some(settings) => Controlling { zeromq: Endpoints::none(), jetstream: Some(settings) },
+            None => Endpoints::read(reader, "SEKIWAKE_BUS_CONTROL").into(),
+        }
+    }
+
+    /// The bus within this process.
+    pub fn in_process() -> Controlling {
+        Endpoints::inside(INPROC_CONTROL).into()
     }
 
     /// The name of a readiness condition that waits for the coordinator, with its endpoints.
     pub fn readiness(&self, condition: &str) -> String {
-        format!("{condition} ({})", self.endpoints.join(","))
-    }
-
-    /// Whether the coordinator is in this process: `Connections` does not see such connections,
-    /// which last as long as the process.
-    pub(crate) fn is_in_process(&self) -> bool {
-        self.endpoints.iter().any(|endpoint| endpoint.starts_with("inproc:"))
+        format!("{condition} ({})", shown(&self.zeromq, self.jetstream.as_deref()))
     }
 }
 
+/// The endpoints, for messages.
+impl fmt::Display for Controlling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shown(&self.zeromq, self.jetstream.as_deref()))
+    }
+}
+
+/// The endpoints of the bus that is set, for messages.
+fn shown(zeromq: &Endpoints, jetstream: Option<&JetStreamSettings>) -> String {
+    jetstream.map_or_else(|| zeromq.to_string(), JetStreamSettings::servers)
+}
+
 impl Grouping {
-    /// Reads `SEKIWAKE_GROUP`, `SEKIWAKE_MEMBER` and `SEKIWAKE_GROUP_START`.
+    /// Reads `SEKIWAKE_GROUP`, `SEKIWAKE_MEMBER`, `SEKIWAKE_GROUP_START`, `SEKIWAKE_DEDUPLICATE`
+    /// and `SEKIWAKE_DEDUPLICATE_BYTES`.
     pub fn read(reader: &mut Reader) -> Grouping {
         let takes = "1 to 40 letters, digits, dots, hyphens or underscores";
         let group: String = reader.value("SEKIWAKE_GROUP");
@@ -119,6 +156,7 @@ impl Grouping {
             name: name.unwrap_or_else(host_name),
             label: label.unwrap_or_else(|_| host_name()),
             start_age: reader.within("SEKIWAKE_GROUP_START", Duration::ZERO..=Duration::from_secs(24 * 3600)),
+            deduplicate: deduplicate(reader),
         }
     }
 
@@ -132,91 +170,14 @@ impl Grouping {
     }
 }
 
-impl ClientKeys {
-    /// Reads `SEKIWAKE_BUS_KEY_FILE` and `SEKIWAKE_BUS_SERVER_KEY_FILE`: both or neither.
-    pub fn read(reader: &mut Reader) -> Option<ClientKeys> {
-        let [own, server] = [KEY_FILE, SERVER_KEY_FILE].map(|name| reader.optional::<PathBuf>(name));
-        all_or_none(reader, &[(KEY_FILE, &own, SECRET_KEY), (SERVER_KEY_FILE, &server, SERVER_KEY)]);
-        // Both are read before either is used, so that all mistakes are reported.
-        let own = own.and_then(|path| key_pair(reader, &path));
-        let server = server.and_then(|path| server_key(reader, &path));
-        Some(ClientKeys { own: own?, server: server? })
+fn deduplicate(reader: &mut Reader) -> Option<Deduplicate> {
+    const NAME: &str = "SEKIWAKE_DEDUPLICATE";
+    const RANGE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(5);
+    const BYTES: RangeInclusive<ByteSize> = ByteSize(1 << 20)..=ByteSize(64 << 30);
+    let ByteSize(max_bytes) = reader.within("SEKIWAKE_DEDUPLICATE_BYTES", BYTES);
+    let duration: Duration = reader.optional(NAME)?;
+    if !RANGE.contains(&duration) {
+        reader.mistake(NAME, &duration.show(), "a duration, from 1ms to 5s");
     }
-}
-
-impl GatekeeperSettings {
-    /// Reads `SEKIWAKE_BUS_KEY_FILE` and `SEKIWAKE_BUS_ALLOWED_KEYS_FILE`: both or neither.
-    /// `SEKIWAKE_BUS_SERVER_KEY_FILE`, which clients need and which may be in a shared environment
-    /// file, must match if it is set.
-    pub fn read(reader: &mut Reader) -> Option<GatekeeperSettings> {
-        let [own, allowed, server] =
-            [KEY_FILE, ALLOWED_KEYS_FILE, SERVER_KEY_FILE].map(|name| reader.optional::<PathBuf>(name));
-        let mut wanted = vec![(KEY_FILE, &own, SECRET_KEY), (ALLOWED_KEYS_FILE, &allowed, ALLOWED_KEYS)];
-        if server.is_some() {
-            wanted.push((SERVER_KEY_FILE, &server, SERVER_KEY));
-        }
-        all_or_none(reader, &wanted);
-        let own = own.and_then(|path| key_pair(reader, &path));
-        let allowed = allowed.and_then(|path| file(reader, ALLOWED_KEYS_FILE, &path, ALLOWED_KEYS, AllowedKeys::read));
-        if let Some(path) = server
-            && let (Some(server), Some(own)) = (server_key(reader, &path), &own)
-            && server != own.public()
-        {
-            let expected = format!("the proxy's public key, {}", own.public());
-            reader.mistake(SERVER_KEY_FILE, &path.to_string_lossy(), &expected);
-        }
-        Some(GatekeeperSettings { own: own?, allowed: allowed? })
-    }
-}
-
-/// Requires all of these variables if one of them is set, because then encryption is expected.
-fn all_or_none(reader: &mut Reader, wanted: &[(&'static str, &Option<PathBuf>, &str)]) {
-    let Some((present, ..)) = wanted.iter().find(|(_, path, _)| path.is_some()) else { return };
-    for (name, ..) in wanted.iter().filter(|(_, path, _)| path.is_none()) {
-        let takes = wanted.iter().find(|(other, ..)| other == name).map_or("", |(.., takes)| takes);
-        reader.mistake(name, "", &format!("{takes}, because {present} is set"));
-    }
-}
-
-fn key_pair(reader: &mut Reader, path: &Path) -> Option<KeyPair> {
-    file(reader, KEY_FILE, path, SECRET_KEY, read_key_pair)
-}
-
-fn server_key(reader: &mut Reader, path: &Path) -> Option<PublicKey> {
-    file(reader, SERVER_KEY_FILE, path, SERVER_KEY, read_public_key)
-}
-
-/// Reads the file that a variable names, if files are to be read. A problem with it is a mistake in
-/// the variable.
-fn file<T>(
-    reader: &mut Reader,
-    name: &str,
-    path: &Path,
-    takes: &str,
-    read: impl FnOnce(&Path) -> Result<T, KeyFileError>,
-) -> Option<T> {
-    let shown = path.to_string_lossy();
-    match reader.reads_files().then(|| read(path)) {
-        Some(Ok(value)) => Some(value),
-        // The value may be the secret itself instead of a file name.
-        Some(Err(_)) | None if is_key(&shown) => {
-            reader.mistake(name, "(hidden)", &format!("{takes}, not the key itself"));
-            None
-        }
-        Some(Err(error)) => {
-            reader.mistake(name, &shown, &format!("{takes} ({})", error.with_source()));
-            None
-        }
-        None => None,
-    }
-}
-
-/// Reads a list of exactly one endpoint: with two, duplicates would not be merged.
-fn endpoints(reader: &mut Reader, name: &'static str) -> Vec<String> {
-    let list: List<Endpoint> = reader.value(name);
-    if list.0.len() > 1 {
-        let given: Vec<&str> = list.0.iter().map(Endpoint::as_str).collect();
-        reader.mistake(name, &given.join(","), "one endpoint (several proxies are not supported by this version)");
-    }
-    list.0.iter().map(|endpoint| endpoint.as_str().to_owned()).collect()
+    Some(Deduplicate { duration, max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX) })
 }

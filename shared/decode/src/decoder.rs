@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use sekiwake_flow::{Change, DestinationSlots, Exporters, Limits};
-use sekiwake_record::{Format, Record};
+use sekiwake_record::{Format, Kind, Record};
 
 use crate::{Row, Undecoded, flow, mib::Mib, syslog, trap};
 
@@ -42,8 +42,9 @@ impl Decoder {
 
     /// Decodes one record: calls `emit` once per row, in the order of the datagram. Records of one
     /// source have to come in the order of capture. A datagram has at most 4,096 rows with 65,536
-    /// fields; if it has more, the last row says so.
-    pub fn decode(&mut self, record: &Record<'_>, mut emit: impl FnMut(&Row<'_>)) {
+    /// fields; if it has more, the last row says so. `kind` is that of the destination port: text
+    /// without a PRI is a syslog message only where syslog is expected.
+    pub fn decode(&mut self, kind: Option<Kind>, record: &Record<'_>, mut emit: impl FnMut(&Row<'_>)) {
         let payload = record.payload;
         match record.format {
             Format::NetFlow5 => flow::netflow5(payload, &mut emit),
@@ -68,6 +69,10 @@ impl Decoder {
                 Err(error) => {
                     emit(&Row::Undecoded(Undecoded::new(format, payload, &payload[error.at..error.at], error.reason)));
                 }
+            },
+            format if kind == Some(Kind::Syslog) => match syslog::why_no_text(payload) {
+                None => emit(&Row::Syslog(Box::new(syslog::decode(payload)))),
+                Some(reason) => emit(&Row::Undecoded(Undecoded::new(format, payload, payload, reason))),
             },
             format => emit(&Row::Undecoded(Undecoded::new(format, payload, payload, "format is not decoded"))),
         }

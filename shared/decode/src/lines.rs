@@ -49,14 +49,16 @@ pub fn write_rows(
 ) -> io::Result<u64> {
     let mut lines = 0;
     let mut result = Ok(());
-    decoder.decode(record, |row| {
+    let mut number = 0;
+    decoder.decode(kind, record, |row| {
         if lines < most && result.is_ok() {
             lines += 1;
             result = match style {
-                Style::Json => write_decoded(out, kind, record, row),
+                Style::Json => write_decoded(out, kind, record, number, row),
                 Style::Text => write_text(out, record, row),
             };
         }
+        number += 1;
     });
     result.map(|()| lines)
 }

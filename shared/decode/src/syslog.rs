@@ -52,26 +52,32 @@ pub struct Message<'a> {
     pub message: Cow<'a, str>,
     /// Whether bytes were replaced because they are not UTF-8.
     pub is_lossy: bool,
-    /// What is missing or malformed in the header of RFC 5424. What cannot be read is part of the
-    /// message.
+    /// What is missing or malformed: the PRI, or a part of the header of RFC 5424. What cannot be
+    /// read is part of the message.
     pub error: Option<&'static str>,
 }
 
-/// Decodes a datagram. Anything is a message: what has no header is all message.
+/// Decodes a datagram. Anything is a message: what has no header is all message. Many devices leave
+/// the PRI out; the rest of the header is read all the same.
 pub fn decode(datagram: &[u8]) -> Message<'_> {
     let mut message = Message { priority: Priority::of(datagram), ..Message::default() };
-    let end = datagram.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r' | 0)).map_or(0, |last| last + 1);
-    let text = &datagram[..end];
+    let text = without_end(datagram);
     let after_pri = match message.priority {
         Some(_) => text.iter().position(|&byte| byte == b'>').map_or(text, |pri| &text[pri + 1..]),
         None => text,
     };
-    let rest = if sekiwake_identify::identify(None, datagram) == Format::Rfc5424 {
-        message.is_rfc5424 = true;
-        rfc5424(after_pri, &mut message)
-    } else {
-        device::header(after_pri, &mut message)
+    let without_pri = message.priority.is_none();
+    message.is_rfc5424 = match without_pri {
+        true => is_rfc5424_without_pri(text),
+        false => sekiwake_identify::identify(None, datagram) == Format::Rfc5424,
     };
+    let rest = match message.is_rfc5424 {
+        true => rfc5424(after_pri, &mut message),
+        false => device::header(after_pri, &mut message),
+    };
+    if without_pri && message.error.is_none() {
+        message.error = Some(if begins_like_a_pri(text) { "the PRI is malformed" } else { "the PRI is missing" });
+    }
     message.message = String::from_utf8_lossy(rest);
     let cows =
         [&message.timestamp, &message.hostname, &message.node, &message.app_name, &message.procid, &message.msgid];
@@ -79,6 +85,41 @@ pub fn decode(datagram: &[u8]) -> Message<'_> {
         || cows.into_iter().any(|text| matches!(text, Some(Cow::Owned(_))))
         || message.structured_data.iter().any(Element::is_lossy);
     message
+}
+
+/// Why a datagram without a PRI is no text, or `None` if it is. Text may be in any charset that has
+/// ASCII, and have a few control characters; more of them, or zeros, are binary data or UTF-16.
+pub fn why_no_text(datagram: &[u8]) -> Option<&'static str> {
+    let text = without_end(datagram);
+    let is_control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t'..=b'\r' | 0x1b);
+    match text {
+        [] => Some("datagram has no text"),
+        text if text.contains(&0) || text.iter().copied().filter(is_control).count() * 16 > text.len() => {
+            Some("no PRI, and the bytes are not text")
+        }
+        _ => None,
+    }
+}
+
+/// A datagram without the line feeds and zeros at its end.
+fn without_end(datagram: &[u8]) -> &[u8] {
+    let end = datagram.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r' | 0)).map_or(0, |last| last + 1);
+    &datagram[..end]
+}
+
+/// Whether a text begins with VERSION 1 and the date of a TIMESTAMP (RFC 5424 §6).
+fn is_rfc5424_without_pri(text: &[u8]) -> bool {
+    let Some(date) = text.strip_prefix(b"1 ").and_then(<[u8]>::first_chunk::<11>) else { return false };
+    b"0000-00-00T"
+        .iter()
+        .zip(date)
+        .all(|(&shape, &byte)| if shape == b'0' { byte.is_ascii_digit() } else { byte == shape })
+}
+
+/// Whether a text begins with digits in angle brackets, or with none: `<192>`, `<>`.
+fn begins_like_a_pri(text: &[u8]) -> bool {
+    let Some(after) = text.strip_prefix(b"<") else { return false };
+    after.iter().find(|byte| !byte.is_ascii_digit()) == Some(&b'>')
 }
 
 /// Reads the header of RFC 5424 §6: what is left is the message.
@@ -189,9 +230,9 @@ impl Message<'_> {
     /// The format that identification gives; `Unknown` without a PRI.
     fn format(&self) -> Format {
         match (self.priority, self.is_rfc5424) {
-            (_, true) => Format::Rfc5424,
+            (Some(_), true) => Format::Rfc5424,
             (Some(_), false) => Format::Rfc3164,
-            (None, false) => Format::Unknown,
+            (None, _) => Format::Unknown,
         }
     }
 }

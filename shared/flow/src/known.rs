@@ -1,4 +1,5 @@
-//! Templates in the hand-off state of a group, as a reader that is in no group gets them.
+//! Templates in the hand-off state of a group, as a reader that is in no group gets them, and
+//! datagrams made of them.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +13,8 @@ use sekiwake_record::{
 
 use crate::{
     change::{Content, Place},
-    header::{Key, Version},
+    datagrams::Packer,
+    header::{IPFIX_HEADER, Key, NETFLOW9_HEADER, Version},
     template::{SetKind, VARIABLE, field_bytes},
 };
 
@@ -73,6 +75,90 @@ pub fn known_templates<'a>(entries: impl IntoIterator<Item = (&'a [u8], &'a [u8]
         known.remove(&(key.without_port(), id));
     }
     known.into_values().collect()
+}
+
+/// Datagrams with all templates of an exporter, and the newest data of its options templates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateDatagrams {
+    /// The exporter's address.
+    pub exporter: IpAddr,
+    /// The exporter's port, if templates of the address are told apart by it.
+    pub port: Option<u16>,
+    /// [`Format::NetFlow9`] or [`Format::Ipfix`].
+    pub format: Format,
+    /// When the newest of the templates was reported, nanoseconds since 1970. It is the export time
+    /// in the headers.
+    pub at_ns: u64,
+    /// The datagrams.
+    pub payloads: Vec<Vec<u8>>,
+}
+
+/// The templates in hand-off entries, as in [`known_templates`], as datagrams of at most
+/// `max_bytes` unless one record is longer.
+pub fn template_datagrams<'a>(
+    entries: impl IntoIterator<Item = (&'a [u8], &'a [u8], u64)>,
+    max_bytes: usize,
+) -> Vec<TemplateDatagrams> {
+    let mut known: BTreeMap<Key, BTreeMap<u16, (Content<'a>, u64)>> = BTreeMap::new();
+    for (key, value, at_ns) in entries {
+        let Some(place) = Place::read(key) else { continue };
+        let Some(content) = Content::read(&place, value) else { continue };
+        known.entry(place.key).or_default().insert(place.id, (content, at_ns));
+    }
+    // What is said of a port is not said of its address again.
+    let of_ports: Vec<Key> = known.keys().filter(|key| key.port() != 0).copied().collect();
+    for key in of_ports {
+        let ids: Vec<u16> = known.get(&key).into_iter().flatten().map(|(id, _)| *id).collect();
+        if let Some(of_address) = known.get_mut(&key.without_port()) {
+            of_address.retain(|id, _| !ids.contains(id));
+        }
+    }
+    known.retain(|_, templates| !templates.is_empty());
+    let datagrams = |(key, templates): (Key, BTreeMap<u16, (Content<'_>, u64)>)| {
+        let octets: [u8; 16] = *key.address_key().get(1..)?.first_chunk()?;
+        let version = key.version()?;
+        let at_ns = templates.values().map(|(_, at_ns)| *at_ns).max()?;
+        let mut payloads = Vec::new();
+        let header = header(version, at_ns, u32_at(key.address_key(), 17)?);
+        let mut packer = Packer::new(version, &header, max_bytes, &mut payloads);
+        for options in [false, true] {
+            for (content, _) in templates.values().filter(|(content, _)| content.kind.options == options) {
+                packer.add_template(options, content.record);
+            }
+        }
+        for (id, (content, _)) in templates.iter().filter(|(_, (content, _))| !content.data.is_empty()) {
+            packer.add_data(*id, content.data);
+        }
+        packer.finish();
+        Some(TemplateDatagrams {
+            exporter: Ipv6Addr::from(octets).to_canonical(),
+            port: Some(key.port()).filter(|port| *port != 0),
+            format: match version {
+                Version::NetFlow9 => Format::NetFlow9,
+                Version::Ipfix => Format::Ipfix,
+            },
+            at_ns,
+            payloads,
+        })
+    };
+    known.into_iter().filter_map(datagrams).collect()
+}
+
+/// The header of a datagram, for the packer to complete.
+fn header(version: Version, at_ns: u64, domain: u32) -> Vec<u8> {
+    let seconds = u32::try_from(at_ns / 1_000_000_000).unwrap_or(u32::MAX);
+    let (number, length) = match version {
+        Version::NetFlow9 => (9_u16, NETFLOW9_HEADER),
+        Version::Ipfix => (10, IPFIX_HEADER),
+    };
+    let mut header = vec![0; length];
+    header[..2].copy_from_slice(&number.to_be_bytes());
+    let time_at = length - 12;
+    header[time_at..time_at + 4].copy_from_slice(&seconds.to_be_bytes());
+    // The packer counts back from here.
+    header[time_at + 4..time_at + 8].copy_from_slice(&1_u32.to_be_bytes());
+    header[length - 4..].copy_from_slice(&domain.to_be_bytes());
+    header
 }
 
 impl KnownTemplate {

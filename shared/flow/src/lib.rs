@@ -25,7 +25,7 @@ mod template;
 
 pub use change::Change;
 pub use exporters::{Counters, DestinationSlots, Exporters, Limits, Observed};
-pub use known::{KnownTemplate, TemplateField, known_templates};
+pub use known::{KnownTemplate, TemplateDatagrams, TemplateField, known_templates, template_datagrams};
 pub use plausibility::{Countable, Losses};
 pub use sequence::Sequence;
 pub use sets::{MissingTemplate, Set, TemplateLayout, Templates};

@@ -1,18 +1,11 @@
 //! One receiving thread, many destinations: each endpoint has its own queue, its own thread and its
 //! own counters.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Display,
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    thread,
-    time::Instant,
-};
+use std::{collections::BTreeMap, fmt::Display, io, path::PathBuf, sync::Arc, thread, time::Instant};
 
 use prometheus::IntCounter;
 use sekiwake_bus::Transport as Carrier;
+use sekiwake_decode::{Decoder, mib::Mib};
 use sekiwake_flow::DestinationSlots;
 use sekiwake_record::Kind;
 use sekiwake_runtime::Scope;
@@ -22,11 +15,20 @@ use crate::{
     Parcel, Registry,
     config::{
         address::ApprovedAddress,
-        destination::{Destination, Destinations, Endpoint, MAX_ENDPOINTS, Transport},
+        destination::{DeliveryOptions, Destination, Destinations, Endpoint, MAX_ENDPOINTS, Transport},
         preflight::Preflight,
         resolve::Resolution,
     },
+    delivery::{
+        self, DeliverySettings, DeliveryWorker, Value,
+        kafka::{Credentials, KafkaSettings, KafkaSink},
+        nats::{NatsSettings, NatsSink},
+        otlp::{Headers, OtlpSettings, OtlpSink},
+        sending::Sink,
+        spool::SpoolPlace,
+    },
     metrics::{self, DestinationMetrics, SpoolMetrics},
+    orphans::Search,
     queue::{Outlet, queue},
     routing::{
         route::{EndpointIntake, OwedTemplates, Route, TemplateRefresh},
@@ -48,7 +50,7 @@ const FLUSH_RECORDS: usize = 1024;
 const MAX_SENT_HERE: usize = 512;
 
 /// The default directory of spools.
-pub(crate) const DEFAULT_SPOOL_DIR: &str = "./spool";
+const DEFAULT_SPOOL_DIR: &str = "./spool";
 
 /// Sends parcels to all destinations. It belongs to the receiving thread.
 ///
@@ -83,6 +85,10 @@ pub struct EngineOptions {
     /// The directory of the spools, each in a folder of its own; where another process uses it, in
     /// a folder of that directory.
     pub spool_dir: PathBuf,
+    /// The group, which the folders of deliveries' spools are named after.
+    pub group: String,
+    /// Names for destinations that get decoded traps.
+    pub mib: Arc<Mib>,
 }
 
 impl Default for EngineOptions {
@@ -91,6 +97,8 @@ impl Default for EngineOptions {
             resolution: Resolution::default(),
             registry: Registry::open(),
             spool_dir: PathBuf::from(DEFAULT_SPOOL_DIR),
+            group: "default".to_owned(),
+            mib: Arc::default(),
         }
     }
 }
@@ -100,7 +108,11 @@ struct WorkerContext {
     scope: Scope,
     resolution: Resolution,
     registry: Registry,
+    /// Those of streams, which only syslog has.
     spools: Spools,
+    /// Those of deliveries, in a directory of this kind and group.
+    delivery_spools: Spools,
+    mib: Arc<Mib>,
 }
 
 impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
@@ -116,7 +128,8 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         options: EngineOptions,
         scope: &Scope,
     ) -> io::Result<Engine<B>> {
-        let EngineOptions { resolution, registry, spool_dir } = options;
+        let EngineOptions { resolution, registry, spool_dir, group, mib } = options;
+        let delivery_spools = Spools::new(&spool_dir.join(format!("{kind}.{group}")));
         let received = metrics::received(scope, kind);
         let unmatched = metrics::unmatched(scope, kind);
         let mut engine = Engine {
@@ -130,7 +143,14 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
             pending: 0,
             shown: ShownEndpoints::default(),
             flows: (kind == Kind::Xflow).then(|| Flows::new(scope)),
-            context: WorkerContext { scope: scope.clone(), resolution, registry, spools: Spools::new(&spool_dir) },
+            context: WorkerContext {
+                scope: scope.clone(),
+                resolution,
+                registry,
+                spools: Spools::new(&spool_dir),
+                delivery_spools,
+                mib,
+            },
         };
         engine.apply(destinations)?;
         let shown = engine.shown.clone();
@@ -185,26 +205,34 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         self.shown.to_json()
     }
 
-    /// Logs the spools on disk that belong to no destination, from a thread of its own, because a
-    /// disk may hang.
+    /// Reports the spools on disk that belong to no destination, from a thread of its own, because
+    /// a disk may hang.
     fn warn_of_orphaned_spools(&self, destinations: &Destinations) {
-        if self.kind != Kind::Syslog {
-            return;
+        let mut known: Vec<String> = Vec::new();
+        for destination in destinations.iter().filter(|destination| destination.options.spool.is_some()) {
+            let name = if destination.transport.is_delivery() { delivery::spool_name } else { spool_name };
+            known.extend(destination.endpoints.iter().map(|endpoint| name(&destination.label(endpoint))));
         }
-        let with_spool = destinations.iter().filter(|destination| destination.options.spool.is_some());
-        let labels =
-            with_spool.flat_map(|destination| destination.endpoints.iter().map(|endpoint| destination.label(endpoint)));
-        let known: Vec<String> = labels.map(|label| spool_name(&label)).collect();
-        let spools = &self.context.spools;
-        let dir = spools.dir_if_taken().unwrap_or(spools.base()).to_owned();
+        let WorkerContext { spools, delivery_spools, .. } = &self.context;
+        let mut dirs = vec![delivery_spools.dir_if_taken().unwrap_or(delivery_spools.base()).to_owned()];
+        if self.kind == Kind::Syslog {
+            dirs.push(spools.dir_if_taken().unwrap_or(spools.base()).to_owned());
+        }
+        let group = delivery_spools.base().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let search = Search {
+            own: dirs,
+            used: known,
+            base: spools.base().to_owned(),
+            kind_prefix: format!("{}.", self.kind),
+            own_group: group,
+        };
+        let count = metrics::orphaned_spools(&self.context.scope, self.kind);
         let warn = move || {
-            for folder in fs::read_dir(dir).into_iter().flatten().flatten() {
-                let is_known = known.iter().any(|name| folder.file_name() == name.as_str());
-                let folder = folder.path();
-                if !is_known && has_segments(&folder) {
-                    warn!(folder = %folder.display(), "orphaned spool, its contents will not be sent");
-                }
+            let found = search.find();
+            for folder in &found {
+                warn!(folder = %folder.display(), "orphaned spool, its contents will not be sent");
             }
+            count.set(found.len() as i64);
         };
         // Without the thread there is no warning, and no other harm.
         let _ = thread::Builder::new().name("orphans".to_owned()).spawn(warn);
@@ -217,6 +245,20 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         let endpoints = self.routes.iter().flat_map(Route::endpoints);
         let mut endpoints = endpoints.filter(|endpoint| !endpoint.is_unresolved()).peekable();
         endpoints.peek().is_some() && endpoints.all(EndpointIntake::is_behind)
+    }
+
+    /// Whether any destination is behind: where nothing may be dropped, input has to wait.
+    pub fn is_any_behind(&self) -> bool {
+        self.routes.iter().flat_map(Route::endpoints).any(EndpointIntake::is_behind)
+    }
+
+    /// Reads the templates in a parcel that is not to be sent, so that destinations get them before
+    /// the first records that need them.
+    pub fn learn_templates(&mut self, parcel: &Parcel<B>) {
+        if let Some(flows) = &mut self.flows {
+            let nowhere = |_| DestinationSlots { wanted: 0, left: 0 };
+            flows.observe(&parcel.batch, nowhere, Instant::now());
+        }
     }
 
     /// Offers a parcel and flushes.
@@ -325,6 +367,9 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         if destination.options.spoof {
             SpoofSender::check_privilege().map_err(io::Error::other)?;
         }
+        for warning in destination.warnings() {
+            warn!(warning, "check the destination");
+        }
         let mut endpoints = Vec::new();
         for endpoint in &destination.endpoints {
             // One is always free, because a list has at most as many endpoints as there are slots.
@@ -381,6 +426,13 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
                     Ok(())
                 })?;
             }
+            Transport::OtlpHttp | Transport::OtlpHttps | Transport::Kafka | Transport::Nats => {
+                let sender = self.delivery_worker(destination, endpoint, outlet, metrics)?;
+                scope.spawn(name, move |worker| {
+                    sender.run(worker);
+                    Ok(())
+                })?;
+            }
         }
         Ok(EndpointIntake::new(intake, shortcut, &shown, slot, refresh))
     }
@@ -411,7 +463,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         outlet: Outlet<B>,
         metrics: DestinationMetrics,
     ) -> io::Result<StreamWorker<B>> {
-        let WorkerContext { scope, resolution, registry, spools } = &self.context;
+        let WorkerContext { scope, resolution, registry, spools, .. } = &self.context;
         let label = destination.label(endpoint);
         let options = &destination.options;
         let failed = |error: &dyn Display| io::Error::other(format!("{label}: {error}"));
@@ -437,22 +489,113 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         let worker = StreamWorker::new(settings, outlet, resolution.clone(), registration, metrics, scope);
         worker.map_err(|error| failed(&error))
     }
+
+    fn delivery_worker(
+        &self,
+        destination: &Destination,
+        endpoint: &Endpoint,
+        outlet: Outlet<B>,
+        metrics: DestinationMetrics,
+    ) -> io::Result<DeliveryWorker<B>> {
+        let WorkerContext { scope, resolution, registry, delivery_spools, mib, .. } = &self.context;
+        let label = destination.label(endpoint);
+        let failed = |error: &dyn Display| io::Error::other(format!("{label}: {error}"));
+        let sink = sink(self.kind, destination, endpoint).map_err(|error| failed(&error))?;
+        let spool = match destination.options.spool {
+            Some(max_bytes) => Some(SpoolPlace {
+                dir: delivery_spools.dir().map_err(|error| failed(&error))?.join(delivery::spool_name(&label)),
+                max_bytes,
+            }),
+            None => None,
+        };
+        let address = match destination.transport.is_cluster() {
+            // Its servers name each other.
+            true => None,
+            false => {
+                let failures = metrics.resolve_failures.clone();
+                let registration = registry.register(Carrier::Tcp);
+                Some(ApprovedAddress::new(endpoint, resolution.clone(), failures, registration)?)
+            }
+        };
+        let decoder = (destination.options.delivery.value == Value::Decoded).then(|| {
+            let mut decoder = Decoder::new();
+            decoder.set_mib(Arc::clone(mib));
+            decoder
+        });
+        let needs_ids = destination.transport == Transport::Nats;
+        let settings = DeliverySettings { kind: self.kind, label: label.clone(), decoder, needs_ids, spool };
+        let worker = DeliveryWorker::new(settings, outlet, address, sink, metrics, || SpoolMetrics::new(scope, &label));
+        worker.map_err(|error| failed(&error))
+    }
+}
+
+/// The client of a delivery's endpoint.
+///
+/// # Errors
+/// A file that it needs cannot be used.
+pub(crate) fn sink(kind: Kind, destination: &Destination, endpoint: &Endpoint) -> Result<Box<dyn Sink>, String> {
+    let options = &destination.options;
+    match destination.transport {
+        Transport::Kafka => return kafka_sink(kind, destination, endpoint),
+        Transport::Nats => return Ok(Box::new(NatsSink::new(NatsSettings::read(kind, destination)?)?)),
+        _ => {}
+    }
+    let DeliveryOptions { value, encoding, is_compressed, headers, .. } = &options.delivery;
+    let headers = headers.as_deref().map(Headers::read).transpose()?.unwrap_or_default();
+    let tls = match destination.transport {
+        Transport::OtlpHttps => {
+            let loaded = TlsSettings::from(&options.tls).load_for_http(&endpoint.host.to_string());
+            Some(loaded.map_err(|error| error.to_string())?)
+        }
+        _ => None,
+    };
+    Ok(Box::new(OtlpSink::new(OtlpSettings {
+        kind,
+        value: *value,
+        encoding: *encoding,
+        is_compressed: *is_compressed,
+        headers,
+        tls,
+        authority: endpoint.to_string(),
+        path: destination.path.clone(),
+    })))
+}
+
+fn kafka_sink(kind: Kind, destination: &Destination, endpoint: &Endpoint) -> Result<Box<dyn Sink>, String> {
+    let options = &destination.options;
+    let DeliveryOptions { is_encrypted, user, password, kafka, .. } = &options.delivery;
+    let tls = match is_encrypted {
+        true => {
+            let loaded = TlsSettings::from(&options.tls).load(&endpoint.host.to_string());
+            Some(loaded.map_err(|error| error.to_string())?)
+        }
+        false => None,
+    };
+    let credentials = match (&kafka.sasl, user, password) {
+        (Some(mechanism), Some(user), Some(password)) => Some(Credentials::read(*mechanism, user, password)?),
+        _ => None,
+    };
+    Ok(Box::new(KafkaSink::new(KafkaSettings {
+        kind,
+        value: options.delivery.value,
+        compression: kafka.compression,
+        bootstrap: [std::slice::from_ref(endpoint), &destination.bootstrap].concat(),
+        topic: destination.path.trim_start_matches('/').to_owned(),
+        tls,
+        is_server_named: options.tls.server_name.is_some(),
+        credentials,
+    })))
 }
 
 /// The TLS settings of an endpoint, if it has any.
 pub(crate) fn load_tls(destination: &Destination, endpoint: &Endpoint) -> Result<Option<Tls>, TlsError> {
     match destination.transport {
         Transport::Tls => TlsSettings::from(&destination.options.tls).load(&endpoint.host.to_string()).map(Some),
-        Transport::Tcp | Transport::Udp => Ok(None),
+        _ => Ok(None),
     }
 }
 
 /// The set of these slots, each 0 to 63, as bits.
 fn slot_set(slots: impl Iterator<Item = u32>) -> u64 {
     slots.fold(0, |set, slot| set | 1 << slot)
-}
-
-fn has_segments(folder: &Path) -> bool {
-    let is_segment = |file: &fs::DirEntry| file.path().extension().is_some_and(|end| end == "segment");
-    fs::read_dir(folder).is_ok_and(|files| files.flatten().any(|file| is_segment(&file)))
 }

@@ -4,7 +4,8 @@
 //!                                 ┌──────────────────────▶ sendmmsg, UDP_SEGMENT ─▶ endpoint, if it is little
 //!                                 ├─ queue ═▶ UdpWorker ─▶ the same
 //! bus ─▶ Pump ─▶ Engine ─ Route ──┤
-//!                                 └─ queue ═▶ StreamWorker ─▶ TCP, TLS, spool ────▶ endpoint
+//!                                 ├─ queue ═▶ StreamWorker ─▶ TCP, TLS, spool ────▶ endpoint
+//!                                 └─ queue ═▶ DeliveryWorker ─▶ OTLP, Kafka, NATS ─▶ endpoint
 //! ```
 //!
 //! | folder | |
@@ -13,6 +14,7 @@
 //! | `routing` | which records of a batch go to which endpoint: filter, rate, pool |
 //! | `udp`, `spoof` | the worker of a UDP endpoint; sending with the devices' addresses |
 //! | `stream` | the worker of a TCP or TLS endpoint, and its spool |
+//! | `delivery` | the worker of an endpoint that acknowledges (OTLP, Kafka, NATS), and its spool |
 //! | `templates` | flows only: templates, sequences, hand-off state |
 //! | `send_test` | the subcommand that sends one message through each destination |
 //!
@@ -25,8 +27,10 @@
 
 mod ber;
 mod config;
+mod delivery;
 mod engine;
 mod metrics;
+mod orphans;
 mod parcel;
 mod pump;
 mod queue;
@@ -46,11 +50,18 @@ mod udp;
 
 pub use config::{
     destination::{
-        Destination, DestinationError, Destinations, Dscp, Endpoint, Host, MAX_ENDPOINTS, Options, TlsFiles, Transport,
+        DeliveryOptions, Destination, DestinationError, Destinations, Dscp, Endpoint, Host, KafkaOptions,
+        MAX_ENDPOINTS, NatsOptions, Options, TlsFiles, Transport,
     },
     registry::{AddressList, RegisteredAddress, Registry},
     reload::DestinationsFile,
     resolve::{Resolution, Resolve, SystemResolver},
+};
+pub use delivery::{
+    Value,
+    kafka::{Compression, Mechanism},
+    otlp::Encoding,
+    read_answers,
 };
 pub use engine::{Engine, EngineOptions};
 pub use metrics::{DropReason, names};

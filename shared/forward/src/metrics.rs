@@ -29,7 +29,7 @@ pub mod names {
     /// Records received by the engine, each counted once for all destinations.
     pub const RECEIVED_RECORDS: &str = "sekiwake_forward_received_records_total";
     /// Datagrams that the kernel accepted; over TCP, those whose last byte the destination's TCP
-    /// has acknowledged.
+    /// has acknowledged; over OTLP and Kafka, those that the other side has acknowledged.
     pub const SENT_DATAGRAMS: &str = "sekiwake_forward_sent_datagrams_total";
     /// Bytes of their payloads.
     pub const SENT_BYTES: &str = "sekiwake_forward_sent_bytes_total";
@@ -104,12 +104,15 @@ pub mod names {
     pub const RETRANSMITTED_DATAGRAMS: &str = "sekiwake_forward_retransmitted_datagrams_total";
     /// Datagrams written to the spool.
     pub const SPOOLED_DATAGRAMS: &str = "sekiwake_forward_spooled_datagrams_total";
-    /// Datagrams sent from the spool and acknowledged by the destination's TCP.
+    /// Datagrams sent from the spool and acknowledged by the destination.
     pub const REPLAYED_DATAGRAMS: &str = "sekiwake_forward_replayed_datagrams_total";
     /// Datagrams in the spool.
     pub const SPOOL_DATAGRAMS: &str = "sekiwake_forward_spool_datagrams";
     /// Bytes of the spool on disk.
     pub const SPOOL_BYTES: &str = "sekiwake_forward_spool_bytes";
+    /// Spools on disk that no destination uses, as of the start or the last reload: of removed
+    /// destinations, or of another group that no running process belongs to.
+    pub const ORPHANED_SPOOLS: &str = "sekiwake_forward_orphaned_spools";
     /// Failed reads and writes of the spool.
     pub const SPOOL_ERRORS: &str = "sekiwake_forward_spool_errors_total";
 }
@@ -137,7 +140,7 @@ pub enum DropReason {
     Disconnected,
     /// Waited too long for a connected destination that does not read.
     Stalled,
-    /// The destination ended several connections at it.
+    /// The destination ended several connections at it, or answered that it never accepts it.
     Rejected,
     /// Empty: octet counting has no frame for it.
     Empty,
@@ -249,10 +252,12 @@ pub(crate) enum ErrorKind {
     TimedOut,
     Closed,
     Tls,
+    /// The other side has answered that it does not accept something.
+    Answer,
 }
 
 impl ErrorKind {
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 11] = [
         "connection_refused",
         "host_unreachable",
         "network_unreachable",
@@ -263,6 +268,7 @@ impl ErrorKind {
         "timed_out",
         "closed",
         "tls",
+        "answer",
     ];
 }
 
@@ -270,6 +276,12 @@ impl ErrorKind {
 /// and a 99th percentile.
 fn latency_buckets() -> Vec<f64> {
     (0..29).map(|exponent| 1e-4 * 1.5f64.powi(exponent)).collect()
+}
+
+/// The number of spools that no destination uses.
+pub(crate) fn orphaned_spools(scope: &Scope, kind: Kind) -> IntGauge {
+    let help = "Spools on disk that no destination uses, whose contents will not be sent.";
+    scope.metrics().gauge(names::ORPHANED_SPOOLS, help, &[("kind", kind.as_str())])
 }
 
 /// The counter of records that no destination wanted.

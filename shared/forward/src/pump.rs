@@ -6,18 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sekiwake_bus::{BusError, Frame, GroupDelivery, GroupSubscriber, Leaving, Progress, RegisteredDestination};
+use sekiwake_bus::{BusError, Frame, GroupDelivery, GroupSource, Leaving, Progress, RegisteredDestination};
 use sekiwake_runtime::Worker;
 
-use crate::{Engine, Parcel, RegisteredAddress, Registry, config::reload::Inbox, templates::handoff::HandoffBuffer};
+use crate::{Engine, RegisteredAddress, Registry, config::reload::Inbox, templates::handoff::HandoffBuffer};
 
 /// The longest sleep while acknowledgements are expected, which must reach the group soon when a
 /// shard changes hands, while there is hand-off state to exchange, or while captures do not know
 /// the destinations yet.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// The same otherwise, so that a stop and changed destinations are noticed.
-const IDLE: Duration = Duration::from_millis(200);
+/// The same otherwise, so that changed destinations and requests for status are noticed. A stop
+/// ends the wait.
+const IDLE: Duration = Duration::from_millis(500);
 
 /// How soon it is checked again whether destinations have caught up.
 const CATCH_UP: Duration = Duration::from_millis(2);
@@ -25,7 +26,7 @@ const CATCH_UP: Duration = Duration::from_millis(2);
 /// Carries batches from the bus to the engine, and addresses from the destinations to the control
 /// plane.
 pub(crate) struct Pump {
-    subscriber: GroupSubscriber,
+    source: Box<dyn GroupSource>,
     engine: Engine<Frame>,
     /// Changed destinations.
     inbox: Inbox,
@@ -39,13 +40,13 @@ pub(crate) struct Pump {
 
 impl Pump {
     pub(crate) fn new(
-        subscriber: GroupSubscriber,
+        source: Box<dyn GroupSource>,
         mut engine: Engine<Frame>,
         inbox: Inbox,
         registry: Registry,
     ) -> Pump {
         let handoff = engine.flows().map(|_| HandoffBuffer::default());
-        Pump { subscriber, engine, inbox, registry, registered: 0, handoff, leaving: None }
+        Pump { source, engine, inbox, registry, registered: 0, handoff, leaving: None }
     }
 
     pub(crate) fn run(mut self, worker: &Worker) -> anyhow::Result<()> {
@@ -53,22 +54,22 @@ impl Pump {
             worker.beat();
             self.inbox.apply(|destinations| {
                 self.engine.apply(destinations)?;
-                self.subscriber.set_destinations_digest(destinations.digest());
+                self.source.set_destinations_digest(destinations.digest());
                 Ok(())
             });
             self.register();
             // Batches that are not received now wait at the proxy, or are repaired by their
             // publisher.
             let is_behind = self.engine.is_behind() || self.handoff.as_ref().is_some_and(HandoffBuffer::is_behind);
-            self.subscriber.set_is_full(is_behind);
+            self.source.set_is_full(is_behind);
             let delivery = self.next(is_behind)?;
             let received = delivery.is_some();
             match (&mut self.handoff, self.engine.flows()) {
                 (Some(handoff), Some(flows)) => {
                     let now = Instant::now();
-                    handoff.exchange(&mut self.subscriber, flows, now);
+                    handoff.exchange(&mut *self.source, flows, now);
                     if let Some(delivery) = delivery {
-                        handoff.take_in(delivery, &self.subscriber, now);
+                        handoff.take_in(delivery, &*self.source, now);
                     }
                     for delivery in handoff.take_ready() {
                         offer(&mut self.engine, delivery);
@@ -92,19 +93,19 @@ impl Pump {
     fn next(&mut self, is_behind: bool) -> Result<Option<GroupDelivery>, BusError> {
         if is_behind {
             self.engine.flush();
-            self.subscriber.poll_control(CATCH_UP)?;
+            self.source.poll_control(CATCH_UP)?;
             return Ok(None);
         }
-        if let Some(delivery) = self.subscriber.try_receive()? {
+        if let Some(delivery) = self.source.try_receive()? {
             return Ok(Some(delivery));
         }
         // Batches that have arrived together are sent together.
         self.engine.flush();
         let is_busy = self.leaving.is_some()
-            || self.subscriber.has_outstanding()
-            || !self.subscriber.may_use_destinations()
+            || self.source.has_outstanding()
+            || !self.source.may_use_destinations()
             || self.handoff.as_ref().is_some_and(|handoff| !handoff.is_idle());
-        self.subscriber.receive(if is_busy { PATIENCE } else { IDLE })
+        self.source.receive(if is_busy { PATIENCE } else { IDLE })
     }
 
     /// Registers changed addresses with the control plane, and approves them once all captures know
@@ -116,10 +117,10 @@ impl Pump {
                 let RegisteredAddress { address, transport } = registered;
                 RegisteredDestination::new(address.ip(), address.port(), transport)
             };
-            self.subscriber.set_destinations(list.addresses.into_iter().map(destination).collect());
+            self.source.set_destinations(list.addresses.into_iter().map(destination).collect());
             self.registered = list.number;
         }
-        if self.subscriber.may_use_destinations() {
+        if self.source.may_use_destinations() {
             self.registry.approve(self.registered);
         }
     }
@@ -129,11 +130,11 @@ impl Pump {
         let now = Instant::now();
         let leaving = self.leaving.get_or_insert_with(|| Leaving::until(now, deadline));
         let is_behind = self.engine.is_behind();
-        let is_put = self.handoff.as_ref().is_none_or(|handoff| handoff.is_published(&self.subscriber));
-        leaving.advance(&mut self.subscriber, Progress { received, is_behind, is_put }, now)
+        let is_put = self.handoff.as_ref().is_none_or(|handoff| handoff.is_published(&*self.source));
+        leaving.advance(&mut *self.source, Progress { received, is_behind, is_put }, now)
     }
 }
 
 fn offer(engine: &mut Engine<Frame>, delivery: GroupDelivery) {
-    engine.offer(&Arc::new(Parcel::new(delivery.batch, delivery.ack_token)));
+    engine.offer(&Arc::new(delivery.into()));
 }

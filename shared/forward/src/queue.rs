@@ -3,16 +3,18 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{
             AtomicI64,
-            Ordering::{Acquire, Relaxed, Release},
+            Ordering::{Acquire, Relaxed, Release, SeqCst},
+            fence,
         },
     },
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
 use prometheus::IntGauge;
 
 use sekiwake_record::{BatchBuilder, Record};
@@ -52,7 +54,7 @@ pub(crate) struct Queued<B> {
 impl<B> Drop for Queued<B> {
     fn drop(&mut self) {
         // A panicking thread acknowledges nothing, even if other destinations have sent the batch.
-        if std::thread::panicking() {
+        if thread::panicking() {
             self.parcel.leave_to_group();
         }
     }
@@ -72,7 +74,7 @@ impl<B> Queued<B> {
     /// Whether it has waited too long for its destination, without the time that the clock
     /// excludes.
     pub(crate) fn is_expired(&self, now: Instant, clock: &StopClock) -> bool {
-        clock.waiting_since(self.since) + MAX_AGE <= now
+        self.parcel.may_expire() && clock.waiting_since(self.since) + MAX_AGE <= now
     }
 }
 
@@ -91,8 +93,18 @@ impl<B> Queued<B> {
 impl<B: AsRef<[u8]>> Queued<B> {
     /// The records for this destination, in the order in which they were captured.
     pub(crate) fn selected(&self) -> impl Iterator<Item = Record<'_>> {
+        self.indexed().map(|(_, record)| record)
+    }
+
+    /// The same, each with the distance of its sequence number from that of the batch's first
+    /// record.
+    pub(crate) fn selected_with_offsets(&self) -> impl Iterator<Item = (u64, Record<'_>)> {
+        self.indexed().map(|(index, record)| (self.parcel.batch.offset(index), record))
+    }
+
+    fn indexed(&self) -> impl Iterator<Item = (usize, Record<'_>)> {
         let records = self.parcel.batch.records().enumerate();
-        records.filter(|(index, _)| self.selection.contains(*index)).map(|(_, record)| record)
+        records.filter(|(index, _)| self.selection.contains(*index))
     }
 }
 
@@ -122,6 +134,39 @@ pub(crate) struct Intake<B> {
     /// Offered since the last flush, and in the gauges already.
     pending: Vec<Queued<B>>,
     pending_bytes: i64,
+    /// Dropped after `sender`, so that the worker sees that the queue is closed.
+    sleeper: WakeAtEnd,
+}
+
+/// The thread that sleeps in [`Outlet::wait`]. The channel's own wait yields several times before
+/// it sleeps, which is most of what a quiet endpoint costs.
+#[derive(Clone, Default)]
+struct Sleeper(Arc<OnceLock<Thread>>);
+
+/// Wakes the worker when it is dropped.
+struct WakeAtEnd(Sleeper);
+
+impl Sleeper {
+    /// The thread looks at the channel after this call and before it sleeps.
+    fn register(&self) {
+        self.0.get_or_init(thread::current);
+        fence(SeqCst);
+    }
+
+    /// To be called after a change of the channel.
+    fn wake(&self) {
+        // With the fence in `register`, either the thread sees the change or this sees the thread.
+        fence(SeqCst);
+        if let Some(thread) = self.0.get() {
+            thread.unpark();
+        }
+    }
+}
+
+impl Drop for WakeAtEnd {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
 }
 
 /// The worker's side.
@@ -131,6 +176,7 @@ pub(crate) struct Outlet<B> {
     bytes: IntGauge,
     /// Bytes in this queue. The gauges may be shared with a queue that it replaces.
     used: Arc<AtomicI64>,
+    sleeper: Sleeper,
 }
 
 /// The result of [`Outlet::wait`].
@@ -141,6 +187,13 @@ pub(crate) enum Waited<B> {
     Closed,
 }
 
+/// The result of [`Outlet::wait_or`].
+pub(crate) enum WaitedFor<B, T> {
+    Queue(Waited<B>),
+    /// `None`: the other channel is closed.
+    Other(Option<T>),
+}
+
 /// A queue whose gauges count batches that are offered and not yet released.
 pub(crate) fn queue<B>(records: IntGauge, bytes: IntGauge) -> (Intake<B>, Outlet<B>) {
     queue_of(records, bytes, MAX_BATCHES, MAX_BYTES)
@@ -149,6 +202,7 @@ pub(crate) fn queue<B>(records: IntGauge, bytes: IntGauge) -> (Intake<B>, Outlet
 fn queue_of<B>(records: IntGauge, bytes: IntGauge, max_batches: usize, max_bytes: i64) -> (Intake<B>, Outlet<B>) {
     let (sender, receiver) = bounded(max_batches);
     let used = Arc::<AtomicI64>::default();
+    let sleeper = Sleeper::default();
     let intake = Intake {
         sender,
         records: records.clone(),
@@ -158,8 +212,9 @@ fn queue_of<B>(records: IntGauge, bytes: IntGauge, max_batches: usize, max_bytes
         max_batches,
         pending: Vec::new(),
         pending_bytes: 0,
+        sleeper: WakeAtEnd(sleeper.clone()),
     };
-    (intake, Outlet { receiver, records, bytes, used })
+    (intake, Outlet { receiver, records, bytes, used, sleeper })
 }
 
 impl<B: AsRef<[u8]>> Intake<B> {
@@ -223,6 +278,7 @@ impl<B> Intake<B> {
     pub(crate) fn flush(&mut self) -> usize {
         self.pending_bytes = 0;
         let mut rejected = 0;
+        let has_pending = !self.pending.is_empty();
         for queued in std::mem::take(&mut self.pending) {
             // There is room: `offer` has checked that, and only the worker changes the channel.
             if let Err(error) = self.sender.try_send(queued) {
@@ -232,6 +288,9 @@ impl<B> Intake<B> {
                 rejected += queued.records();
                 self.remove(&queued);
             }
+        }
+        if has_pending {
+            self.sleeper.0.wake();
         }
         rejected
     }
@@ -250,12 +309,37 @@ impl<B> Drop for Intake<B> {
 }
 
 impl<B: AsRef<[u8]>> Outlet<B> {
-    /// Waits for the next batch.
+    /// Waits for the next batch. Only one thread may.
     pub(crate) fn wait(&self, timeout: Duration) -> Waited<B> {
-        match self.receiver.recv_timeout(timeout) {
-            Ok(queued) => Waited::Batch(queued),
-            Err(RecvTimeoutError::Timeout) => Waited::Nothing,
-            Err(RecvTimeoutError::Disconnected) => Waited::Closed,
+        let mut until = None;
+        loop {
+            match self.receiver.try_recv() {
+                Ok(queued) => return Waited::Batch(queued),
+                Err(TryRecvError::Disconnected) => return Waited::Closed,
+                Err(TryRecvError::Empty) => {}
+            }
+            let now = Instant::now();
+            let Some(until) = until else {
+                self.sleeper.register();
+                until = Some(now + timeout);
+                continue;
+            };
+            if now >= until {
+                return Waited::Nothing;
+            }
+            thread::park_timeout(until - now);
+        }
+    }
+
+    /// Waits for the next batch, or for something from another channel.
+    pub(crate) fn wait_or<T>(&self, other: &Receiver<T>, timeout: Duration) -> WaitedFor<B, T> {
+        select! {
+            recv(other) -> received => WaitedFor::Other(received.ok()),
+            recv(self.receiver) -> received => WaitedFor::Queue(match received {
+                Ok(queued) => Waited::Batch(queued),
+                Err(_) => Waited::Closed,
+            }),
+            default(timeout) => WaitedFor::Queue(Waited::Nothing),
         }
     }
 
@@ -334,6 +418,38 @@ mod tests {
         assert!(intake.offer(&large, Selection::All, Instant::now()));
         assert!(!intake.offer(&batch(&[b"small"]), Selection::All, Instant::now()));
         assert_eq!(records.get(), 1);
+    }
+
+    #[test]
+    fn sleeping_worker_misses_neither_a_batch_nor_the_end() {
+        const BATCHES: usize = 20_000;
+        /// A wait of this length has missed it.
+        const LONG: Duration = Duration::from_secs(60);
+
+        let (records, bytes) = gauges();
+        let (mut intake, outlet) = queue(records.clone(), bytes);
+        let worker = thread::spawn(move || {
+            let mut taken = 0;
+            loop {
+                match outlet.wait(LONG) {
+                    Waited::Batch(queued) => outlet.release(&queued),
+                    Waited::Nothing => panic!("a batch was missed"),
+                    Waited::Closed => return taken,
+                }
+                taken += 1;
+            }
+        });
+        let one = batch(&[b"a"]);
+        for number in 0..BATCHES {
+            assert!(intake.offer(&one, Selection::All, Instant::now()));
+            assert_eq!(intake.flush(), 0);
+            // Sometimes the worker sleeps before the next one.
+            while number % 64 == 0 && records.get() > 0 {
+                thread::yield_now();
+            }
+        }
+        drop(intake);
+        assert_eq!(worker.join().unwrap(), BATCHES);
     }
 
     #[test]

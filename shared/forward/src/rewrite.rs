@@ -189,6 +189,7 @@ mod tests {
             payload,
             vlans: Vlans::new(),
             dscp_ttl: 0,
+            origin: None,
         };
         let mut rewritten = Rewritten::default();
         rewritten.push(Rewriting::StructuredData, &record);

@@ -1,23 +1,33 @@
 //! The service behind all forwarders: from the bus to the engine. Their differences are in
 //! [`Protocol`].
 
-use std::{io, marker::PhantomData, path::PathBuf, process::ExitCode};
+use std::{
+    fs, io,
+    marker::PhantomData,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
-use anyhow::ensure;
-use sekiwake_bus::{Bus, Controlling, GroupSubscriber, GroupSubscriberSettings, Grouping, Reporting, Subscribing};
+use anyhow::{Context, ensure};
+use sekiwake_bus::{Bus, Controlling, GroupSettings, Grouping, Reporting, Subscribing};
+use sekiwake_decode::mib::Mib;
 use sekiwake_record::Kind;
-use sekiwake_runtime::{About, Process, Role, Scope};
+use sekiwake_runtime::{About, Finding, MibFolder, Process, Role, Scope};
 use sekiwake_settings::{Reader, Setting};
 use tracing::info;
 
 use crate::{
-    Destinations, Endpoint, Engine, EngineOptions, Registry, Resolution, Transport,
+    Destination, Destinations, Endpoint, Engine, EngineOptions, Registry, Resolution, Transport,
     config::reload::{DestinationsFile, Inbox, Watcher},
-    engine::DEFAULT_SPOOL_DIR,
+    engine::sink,
     pump::Pump,
     send_test,
     stream::TlsSettings,
 };
+
+/// The variable that names the folder of MIB files.
+const MIB_DIR: &str = "SEKIWAKE_MIB_DIR";
 
 /// The differences between forwarders.
 pub trait Protocol: 'static {
@@ -59,6 +69,8 @@ pub struct ForwarderSettings {
     pub destinations_file: Option<DestinationsFile>,
     /// The directory of the spools.
     pub spool_dir: PathBuf,
+    /// The folder of MIB files, for decoded traps.
+    pub mib_dir: Option<PathBuf>,
 }
 
 impl<P: Protocol> Forwarder<P> {
@@ -66,7 +78,8 @@ impl<P: Protocol> Forwarder<P> {
     pub fn process() -> Process {
         let process = Process::of::<Forwarder<P>>().commands(|command: Command, environment| match command {
             Command::SendTest(arguments) => {
-                let (destinations, _) = sekiwake_settings::read(environment, read_destinations::<P>)?;
+                let read = |reader: &mut Reader| (read_destinations::<P>(reader).0, read_mib_dir::<P>(reader));
+                let (destinations, mib_dir) = sekiwake_settings::read(environment, read)?;
                 ensure!(
                     !destinations.is_empty(),
                     "no destinations, expected {} or {}",
@@ -74,7 +87,8 @@ impl<P: Protocol> Forwarder<P> {
                     P::DESTINATIONS_FILE
                 );
                 let out = &mut io::stdout().lock();
-                let all_sent = send_test(P::KIND, &destinations, &arguments.community, out)?;
+                let all_sent =
+                    send_test(P::KIND, &destinations, &arguments.community, &load_mib(mib_dir.as_deref())?, out)?;
                 Ok(if all_sent { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
         });
@@ -86,30 +100,23 @@ impl<P: Protocol> Forwarder<P> {
     /// # Errors
     /// When the bus cannot use an endpoint, or a thread cannot be spawned.
     pub fn start_on(bus: &Bus, settings: &ForwarderSettings, scope: &Scope) -> anyhow::Result<()> {
-        if settings.destinations.is_empty() && settings.destinations_file.is_none() {
+        let Some(of_group) = group_settings::<P>(settings)? else {
             // No subscription either, so that the bus sends it nothing.
             info!(variable = P::DESTINATIONS, "no destinations configured, nothing to forward");
             return Ok(scope.idle()?);
-        }
-        let group = settings.grouping.group(P::ABOUT.service)?;
-        let of_group = GroupSubscriberSettings {
-            subscribing: settings.subscribing.clone(),
-            controlling: settings.controlling.clone(),
-            group,
-            label: settings.grouping.label.clone(),
-            kind: P::KIND,
-            start_age: settings.grouping.start_age,
-            single_active: false,
-            handoff: P::KIND == Kind::Xflow,
         };
-        let reporting = Reporting::new(scope, &settings.controlling.readiness("lease"), "group");
-        let mut subscriber = GroupSubscriber::connect(bus, of_group, reporting)?;
-        subscriber.set_destinations_digest(settings.destinations.digest());
+        let reporting = Reporting::new(scope, &settings.controlling.readiness("lease"), "group")
+            .deduplicating(scope, settings.grouping.deduplicate);
+        let mut source = bus.group_source(of_group, reporting)?;
+        source.set_destinations_digest(settings.destinations.digest());
+        let mib = load_mib(settings.mib_dir.as_deref())?;
         let registry = Registry::new();
         let options = EngineOptions {
             resolution: Resolution::default(),
             registry: registry.clone(),
             spool_dir: settings.spool_dir.clone(),
+            group: settings.grouping.name.to_string(),
+            mib,
         };
         let engine = Engine::start(P::KIND, &settings.destinations, options, scope)?;
         info!(kind = %P::KIND, destinations = %settings.destinations, "forwarding started");
@@ -122,7 +129,7 @@ impl<P: Protocol> Forwarder<P> {
                 Ok(())
             })?;
         }
-        let pump = Pump::new(subscriber, engine, inbox, registry);
+        let pump = Pump::new(source, engine, inbox, registry);
         scope.spawn("receive", move |worker| pump.run(worker))?;
         Ok(())
     }
@@ -138,23 +145,81 @@ impl<P: Protocol> Role for Forwarder<P> {
         let controlling = Controlling::read(reader);
         let grouping = Grouping::read(reader);
         let (destinations, destinations_file) = read_destinations::<P>(reader);
-        // Only syslog has destinations with a spool.
-        let spool_dir = match P::KIND {
-            Kind::Syslog => reader.value("SEKIWAKE_SPOOL_DIR"),
-            Kind::Xflow | Kind::SnmpTrap => PathBuf::from(DEFAULT_SPOOL_DIR),
-        };
-        ForwarderSettings { subscribing, controlling, grouping, destinations, destinations_file, spool_dir }
+        let spool_dir = reader.value("SEKIWAKE_SPOOL_DIR");
+        let mib_dir = read_mib_dir::<P>(reader);
+        check_subjects::<P>(reader, &subscribing, &destinations);
+        ForwarderSettings { subscribing, controlling, grouping, destinations, destinations_file, spool_dir, mib_dir }
+    }
+
+    fn examine(settings: &ForwarderSettings) -> Vec<Finding> {
+        let of_group = group_settings::<P>(settings).ok().flatten();
+        of_group.map(|of_group| of_group.examine()).unwrap_or_default()
     }
 
     fn start(settings: ForwarderSettings, scope: &Scope) -> anyhow::Result<()> {
-        Forwarder::<P>::start_on(&Bus::shared(), &settings, scope)
+        Forwarder::<P>::start_on(&Bus::of(scope), &settings, scope)
     }
+}
+
+/// The folder of MIB files, which only traps need.
+fn read_mib_dir<P: Protocol>(reader: &mut Reader) -> Option<PathBuf> {
+    let path: PathBuf = if P::KIND == Kind::SnmpTrap { reader.optional(MIB_DIR)? } else { return None };
+    if reader.reads_files()
+        && let Err(error) = fs::read_dir(&path)
+    {
+        let takes = format!("a folder of MIB files that can be read ({error})");
+        reader.mistake(MIB_DIR, &path.display().to_string(), &takes);
+    }
+    Some(path)
+}
+
+fn load_mib(folder: Option<&Path>) -> anyhow::Result<Arc<Mib>> {
+    let Some(path) = folder else { return Ok(Arc::default()) };
+    let folder = MibFolder::load(path);
+    Ok(folder.with_context(|| format!("cannot read {MIB_DIR} ({})", path.display()))?.mib())
+}
+
+/// A subject of the bus, on its own servers: datagrams there would be taken for batches.
+fn check_subjects<P: Protocol>(reader: &mut Reader, subscribing: &Subscribing, destinations: &Destinations) {
+    let is_of_bus = |server: &Endpoint| {
+        let server = server.to_string();
+        subscribing
+            .nats_servers()
+            .any(|url| url.split_once("://").is_some_and(|(_, address)| address.eq_ignore_ascii_case(&server)))
+    };
+    for destination in destinations {
+        let is_subject_of_bus = destination.path.starts_with("/sekiwake.");
+        if destination.transport == Transport::Nats && is_subject_of_bus && destination.servers().any(is_of_bus) {
+            let takes = "a subject that does not begin with \"sekiwake.\" on the servers of SEKIWAKE_BUS, because those \
+                         are the bus's own";
+            let variable = if reader.is_set(P::DESTINATIONS) { P::DESTINATIONS } else { P::DESTINATIONS_FILE };
+            reader.mistake(variable, &destination.to_string(), takes);
+        }
+    }
+}
+
+/// The settings of the group; `None` without destinations.
+fn group_settings<P: Protocol>(settings: &ForwarderSettings) -> anyhow::Result<Option<GroupSettings>> {
+    if settings.destinations.is_empty() && settings.destinations_file.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(GroupSettings {
+        subscribing: settings.subscribing.clone(),
+        controlling: settings.controlling.clone(),
+        group: settings.grouping.group(P::ABOUT.service)?,
+        label: settings.grouping.label.clone(),
+        kind: P::KIND,
+        start_age: settings.grouping.start_age,
+        single_active: false,
+        handoff: P::KIND == Kind::Xflow,
+        deduplicate: settings.grouping.deduplicate,
+    }))
 }
 
 /// The destinations, from the variable or from the file.
 fn read_destinations<P: Protocol>(reader: &mut Reader) -> (Destinations, Option<DestinationsFile>) {
     let listed = reader.optional::<Listed<P>>(P::DESTINATIONS).map(|listed| listed.0);
-    check_files(reader, P::DESTINATIONS, listed.as_ref());
+    check_files::<P>(reader, P::DESTINATIONS, listed.as_ref());
     let file: Option<PathBuf> = reader.optional(P::DESTINATIONS_FILE);
     let Some(path) = &file else { return (listed.unwrap_or_default(), None) };
     let shown = path.display().to_string();
@@ -167,7 +232,7 @@ fn read_destinations<P: Protocol>(reader: &mut Reader) -> (Destinations, Option<
     }
     match DestinationsFile::read(P::KIND, path) {
         Ok((file, destinations)) => {
-            check_files(reader, P::DESTINATIONS_FILE, Some(&destinations));
+            check_files::<P>(reader, P::DESTINATIONS_FILE, Some(&destinations));
             (destinations, Some(file))
         }
         Err(wrong) => {
@@ -177,9 +242,12 @@ fn read_destinations<P: Protocol>(reader: &mut Reader) -> (Destinations, Option<
     }
 }
 
-/// Reads the certificates and keys of TLS destinations: a problem with one is a mistake in the
-/// variable.
-fn check_files(reader: &mut Reader, variable: &str, destinations: Option<&Destinations>) {
+/// Reads the certificates, keys and secrets of destinations: a problem with one is a mistake in the
+/// variable. What is probably not meant is a warning.
+fn check_files<P: Protocol>(reader: &mut Reader, variable: &'static str, destinations: Option<&Destinations>) {
+    for warning in destinations.into_iter().flatten().flat_map(Destination::warnings) {
+        reader.warning(variable, warning);
+    }
     if !reader.reads_files() {
         return;
     }
@@ -189,6 +257,13 @@ fn check_files(reader: &mut Reader, variable: &str, destinations: Option<&Destin
         let load = |endpoint: &Endpoint| settings.load(&endpoint.host.to_string()).err();
         if let Some(error) = destination.endpoints.iter().find_map(load) {
             let takes = format!("certificates and keys that can be used ({error})");
+            reader.mistake(variable, &destination.to_string(), &takes);
+        }
+    }
+    for destination in destinations.into_iter().flatten().filter(|one| one.transport.is_delivery()) {
+        let load = |endpoint: &Endpoint| sink(P::KIND, destination, endpoint).err();
+        if let Some(error) = destination.endpoints.iter().find_map(load) {
+            let takes = format!("files that can be used ({error})");
             reader.mistake(variable, &destination.to_string(), &takes);
         }
     }

@@ -50,7 +50,7 @@ use std::time::Duration;
 pub use coordinator::{
     ClientView, Coordinator, CoordinatorEvent, CoordinatorSettings, CoordinatorView, Difference, GroupView,
     LeaseExpired, MemberView, PositionView, REPORT_DIFFERENCE_AFTER, Rejections, ShardState, ShardView, StreamView,
-    Taker, fuzz,
+    Taker, assign_all, assign_evenly, fuzz,
 };
 pub use handoff::{
     GroupHandoff, HandoffCounters, HandoffKeeper, HandoffKeeperSettings, HandoffRejections, HandoffStore,
@@ -80,6 +80,8 @@ pub const LEASE: Duration = Duration::from_secs(3);
 pub const LEASE_MARGIN: Duration = Duration::from_millis(500);
 /// How often a member renews its lease.
 pub const RENEW_EVERY: Duration = Duration::from_millis(500);
+/// The same while it has nothing to handle and nothing to report.
+pub const RENEW_IDLE_EVERY: Duration = Duration::from_secs(1);
 /// How often a publisher advertises its stream.
 pub const ADVERTISE_EVERY: Duration = Duration::from_secs(1);
 /// How long a publisher may be silent before it counts as unavailable, until it advertises again.

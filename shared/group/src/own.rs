@@ -165,6 +165,11 @@ impl OwnWatch {
         self.seen.load(Acquire) != self.own.0.number.load(Acquire)
     }
 
+    /// Whether this thread uses a list.
+    pub fn has_list(&self) -> bool {
+        !matches!(self.seen.load(Acquire), 0 | RESTING)
+    }
+
     /// The list, if it differs from the one in use. The thread counts as using it from here on.
     pub fn changed(&self) -> Option<Arc<OwnList>> {
         if !self.has_changed() {

@@ -17,6 +17,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use sekiwake_record::{Flags, Kind, Record};
 use serde::Serialize;
+use serde_json::{Serializer, ser::Formatter};
 use sha2::{Digest, Sha256};
 
 /// Whether the payload itself is printed.
@@ -66,7 +67,7 @@ pub fn write_line(out: &mut impl Write, kind: Option<Kind>, record: &Record<'_>,
         payload: text.and_then(Result::ok),
         payload_base64: text.filter(Result::is_err).map(|_| BASE64_STANDARD.encode(record.payload)),
     };
-    serde_json::to_writer(&mut *out, &line)?;
+    line.serialize(&mut Serializer::with_formatter(&mut *out, Escaping))?;
     out.write_all(b"\n")
 }
 
@@ -80,18 +81,20 @@ struct DecodedLine<'a, T> {
     destination: IpAddr,
     destination_port: u16,
     captured_at: String,
+    row: usize,
     #[serde(flatten)]
-    row: &'a T,
+    decoded: &'a T,
 }
 
-/// Writes something that was decoded from a datagram as one line. `row` serializes to a map with
-/// other names than `kind`, `source`, `source_port`, `destination`, `destination_port` and
-/// `captured_at`.
+/// Writes something that was decoded from a datagram as one line, `row` counting from 0. `decoded`
+/// serializes to a map with other names than `kind`, `source`, `source_port`, `destination`,
+/// `destination_port`, `captured_at` and `row`.
 pub fn write_decoded(
     out: &mut impl Write,
     kind: Option<Kind>,
     record: &Record<'_>,
-    row: &impl Serialize,
+    row: usize,
+    decoded: &impl Serialize,
 ) -> io::Result<()> {
     let line = DecodedLine {
         kind: kind.map(Kind::as_str),
@@ -101,8 +104,9 @@ pub fn write_decoded(
         destination_port: record.destination_port,
         captured_at: timestamp(record.captured_at_ns),
         row,
+        decoded,
     };
-    serde_json::to_writer(&mut *out, &line)?;
+    line.serialize(&mut Serializer::with_formatter(&mut *out, Escaping))?;
     out.write_all(b"\n")
 }
 
@@ -111,6 +115,28 @@ pub fn timestamp(nanoseconds: u64) -> String {
     // 64 bits of nanoseconds end in the year 2554, jiff's timestamps in 9999.
     let timestamp = Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::MAX);
     format!("{timestamp:.9}")
+}
+
+/// Escapes, in addition to what JSON requires, what a terminal or a reader of lines could obey:
+/// DEL, C1, and Unicode's line and paragraph separators.
+struct Escaping;
+
+impl Formatter for Escaping {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(is_unsafe) {
+            let (before, from) = rest.split_at(at);
+            let mut characters = from.chars();
+            let Some(character) = characters.next() else { break };
+            write!(out, "{before}\\u{:04x}", u32::from(character))?;
+            rest = characters.as_str();
+        }
+        out.write_all(rest.as_bytes())
+    }
+}
+
+fn is_unsafe(character: char) -> bool {
+    matches!(character, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}')
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -141,6 +167,7 @@ mod tests {
             payload,
             vlans: Vlans::from_iter([7, 8]),
             dscp_ttl: 64,
+            origin: None,
         };
         let mut out = Vec::new();
         write_line(&mut out, Some(Kind::Syslog), &record, shown).unwrap();
@@ -156,6 +183,14 @@ mod tests {
              \"payload_sha256\":\"01992b09c66b519c9a866cc0d25dfd088ede9c0581e3db5fd2ea71fd31f8c9b7\",\
              \"captured_at\":\"2026-01-02T03:04:05.678901234Z\",\"vlans\":[7,8],\"reassembled\":true,\"payload\":\"<13>hi\"}\n"
         );
+    }
+
+    #[test]
+    fn characters_that_a_terminal_obeys_are_escaped() {
+        let line = line("a\u{1b}b\u{7f}c\u{9b}d\u{2028}ü\u{a0}".as_bytes(), Payload::Included);
+        assert!(line.contains("\"a\\u001bb\\u007fc\\u009bd\\u2028ü\u{a0}\""), "{line}");
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["payload"], "a\u{1b}b\u{7f}c\u{9b}d\u{2028}ü\u{a0}");
     }
 
     #[test]

@@ -4,17 +4,18 @@
 //! ```text
 //! frame 1  topic         "@stream/<name>/"
 //! frame 2  announcement  [version, stream_name, stream_epoch, ended,
-//!                         [[topic, oldest_sequence, next_sequence], ...]]
+//!                         [[topic, oldest_sequence, next_sequence], ...], clock_ns]
 //! ```
 //!
-//! Topics on which the stream has not published are not listed.
+//! `clock_ns` is appended: earlier versions do not know it. Topics on which the stream has not
+//! published are not listed.
 
 use rmp::encode::{ValueWriteError, write_array_len, write_bool, write_str, write_uint};
 
 use crate::{
     DecodeError, Name, PROTOCOL_VERSION, Topic,
     header::{decode, read_stream_name},
-    msgpack::{Unexpected, read_array, read_number, read_text, read_truth, skip},
+    msgpack::{Unexpected, read_array, read_number, read_optional_number, read_text, read_truth, skip},
 };
 
 /// The position of a stream on one topic.
@@ -39,9 +40,13 @@ pub struct Announcement {
     pub ended: bool,
     /// Its topics, each at most once.
     pub positions: Vec<TopicPosition>,
+    /// The publisher's clock when it was made, nanoseconds since 1970-01-01T00:00:00Z; `None` from
+    /// an earlier version.
+    pub clock_ns: Option<u64>,
 }
 
 const FIELDS: u32 = 5;
+const CLOCK_FIELDS: u32 = 1;
 const POSITION_FIELDS: u32 = 3;
 
 impl Announcement {
@@ -60,7 +65,7 @@ impl Announcement {
     }
 
     fn write(&self, out: &mut Vec<u8>) -> Result<(), ValueWriteError> {
-        write_array_len(out, FIELDS)?;
+        write_array_len(out, FIELDS + if self.clock_ns.is_some() { CLOCK_FIELDS } else { 0 })?;
         write_uint(out, PROTOCOL_VERSION)?;
         write_str(out, &self.stream_name)?;
         write_uint(out, self.stream_epoch)?;
@@ -72,6 +77,9 @@ impl Announcement {
             write_uint(out, position.oldest_sequence)?;
             write_uint(out, position.next_sequence)?;
         }
+        if let Some(clock_ns) = self.clock_ns {
+            write_uint(out, clock_ns)?;
+        }
         Ok(())
     }
 
@@ -81,13 +89,17 @@ impl Announcement {
     /// Another structure, a stream name that is not a [`Name`], another protocol version, or bytes
     /// after the array.
     pub fn decode(frame: &[u8]) -> Result<Announcement, DecodeError> {
-        decode("announcement", FIELDS, frame, |rest| {
-            Ok(Announcement {
+        decode("announcement", FIELDS, frame, |rest, appended| {
+            let announcement = Announcement {
                 stream_name: read_stream_name(rest)?.to_owned(),
                 stream_epoch: read_number(rest, "stream epoch")?,
                 ended: read_truth(rest, "end of the stream")?,
                 positions: read_positions(rest)?,
-            })
+                clock_ns: None,
+            };
+            let Some(unknown) = appended.checked_sub(CLOCK_FIELDS) else { return Ok((announcement, appended)) };
+            let clock_ns = read_optional_number(rest, "clock or nil")?;
+            Ok((Announcement { clock_ns, ..announcement }, unknown))
         })
     }
 }

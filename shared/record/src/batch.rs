@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! body    array16 of records, at most 65,535; as a rule at most 16 KiB
-//! record  see [`Record`], 10 elements
+//! record  see [`Record`], 10 or 12 elements
 //! ```
 
 use std::net::IpAddr;
 
-use crate::{DecodeError, Flags, Format, Record, Vlans, header::malformed, record::RECORD_OVERHEAD};
+use crate::{DecodeError, Flags, Format, Origin, Record, Vlans, header::malformed, record::RECORD_OVERHEAD};
 
 /// A batch is closed before its body exceeds this size, bytes. A larger record travels alone.
 pub const MAX_BATCH_BYTES: usize = 16 * 1024;
@@ -110,6 +110,9 @@ struct Entry {
     payload_start: u32,
     payload_length: u32,
     vlans: Vlans,
+    origin: Option<Origin>,
+    /// Its place in the body.
+    offset: u16,
 }
 
 /// The memory that an entry counts for, bytes.
@@ -143,7 +146,7 @@ impl<B: AsRef<[u8]>> Batch<B> {
         // A record takes more than 16 bytes, so the allocation is bounded by the length of the body
         // even if the count is wrong.
         let mut entries = Vec::with_capacity((count as usize).min(rest.len() / 16));
-        for _ in 0..count {
+        for offset in 0..count {
             let record = Record::read(&mut rest).map_err(|error| malformed("body", &error))?;
             let payload_start = (record.payload.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
             entries.push(Entry {
@@ -158,6 +161,8 @@ impl<B: AsRef<[u8]>> Batch<B> {
                 payload_start: u32::try_from(payload_start).map_err(|error| malformed("body", &error))?,
                 payload_length: record.payload.len() as u32,
                 vlans: record.vlans,
+                origin: record.origin,
+                offset: u16::try_from(offset).map_err(|error| malformed("body", &error))?,
             });
         }
         if rest.is_empty() { Ok(Batch { body, entries }) } else { Err(DecodeError::Trailing("body")) }
@@ -166,6 +171,25 @@ impl<B: AsRef<[u8]>> Batch<B> {
     /// Removes the first `count` records, which are duplicates.
     pub fn drop_first(&mut self, count: usize) {
         self.entries.drain(..count.min(self.entries.len()));
+    }
+
+    /// How many sequence numbers the record at `index` comes after the first one that is left; 0
+    /// past the end. More than `index`, if records between them were removed.
+    pub fn offset(&self, index: usize) -> u64 {
+        match (self.entries.first(), self.entries.get(index)) {
+            (Some(first), Some(entry)) => u64::from(entry.offset - first.offset),
+            _ => 0,
+        }
+    }
+
+    /// Removes the records for which `keep` returns `false`. Returns how many sequence numbers the
+    /// first record that is left comes after the one that was the first.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Record<'_>) -> bool) -> u64 {
+        let body = self.body.as_ref();
+        let before = self.entries.first().map(|first| first.offset);
+        self.entries.retain(|entry| keep(&entry.record(body)));
+        let after = self.entries.first().map(|first| first.offset);
+        before.zip(after).map_or(0, |(before, after)| u64::from(after - before))
     }
 
     /// The length of the body, bytes.
@@ -204,6 +228,7 @@ impl Entry {
             payload: &body[start..start + self.payload_length as usize],
             vlans: self.vlans.clone(),
             dscp_ttl: self.dscp_ttl,
+            origin: self.origin,
         }
     }
 }

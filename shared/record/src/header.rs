@@ -61,16 +61,26 @@ impl<'a> Header<'a> {
     /// Another structure, a stream name that is not a [`Name`], another protocol version, or bytes
     /// after the array.
     pub fn decode(frame: &'a [u8]) -> Result<Header<'a>, DecodeError> {
-        decode("header", FIELDS, frame, |rest| {
-            Ok(Header {
+        decode("header", FIELDS, frame, |rest, appended| {
+            let header = Header {
                 stream_name: read_stream_name(rest)?,
                 stream_epoch: read_number(rest, "stream epoch")?,
                 first_sequence: read_number(rest, "first sequence number")?,
                 count: read_number(rest, "count")?,
                 first_captured_at_ns: read_number(rest, "first capture time")?,
                 last_captured_at_ns: read_number(rest, "last capture time")?,
-            })
+            };
+            Ok((header, appended))
         })
+    }
+
+    /// Divides a message that begins with the frame: the frame, and what follows it. `None` if
+    /// there is no array at the beginning.
+    pub fn split(message: &[u8]) -> Option<(&[u8], &[u8])> {
+        let mut rest = message;
+        let elements = read_array(&mut rest, "array").ok()?;
+        skip(&mut rest, elements).ok()?;
+        message.split_at_checked(message.len() - rest.len())
     }
 
     /// The sequence number after the last record of this batch.
@@ -84,12 +94,13 @@ pub(crate) fn malformed(part: &'static str, error: &dyn fmt::Display) -> DecodeE
 }
 
 /// Decodes a frame: an array of at least `fields` elements, the first of which is the protocol
-/// version. `read` reads the others; those that a later version appended are skipped.
+/// version. `read` reads the others, gets the number of those that are appended, and returns how
+/// many of them it does not know: they are skipped.
 pub(crate) fn decode<'a, T>(
     part: &'static str,
     fields: u32,
     frame: &'a [u8],
-    read: impl FnOnce(&mut &'a [u8]) -> Result<T, Unexpected>,
+    read: impl FnOnce(&mut &'a [u8], u32) -> Result<(T, u32), Unexpected>,
 ) -> Result<T, DecodeError> {
     let malformed = |error: Unexpected| malformed(part, &error);
     let mut rest = frame;
@@ -99,8 +110,8 @@ pub(crate) fn decode<'a, T>(
         return Err(DecodeError::Version(version));
     }
     let appended = elements.checked_sub(fields).ok_or(Unexpected::new("more elements")).map_err(malformed)?;
-    let decoded = read(&mut rest).map_err(malformed)?;
-    skip(&mut rest, appended).map_err(malformed)?;
+    let (decoded, unknown) = read(&mut rest, appended).map_err(malformed)?;
+    skip(&mut rest, unknown).map_err(malformed)?;
     if rest.is_empty() { Ok(decoded) } else { Err(DecodeError::Trailing(part)) }
 }
 

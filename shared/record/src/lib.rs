@@ -9,7 +9,7 @@
 //! frame 2  header   [version, stream_name, stream_epoch, first_sequence, count,
 //!                    first_captured_at_ns, last_captured_at_ns]
 //! frame 3  body     [[captured_at_ns, source_ip, source_port, destination_ip, destination_port,
-//!                     format, flags, payload, vlans, dscp_ttl], ...]
+//!                     format, flags, payload, vlans, dscp_ttl, ip_id, interface], ...]
 //! ```
 //!
 //! Header and body are msgpack arrays. Later versions append elements, and readers skip elements
@@ -36,7 +36,7 @@ pub use format::Format;
 pub use header::{Header, PROTOCOL_VERSION};
 pub use kind::Kind;
 pub use prefix::Prefix;
-pub use record::{Flags, MAX_PAYLOAD, MAX_VLANS, Record, Vlans, dscp_ttl};
+pub use record::{Flags, MAX_PAYLOAD, MAX_VLANS, Origin, Record, Vlans, dscp_ttl};
 pub use time::WallTime;
 pub use topic::{Name, NameError, SHARDS, Shard, Topic, canonical_octets};
 

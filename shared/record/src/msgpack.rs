@@ -38,6 +38,15 @@ pub fn read_number<T: TryFrom<u64>>(rest: &mut &[u8], element: &'static str) -> 
     T::try_from(number).map_err(unexpected(element))
 }
 
+/// Reads a non-negative number that fits `T`, or nil.
+pub fn read_optional_number<T: TryFrom<u64>>(rest: &mut &[u8], element: &'static str) -> Result<Option<T>, Unexpected> {
+    if let Some(after) = rest.strip_prefix(&[Marker::Null.to_u8()]) {
+        *rest = after;
+        return Ok(None);
+    }
+    read_number(rest, element).map(Some)
+}
+
 /// Reads the length of an array.
 pub fn read_array(rest: &mut &[u8], element: &'static str) -> Result<u32, Unexpected> {
     read_array_len(rest).map_err(unexpected(element))

@@ -11,16 +11,21 @@
 //! payload           bin
 //! vlans             array of uint16
 //! dscp_ttl          uint16  dscp << 8 | ttl
+//! ip_id             uint32 or nil, see [`Origin`]
+//! interface         uint8
 //! ```
+//!
+//! The last two are appended together, or not at all: earlier versions do not know them.
 
 use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
-use rmp::encode::{ValueWriteError, write_array_len, write_bin, write_uint};
+use rmp::encode::{ValueWriteError, write_array_len, write_bin, write_nil, write_uint};
 
 use crate::{
-    Format,
-    msgpack::{Unexpected, read_array, read_bytes, read_number, skip},
+    DecodeError, Format,
+    header::malformed,
+    msgpack::{Unexpected, read_array, read_bytes, read_number, read_optional_number, skip},
 };
 
 /// The longest payload, bytes: the maximum of the UDP length field without the UDP header.
@@ -69,6 +74,17 @@ pub const fn dscp_ttl(dscp: u8, ttl: u8) -> u16 {
     ((dscp as u16 & 0x3f) << 8) | ttl as u16
 }
 
+/// Where a capture has seen a datagram, and how its IP header identifies it: what tells a second
+/// copy of a datagram from a repetition by the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The identification in the IPv4 header, or in the IPv6 fragment header; `None` where the
+    /// datagram has none.
+    pub ip_id: Option<u32>,
+    /// The capture's number of the interface.
+    pub interface: u8,
+}
+
 /// One datagram. The payload borrows from the captured frame or the received message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
@@ -93,20 +109,41 @@ pub struct Record<'a> {
     pub vlans: Vlans,
     /// DSCP and TTL or hop limit, as [`dscp_ttl`] packs them.
     pub dscp_ttl: u16,
+    /// Where it was seen; `None` in records of an earlier version.
+    pub origin: Option<Origin>,
 }
 
+/// Elements of every version.
 const FIELDS: u32 = 10;
+
+/// Appended elements of an [`Origin`].
+const ORIGIN_FIELDS: u32 = 2;
 
 /// The most bytes of a record in addition to its payload: markers, two IPv6 addresses, eight VLAN
 /// tags, and the numbers.
 pub(crate) const RECORD_OVERHEAD: usize = 128;
 
 impl Record<'_> {
+    /// Appends the record's msgpack form to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.write(out).expect("writing to a Vec cannot fail");
+    }
+
+    /// Decodes what [`Record::encode`] has written.
+    ///
+    /// # Errors
+    /// When the bytes are not exactly one well-formed record.
+    pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
+        let mut rest = bytes;
+        let record = Record::read(&mut rest).map_err(|error| malformed("record", &error))?;
+        if rest.is_empty() { Ok(record) } else { Err(DecodeError::Trailing("record")) }
+    }
+
     /// Appends the record's msgpack form to `out`, without serde, because this is the hot path of
     /// every publisher.
     pub(crate) fn write(&self, out: &mut Vec<u8>) -> Result<(), ValueWriteError> {
         out.reserve(self.payload.len() + RECORD_OVERHEAD);
-        write_array_len(out, FIELDS)?;
+        write_array_len(out, FIELDS + if self.origin.is_some() { ORIGIN_FIELDS } else { 0 })?;
         write_uint(out, self.captured_at_ns)?;
         write_address(out, self.source)?;
         write_uint(out, self.source_port.into())?;
@@ -120,6 +157,13 @@ impl Record<'_> {
             write_uint(out, vlan.into())?;
         }
         write_uint(out, self.dscp_ttl.into())?;
+        if let Some(Origin { ip_id, interface }) = self.origin {
+            match ip_id {
+                Some(ip_id) => write_uint(out, ip_id.into()).map(drop)?,
+                None => write_nil(out).map_err(ValueWriteError::InvalidMarkerWrite)?,
+            }
+            write_uint(out, interface.into())?;
+        }
         Ok(())
     }
 
@@ -128,7 +172,7 @@ impl Record<'_> {
     pub(crate) fn read<'a>(rest: &mut &'a [u8]) -> Result<Record<'a>, Unexpected> {
         let elements = read_array(rest, "record")?;
         let appended = elements.checked_sub(FIELDS).ok_or(Unexpected::new("record of at least 10 elements"))?;
-        let record = Record {
+        let mut record = Record {
             captured_at_ns: read_number(rest, "capture time")?,
             source: read_address(rest, "source address of 4 or 16 bytes")?,
             source_port: read_number(rest, "source port")?,
@@ -139,8 +183,15 @@ impl Record<'_> {
             payload: read_payload(rest)?,
             vlans: read_vlans(rest)?,
             dscp_ttl: read_number(rest, "DSCP and TTL")?,
+            origin: None,
         };
-        skip(rest, appended)?;
+        let mut unknown = appended;
+        if let Some(after) = appended.checked_sub(ORIGIN_FIELDS) {
+            let ip_id = read_optional_number(rest, "IP identification or nil")?;
+            record.origin = Some(Origin { ip_id, interface: read_number(rest, "number of an interface")? });
+            unknown = after;
+        }
+        skip(rest, unknown)?;
         Ok(record)
     }
 }

@@ -11,8 +11,8 @@ use std::{
 use anyhow::Context as _;
 use axum::{
     Extension, Router,
-    extract::State,
-    http::{HeaderValue, Method, StatusCode, Uri, Version, header::CONTENT_TYPE},
+    extract::{Request, State},
+    http::{HeaderValue, Method, StatusCode, Version, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -26,6 +26,7 @@ use crate::{
     health::Health,
     metrics::{self, Metrics, ProcessMetrics},
     pages::Pages,
+    site::Sites,
     status::{MAX_FUNCTION_THREADS, MAX_WAITING, StatusPage, StatusPages},
 };
 
@@ -45,6 +46,7 @@ pub(crate) struct AdminState {
     process: ProcessMetrics,
     roles: Vec<RoleMetrics>,
     pages: Pages,
+    sites: Sites,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,7 @@ impl AdminState {
         health: Arc<Health>,
         roles: impl Iterator<Item = (&'static str, &'a Metrics)>,
         pages: Pages,
+        sites: Sites,
     ) -> AdminState {
         let roles: Vec<RoleMetrics> = roles
             .map(|(service, metrics)| {
@@ -68,7 +71,7 @@ impl AdminState {
             })
             .collect();
         let services: Vec<&str> = roles.iter().map(|role| role.service).collect();
-        AdminState { health, process: ProcessMetrics::new(&services), roles, pages }
+        AdminState { health, process: ProcessMetrics::new(&services), roles, pages, sites }
     }
 
     fn metrics_text(&self) -> String {
@@ -178,21 +181,22 @@ async fn status_page(State(requests): State<StatusRequests>) -> Response {
 async fn role_page(
     State(state): State<Arc<AdminState>>,
     Extension(slot): Extension<Arc<PageSlot>>,
-    method: Method,
-    version: Version,
-    uri: Uri,
+    request: Request,
 ) -> Response {
-    let Some(page) = state.pages.get(uri.path()) else {
-        return (StatusCode::NOT_FOUND, "no such page\n").into_response();
+    let Some(page) = state.pages.get(request.uri().path()) else {
+        return match state.sites.get(request.uri().path()) {
+            Some(site) => site.respond(request).await,
+            None => (StatusCode::NOT_FOUND, "no such page\n").into_response(),
+        };
     };
-    if method != Method::GET {
+    if request.method() != Method::GET {
         return (StatusCode::METHOD_NOT_ALLOWED, "method not allowed, use GET\n").into_response();
     }
-    if version < Version::HTTP_11 {
+    if request.version() < Version::HTTP_11 {
         // Without chunked encoding a truncated response would look complete.
         return (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "this page needs HTTP/1.1\n").into_response();
     }
-    page.answer(uri.query().unwrap_or_default(), &slot).await
+    page.answer(request.uri().query().unwrap_or_default(), &slot).await
 }
 
 /// 200 and `good`, or 503 and the problems, one per line.

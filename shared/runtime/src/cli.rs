@@ -68,11 +68,9 @@ fn command(about: &About, variables: &[&Variable]) -> Command {
             ),
         )
         .arg(
-            Arg::new("no-files")
-                .long("no-files")
-                .action(ArgAction::SetTrue)
-                .requires("check")
-                .help("Check without the files that settings name: destinations, keys, certificates"),
+            Arg::new("no-files").long("no-files").action(ArgAction::SetTrue).requires("check").help(
+                "Check without the files (destinations, keys, certificates) and the NATS servers that settings name",
+            ),
         )
 }
 

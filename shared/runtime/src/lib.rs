@@ -28,6 +28,7 @@ mod descriptors;
 mod files;
 mod health;
 mod host;
+mod job;
 mod journal;
 mod limit;
 mod log_queue;
@@ -37,6 +38,7 @@ mod mibs;
 mod pages;
 mod process;
 mod scope;
+mod site;
 mod status;
 mod status_feed;
 mod stop;
@@ -53,6 +55,7 @@ pub use descriptors::{has_free_descriptor, with_reserve};
 pub use files::FileContents;
 pub use health::Latch;
 pub use host::host_name;
+pub use job::run_job;
 pub use limit::{LOG_INTERVAL, RateLimited, Suppressed};
 pub use log_queue::{messages, print_message};
 pub use losses::{LossEvent, LossReason, Losses};
@@ -62,6 +65,7 @@ pub use pages::{PageBody, PageError, PageRequest, PageWriter, WritePage};
 pub use process::{Process, ReadyToStart, Running};
 pub use prometheus;
 pub use scope::{Scope, Worker};
+pub use site::{SiteRequest, SiteResponse};
 pub use status::StatusResponder;
 pub use status_feed::StatusFeed;
 pub use stop::{Hangups, Stop, Stopper, stop_pair};
@@ -85,6 +89,15 @@ pub struct About {
     pub admin_port: u16,
 }
 
+/// What [`Role::examine`] finds, as one sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The service cannot work like this.
+    Wrong(String),
+    /// It cannot be examined now.
+    Unknown(String),
+}
+
 /// One service, as the runtime sees it.
 pub trait Role: Sized + 'static {
     /// Its names.
@@ -100,6 +113,12 @@ pub trait Role: Sized + 'static {
     /// (a default determined at run time, a masked secret); any other is printed as a comment (a
     /// memory limit that follows from several settings).
     fn describe(_settings: &Self::Settings) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// Examines for `--check` what is not on this host, such as streams on servers. It is called
+    /// for settings without mistakes, and may take seconds.
+    fn examine(_settings: &Self::Settings) -> Vec<Finding> {
         Vec::new()
     }
 

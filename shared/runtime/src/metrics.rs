@@ -6,8 +6,8 @@ use std::{
 };
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector, proto::MetricFamily,
+    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector, proto::MetricFamily,
 };
 
 use crate::{
@@ -37,6 +37,7 @@ pub struct Metrics {
 #[derive(Clone, Debug)]
 enum Family {
     Counter(IntCounterVec),
+    FloatCounter(CounterVec),
     Gauge(IntGaugeVec),
     FloatGauge(GaugeVec),
     Histogram(HistogramVec),
@@ -76,6 +77,11 @@ impl Metrics {
     family! {
         /// A counter: a whole number that only grows. Its name ends in `_total`.
         counter_vec, counter, Counter, IntCounterVec, IntCounter
+    }
+
+    family! {
+        /// A counter with a fraction, for seconds. Its name ends in `_total`.
+        float_counter_vec, float_counter, FloatCounter, CounterVec, Counter
     }
 
     family! {
@@ -129,6 +135,7 @@ impl Metrics {
         let family = make().unwrap_or_else(|error| panic!("metric {name}: {error}"));
         let registered = match family.clone() {
             Family::Counter(family) => self.registry.register(Box::new(family)),
+            Family::FloatCounter(family) => self.registry.register(Box::new(family)),
             Family::Gauge(family) => self.registry.register(Box::new(family)),
             Family::FloatGauge(family) => self.registry.register(Box::new(family)),
             Family::Histogram(family) => self.registry.register(Box::new(family)),

@@ -107,7 +107,7 @@ impl PageRequest {
     }
 
     /// Parses a query; `None` if it cannot be decoded or has too many parameters.
-    fn parse(query: &str) -> Option<PageRequest> {
+    pub(crate) fn parse(query: &str) -> Option<PageRequest> {
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
         let decoded = pairs.map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));

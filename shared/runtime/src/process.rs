@@ -5,14 +5,16 @@ use std::{
     io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
     process::ExitCode,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use crossbeam_channel::Receiver;
-use sekiwake_settings::{Environment, Mistakes, Reader, Variable};
+use sekiwake_settings::{Environment, Mistakes, Reader, Variable, printable};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -20,7 +22,7 @@ use signal_hook::{
 use tracing::{error, info, warn};
 
 use crate::{
-    About, Role, VERSION,
+    About, Finding, Role, VERSION,
     admin::{self, AdminServer, AdminState},
     cli::{self, CommandLine},
     descriptors,
@@ -28,6 +30,7 @@ use crate::{
     log_queue,
     pages::Pages,
     scope::{Scope, SharedState},
+    site::Sites,
     status::StatusPages,
     stop::{Hangups, stop_pair},
     supervisor::{Ended, Ending, Event, StopHandle, SupervisedRole, Supervisor},
@@ -36,10 +39,10 @@ use crate::{
 };
 
 /// How long a worker may go without a heartbeat.
-const STUCK_AFTER: Duration = Duration::from_secs(30);
+pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// The capacity of the supervisor's event channel; senders wait for room.
-const MAX_EVENTS: usize = 256;
+pub(crate) const MAX_EVENTS: usize = 256;
 
 /// A process and its roles, before the settings are read.
 ///
@@ -76,6 +79,7 @@ struct RoleEntry {
 /// A role without its type, after its settings were read.
 trait Resolved {
     fn describe(&self) -> Vec<(String, String)>;
+    fn examine(&self) -> Vec<Finding>;
     fn start(self: Box<Self>, scope: &Scope) -> anyhow::Result<()>;
 }
 
@@ -84,6 +88,10 @@ struct ResolvedRole<R: Role>(R::Settings);
 impl<R: Role> Resolved for ResolvedRole<R> {
     fn describe(&self) -> Vec<(String, String)> {
         R::describe(&self.0)
+    }
+
+    fn examine(&self) -> Vec<Finding> {
+        R::examine(&self.0)
     }
 
     fn start(self: Box<Self>, scope: &Scope) -> anyhow::Result<()> {
@@ -264,8 +272,16 @@ impl Process {
         let mut described: Vec<(String, String)> = roles.iter().flat_map(|role| role.describe()).collect();
         described.push(("SEKIWAKE_ADMIN".to_owned(), self.about.admin_address(settings.admin).to_string()));
         let resolved = cli::resolved(&reader, described);
+        for (variable, text) in reader.warnings() {
+            eprintln!("warning: {variable}: {}", printable(text));
+        }
         if let Err(mistakes) = reader.finish() {
             return configuration_error(&mistakes);
+        }
+        let wrong = if with_files { examine(&roles) } else { Vec::new() };
+        if !wrong.is_empty() {
+            log_queue::print_message(wrong.join("\n"));
+            return ExitCode::from(2);
         }
         print(&resolved);
         ExitCode::SUCCESS
@@ -304,6 +320,25 @@ impl Process {
     }
 }
 
+/// What the roles find wrong, each once. What cannot be examined is printed as a warning, and not
+/// tried again for other roles: they wait for the same servers.
+fn examine(roles: &[Box<dyn Resolved>]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for role in roles {
+        for finding in role.examine() {
+            match finding {
+                Finding::Wrong(text) if wrong.contains(&text) => {}
+                Finding::Wrong(text) => wrong.push(text),
+                Finding::Unknown(text) => {
+                    eprintln!("warning: {text}");
+                    return wrong;
+                }
+            }
+        }
+    }
+    wrong
+}
+
 impl About {
     /// The address of the admin server: as set, else the service's port on loopback.
     pub fn admin_address(&self, set: Option<SocketAddr>) -> SocketAddr {
@@ -338,16 +373,19 @@ impl ReadyToStart {
         for variable in self.unused {
             warn!(variable, "setting has no effect in this version");
         }
-        let (event_sender, events) = crossbeam_channel::bounded(MAX_EVENTS);
+        // Not of crossbeam, whose waits yield several times before they sleep.
+        let (event_sender, events) = mpsc::sync_channel(MAX_EVENTS);
         let stop = StopHandle::new(event_sender.clone());
         let health = Arc::new(Health::new(self.stuck_after));
         let hangups = Hangups::default();
         let pages = Pages::default();
+        let sites = Sites::default();
         let shared = SharedState {
             health: health.clone(),
             hangups: hangups.clone(),
             events: event_sender,
             pages: pages.clone(),
+            sites: sites.clone(),
         };
         let mut supervised = Vec::new();
         let mut settings = Vec::new();
@@ -358,7 +396,7 @@ impl ReadyToStart {
             settings.push(role);
         }
         let metrics = supervised.iter().map(|role| (role.scope.service(), role.scope.metrics()));
-        let state = AdminState::new(health.clone(), metrics, pages);
+        let state = AdminState::new(health.clone(), metrics, pages, sites);
         let status = supervised.iter().map(|role| (role.scope.service(), role.scope.status_parts()));
         let status = StatusPages::new(self.about.service, status);
         let admin = AdminServer::start(self.about.admin_address(self.settings.admin), state, status)?;

@@ -5,12 +5,11 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc::SyncSender},
     thread::{self, JoinHandle},
     time::Instant,
 };
 
-use crossbeam_channel::Sender;
 use serde_json::Value;
 
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
     losses::{Due, Ledger, LossReason, Losses},
     metrics::Metrics,
     pages::{PageBody, PageError, PageRequest, Pages},
+    site::{SiteRequest, SiteResponse, Sites},
     status::{StatusParts, StatusResponder},
     status_feed::StatusFeed,
     stop::{Hangups, Stop},
@@ -59,8 +59,9 @@ impl fmt::Debug for AtEnd {
 pub(crate) struct SharedState {
     pub(crate) health: Arc<Health>,
     pub(crate) hangups: Hangups,
-    pub(crate) events: Sender<Event>,
+    pub(crate) events: SyncSender<Event>,
     pub(crate) pages: Pages,
+    pub(crate) sites: Sites,
 }
 
 #[derive(Debug, Default)]
@@ -182,6 +183,12 @@ impl Scope {
         page: impl Fn(&PageRequest) -> Result<PageBody, PageError> + Send + Sync + 'static,
     ) {
         self.inner.shared.pages.add(path, limit, Arc::new(page));
+    }
+
+    /// Adds short pages for a browser on the admin server: `/`, and every path below `prefix` that
+    /// is no other page. Each is made by `answer` in a thread of its own, at most 16 at a time.
+    pub fn site(&self, prefix: &'static str, answer: impl Fn(SiteRequest) -> SiteResponse + Send + Sync + 'static) {
+        self.inner.shared.sites.add(prefix, Arc::new(answer));
     }
 
     /// Runs `body` in a thread of this name (the kernel shows its first 15 bytes). When it returns

@@ -11,11 +11,13 @@
 //! The phases are [`Phase`]s, which `/readyz` shows. All roles drain before one deadline.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender},
+    },
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -81,11 +83,11 @@ pub(crate) enum Outcome {
 /// Stops a running process, as a signal does.
 #[derive(Clone, Debug)]
 pub struct StopHandle {
-    events: Sender<Event>,
+    events: SyncSender<Event>,
 }
 
 impl StopHandle {
-    pub(crate) fn new(events: Sender<Event>) -> StopHandle {
+    pub(crate) fn new(events: SyncSender<Event>) -> StopHandle {
         StopHandle { events }
     }
 
@@ -157,12 +159,12 @@ impl Supervisor {
             }
             if let Some(ending) = ending {
                 self.roles.iter().for_each(|role| role.scope.end());
+                self.systemd.finish();
                 return Ended { ending, cause: self.cause };
             }
             self.systemd.round(&self.health, now);
-            match events.recv_timeout(self.idle_time(now)) {
-                Ok(event) => self.handle(event, Instant::now()),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            if let Ok(event) = events.recv_timeout(self.idle_time(now)) {
+                self.handle(event, Instant::now());
             }
         }
     }

@@ -26,6 +26,9 @@ const MESSAGES_PER_WATCHDOG: u32 = 4;
 /// How long the process may take to exit after the drain deadline: it flushes its log.
 const EXIT_TIME: Duration = Duration::from_secs(10);
 
+/// How long an exit waits for the last messages to be sent.
+const LAST_WITHIN: Duration = Duration::from_millis(500);
+
 /// The most conditions that a status line lists.
 const MAX_LISTED: usize = 4;
 
@@ -46,6 +49,8 @@ struct Notifier {
     /// The last status line.
     status: String,
     messages: Sender<Message>,
+    /// Closed when the thread has sent everything.
+    all_sent: Option<Receiver<()>>,
     log: RateLimited,
 }
 
@@ -71,11 +76,29 @@ impl Systemd {
             return Systemd::default();
         }
         let (messages, queue) = crossbeam_channel::bounded(MAX_QUEUED);
+        let (sending, all_sent) = crossbeam_channel::bounded::<()>(0);
         // The thread ends when the supervisor does.
-        if let Err(error) = thread::Builder::new().name("systemd".to_owned()).spawn(move || send_all(&queue)) {
+        let send_all = move || {
+            send_all(&queue);
+            drop(sending);
+        };
+        if let Err(error) = thread::Builder::new().name("systemd".to_owned()).spawn(send_all) {
             warn!(%error, "thread for messages to systemd cannot be spawned");
         }
-        Systemd { notifier: Some(Notifier::new(sd_notify::watchdog_enabled(), messages, now)) }
+        let mut notifier = Notifier::new(sd_notify::watchdog_enabled(), messages, now);
+        notifier.all_sent = Some(all_sent);
+        Systemd { notifier: Some(notifier) }
+    }
+
+    /// Waits until everything is sent, but not for long: the process is about to exit, which may be
+    /// sooner than the thread sends.
+    pub(crate) fn finish(&mut self) {
+        let Some(Notifier { messages, all_sent, .. }) = self.notifier.take() else { return };
+        drop(messages);
+        if let Some(all_sent) = all_sent {
+            // It ends by being closed.
+            let _ = all_sent.recv_timeout(LAST_WITHIN);
+        }
     }
 
     /// Every role has started, or the reloading of files has been requested.
@@ -118,7 +141,7 @@ impl Systemd {
 impl Notifier {
     fn new(limit: Option<Duration>, messages: Sender<Message>, now: Instant) -> Notifier {
         let watchdog = limit.map(|limit| Watchdog { interval: limit / MESSAGES_PER_WATCHDOG, next: now });
-        Notifier { watchdog, status: String::new(), messages, log: RateLimited::default() }
+        Notifier { watchdog, status: String::new(), messages, all_sent: None, log: RateLimited::default() }
     }
 
     fn due(&mut self, health: &Health, now: Instant) -> Vec<Message> {

@@ -24,9 +24,19 @@ impl LogSettings {
     }
 }
 
+/// The NATS client logs each refused login as an error; the bus says it once, with the setting.
+const QUIET: &str = "async_nats=off";
+
 /// The directives of an [`EnvFilter`], checked.
 #[derive(Clone, Debug)]
 struct LogFilter(String);
+
+impl LogFilter {
+    /// The directives, after those that the setting may override.
+    fn directives(&self) -> String {
+        format!("{QUIET},{}", self.0)
+    }
+}
 
 impl Setting for LogFilter {
     fn takes() -> &'static str {
@@ -87,7 +97,7 @@ pub(crate) fn init(settings: &LogSettings) {
     // Asked first, because the queue replaces descriptor 2.
     let is_terminal = io::stderr().is_terminal();
     let is_journal = log_queue::start();
-    let filter = EnvFilter::builder().parse_lossy(&settings.filter.0);
+    let filter = EnvFilter::builder().parse_lossy(settings.filter.directives());
     // https://no-color.org: any value except the empty one.
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let builder = tracing_subscriber::fmt()
@@ -117,4 +127,16 @@ fn log_panics() {
         tracing::error!(thread = thread.name().unwrap_or("unnamed"), location, message, "thread panicked");
         log_queue::flush();
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nats_client_is_silent_unless_it_is_named() {
+        let filter = |text| EnvFilter::builder().parse_lossy(LogFilter::parse(text).unwrap().directives()).to_string();
+        assert!(filter("info").contains("async_nats=off"));
+        assert!(!filter("info,async_nats=debug").contains("async_nats=off"));
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     process::ExitCode,
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -103,7 +104,7 @@ fn run_to_end<T: Tool>() -> ExitCode {
 /// process exits with status 1.
 fn stop_on_signals(binary: &'static str) -> anyhow::Result<Stop> {
     let (mut stopper, stop) = stop_pair();
-    let (sender, events) = crossbeam_channel::bounded(1);
+    let (sender, events) = mpsc::sync_channel(1);
     process::catch_tool_signals(StopHandle::new(sender))?;
     std::thread::Builder::new().name("stopper".to_owned()).spawn(move || {
         if let Ok(Event::StopRequested { .. }) = events.recv() {

@@ -79,13 +79,13 @@ endpoint!(
 endpoint!(BindEndpoint, Wildcards::Accepted, "a ZeroMQ endpoint such as tcp://*:5559 or ipc:///run/sekiwake/publish");
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Wildcards {
+pub(crate) enum Wildcards {
     Accepted,
     Rejected,
 }
 
 /// Schemes are case-insensitive (RFC 3986 §3.1), but not for libzmq.
-fn with_scheme_in_lower_case(text: &str) -> String {
+pub(crate) fn with_scheme_in_lower_case(text: &str) -> String {
     match text.split_once("://") {
         Some((scheme, rest)) => format!("{}://{rest}", scheme.to_ascii_lowercase()),
         None => text.to_owned(),
@@ -119,7 +119,7 @@ fn check_path(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn check_host(host: &str, wildcards: Wildcards) -> Result<(), String> {
+pub(crate) fn check_host(host: &str, wildcards: Wildcards) -> Result<(), String> {
     if host == "*" {
         return match wildcards {
             Wildcards::Accepted => Ok(()),
@@ -152,7 +152,7 @@ fn check_host(host: &str, wildcards: Wildcards) -> Result<(), String> {
     Ok(())
 }
 
-fn check_port(port: &str, wildcards: Wildcards) -> Result<(), String> {
+pub(crate) fn check_port(port: &str, wildcards: Wildcards) -> Result<(), String> {
     match (port, wildcards) {
         ("*" | "0", Wildcards::Accepted) => Ok(()),
         _ => match digits(port).ok().and_then(|port| port.parse::<u16>().ok()) {

@@ -37,6 +37,8 @@ pub struct Reader {
     /// File and line of those that are set in a file.
     origins: BTreeMap<&'static str, String>,
     mistakes: Vec<Mistake>,
+    /// What is allowed and probably not meant: variable and text.
+    warnings: Vec<(&'static str, String)>,
     /// The variables that were read, and their text: as set, or the default.
     resolved: Vec<(&'static str, String)>,
     read: BTreeSet<&'static str>,
@@ -89,7 +91,15 @@ impl Reader {
                 }
             }
         }
-        Reader { texts, origins, mistakes, resolved: Vec::new(), read: BTreeSet::new(), reads_files: true }
+        Reader {
+            texts,
+            origins,
+            mistakes,
+            warnings: Vec::new(),
+            resolved: Vec::new(),
+            read: BTreeSet::new(),
+            reads_files: true,
+        }
     }
 
     /// The same reader for a check on another host than the service's, which lacks the files that
@@ -159,6 +169,38 @@ impl Reader {
         if !self.mistakes.contains(&mistake) {
             self.mistakes.push(mistake);
         }
+    }
+
+    /// Whether the variable is set and not empty.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.texts.contains_key(name)
+    }
+
+    /// Records a mistake if this variable is set. `why` follows "expected it to be unset, ".
+    pub fn must_be_unset(&mut self, name: &'static str, why: &str) {
+        known(name);
+        self.read.insert(name);
+        if let Some(text) = self.text(name) {
+            let is_sensitive = SENSITIVE.iter().any(|word| name.contains(word));
+            let shown = if is_sensitive { HIDDEN } else { &text };
+            self.mistake(name, shown, &format!("it to be unset, {why}"));
+        }
+    }
+
+    /// Replaces the default of a variable, for a default that depends on other settings.
+    pub fn default_to(&mut self, name: &'static str, text: &str) {
+        known(name);
+        self.texts.entry(name).or_insert_with(|| text.to_owned());
+    }
+
+    /// Reports what is allowed and probably not meant, for `--check`.
+    pub fn warning(&mut self, name: &'static str, text: String) {
+        self.warnings.push((name, text));
+    }
+
+    /// The warnings so far: variable and text.
+    pub fn warnings(&self) -> &[(&'static str, String)] {
+        &self.warnings
     }
 
     /// Name and text of the variables read so far, in reading order: as set, else the default, else

@@ -43,6 +43,10 @@ pub enum Group {
     Storing,
     /// Detecting anomalies in their rate.
     Anomaly,
+    /// Decoding what records carry.
+    Decoding,
+    /// The page that shows all services.
+    Console,
     /// Sharing work between replicas.
     Replicas,
     /// The endpoints of the proxy.
@@ -62,6 +66,8 @@ impl Group {
             Group::Forwarding => "Forwarding",
             Group::Storing => "Storing",
             Group::Anomaly => "Anomaly detection",
+            Group::Decoding => "Decoding",
+            Group::Console => "Console",
             Group::Replicas => "Replicas",
             Group::Proxy => "Proxy",
             Group::Bus => "Bus",
@@ -96,10 +102,11 @@ const CAPTURE: &[&str] = &["capture"];
 const PROXY: &[&str] = &["proxy"];
 const STORER: &[&str] = &["storer"];
 const ANOMALY_DETECTOR: &[&str] = &["anomaly-detector"];
+const CONSOLE: &[&str] = &["console"];
 const GROUPED: &[&str] = &["syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector"];
 const PUBLISHERS: &[&str] = &["capture", "anomaly-detector"];
 const SUBSCRIBERS: &[&str] =
-    &["syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector", "tap"];
+    &["syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector", "console", "tap"];
 const CONTROLLED: &[&str] = &[
     "capture",
     "syslog-forwarder",
@@ -107,6 +114,7 @@ const CONTROLLED: &[&str] = &[
     "trap-forwarder",
     "storer",
     "anomaly-detector",
+    "console",
     "tap",
     "sender",
 ];
@@ -202,6 +210,22 @@ pub static VARIABLES: &[Variable] = &[
         default: value("1"),
         about: "capture threads per interface (packet fan-out)",
     },
+    Variable {
+        name: "SEKIWAKE_CAPTURE_DEDUPLICATE",
+        group: Group::Capture,
+        read_by: CAPTURE,
+        takes: "duration",
+        default: described("none"),
+        about: "what an interface shows a second time within this time (at most 100ms) is published once",
+    },
+    Variable {
+        name: "SEKIWAKE_CAPTURE_BIND_PORTS",
+        group: Group::Capture,
+        read_by: CAPTURE,
+        takes: "true or false",
+        default: value("false"),
+        about: "bind the ports that are free, so that the kernel sends devices no ICMP port unreachable; at most 256 ports",
+    },
     // Publishing
     Variable {
         name: "SEKIWAKE_PUBLISHER",
@@ -234,7 +258,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: &["syslog-forwarder"],
         takes: "URIs",
         default: described("none, the service idles"),
-        about: "destinations of syslog, such as udp://198.51.100.7 (port 514) or tls://siem.example.net (6514), separated by white space",
+        about: "destinations of syslog, such as udp://198.51.100.7 (port 514), tls://siem.example.net (6514) or nats://n1/telemetry.syslog, separated by white space",
     },
     Variable {
         name: "SEKIWAKE_SYSLOG_DESTINATIONS_FILE",
@@ -247,10 +271,10 @@ pub static VARIABLES: &[Variable] = &[
     Variable {
         name: "SEKIWAKE_SPOOL_DIR",
         group: Group::Forwarding,
-        read_by: &["syslog-forwarder"],
+        read_by: &["syslog-forwarder", "xflow-forwarder", "trap-forwarder"],
         takes: "path",
         default: value("./spool"),
-        about: "directory of the spools of destinations with `spool=`, one subdirectory per destination",
+        about: "directory of the spools of destinations with `spool=`, one subdirectory per destination; forwarders may share it",
     },
     Variable {
         name: "SEKIWAKE_XFLOW_DESTINATIONS",
@@ -294,6 +318,14 @@ pub static VARIABLES: &[Variable] = &[
         about: "directory to write to; the all-in-one stores nothing unless this is set",
     },
     Variable {
+        name: "SEKIWAKE_STORE_KINDS",
+        group: Group::Storing,
+        read_by: STORER,
+        takes: "kinds or all",
+        default: value("syslog"),
+        about: "syslog, xflow, snmptrap, several separated by commas, or all",
+    },
+    Variable {
         name: "SEKIWAKE_STORE_PATH",
         group: Group::Storing,
         read_by: STORER,
@@ -307,7 +339,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: STORER,
         takes: "json or text",
         default: value("json"),
-        about: "JSON lines, or one line of text per message",
+        about: "syslog as JSON lines, or as one line of text per message; flows and traps are stored as pcapng",
     },
     Variable {
         name: "SEKIWAKE_STORE_COMMIT",
@@ -347,7 +379,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: STORER,
         takes: "duration",
         default: described("keep all"),
-        about: "delete closed files that have not been written to for this long",
+        about: "delete closed files that have not been written to for this long; per kind: syslog=90d,xflow=2d",
     },
     Variable {
         name: "SEKIWAKE_STORE_MAX_BYTES",
@@ -355,7 +387,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: STORER,
         takes: "size",
         default: described("none"),
-        about: "delete the oldest closed files when all files together exceed this size",
+        about: "delete the oldest closed files of a kind when all of them together exceed this size; with several kinds a size for each: syslog=100GiB,xflow=400GiB",
     },
     // Anomaly detection
     Variable {
@@ -470,6 +502,40 @@ pub static VARIABLES: &[Variable] = &[
         default: value("24h"),
         about: "age at which an alarm ends as new_level, because its level counts as usual by then",
     },
+    // Decoding
+    Variable {
+        name: "SEKIWAKE_MIB_DIR",
+        group: Group::Decoding,
+        read_by: &["tap", "trap-forwarder"],
+        takes: "path",
+        default: described("none"),
+        about: "folder of MIB files, for the names of decoded traps. The tap reads it again on SIGHUP; destinations with `value=decoded` and sekiwake-capture explain read it once",
+    },
+    // Console
+    Variable {
+        name: "SEKIWAKE_CONSOLE_STORERS",
+        group: Group::Console,
+        read_by: CONSOLE,
+        takes: "addresses",
+        default: described("none: no search"),
+        about: "admin addresses of storers, such as 127.0.0.1:9605, which the console searches",
+    },
+    Variable {
+        name: "SEKIWAKE_CONSOLE_TOKEN_FILE",
+        group: Group::Console,
+        read_by: CONSOLE,
+        takes: "path or none",
+        default: described("no page, unless SEKIWAKE_ADMIN is a loopback address"),
+        about: "file with the token that the console's page asks for, or none for a page without a token",
+    },
+    Variable {
+        name: "SEKIWAKE_CONSOLE_HOSTS",
+        group: Group::Console,
+        read_by: CONSOLE,
+        takes: "names",
+        default: described("localhost and IP addresses only"),
+        about: "further host names under which the console's page is reached",
+    },
     // Replicas
     Variable {
         name: "SEKIWAKE_GROUP",
@@ -494,6 +560,22 @@ pub static VARIABLES: &[Variable] = &[
         takes: "duration",
         default: value("30s"),
         about: "how far back a new group starts, or one whose state the proxy has lost",
+    },
+    Variable {
+        name: "SEKIWAKE_DEDUPLICATE",
+        group: Group::Replicas,
+        read_by: GROUPED,
+        takes: "duration",
+        default: described("none"),
+        about: "deliver once what several captures or interfaces have seen within this time (1ms to 5s; 200ms for synchronised clocks)",
+    },
+    Variable {
+        name: "SEKIWAKE_DEDUPLICATE_BYTES",
+        group: Group::Replicas,
+        read_by: GROUPED,
+        takes: "size",
+        default: value("64MiB"),
+        about: "memory for what was delivered within that time, per member",
     },
     // Proxy
     Variable {
@@ -546,12 +628,92 @@ pub static VARIABLES: &[Variable] = &[
         about: "the proxy's endpoint for control connections",
     },
     Variable {
-        name: "SEKIWAKE_MIB_DIR",
+        name: "SEKIWAKE_BUS",
         group: Group::Bus,
-        read_by: &["tap"],
+        read_by: CONTROLLED,
+        takes: "NATS URLs",
+        default: described("ZeroMQ"),
+        about: "servers of NATS JetStream to use as the bus instead of the proxy; tls:// requires TLS",
+    },
+    Variable {
+        name: "SEKIWAKE_BUS_TLS_CA_FILE",
+        group: Group::Bus,
+        read_by: CONTROLLED,
+        takes: "path",
+        default: described("the system's"),
+        about: "certificates (PEM) of authorities that servers of SEKIWAKE_BUS are checked with",
+    },
+    Variable {
+        name: "SEKIWAKE_BUS_TLS_CERT_FILE",
+        group: Group::Bus,
+        read_by: CONTROLLED,
         takes: "path",
         default: described("none"),
-        about: "folder of MIB files, for the names of decoded traps; read again on SIGHUP. sekiwake-capture explain reads it too",
+        about: "certificate (PEM) of this client; set together with SEKIWAKE_BUS_TLS_KEY_FILE",
+    },
+    Variable {
+        name: "SEKIWAKE_BUS_TLS_KEY_FILE",
+        group: Group::Bus,
+        read_by: CONTROLLED,
+        takes: "path",
+        default: described("none"),
+        about: "its private key (PEM)",
+    },
+    Variable {
+        name: "SEKIWAKE_BUS_NKEY_FILE",
+        group: Group::Bus,
+        read_by: CONTROLLED,
+        takes: "path",
+        default: described("none"),
+        about: "seed of an nkey for the servers of SEKIWAKE_BUS",
+    },
+    Variable {
+        name: "SEKIWAKE_BUS_CREDENTIALS_FILE",
+        group: Group::Bus,
+        read_by: CONTROLLED,
+        takes: "path",
+        default: described("none"),
+        about: "credentials file (JWT and seed) for the servers of SEKIWAKE_BUS",
+    },
+    Variable {
+        name: "SEKIWAKE_BUS_USER",
+        group: Group::Bus,
+        read_by: CONTROLLED,
+        takes: "text",
+        default: described("none"),
+        about: "user name for the servers of SEKIWAKE_BUS; set together with SEKIWAKE_BUS_PASSWORD_FILE",
+    },
+    Variable {
+        name: "SEKIWAKE_BUS_PASSWORD_FILE",
+        group: Group::Bus,
+        read_by: CONTROLLED,
+        takes: "path",
+        default: described("none"),
+        about: "file with its password",
+    },
+    Variable {
+        name: "SEKIWAKE_BUS_REPLICAS",
+        group: Group::Bus,
+        read_by: CONTROLLED,
+        takes: "number",
+        default: described("3 in a cluster, else 1"),
+        about: "servers of SEKIWAKE_BUS that keep a copy of each record, for streams that a service creates",
+    },
+    Variable {
+        name: "SEKIWAKE_BUS_MAX_BYTES",
+        group: Group::Bus,
+        read_by: CONTROLLED,
+        takes: "size",
+        default: value("1GiB"),
+        about: "most bytes that SEKIWAKE_BUS retains per kind, for streams that a service creates",
+    },
+    Variable {
+        name: "SEKIWAKE_BUS_MAX_AGE",
+        group: Group::Bus,
+        read_by: CONTROLLED,
+        takes: "duration",
+        default: value("1d"),
+        about: "how long SEKIWAKE_BUS retains records, for streams that a service creates",
     },
     Variable {
         name: "SEKIWAKE_BUS_SERVER_KEY_FILE",
@@ -583,7 +745,7 @@ pub static VARIABLES: &[Variable] = &[
         group: Group::Service,
         read_by: ALL,
         takes: "address",
-        default: described("127.0.0.1, port 9600 to 9607 depending on the service"),
+        default: described("127.0.0.1, port 9600 to 9608 depending on the service"),
         about: "address of /metrics, /healthz, /readyz and /status",
     },
     Variable {

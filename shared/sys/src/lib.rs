@@ -8,6 +8,7 @@ mod bus;
 pub mod clock;
 mod epoll;
 mod errors;
+mod interface;
 mod options;
 mod receive;
 mod send;
@@ -18,7 +19,10 @@ pub use arrivals::Arrivals;
 pub use bus::{curve_public_key, enforce_zap_domain, set_tcp_user_timeout, set_xpub_nodrop, signal_of, stop_monitor};
 pub use epoll::{EpollListener, epoll_listeners};
 pub use errors::{ErrorOrigin, QueuedError, receive_error, set_receive_errors};
-pub use options::{FanoutMode, force_receive_buffer, join_fanout, kernel_filter_length, poll_readable, set_udp_gro};
+pub use interface::InterfaceQueries;
+pub use options::{
+    FanoutMode, force_receive_buffer, join_fanout, kernel_filter_length, poll_readable, poll_readable_or, set_udp_gro,
+};
 pub use receive::{ReceiveBuffers, Received, receive_batch};
 pub use send::{MAX_MESSAGES, MAX_SEGMENTED_BYTES, MAX_SEGMENTS, Outgoing, send_batch};
 pub use stream::{TcpState, peer_address, received_bytes, shut_down, tcp_state, unacknowledged_bytes};

@@ -3,7 +3,7 @@
 use std::{
     ffi::c_int,
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
     time::Duration,
 };
 
@@ -74,15 +74,29 @@ pub fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<
 /// # Errors
 /// `ppoll(2)` failed, other than with `EINTR`.
 pub fn poll_readable(descriptor: &impl AsRawFd, timeout: Duration) -> io::Result<bool> {
-    let mut item = libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    poll_readable_or(descriptor, None, timeout)
+}
+
+/// As [`poll_readable`]. The wait also ends when `other` is readable.
+///
+/// # Errors
+/// As [`poll_readable`].
+pub fn poll_readable_or(
+    descriptor: &impl AsRawFd,
+    other: Option<BorrowedFd<'_>>,
+    timeout: Duration,
+) -> io::Result<bool> {
+    let item = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // The kernel skips negative numbers.
+    let mut items = [item(descriptor.as_raw_fd()), item(other.map_or(-1, |other| other.as_raw_fd()))];
     let nanoseconds = timeout.subsec_nanos();
     let timeout = libc::timespec { tv_sec: timeout.as_secs() as libc::time_t, tv_nsec: nanoseconds.into() };
-    // SAFETY: one item, and both it and the time limit outlive the call; a descriptor that is not
-    // open is reported, not used.
-    let ready = unsafe { libc::ppoll(&raw mut item, 1, &raw const timeout, std::ptr::null()) };
+    // SAFETY: both items and the time limit outlive the call; a descriptor that is not open is
+    // reported, not used.
+    let ready = unsafe { libc::ppoll(items.as_mut_ptr(), 2, &raw const timeout, std::ptr::null()) };
     match ready {
         0 => Ok(false),
-        1.. => Ok(true),
+        1.. => Ok(items[0].revents != 0),
         _ => match io::Error::last_os_error() {
             error if error.kind() == io::ErrorKind::Interrupted => Ok(false),
             error => Err(error),

@@ -18,6 +18,7 @@ pub fn record(payload: &[u8]) -> Record<'_> {
         payload,
         vlans: Vlans::new(),
         dscp_ttl: 64,
+        origin: None,
     }
 }
 

@@ -1,5 +1,5 @@
-//! `make chaos`: outages between the parties and the proxy, and rolling updates, under load, and
-//! the fate of every datagram. Prints a table.
+//! `make chaos`: outages between the parties and the proxy, faults of NATS servers, and rolling
+//! updates, under load, and the fate of every datagram. Prints tables.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,10 +9,18 @@ use std::{
 
 use clap::Parser;
 use sekiwake_testkit::netns::requires_root_and_netns;
-use sekiwake_tests::outage::{Account, Outage, OutageSite, Parties, Plane, Update, UpdateAccount};
+use sekiwake_tests::{
+    nats::nats_or_skipped,
+    outage::{Account, Outage, OutageSite, Parties, Plane, Update, UpdateAccount},
+    servers::{Fault, FaultAccount, ServersSite},
+};
 
 /// How long the parties may take to find a proxy whose address has changed.
 const MOVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a member acts without a commit. What it has handled since the last one may be handled
+/// twice.
+const UNCOMMITTED: Duration = Duration::from_secs(3);
 
 /// How often a row is measured on a machine that is too slow.
 const ATTEMPTS: usize = 3;
@@ -43,7 +51,7 @@ fn main() -> ExitCode {
     }
     let failed = match &arguments.old {
         Some(old) => updates(&arguments, old),
-        None => outages(&arguments) | moves(&arguments),
+        None => outages(&arguments) | moves(&arguments) | faults(&arguments),
     };
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
@@ -146,6 +154,63 @@ fn moves(arguments: &Arguments) -> bool {
     };
     println!("| {row} | new address | 1GiB | {} | | | | | | {recovery} | {verdict} |", arguments.rate);
     verdict != "ok"
+}
+
+/// Lets parts of a cluster of NATS servers and its clients fail, and prints the table. Returns
+/// whether any row has failed.
+fn faults(arguments: &Arguments) -> bool {
+    let row = |fault: &Fault| {
+        let seconds = match fault {
+            Fault::RollingRestart => 0,
+            Fault::AllKilled => 5,
+            Fault::TwoKilled | Fault::FullDisk => 20,
+            _ => 10,
+        };
+        (*fault, Duration::from_secs(seconds))
+    };
+    let name = |fault: &Fault| format!("servers | {fault}");
+    let rows: Vec<(Fault, Duration)> =
+        Fault::ALL.iter().filter(|fault| name(fault).contains(&arguments.only)).map(row).collect();
+    if rows.is_empty() || !nats_or_skipped() {
+        return false;
+    }
+    println!(
+        "\n| fault | time | rate/s | sent | missing | counted | out of order | duplicates | silence | recovery | |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|");
+    let mut failed = false;
+    for (fault, time) in rows {
+        let (seconds, rate) = (time.as_secs(), arguments.rate);
+        match ServersSite::new().and_then(|site| site.run(fault, time, rate)) {
+            Ok(account) => {
+                let FaultAccount { sent, missing, lost, out_of_order, duplicates, silence, recovery, .. } = account;
+                let (silence, recovery) = (silence.as_secs_f32(), recovery.as_secs_f32());
+                let found = fault_of(fault, &account, rate);
+                println!(
+                    "| {fault} | {seconds} s | {rate} | {sent} | {missing} | {lost} | {out_of_order} | {duplicates} | {silence:.1} s | {recovery:.1} s | {} |",
+                    found.as_deref().unwrap_or("ok")
+                );
+                failed |= found.is_some();
+            }
+            Err(error) => {
+                println!("| {fault} | {seconds} s | {rate} | | | | | | | | {error:#} |");
+                failed = true;
+            }
+        }
+    }
+    failed
+}
+
+/// What an account breaks of what is promised, if anything.
+fn fault_of(fault: Fault, account: &FaultAccount, rate: u64) -> Option<String> {
+    let FaultAccount { missing, lost, out_of_order, duplicates, unpublished, dropped, .. } = *account;
+    if missing > 0 || lost > 0 {
+        return Some(format!("missing ({unpublished} unpublished, {dropped} dropped by forwarders)"));
+    }
+    if out_of_order > 0 {
+        return Some("out of order".to_owned());
+    }
+    (duplicates > rate * UNCOMMITTED.as_secs() * fault.members_hit()).then(|| "too many duplicates".to_owned())
 }
 
 /// Every combination. 90 s is for all parties together; short retention for outages of 30 s.

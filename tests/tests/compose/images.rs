@@ -5,9 +5,9 @@ use serde_json::Value;
 use crate::project::{Project, docker};
 
 /// Services that run without root.
-const UNPRIVILEGED: [&str; 6] =
-    ["proxy", "syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector"];
-const TOOLS: [&str; 2] = ["sender", "receiver"];
+const UNPRIVILEGED: [&str; 7] =
+    ["proxy", "syslog-forwarder", "xflow-forwarder", "trap-forwarder", "storer", "anomaly-detector", "console"];
+const TOOLS: [&str; 3] = ["sender", "receiver", "tap"];
 
 pub(crate) fn check(project: &Project) {
     for name in UNPRIVILEGED.iter().chain(&TOOLS).chain(&["capture"]) {

@@ -1,7 +1,7 @@
 //! The compose project on a real Docker engine: `make test-compose`.
 //!
 //! One test, because of one build: images, the demonstration, an anomaly, scaling, a restart of the
-//! proxy, keys, and removal.
+//! proxy, keys, the bus on NATS JetStream, and removal.
 #![allow(clippy::unwrap_used)]
 
 mod images;
@@ -24,6 +24,7 @@ const LONG: Duration = Duration::from_secs(60);
 const OLD: &str = "demo-old-collector";
 const NEW: [&str; 2] = ["demo-new-collector-a", "demo-new-collector-b"];
 const DEVICES: &str = "demo-devices";
+const TAP: &str = "demo-tap";
 /// Number of datagrams of the first stream.
 const FIRST_STREAM: u64 = 20_000;
 const NUMBER_OF_DEVICES: usize = 64;
@@ -40,6 +41,8 @@ fn compose_project_works_as_documented() {
         return;
     }
     let mut project = Project::new(&[
+        // They are built in half the time, and nothing here is measured.
+        ("OPT_LEVEL", "1"),
         ("DEMO_RATE", "1500"),
         ("DEMO_MORE", &format!("--count {FIRST_STREAM} --json")),
         ("DEMO_RECEIVER", "--json --by-source --every 500ms"),
@@ -71,6 +74,7 @@ fn compose_project_works_as_documented() {
     assert_eq!(sources.len(), NUMBER_OF_DEVICES);
     assert!(sources.keys().all(|address| address.starts_with("198.18.")), "{sources:?}");
     check_stored(&old);
+    check_decoded(&project);
 
     project.step("a burst is an anomaly that fires and resolves at Alertmanager");
     total += project.send(200, "13s");
@@ -119,8 +123,33 @@ fn compose_project_works_as_documented() {
     project.compose(&["--profile", "demo", "up", "--detach"]);
     check_health(&project);
     check_collectors(&project, FIRST_STREAM);
+    check_decoded(&project);
+    // Apart from the rest, because it takes minutes.
+    if std::env::var_os("TEST_SEKIWAKE_COMPOSE_JETSTREAM").is_some() {
+        check_on_jetstream(&mut project);
+    }
     project.step("down, without leftovers");
     project.down();
+}
+
+/// The demonstration on a NATS server, which restarts under load.
+fn check_on_jetstream(project: &mut Project) {
+    project.step("down, and up on NATS JetStream");
+    project.compose(&["--profile", "demo", "down", "--volumes"]);
+    project.use_jetstream();
+    project.compose(&["--profile", "demo", "up", "--detach"]);
+    check_health(project);
+    assert_eq!(project.containers("proxy"), Vec::<String>::new());
+    let old = check_collectors(project, FIRST_STREAM);
+    check_stored(&old);
+    check_decoded(project);
+
+    project.step("the NATS server restarts under load");
+    let stream = project.start_sending(1_000, "15s");
+    sleep(Duration::from_secs(4));
+    project.compose(&["restart", "nats"]);
+    let old = check_collectors(project, FIRST_STREAM + stream.finish());
+    check_stored(&old);
 }
 
 /// Waits until every container with a health check is healthy, and none has been restarted.
@@ -170,6 +199,17 @@ fn check_stored(old: &Value) {
     let outcome = wait_for("all syslog to be stored", LONG, || found() >= syslog);
     assert!(outcome.is_ok(), "{syslog} messages, {} stored", found());
     assert_eq!(found(), syslog);
+}
+
+/// Waits until the tap has printed its lines, and checks that flows and traps are among them.
+fn check_decoded(project: &Project) {
+    wait_for("the end of the tap", LONG, || project.state(TAP) == "exited").unwrap();
+    let log = project.log(TAP);
+    // The device's address in 198.18.0.0/16, the format, and what there is of each.
+    for wanted in [" netflow5 flow ", " netflow9 flow ", " ipfix flow ", " sflow5 flow ", " snmp2c-trap "] {
+        let is_wanted = |line: &str| line.contains(wanted) && line.contains("Z 198.18.");
+        assert!(log.lines().any(is_wanted), "no{wanted}in the tap's log:\n{log}");
+    }
 }
 
 /// The number of instances of a job that Prometheus reaches.

@@ -27,6 +27,9 @@ pub(crate) struct Project {
     _config: TempDir,
 }
 
+/// The files of the project on NATS JetStream, as `COMPOSE_FILE` lists them.
+pub(crate) const JETSTREAM: &str = "docker-compose.yml:deploy/compose.jetstream.yml";
+
 /// A running sender.
 pub(crate) struct SenderRun(Child);
 
@@ -61,6 +64,7 @@ impl Project {
             ("DYNAMIC", "128/25"),
             ("CAPTURE_ADMIN", "1:9600"),
             ("PROXY_ADDRESS", "2"),
+            ("NATS_ADDRESS", "3"),
             ("DEMO_COLLECTOR", "100"),
             ("DEMO_COLLECTOR_A", "101"),
             ("DEMO_COLLECTOR_B", "102"),
@@ -208,11 +212,18 @@ impl Project {
         let files = "docker-compose.yml:deploy/compose.keys.yml:tests/tests/compose/keys.yml";
         self.environment.push(("COMPOSE_FILE".to_owned(), files.to_owned()));
         // The demonstration's forwarders run as root, so their keys are made as for spoofing.
-        let demo = ["capture-demo", "demo-syslog-forwarder", "demo-xflow-forwarder", "demo-trap-forwarder"];
+        let demo = ["capture-demo", "demo-syslog-forwarder", "demo-xflow-forwarder", "demo-trap-forwarder", "demo-tap"];
         for (spoof, names) in [("1", &demo[..]), ("", &[])] {
             let output = self.command("deploy/keys").env("SPOOF", spoof).args(names).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
+    }
+
+    /// Puts the bus on NATS JetStream, and provides the server's image.
+    pub(crate) fn use_jetstream(&mut self) {
+        self.environment.retain(|(name, _)| name != "COMPOSE_FILE");
+        self.environment.push(("COMPOSE_FILE".to_owned(), JETSTREAM.to_owned()));
+        self.compose(&["prepare"]);
     }
 
     /// Sets the number of syslog forwarders, both of the demonstration and of the others.
@@ -255,7 +266,7 @@ impl Project {
     fn images_to_remove(&self) -> Vec<String> {
         let keeps = std::env::var_os("TEST_SEKIWAKE_KEEP_IMAGES").is_some();
         let is_removed = |image: &String| match image.as_str() {
-            "debian:bookworm-slim" | "rust:1.95-bookworm" => !keeps,
+            "debian:bookworm-slim" | "rust:1.95-bookworm" | "nats:2.14-alpine" => !keeps,
             "sekiwake-test-prometheus:latest" | "sekiwake-test-alertmanager:latest" => !keeps,
             image => image.ends_with(&self.name),
         };

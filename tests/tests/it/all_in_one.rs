@@ -9,7 +9,16 @@ use crate::support::*;
 
 #[test]
 fn all_in_one_forwards_everything_with_minimal_settings() {
-    let Some(site) = site() else { return };
+    forwards_everything(Bus::ZeroMq);
+}
+
+#[test]
+fn all_in_one_forwards_everything_on_jetstream() {
+    forwards_everything(Bus::JetStream);
+}
+
+fn forwards_everything(bus: Bus) {
+    let Some(site) = site_on(bus) else { return };
     let ports = [514, 2055, 162];
     let sink = site.sink(&ports.map(|port| at(collector(0), port)), numbered());
     let [syslog, xflow, trap] = ports.map(|port| format!("udp://{}:{port}", collector(0)));
@@ -40,8 +49,17 @@ fn all_in_one_forwards_everything_with_minimal_settings() {
 
 #[test]
 fn own_datagrams_on_the_captured_wire_are_not_captured() {
-    let Some(site) = site() else { return };
-    for names in [&["sekiwake"][..], &SYSLOG_PATH] {
+    are_not_captured(Bus::ZeroMq, &[&["sekiwake"], &SYSLOG_PATH]);
+}
+
+#[test]
+fn own_datagrams_on_the_captured_wire_are_not_captured_on_jetstream() {
+    are_not_captured(Bus::JetStream, &[&["sekiwake"]]);
+}
+
+fn are_not_captured(bus: Bus, systems: &[&[&str]]) {
+    let Some(site) = site_on(bus) else { return };
+    for names in systems {
         // The destination is in the devices' network, so that datagrams to it leave on the captured
         // wire, to port 514.
         let address = at(std::net::Ipv4Addr::from(u32::from(FIRST_DEVICE) + 40), 514);

@@ -5,7 +5,10 @@ use sekiwake_tests::{MIRRORED, Service, Services, Webhook, binary, get};
 use serde_json::Value;
 use std::process::Command;
 
-use crate::support::*;
+use crate::{
+    jetstream::server::{BUS, NatsServer},
+    support::*,
+};
 
 const DETECTOR: &str = "sekiwake-anomaly-detector";
 
@@ -53,6 +56,32 @@ fn evaluated(services: &Services<'_>) -> u64 {
 
 fn wait_for_intervals(services: &Services<'_>, intervals: u64) {
     wait_for("intervals to be evaluated", LONG, || evaluated(services) >= intervals).unwrap();
+}
+
+#[test]
+fn jetstream_events_reach_taps_as_they_reach_webhooks() {
+    let Some(site) = site() else { return };
+    if !NatsServer::is_installed() {
+        return;
+    }
+    let _server = NatsServer::start(&site.host, "");
+    let hook = webhook(&site);
+    let notify = format!("webhook+http://{}/hook", hook.address());
+    let environment = [&QUICK[..], &[BUS, ("SEKIWAKE_NOTIFY", notify.as_str())]].concat();
+    let services = Services([CAPTURE, DETECTOR].map(|name| site.start_one(name, &environment)).into());
+    wait_for("ready services", LONG, || services.0.iter().all(Service::is_ready)).unwrap();
+    let mut tap = run(&site.host, "sekiwake-tap", &["anomaly/", "--count", "1"], &[BUS]);
+    let mut steady = start_load(&site, 400, 600);
+    let lower = || services.get(DETECTOR).metrics().map_or(0, |samples| samples.count("sekiwake_anomaly_lower", &[]));
+    wait_for("a window of the load", LONG, || lower() > 100).unwrap();
+    start_load(&site, 3000, 2).wait(LONG).unwrap();
+    tap.wait(LONG).unwrap();
+    wait_for("the notification", LONG, || !hook.bodies().is_empty()).unwrap();
+    let event: Value = serde_json::from_str(&tap.stdout()[0]).unwrap();
+    assert_eq!((&event, event["kind"].as_str()), (&hook.bodies()[0], Some("high")));
+    steady.terminate().unwrap();
+    steady.wait(LONG).unwrap();
+    services.stop().unwrap();
 }
 
 #[test]

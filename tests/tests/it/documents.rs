@@ -37,6 +37,7 @@ fn read_by_this_version() -> BTreeSet<String> {
         "trap-forwarder",
         "storer",
         "anomaly-detector",
+        "console",
         "tap",
     ];
     let check = |name: &str| {

@@ -56,7 +56,16 @@ fn flows() -> Vec<Vec<u8>> {
 
 #[test]
 fn payloads_arrive_unmodified_and_in_order() {
-    let Some(site) = site() else { return };
+    arrive_unmodified_and_in_order(Bus::ZeroMq);
+}
+
+#[test]
+fn payloads_arrive_unmodified_and_in_order_on_jetstream() {
+    arrive_unmodified_and_in_order(Bus::JetStream);
+}
+
+fn arrive_unmodified_and_in_order(bus: Bus) {
+    let Some(site) = site_on(bus) else { return };
     let sink = site.sink(&[at(collector(0), 514)], Options::counts().payloads());
     let services = site.start(&SYSLOG_PATH, &[("SEKIWAKE_SYSLOG_DESTINATIONS", &syslog_to(0))]);
     let payloads = awkward();
@@ -80,7 +89,16 @@ struct KindTraffic {
 
 #[test]
 fn kind_follows_the_port_not_the_payload() {
-    let Some(site) = site() else { return };
+    follows_the_port(Bus::ZeroMq);
+}
+
+#[test]
+fn kind_follows_the_port_not_the_payload_on_jetstream() {
+    follows_the_port(Bus::JetStream);
+}
+
+fn follows_the_port(bus: Bus) {
+    let Some(site) = site_on(bus) else { return };
     let kind = |variable, ports, payloads| KindTraffic { variable, ports, payloads };
     let kinds = [
         kind("SEKIWAKE_SYSLOG_DESTINATIONS", &[514, 5514], [awkward(), flows()].concat()),

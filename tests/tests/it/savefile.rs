@@ -31,15 +31,24 @@ struct SavefileRun<'a> {
 
 /// Starts proxy and forwarder, then a capture that reads the file.
 fn publish<'a>(site: &'a TestSite, path: &Path) -> SavefileRun<'a> {
-    let subscribers =
-        Services::start(&site.host, &[PROXY, SYSLOG], &[("SEKIWAKE_SYSLOG_DESTINATIONS", &syslog_to(0))]).unwrap();
-    let capture = Service::start(&site.host, CAPTURE, &[("SEKIWAKE_CAPTURE_FILE", path.to_str().unwrap())]).unwrap();
+    let subscribers = site.start_with(&[PROXY, SYSLOG], &[("SEKIWAKE_SYSLOG_DESTINATIONS", &syslog_to(0))]);
+    let environment = [site.bus(), &[("SEKIWAKE_CAPTURE_FILE", path.to_str().unwrap())]].concat();
+    let capture = Service::start(&site.host, CAPTURE, &environment).unwrap();
     SavefileRun { subscribers, capture }
 }
 
 #[test]
 fn savefile_arrives_complete() {
-    let Some(site) = site() else { return };
+    arrives_complete(Bus::ZeroMq);
+}
+
+#[test]
+fn savefile_arrives_complete_on_jetstream() {
+    arrives_complete(Bus::JetStream);
+}
+
+fn arrives_complete(bus: Bus) {
+    let Some(site) = site_on(bus) else { return };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("datagrams.pcap");
     let payloads = write(&path, 5_000, 300);
@@ -55,12 +64,22 @@ fn savefile_arrives_complete() {
 
 #[test]
 fn savefile_without_subscriber_is_not_published() {
-    let Some(site) = site() else { return };
+    is_not_published(Bus::ZeroMq);
+}
+
+#[test]
+fn savefile_without_subscriber_is_not_published_on_jetstream() {
+    is_not_published(Bus::JetStream);
+}
+
+fn is_not_published(bus: Bus) {
+    let Some(site) = site_on(bus) else { return };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("datagrams.pcap");
     write(&path, 10, 100);
-    let proxy = Services::start(&site.host, &[PROXY], &[]).unwrap();
-    let environment = [("SEKIWAKE_CAPTURE_FILE", path.to_str().unwrap()), ("SEKIWAKE_CAPTURE_WAIT", "1s")];
+    let proxy = site.start_with(&[PROXY], &[]);
+    let file = [("SEKIWAKE_CAPTURE_FILE", path.to_str().unwrap()), ("SEKIWAKE_CAPTURE_WAIT", "1s")];
+    let environment = [site.bus(), &file].concat();
     let mut capture = Service::start(&site.host, CAPTURE, &environment).unwrap();
     let status = capture.process.wait(LONG).unwrap();
     let log = capture.process.stderr().join("\n");

@@ -5,6 +5,7 @@ use std::{fs, net::Ipv4Addr};
 use sekiwake_tests::{
     collector,
     collectors::{Collector, Nfcapd, Rsyslogd, Snmptrapd, installed_or_skipped},
+    receivers::{OtlpCollector, Tansu, receivers_or_skipped},
 };
 
 use crate::support::*;
@@ -124,4 +125,28 @@ fn snmptrapd_logs_the_test_trap() {
     ] {
         assert!(content.contains(expected), "{expected}: {content}");
     }
+}
+
+#[test]
+fn delivered_test_message_is_acknowledged() {
+    let Some(site) = receivers_or_skipped().then(site).flatten() else { return };
+    let tansu = Tansu::start(&site.collectors, at(collector(0), 9092)).unwrap();
+    tansu.create("logs", 2).unwrap();
+    let otlp = OtlpCollector::start(&site.collectors, at(collector(1), 4318)).unwrap();
+    let uris = format!(
+        "kafka://{0}/logs?value=raw kafka://{0}/missing otlp+http://{1} otlp+http://{1}:4319",
+        collector(0),
+        collector(1)
+    );
+    let (status, lines) = send_test(&site, SYSLOG, &[], ("SEKIWAKE_SYSLOG_DESTINATIONS", &uris));
+    assert_eq!((status, lines.len()), (Some(1), 5));
+    assert!(lines[1].contains("stored in topic logs, acknowledged by all in-sync replicas"), "{lines:?}");
+    assert!(lines[2].contains("FAILED: topic missing does not exist"), "{lines:?}");
+    assert!(lines[3].contains("accepted by"), "{lines:?}");
+    assert!(lines[4].contains("FAILED") && lines[4].contains("refused"), "{lines:?}");
+    let stored = tansu.records("logs").unwrap();
+    assert_eq!((stored.len(), &stored[0]["key"]), (1, &serde_json::json!(OURS.to_string())));
+    assert!(stored[0]["value"].as_str().unwrap().contains(name(&lines)));
+    let accepted = otlp.records().unwrap();
+    assert!(accepted.len() == 1 && accepted[0]["body"].as_str().unwrap().contains(name(&lines)));
 }

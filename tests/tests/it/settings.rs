@@ -67,6 +67,20 @@ fn all_in_one_requires_all_bus_endpoints_or_none() {
 }
 
 #[test]
+fn both_buses_at_once_are_a_mistake() {
+    let environment = [("SEKIWAKE_CAPTURE_INTERFACES", "lo"), ("SEKIWAKE_BUS", "nats://198.51.100.1")];
+    for name in [CAPTURE, SYSLOG, "sekiwake-tap", "sekiwake"] {
+        let (status, stdout, stderr) = run_to_end(name, &["--check", "--no-files"], &environment);
+        assert_eq!((status, stderr.len()), (Some(0), 0), "{name}: {stderr:?}");
+        assert!(stdout.iter().any(|line| line.contains("nats://198.51.100.1")), "{name}: {stdout:?}");
+        let both = [&environment[..], &[("SEKIWAKE_BUS_CONTROL", "tcp://198.51.100.1:5561")]].concat();
+        let (status, _, stderr) = run_to_end(name, &["--check"], &both);
+        assert_eq!((status, stderr.len()), (Some(2), 1), "{name}: {stderr:?}");
+        assert!(stderr[0].contains("SEKIWAKE_BUS_CONTROL"), "{name}: {stderr:?}");
+    }
+}
+
+#[test]
 fn all_invalid_settings_are_reported_at_once() {
     let common = [
         ("SEKIWAKE_LOG_FORMAT", "xml"),
@@ -196,6 +210,97 @@ fn destinations_file_is_parsed_as_strictly_as_the_variable() {
     assert!(line.contains("not both"), "{line}");
     let (status, ..) = run_to_end(SYSLOG, &["--check"], &[("SEKIWAKE_SYSLOG_DESTINATIONS_FILE", path)]);
     assert_eq!(status, Some(0));
+}
+
+#[test]
+fn check_reads_secrets_of_deliveries_and_warns() {
+    let folder = tempfile::tempdir().unwrap();
+    let headers = folder.path().join("headers");
+    fs::write(&headers, "Authorization: Bearer secret\nnonsense secret\n").unwrap();
+    let uri = |scheme: &str| format!("{scheme}://198.51.100.7?headers={}", headers.display());
+    for (service, variable) in [
+        (SYSLOG, "SEKIWAKE_SYSLOG_DESTINATIONS"),
+        (XFLOW, "SEKIWAKE_XFLOW_DESTINATIONS"),
+        (TRAP, "SEKIWAKE_TRAP_DESTINATIONS"),
+    ] {
+        let check = |uri: &str| run_to_end(service, &["--check"], &[(variable, uri)]);
+        for (mode, expected) in
+            [(0o644, "has mode 0644, expected no permissions for others"), (0o600, "line 2: expected")]
+        {
+            fs::set_permissions(&headers, fs::Permissions::from_mode(mode)).unwrap();
+            let (status, _, stderr) = check(&uri("otlp+http"));
+            let line = stderr.iter().find(|line| line.starts_with(&format!("{variable}="))).unwrap();
+            assert!(status == Some(2) && line.contains(expected), "{stderr:?}");
+            assert!(!stderr.concat().contains("secret"), "{stderr:?}");
+        }
+        fs::write(&headers, "Authorization: Bearer secret\n").unwrap();
+        let (status, _, stderr) = check(&uri("otlp+http"));
+        assert_eq!((status, stderr.len()), (Some(0), 2), "{stderr:?}");
+        assert!(stderr.iter().all(|line| line.starts_with(&format!("warning: {variable}: "))), "{stderr:?}");
+        assert!(stderr[0].contains("no spool=") && stderr[1].contains("plain connection"), "{stderr:?}");
+        let (status, _, stderr) = check("otlp+http://198.51.100.7?spool=16MiB");
+        assert_eq!((status, stderr.len()), (Some(0), 0), "{stderr:?}");
+        fs::write(&headers, "Authorization: Bearer secret\nnonsense secret\n").unwrap();
+    }
+}
+
+#[test]
+fn check_names_mistakes_of_topics_and_reads_passwords() {
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    let uri = |options: &str| {
+        let user = format!("sasl=plain&user=u&password={}", password.display());
+        format!("kafka://198.51.100.7/logs?{user}{options}")
+    };
+    let check = |uri: &str| run_to_end(SYSLOG, &["--check"], &[("SEKIWAKE_SYSLOG_DESTINATIONS", uri)]);
+    let rejected = |uri: &str, expected: &str| {
+        let (status, _, stderr) = check(uri);
+        let line = stderr.iter().find(|line| line.starts_with("SEKIWAKE_SYSLOG_DESTINATIONS=")).unwrap();
+        assert!(status == Some(2) && line.contains(expected), "{stderr:?}");
+        assert!(!stderr.concat().contains("secret"), "{stderr:?}");
+    };
+    rejected("kafka://198.51.100.7", "column 21: the topic is missing");
+    rejected("kafka://198.51.100.7/logs?acks=1", "column 27: unknown option \"acks\"");
+    rejected(&uri(""), "password: no such file");
+    fs::write(&password, "secret\n").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o644)).unwrap();
+    rejected(&uri(""), "has mode 0644, expected no permissions for others");
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
+    rejected(&uri("&tls=true&ca=/nowhere/ca.pem"), "/nowhere/ca.pem: no such file");
+    let (status, _, stderr) = check(&uri(""));
+    assert_eq!((status, stderr.len()), (Some(0), 2), "{stderr:?}");
+    assert!(stderr[0].contains("no spool=") && stderr[1].contains("plain connection"), "{stderr:?}");
+    let (status, _, stderr) = check("kafka://198.51.100.7/logs?spool=16MiB");
+    assert_eq!((status, stderr.len()), (Some(0), 0), "{stderr:?}");
+}
+
+#[test]
+fn check_names_mistakes_of_subjects_and_reads_seeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let seed = folder.path().join("nkey");
+    fs::write(&seed, "secret\n").unwrap();
+    fs::set_permissions(&seed, fs::Permissions::from_mode(0o600)).unwrap();
+    let bus = ("SEKIWAKE_BUS", "nats://n1,nats://n2:4223");
+    let check = |uri: &str| run_to_end(SYSLOG, &["--check"], &[bus, ("SEKIWAKE_SYSLOG_DESTINATIONS", uri)]);
+    let of_bus = "expected a subject that does not begin with \"sekiwake.\"";
+    for (uri, expected) in [
+        ("nats://198.51.100.7", "column 20: the subject is missing"),
+        ("nats://n1/sekiwake.syslog.05", of_bus),
+        ("nats://198.51.100.7:4222,N2:4223/sekiwake.other", of_bus),
+        (&format!("nats://n1/logs?nkey={}", seed.display()), "nkey: "),
+        ("nats://n1/logs?creds=/nowhere/creds", "/nowhere/creds: no such file"),
+    ] {
+        let (status, _, stderr) = check(uri);
+        let line = stderr.iter().find(|line| line.starts_with("SEKIWAKE_SYSLOG_DESTINATIONS=")).unwrap();
+        assert!(status == Some(2) && line.contains(expected), "{stderr:?}");
+        assert!(!stderr.concat().contains("secret"), "{stderr:?}");
+    }
+    for uri in ["nats://n3/sekiwake.other?spool=16MiB", "nats://n1/logs?spool=16MiB"] {
+        let (status, _, stderr) = check(uri);
+        // No server of the bus runs.
+        let is_expected = |line: &String| line.starts_with("warning: no NATS server of SEKIWAKE_BUS=");
+        assert!(status == Some(0) && stderr.iter().all(is_expected), "{stderr:?}");
+    }
 }
 
 #[test]

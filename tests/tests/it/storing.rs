@@ -1,6 +1,9 @@
 //! Stored syslog is complete and unmodified, over failures of the storer, its disk and its
 //! replicas.
 
+mod kinds;
+mod two_captures;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
@@ -87,12 +90,21 @@ fn start<'a>(site: &'a TestSite, dir: &Path, more: &[(&str, &str)]) -> Services<
 
 #[test]
 fn search_and_files_return_payloads_verbatim() {
-    let Some(site) = site() else { return };
+    return_payloads_verbatim(Bus::ZeroMq, &["json", "text"]);
+}
+
+#[test]
+fn search_and_files_return_payloads_verbatim_on_jetstream() {
+    return_payloads_verbatim(Bus::JetStream, &["json"]);
+}
+
+fn return_payloads_verbatim(bus: Bus, formats: &[&str]) {
+    let Some(site) = site_on(bus) else { return };
     let mut sent = awkward();
     if let Some(corpus) = corpus() {
         sent.extend(lines(&corpus, "9-text").into_iter().filter(|line| line.len() <= 60_000).take(20_000));
     }
-    for format in ["json", "text"] {
+    for &format in formats {
         let dir = tempfile::tempdir().unwrap();
         let more = [("SEKIWAKE_STORE_FORMAT", format), ("SEKIWAKE_STORE_COMMIT", "50ms")];
         let services = start(&site, dir.path(), &more);
@@ -136,6 +148,72 @@ fn search_and_files_return_payloads_verbatim() {
         assert_eq!(text.lines().count(), sent.len());
         assert!(text.lines().all(|line| line.contains(&FIRST_DEVICE.to_string()) && !line.contains('\r')));
     }
+}
+
+/// Messages of devices, without a PRI, and hostile ones.
+#[test]
+fn stored_messages_are_found_decoded() {
+    let Some(site) = site() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let services = start(&site, dir.path(), &[("SEKIWAKE_STORE_COMMIT", "50ms")]);
+    let mut sent: Vec<Vec<u8>> = [
+        &b"<189>1234: *Mar  1 18:46:11.123: %SYS-5-CONFIG_I: Configured from console"[..],
+        b"<165>1 2003-10-11T22:14:15.003Z h evntslog - ID47 [a@32473 iut=\"3\"] entry",
+        b"Jan  5 10:11:12 sw-1 sshd[42]: without a PRI",
+        b"<38>Feb  5 17:32:18 h x: \x1b[2J\r\n{\"captured_at\":\"forged\"}",
+        b"\x16\x03\x01\x00\xff",
+        b"\xff\xfe",
+        b"",
+    ]
+    .map(<[u8]>::to_vec)
+    .into();
+    sent.extend(awkward());
+    if let Some(corpus) = corpus() {
+        sent.extend(lines(&corpus, "9-text").into_iter().filter(|line| line.len() <= 60_000).take(2_000));
+    }
+    let storer = services.get(STORER);
+    for (number, part) in sent.chunks(1000).enumerate() {
+        site.send_payloads(at(FIRST_DEVICE, 5_140), at(MIRRORED, 514), part);
+        wait_until_written(storer, (number * 1000 + part.len()) as u64);
+    }
+    let rows = search(storer, "decode=true");
+    assert_eq!(rows.len(), sent.len());
+    assert!(rows.iter().all(|row| row["kind"] == "syslog" && row["source"] == FIRST_DEVICE.to_string()));
+    assert!(rows.is_sorted_by_key(|row| row["captured_at"].as_str().unwrap().to_owned()));
+    let shown = |row: &Value, names: [&str; 3]| names.map(|name| row[name].as_str().unwrap_or("-").to_owned());
+    assert_eq!(
+        shown(&rows[0], ["severity", "app_name", "message"]),
+        ["notice", "%SYS-5-CONFIG_I", "Configured from console"]
+    );
+    assert_eq!(rows[1]["structured_data"]["a@32473"]["iut"], "3");
+    assert_eq!(shown(&rows[2], ["hostname", "procid", "error"]), ["sw-1", "42", "the PRI is missing"]);
+    assert_eq!(rows[3]["message"], "\u{1b}[2J\r\n{\"captured_at\":\"forged\"}");
+    assert_eq!(rows[4]["bytes"], "16030100ff");
+    assert_eq!((&rows[5]["type"], &rows[5]["lossy"]), (&"message".into(), &true.into()));
+    assert_eq!(rows[6]["reason"], "datagram has no text");
+    // Filters apply to the stored messages, and to the last ones first where that is asked for.
+    assert_eq!(search(storer, "decode=true&order=newest&limit=3").len(), 3);
+    assert_eq!(search(storer, "decode=true&text=FROM+console"), rows[..1]);
+    assert_eq!(search(storer, "decode=false&limit=1"), search(storer, "limit=1"));
+    services.stop().unwrap();
+    let offline = |options: &[&str]| {
+        let output =
+            Command::new(binary(STORER)).args(["search", "--dir"]).arg(dir.path()).args(options).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (is_success, lines, _) = offline(&["--decode"]);
+    let again: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(is_success && again == rows, "{lines}");
+    let (_, text, _) = offline(&["--decode", "--output", "text"]);
+    assert_eq!(text.lines().count(), sent.len(), "{text}");
+    assert!(text.contains(" unknown sw-1 sshd[42]: \"without a PRI\" (the PRI is missing)\n"), "{text}");
+    assert!(!text.contains('\u{1b}') && !text.contains('\r'), "{text}");
+    let (_, text, _) = offline(&["--output", "text", "--limit", "1"]);
+    assert!(text.ends_with(
+        " local7.notice rfc3164 <189>1234: *Mar  1 18:46:11.123: %SYS-5-CONFIG_I: Configured from console\n"
+    ));
+    let (is_success, _, error) = offline(&["--output", "xml"]);
+    assert!(!is_success && error.contains("expected text or json"), "{error}");
 }
 
 #[test]
@@ -321,6 +399,7 @@ fn invalid_search_is_rejected_with_a_reason() {
         ("limit=-1", "limit"),
         ("source=300.1.1.1", "source"),
         ("limit=1&limit=2", "limit"),
+        ("decode=yes", "decode=\"yes\": expected true or false"),
     ] {
         let error = storer.page(&format!("/search?{query}")).unwrap_err();
         let error = format!("{error:#}");

@@ -1,8 +1,9 @@
 //! Shared by the tests: a site, sinks, senders, comparisons.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Deref,
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,7 +15,11 @@ use sekiwake_testkit::{
     sink::{Options, Report, Sink},
     wait::wait_for,
 };
-use sekiwake_tests::{DEVICES_WIRE, Ledger, Service, Services, Site, WIRE, binary, collector, command};
+use sekiwake_tests::{
+    DEVICES_WIRE, Ledger, Service, Services, Site, WIRE, binary, collector, command,
+    nats::{NatsServer, nats_or_skipped},
+};
+use tempfile::TempDir;
 
 /// Time limit of every wait. Generous, because a busy machine is not a failure.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -42,8 +47,33 @@ pub(crate) const ALL: [&str; 5] = [CAPTURE, PROXY, SYSLOG, XFLOW, TRAP];
 pub(crate) const CAPTURE_SETTINGS: [(&str, &str); 2] =
     [("SEKIWAKE_CAPTURE_INTERFACES", WIRE), ("SEKIWAKE_CAPTURE_RING", "64MiB")];
 
+/// The bus of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bus {
+    /// ZeroMQ, with the proxy.
+    ZeroMq,
+    /// NATS JetStream, with one server.
+    JetStream,
+}
+
+/// The server of [`Bus::JetStream`], for services in its namespace.
+pub(crate) const JETSTREAM: (&str, &str) = ("SEKIWAKE_BUS", "nats://127.0.0.1:4222");
+
+/// A configuration of a server at this address, with this folder as its disk.
+pub(crate) fn nats_configuration(address: Ipv4Addr, disk: &Path) -> String {
+    format!("server_name: n1\nhost: {address}\nport: 4222\njetstream {{ store_dir: \"{}\" }}\n", disk.display())
+}
+
+/// A running server, and its disk.
+struct Server {
+    _process: Process,
+    _disk: TempDir,
+}
+
 /// A site, and a lock that keeps other tests of this process waiting.
 pub(crate) struct TestSite {
+    /// The server of the bus, if it is not ZeroMQ.
+    server: Option<Server>,
     site: Site,
     _lock: MutexGuard<'static, ()>,
 }
@@ -60,7 +90,22 @@ impl Deref for TestSite {
 pub(crate) fn site() -> Option<TestSite> {
     static LOCK: Mutex<()> = Mutex::new(());
     let lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    namespaces_or_skipped().then(|| TestSite { site: Site::new().unwrap(), _lock: lock })
+    namespaces_or_skipped().then(|| TestSite { server: None, site: Site::new().unwrap(), _lock: lock })
+}
+
+/// The same with this bus, which all services use.
+pub(crate) fn site_on(bus: Bus) -> Option<TestSite> {
+    let mut site = site()?;
+    if bus == Bus::JetStream {
+        if !nats_or_skipped() {
+            return None;
+        }
+        let disk = tempfile::tempdir().unwrap();
+        let configuration = nats_configuration(Ipv4Addr::LOCALHOST, &disk.path().join("disk"));
+        let process = NatsServer::start(&site.host, disk.path(), &configuration).unwrap().into_process();
+        site.server = Some(Server { _process: process, _disk: disk });
+    }
+    Some(site)
 }
 
 impl TestSite {
@@ -69,14 +114,27 @@ impl TestSite {
         self.collectors.enter(|| Sink::bind(addresses, options)).unwrap().unwrap()
     }
 
-    /// Starts services with the usual capture settings and these, and waits for them.
+    /// What services, tools and tests must set to use the site's bus.
+    pub(crate) fn bus(&self) -> &'static [(&'static str, &'static str)] {
+        if self.server.is_some() { &[JETSTREAM] } else { &[] }
+    }
+
+    /// Starts services with the usual capture settings and these, and waits for them. The proxy is
+    /// started only where the bus needs it.
     pub(crate) fn start(&self, names: &[&str], more: &[(&str, &str)]) -> Services<'_> {
-        Services::start(&self.host, names, &[&CAPTURE_SETTINGS, more].concat()).unwrap()
+        self.start_with(names, &[&CAPTURE_SETTINGS, more].concat())
+    }
+
+    /// The same without the usual settings.
+    pub(crate) fn start_with(&self, names: &[&str], settings: &[(&str, &str)]) -> Services<'_> {
+        let is_needed = |name: &&&str| self.server.is_none() || **name != PROXY;
+        let names: Vec<&str> = names.iter().filter(is_needed).copied().collect();
+        Services::start(&self.host, &names, &[self.bus(), settings].concat()).unwrap()
     }
 
     /// Starts one service with the usual capture settings and these, without waiting for it.
     pub(crate) fn start_one(&self, name: &str, more: &[(&str, &str)]) -> Service<'_> {
-        Service::start(&self.host, name, &[&CAPTURE_SETTINGS, more].concat()).unwrap()
+        Service::start(&self.host, name, &[self.bus(), &CAPTURE_SETTINGS, more].concat()).unwrap()
     }
 
     /// Starts one service after the other, and waits until datagrams flow to this destination.

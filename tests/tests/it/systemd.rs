@@ -24,7 +24,7 @@ const ALL_IN_ONE: &str = "sekiwake";
 const STORER: &str = "sekiwake-storer";
 const DETECTOR: &str = "sekiwake-anomaly-detector";
 /// The services, each of which has a unit.
-const UNITS: [&str; 8] = [ALL_IN_ONE, CAPTURE, PROXY, SYSLOG, XFLOW, TRAP, STORER, DETECTOR];
+const UNITS: [&str; 9] = [ALL_IN_ONE, CAPTURE, PROXY, SYSLOG, XFLOW, TRAP, STORER, DETECTOR, "sekiwake-console"];
 /// Those that also have a unit for instances.
 const INSTANCES: [&str; 3] = [SYSLOG, XFLOW, TRAP];
 /// The highest exposure that `systemd-analyze security` may find, in tenths.

@@ -117,6 +117,51 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// The words of a file's code, without comments.
+fn words(path: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(path).unwrap();
+    let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let words = code.flat_map(|line| line.split(|character: char| !character.is_alphanumeric() && character != '_'));
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn zeromq_is_named_only_below_the_seam() {
+    // The proxy is a part of the bus on ZeroMQ, and `sys` has what the crate `zmq` lacks.
+    let below = ["shared/bus/src/zeromq", "shared/sys/src", "services/proxy/src"].map(document);
+    // These tell one bus from another.
+    let seam = ["lib.rs", "bus.rs", "frame.rs", "settings.rs"].map(|file| document("shared/bus/src").join(file));
+    let mut files = Vec::new();
+    for folder in [crates_in("services"), crates_in("shared")].concat() {
+        rust_files(&document(&folder).join("src"), &mut files);
+    }
+    files.retain(|file| !below.iter().any(|folder| file.starts_with(folder)));
+    assert!(files.len() > 100, "{} files", files.len());
+    let names = |file: &Path| {
+        let words = words(file);
+        words.contains("zmq") || words.contains("zeromq") && !seam.iter().any(|allowed| allowed == file)
+    };
+    let wrong: Vec<&PathBuf> = files.iter().filter(|file| names(file)).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn architecture_lists_the_traits_of_the_bus() {
+    let code = fs::read_to_string(document("shared/bus/src/traits.rs")).unwrap();
+    let name = |line: &str| Some(line.strip_prefix("pub trait ")?.split([':', ' ']).next()?.to_owned());
+    let traits: BTreeSet<String> = code.lines().filter_map(name).collect();
+    let text = fs::read_to_string(document("ARCHITECTURE.md")).unwrap();
+    let (_, after) = text.split_once("| trait | methods |").unwrap();
+    let rows = after.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let rows: Vec<Vec<&str>> = rows.map(|row| row.split(" | ").collect()).collect();
+    let listed: BTreeSet<String> = rows.iter().map(|row| row[0].trim_matches(['|', ' ', '`']).to_owned()).collect();
+    assert_eq!(listed, traits);
+    let method = |line: &str| Some(line.strip_prefix("    fn ")?.split('(').next()?.to_owned());
+    for function in code.lines().filter_map(method) {
+        assert!(rows.iter().any(|row| row[1].contains(&format!("`{function}`"))), "{function} is not in the table");
+    }
+}
+
 #[test]
 fn comments_are_at_most_100_columns_wide() {
     let mut files = Vec::new();

@@ -205,7 +205,10 @@ impl Detector {
         let BatchInfo { shard, stream_name, stream_epoch, first_sequence, .. } = info;
         let tally = &mut self.tallies[shard.index()];
         tally.is_dirty = true;
-        let skip = tally.positions.advance(stream_name, stream_epoch, first_sequence, batch.len());
+        // Records may have been removed from the batch.
+        let length = batch.len().checked_sub(1).map_or(0, |last| batch.offset(last) as usize + 1);
+        let counted = tally.positions.advance(stream_name, stream_epoch, first_sequence, length) as u64;
+        let skip = (0..batch.len()).take_while(|&index| batch.offset(index) < counted).count();
         let length = nanos(self.settings.interval);
         let first = info.first_captured_at.as_nanos() / length;
         let tracks_sources = self.tracks_sources();

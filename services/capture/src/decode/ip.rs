@@ -6,6 +6,8 @@ use etherparse::{
     IpAuthHeaderSlice, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice, Ipv6RawExtHeaderSlice, UdpHeaderSlice,
 };
 
+use crate::deduplicate::FragmentParts;
+
 use super::{
     Accepted, Datagram, Decoder, DropReason, Layers, Undecoded,
     link::{Network, ether_type},
@@ -39,6 +41,8 @@ pub(super) struct Header {
     destination: IpAddr,
     dscp: u8,
     ttl: u8,
+    /// 0 without one; of IPv6, that of the fragment header.
+    identification: u32,
 }
 
 impl Header {
@@ -91,6 +95,7 @@ impl Decoder {
             destination: IpAddr::V4(header.destination_addr()),
             dscp: header.dcp().value(),
             ttl: header.ttl(),
+            identification: u32::from(header.identification()),
         };
         if !header.is_fragmenting_payload() {
             return self.payload(layers, &kept, payload, deliver);
@@ -101,8 +106,7 @@ impl Decoder {
             bytes: payload.bytes,
             fields: kept.fields(payload.protocol),
         };
-        let identification = u32::from(header.identification());
-        self.fragment(layers, &kept, identification, payload.protocol, fragment, deliver)
+        self.fragment(layers, &kept, payload.protocol, fragment, deliver)
     }
 
     #[inline]
@@ -129,6 +133,7 @@ impl Decoder {
             destination: IpAddr::V6(header.destination_addr()),
             dscp: header.dscp().value(),
             ttl: header.hop_limit(),
+            identification: 0,
         };
         self.payload(layers, &kept, payload, deliver)
     }
@@ -153,11 +158,12 @@ impl Decoder {
         mut payload: Payload<'_>,
         deliver: &mut F,
     ) -> Result<Accepted, DropReason> {
+        let mut ip = *ip;
         // Terminates, because each iteration consumes at least the bytes of one header.
         loop {
             let bytes = payload.bytes;
             let (next, header_bytes) = match payload.protocol {
-                protocol::UDP => return self.udp(layers, ip, bytes, deliver),
+                protocol::UDP => return self.udp(layers, &ip, bytes, deliver),
                 protocol::AUTHENTICATION => match IpAuthHeaderSlice::from_slice(bytes) {
                     Ok(header) => (header.next_header().0, header.slice().len()),
                     Err(_) => return Err(layers.too_short()),
@@ -170,6 +176,7 @@ impl Decoder {
                     if payload.reassembled {
                         return Err(DropReason::FragmentInvalid);
                     }
+                    ip.identification = header.identification();
                     if header.is_fragmenting_payload() {
                         let fragment = Fragment {
                             offset: u32::from(header.fragment_offset().value()) * 8,
@@ -177,7 +184,7 @@ impl Decoder {
                             bytes: &bytes[header_bytes..],
                             fields: ip.fields(header.next_header().0),
                         };
-                        return self.fragment(layers, ip, header.identification(), 0, fragment, deliver);
+                        return self.fragment(layers, &ip, 0, fragment, deliver);
                     }
                     // An atomic fragment (RFC 6946) is a whole datagram. It must not be combined
                     // with other fragments of the same identification.
@@ -194,7 +201,7 @@ impl Decoder {
                     let header = Ipv6RawExtHeaderSlice::from_slice(bytes).map_err(|_| layers.too_short())?;
                     (header.next_header().0, header.slice().len())
                 }
-                _ if self.settings.tunnels => return self.encapsulated(layers, ip, payload, deliver),
+                _ if self.settings.tunnels => return self.encapsulated(layers, &ip, payload, deliver),
                 protocol => return Err(self.stop_at(Some(Undecoded::IpProtocol(protocol)), DropReason::NotUdp)),
             };
             payload = Payload { protocol: next, bytes: &bytes[header_bytes..], ..payload };
@@ -229,7 +236,6 @@ impl Decoder {
         &mut self,
         layers: &mut Layers,
         ip: &Header,
-        identification: u32,
         protocol: u8,
         fragment: Fragment<'_>,
         deliver: &mut F,
@@ -239,7 +245,23 @@ impl Decoder {
             return Err(DropReason::Truncated);
         }
         let context = layers.vlans.iter().fold(layers.context, |context, vlan| mix(context, &vlan.to_be_bytes()));
-        let key = Key { source: ip.source, destination: ip.destination, identification, protocol, context };
+        let Header { source, destination, identification, .. } = *ip;
+        if let Some(deduplicator) = &mut self.deduplicator {
+            let fingerprint = deduplicator.fragment_fingerprint(&FragmentParts {
+                context,
+                source,
+                destination,
+                identification,
+                protocol: fragment.fields.protocol,
+                offset: fragment.offset,
+                more: fragment.more,
+                bytes: fragment.bytes,
+            });
+            if deduplicator.is_copy(fingerprint, layers.captured_at_ns) {
+                return Err(DropReason::FragmentDuplicate);
+            }
+        }
+        let key = Key { source, destination, identification, protocol, context };
         let Some(datagram) = self.reassembly.push(key, fragment, layers.captured_at_ns, &mut self.counters)? else {
             return Ok(Accepted::Pending);
         };
@@ -288,6 +310,7 @@ impl Decoder {
             destination: ip.destination,
             destination_port: header.destination_port(),
             payload,
+            identification: ip.identification,
             vlans: layers.vlans.clone(),
             dscp: ip.dscp,
             ttl: ip.ttl,

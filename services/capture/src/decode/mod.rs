@@ -29,6 +29,8 @@ use std::net::{IpAddr, SocketAddr};
 use sekiwake_record::{Vlans, bytes::u16_at};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::deduplicate::{DeduplicateSettings, Deduplicator};
+
 use self::{
     link::{Network, ether_type},
     reassembly::Reassembly,
@@ -74,6 +76,8 @@ pub struct Datagram<'a> {
     pub destination_port: u16,
     /// The bytes that the UDP length covers, without the UDP header.
     pub payload: &'a [u8],
+    /// IPv4 identification, or that of IPv6's fragment header; 0 without one.
+    pub identification: u32,
     /// VLAN identifiers of the packet that completed it, outermost first, those inside tunnels
     /// last.
     pub vlans: Vlans,
@@ -99,11 +103,14 @@ pub struct DecoderSettings {
     /// Whether packets inside tunnels are decoded. If not, a tunnel over UDP is a datagram, and any
     /// other is dropped as [`DropReason::NotUdp`].
     pub tunnels: bool,
+    /// How copies of fragments are recognised, which are dropped as
+    /// [`DropReason::FragmentDuplicate`]; `None` if they are not.
+    pub deduplicate: Option<DeduplicateSettings>,
 }
 
 impl Default for DecoderSettings {
     fn default() -> DecoderSettings {
-        DecoderSettings { reassembly: ReassemblyLimits::default(), mtu: None, tunnels: true }
+        DecoderSettings { reassembly: ReassemblyLimits::default(), mtu: None, tunnels: true, deduplicate: None }
     }
 }
 
@@ -122,6 +129,8 @@ pub enum Outcome {
 pub struct Decoder {
     settings: DecoderSettings,
     reassembly: Reassembly,
+    /// Of fragments.
+    deduplicator: Option<Deduplicator>,
     counters: Counters,
     /// Of the last packet dropped for a reason that [`Decoder::undecoded`] lists.
     undecoded: Option<Undecoded>,
@@ -167,6 +176,7 @@ impl Decoder {
         Decoder {
             settings,
             reassembly: Reassembly::new(settings.reassembly),
+            deduplicator: settings.deduplicate.map(Deduplicator::new),
             counters: Counters::default(),
             undecoded: None,
             coalesced_to: None,
@@ -219,6 +229,11 @@ impl Decoder {
     /// Sets the largest IP packet that the link carries, bytes; `None` if unknown.
     pub fn set_mtu(&mut self, mtu: Option<u32>) {
         self.settings.mtu = mtu;
+    }
+
+    /// Fragments forgotten before their copies could be captured, because too many were remembered.
+    pub fn evicted(&self) -> u64 {
+        self.deduplicator.as_ref().map_or(0, Deduplicator::evicted)
     }
 
     /// The running totals.

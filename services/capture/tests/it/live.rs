@@ -4,6 +4,7 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    process::Command,
     time::Duration,
 };
 
@@ -15,18 +16,34 @@ use sekiwake_testkit::{
 };
 
 /// The limit of a wait.
-const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9600);
 
 /// A capture in a namespace.
-struct Capture<'a> {
-    process: Process,
+pub(crate) struct Capture<'a> {
+    pub(crate) process: Process,
     namespace: &'a Namespace,
 }
 
 impl<'a> Capture<'a> {
-    fn start(namespace: &'a Namespace, interfaces: &str, up: u64, environment: &[(&str, &str)]) -> Capture<'a> {
-        let mut command = namespace.command(env!("CARGO_BIN_EXE_sekiwake-capture"));
+    pub(crate) fn start(
+        namespace: &'a Namespace,
+        interfaces: &str,
+        up: u64,
+        environment: &[(&str, &str)],
+    ) -> Capture<'a> {
+        let command = namespace.command(env!("CARGO_BIN_EXE_sekiwake-capture"));
+        Capture::start_with(command, namespace, interfaces, up, environment)
+    }
+
+    /// Starts with `command`, which runs the program inside the namespace.
+    pub(crate) fn start_with(
+        mut command: Command,
+        namespace: &'a Namespace,
+        interfaces: &str,
+        up: u64,
+        environment: &[(&str, &str)],
+    ) -> Capture<'a> {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SEKIWAKE_")) {
             command.env_remove(name);
         }
@@ -39,26 +56,26 @@ impl<'a> Capture<'a> {
     }
 
     /// The sum of a metric's samples with this label; 0 while the admin server does not answer.
-    fn sum(&self, metric: &str, label: &str) -> u64 {
+    pub(crate) fn sum(&self, metric: &str, label: &str) -> u64 {
         let text = self.namespace.enter(|| get("/metrics")).unwrap().unwrap_or_default();
         let samples = text.lines().filter(|line| line.starts_with(&format!("{metric}{{")) && line.contains(label));
         samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
     }
 
-    fn wait_for_claimed(&self, count: u64, label: &str) {
+    pub(crate) fn wait_for_claimed(&self, count: u64, label: &str) {
         let claimed = || self.sum("sekiwake_capture_claimed_datagrams_total", label);
         wait_for("the datagrams to be claimed", LONG, || claimed() >= count)
             .unwrap_or_else(|late| panic!("{late}: {} claimed", claimed()));
         assert_eq!(claimed(), count);
     }
 
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         let status = self.process.stop(LONG).unwrap();
         assert!(status.success(), "{}", self.process.stderr().join("\n"));
     }
 }
 
-fn get(path: &str) -> std::io::Result<String> {
+pub(crate) fn get(path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&ADMIN, LONG)?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {ADMIN}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();

@@ -4,4 +4,5 @@
 mod hostile;
 mod model;
 mod real;
+mod replay;
 mod simulated;

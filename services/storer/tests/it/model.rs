@@ -7,9 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::{prelude::*, test_runner::TestRunner};
-use sekiwake_archive::{FileState, LineEncoder, LineFormat, Lines, PartName};
-use sekiwake_record::{Name, Record, WallTime};
-use sekiwake_storer::{FileTotals, Load, Maintenance, MaintenanceSettings, Template, Writer, WriterSettings};
+use sekiwake_archive::{
+    FileFormat, FileState, GroupReader, Item, LineFormat, Lines, OpenGroup, PacketEncoder, PartName, messages,
+};
+use sekiwake_record::{Kind, Name, Record, WallTime};
+use sekiwake_storer::{
+    FileTotals, Load, Maintenance, MaintenanceSettings, RecordEncoder, SharedHeads, Template, Writer, WriterSettings,
+};
 use sekiwake_testkit::fixtures;
 
 use crate::simulated::{Fault, Mutant, SimulatedDisk};
@@ -18,6 +22,9 @@ const MINUTE: u64 = 60_000_000_000;
 
 /// The most descriptors of a writer, besides one for reading and one for compressing.
 const MAX_OPEN: usize = 8;
+
+/// A format of lines and one of packets.
+const FORMATS: [FileFormat; 2] = [FileFormat::Lines(LineFormat::Json), FileFormat::Pcapng(Kind::Xflow)];
 
 /// A fault after a number of operations.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +79,8 @@ fn action() -> impl Strategy<Value = Action> {
 struct Model {
     disk: SimulatedDisk,
     writer: Option<Writer<SimulatedDisk>>,
-    format: LineFormat,
+    format: FileFormat,
+    heads: Option<SharedHeads>,
     template: Template,
     member: u32,
     now: WallTime,
@@ -86,12 +94,14 @@ struct Model {
 }
 
 impl Model {
-    fn new(seed: u64, mutant: Mutant, format: LineFormat, template: &str) -> Model {
+    fn new(seed: u64, mutant: Mutant, format: FileFormat, template: &str) -> Model {
         let disk = SimulatedDisk::new(seed);
         disk.set_mutant(mutant);
         let mut model = Model {
             disk,
             writer: None,
+            heads: (format.kind() != Kind::Syslog)
+                .then(|| SharedHeads::new(format.kind(), seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
             format,
             template: Template::parse(template).unwrap(),
             member: 0,
@@ -118,6 +128,7 @@ impl Model {
                 rotate_bytes: 1500,
                 max_open: MAX_OPEN,
                 max_parts: 8,
+                heads: self.heads.clone(),
                 ..WriterSettings::new(self.member(), self.format)
             };
             match Writer::open(self.disk.clone(), settings) {
@@ -142,17 +153,20 @@ impl Model {
     }
 
     fn load(&self, messages: &[(u64, u8, u8)]) -> Load {
-        let mut load = Load::new(self.template.clone(), self.member(), 60);
-        let mut encoder = LineEncoder::new(self.format);
+        let mut load = Load::new(self.template.clone(), self.member(), 60).of_kind(self.format.kind());
+        let mut encoder = RecordEncoder::new(self.format, self.heads.as_ref());
         for (number, minute, source) in messages {
-            let payload = format!("<13>number {number} {}", "x".repeat(*number as usize % 300));
+            let mut payload = format!("<13>number {number} {}", "x".repeat(*number as usize % 300)).into_bytes();
+            // Packets and seals of another file.
+            payload.extend(forged(*number));
             let record = Record {
                 captured_at_ns: u64::from(*minute) * MINUTE + 90 * MINUTE,
                 source: [198, 51, 100, *source].into(),
-                ..fixtures::record(payload.as_bytes())
+                ..fixtures::record(&payload)
             };
-            encoder.encode(&record, load.buffer(WallTime::from_nanos(record.captured_at_ns), record.source));
+            load.put(&mut encoder, &record, "capture");
         }
+        load.seal(&encoder);
         load
     }
 
@@ -201,8 +215,14 @@ impl Model {
     }
 
     fn maintenance(&self, change: impl FnOnce(&mut MaintenanceSettings)) -> Maintenance<SimulatedDisk> {
-        let mut settings =
-            MaintenanceSettings { member: self.member(), compress: Some(1), keep: None, max_bytes: None };
+        let mut settings = MaintenanceSettings {
+            member: self.member(),
+            kind: self.format.kind(),
+            is_stored: true,
+            compress: Some(1),
+            keep: None,
+            max_bytes: None,
+        };
         change(&mut settings);
         Maintenance::new(self.disk.clone(), settings)
     }
@@ -243,7 +263,7 @@ impl Model {
         for (found, bytes) in &deleted {
             assert!(is_closed(found), "{} was open", found.name);
             assert!(oldest.as_ref().is_none_or(|oldest| age(found) < *oldest), "{} is not the oldest", found.name);
-            self.deleted.extend(numbers(bytes));
+            self.deleted.extend(numbers(found.name.format, bytes));
         }
         let bytes: u64 = self.disk.listing().iter().map(|(found, _)| found.bytes).sum();
         assert_eq!(round.remaining, FileTotals { files: left.len() as u64, bytes });
@@ -274,7 +294,8 @@ impl Model {
 
     /// Checks that every file is valid and that the files contain exactly the stored messages.
     fn check(&mut self) {
-        self.deleted.extend(self.disk.take_wiped().iter().flat_map(|bytes| numbers(bytes)));
+        let format = self.format;
+        self.deleted.extend(self.disk.take_wiped().iter().flat_map(|bytes| numbers(format, bytes)));
         let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
         let files = self.disk.listing();
         let names: BTreeSet<PartName> = files.iter().map(|(found, _)| found.name.clone()).collect();
@@ -283,14 +304,15 @@ impl Model {
         // Skip plain files that have been compressed and not removed yet.
         for (found, bytes) in files.iter().filter(|(found, _)| !is_compressed(&found.name)) {
             let name = &found.name;
-            let mut lines = Lines::read(&bytes[..]).unwrap();
-            while let Some((number, message)) = lines.next_line().unwrap() {
-                let Some(message) = message else {
-                    assert!(self.has_crashed, "line {number} of {name} is invalid");
-                    continue;
-                };
-                assert!(name.period.contains(WallTime::from_nanos(message.captured_at_ns)));
-                *counts.entry(number_of(&message.payload).expect("a numbered message")).or_default() += 1;
+            let Stored { messages, damaged } = read(name.format, bytes);
+            assert!(self.has_crashed || damaged == 0, "{name} is damaged");
+            for (captured_at, payload) in messages {
+                assert!(
+                    name.period.contains(captured_at),
+                    "{name}: {captured_at:?}, {:?}",
+                    String::from_utf8_lossy(&payload)
+                );
+                *counts.entry(number_of(&payload).expect("a numbered message")).or_default() += 1;
             }
         }
         for (number, allowed) in &self.allowed {
@@ -303,24 +325,67 @@ impl Model {
     }
 }
 
-/// The numbers of the valid messages in a file.
-fn numbers(bytes: &[u8]) -> Vec<u64> {
-    let mut lines = Lines::read(bytes).unwrap();
-    let mut numbers = Vec::new();
-    while let Ok(Some((_, message))) = lines.next_line() {
-        numbers.extend(message.and_then(|message| number_of(&message.payload)));
+/// The contents of a file.
+#[derive(Default)]
+struct Stored {
+    messages: Vec<(WallTime, Vec<u8>)>,
+    damaged: u64,
+}
+
+/// Reads a file, plain or compressed.
+fn read(format: FileFormat, bytes: &[u8]) -> Stored {
+    let mut stored = Stored::default();
+    let FileFormat::Pcapng(kind) = format else {
+        let mut lines = Lines::read(bytes).unwrap();
+        while let Ok(Some((_, message))) = lines.next_line() {
+            match message {
+                Some(message) => {
+                    stored.messages.push((WallTime::from_nanos(message.captured_at_ns), message.payload.into_owned()))
+                }
+                None => stored.damaged += 1,
+            }
+        }
+        return stored;
+    };
+    let mut groups = GroupReader::of_file(bytes).unwrap();
+    while let Some(item) = groups.next_item().unwrap() {
+        match item {
+            Item::Group { bytes, .. } => stored.messages.extend(
+                messages(kind, bytes)
+                    .map(|message| (WallTime::from_nanos(message.captured_at_ns), message.payload.into_owned())),
+            ),
+            Item::Damaged { .. } => stored.damaged += 1,
+        }
     }
-    numbers
+    stored
+}
+
+/// The numbers of the valid messages in a file.
+fn numbers(format: FileFormat, bytes: &[u8]) -> Vec<u64> {
+    read(format, bytes).messages.iter().filter_map(|(_, payload)| number_of(payload)).collect()
+}
+
+/// A group of packets as an attacker could send it.
+fn forged(number: u64) -> Vec<u8> {
+    let encoder = PacketEncoder::new(number);
+    let mut out = if number.is_multiple_of(2) { encoder.head(Kind::Xflow) } else { Vec::new() };
+    let mut group_bytes = Vec::new();
+    let mut group = OpenGroup::default();
+    encoder.encode(&fixtures::record(b"forged"), "capture", &mut group_bytes, &mut group);
+    encoder.seal(&mut group_bytes, &mut group);
+    out.extend(group_bytes);
+    if number.is_multiple_of(3) { out } else { Vec::new() }
 }
 
 fn number_of(payload: &[u8]) -> Option<u64> {
+    payload.strip_prefix(b"<13>number ")?;
     String::from_utf8_lossy(payload).split(' ').nth(1)?.parse().ok()
 }
 
 fn runs(mutant: Mutant, cases: u32, max_shrink_iters: u32) -> Result<(), String> {
     let config = ProptestConfig { cases, failure_persistence: None, max_shrink_iters, ..ProptestConfig::default() };
     let template = prop_oneof![Just("{date}/{kind}"), Just("{hour}/{source}"), Just("{kind}")];
-    let format = prop_oneof![Just(LineFormat::Json), Just(LineFormat::Text)];
+    let format = proptest::sample::select(FileFormat::ALL.to_vec());
     let strategy = (any::<u64>(), template, format, proptest::collection::vec(action(), 1..25));
     TestRunner::new(config)
         .run(&strategy, |(seed, template, format, actions)| {
@@ -334,7 +399,7 @@ fn runs(mutant: Mutant, cases: u32, max_shrink_iters: u32) -> Result<(), String>
 #[test]
 fn open_file_of_stopped_member_is_closed_and_deleted_at_once() {
     // Found by the random test: the disk loses the closing, compression and removal of the file.
-    let mut model = Model::new(4_396_695_973_474_965_228, Mutant::None, LineFormat::Json, "{date}/{kind}");
+    let mut model = Model::new(4_396_695_973_474_965_228, Mutant::None, LineFormat::Json.into(), "{date}/{kind}");
     for action in [
         Action::Store(vec![(1, 0), (3, 0), (2, 0), (0, 0)], None),
         Action::Replace,
@@ -344,6 +409,15 @@ fn open_file_of_stopped_member_is_closed_and_deleted_at_once() {
     ] {
         model.apply(&action);
     }
+}
+
+#[test]
+fn group_in_a_payload_is_not_read_where_nothing_else_was_synced() {
+    // Found by the random test: the power fails in the first write of a file.
+    let messages = [3, 3, 2, 0, 1, 3, 3, 0, 3].map(|minute| (minute, 0)).to_vec();
+    let format = FileFormat::Pcapng(Kind::Xflow);
+    let mut model = Model::new(10_332_485_582_304_464_448, Mutant::None, format, "{kind}");
+    model.apply(&Action::Store(messages, Some(Trouble { after: 10, fault: Fault::Power })));
 }
 
 #[test]
@@ -365,9 +439,10 @@ fn model_catches_missing_sync_or_truncation() {
 
 #[test]
 fn fault_in_any_operation_of_a_store_loses_nothing() {
-    for fault in [Fault::Full, Fault::Device, Fault::Power, Fault::Wipe] {
+    let all = [Fault::Full, Fault::Device, Fault::Power, Fault::Wipe];
+    for (fault, format) in all.into_iter().flat_map(|fault| FORMATS.map(|format| (fault, format))) {
         for (after, seed) in (0..30).flat_map(|after| (1..4).map(move |seed| (after, seed))) {
-            let mut model = Model::new(seed, Mutant::None, LineFormat::Json, "{date}/{source}");
+            let mut model = Model::new(seed, Mutant::None, format, "{date}/{source}");
             for trouble in [None, Some(Trouble { after, fault }), None] {
                 model.apply(&Action::Store(vec![(0, 0), (0, 1), (1, 0)], trouble));
             }
@@ -378,9 +453,10 @@ fn fault_in_any_operation_of_a_store_loses_nothing() {
 
 #[test]
 fn fault_in_any_operation_of_compression_loses_nothing() {
-    for fault in [Fault::Full, Fault::Device, Fault::Power] {
+    let all = [Fault::Full, Fault::Device, Fault::Power];
+    for (fault, format) in all.into_iter().flat_map(|fault| FORMATS.map(|format| (fault, format))) {
         for (after, seed) in (0..60).flat_map(|after| (1..6).map(move |seed| (after, seed))) {
-            let mut model = Model::new(seed, Mutant::None, LineFormat::Json, "{date}/{source}");
+            let mut model = Model::new(seed, Mutant::None, format, "{date}/{source}");
             model.apply(&Action::Store(vec![(0, 0), (0, 1), (1, 0)], None));
             model.apply(&Action::Restart(None));
             for action in [

@@ -8,9 +8,10 @@ use std::{
 };
 
 use sekiwake_archive::{FileState, LineFormat, Lines, Part, PartName, walk};
-use sekiwake_record::{Name, WallTime};
+use sekiwake_record::{Kind, Name, WallTime};
 use sekiwake_storer::{
-    Disk, Load, Locked, Maintenance, MaintenanceSettings, RealDisk, Round, StoreError, Template, Writer, WriterSettings,
+    Disk, Load, Locked, Maintenance, MaintenanceSettings, Owner, RealDisk, Round, StoreError, Template, Writer,
+    WriterSettings,
 };
 use sekiwake_sys::clock::wall_now_ns;
 use tempfile::TempDir;
@@ -28,7 +29,14 @@ pub(crate) fn writer(dir: &Path, name: &str, rotate_bytes: u64) -> Writer<RealDi
 }
 
 fn maintenance(dir: &Path, change: impl FnOnce(&mut MaintenanceSettings)) -> Maintenance<RealDisk> {
-    let mut options = MaintenanceSettings { member: member("m"), compress: None, keep: None, max_bytes: None };
+    let mut options = MaintenanceSettings {
+        member: member("m"),
+        kind: Kind::Syslog,
+        is_stored: true,
+        compress: None,
+        keep: None,
+        max_bytes: None,
+    };
     change(&mut options);
     Maintenance::new(RealDisk::open(dir).unwrap(), options)
 }
@@ -86,7 +94,7 @@ pub(crate) fn lines(path: &Path) -> u64 {
 }
 
 fn lock(disk: &RealDisk) -> fs::File {
-    match disk.lock(&member("m")).unwrap() {
+    match disk.lock(&Owner { member: member("m"), kind: Kind::Syslog }).unwrap() {
         Locked::Taken(lock) => lock,
         other => panic!("{other:?}"),
     }

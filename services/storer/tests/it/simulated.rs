@@ -8,8 +8,8 @@ use std::{
 };
 
 use sekiwake_archive::{FileState, PartName};
-use sekiwake_record::{Name, WallTime};
-use sekiwake_storer::{Created, Disk, Found, Listing, Locked};
+use sekiwake_record::WallTime;
+use sekiwake_storer::{Created, Disk, Found, Listing, Locked, Owner};
 use sekiwake_testkit::random::Random;
 
 const SECTOR: usize = 512;
@@ -29,9 +29,9 @@ struct State {
     pending: Vec<(String, Change)>,
     /// Names that have been used.
     used: BTreeSet<String>,
-    locked: BTreeSet<String>,
-    known: BTreeSet<String>,
-    runs: BTreeMap<String, u32>,
+    locked: BTreeSet<Owner>,
+    known: BTreeSet<Owner>,
+    runs: BTreeMap<Owner, u32>,
     /// Operations until a fault, and the fault.
     fault: Option<(u32, Fault)>,
     /// Whether the power is off: every operation then fails.
@@ -117,12 +117,12 @@ impl Drop for SimulatedFile {
 #[derive(Debug)]
 pub(crate) struct SimulatedLock {
     disk: SimulatedDisk,
-    member: String,
+    owner: Owner,
 }
 
 impl Drop for SimulatedLock {
     fn drop(&mut self) {
-        self.disk.0.borrow_mut().locked.remove(&self.member);
+        self.disk.0.borrow_mut().locked.remove(&self.owner);
     }
 }
 
@@ -553,27 +553,27 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
-    fn lock(&self, member: &Name) -> io::Result<Locked<SimulatedLock>> {
+    fn lock(&self, owner: &Owner) -> io::Result<Locked<SimulatedLock>> {
         self.step()?;
         let mut state = self.0.borrow_mut();
-        state.known.insert(member.to_string());
-        if !state.locked.insert(member.to_string()) {
+        state.known.insert(owner.clone());
+        if !state.locked.insert(owner.clone()) {
             return Ok(Locked::InUse);
         }
-        Ok(Locked::Taken(SimulatedLock { disk: self.clone(), member: member.to_string() }))
+        Ok(Locked::Taken(SimulatedLock { disk: self.clone(), owner: owner.clone() }))
     }
 
     fn next_run(&self, lock: &SimulatedLock, seen: u32) -> io::Result<u32> {
         self.step()?;
         let mut state = self.0.borrow_mut();
-        let run = state.runs.entry(lock.member.clone()).or_default();
+        let run = state.runs.entry(lock.owner.clone()).or_default();
         *run = seen.max(*run) + 1;
         Ok(*run)
     }
 
-    fn members(&self) -> io::Result<Vec<Name>> {
+    fn owners(&self) -> io::Result<Vec<Owner>> {
         self.step()?;
-        Ok(self.0.borrow().known.iter().filter_map(|member| Name::new(member).ok()).collect())
+        Ok(self.0.borrow().known.iter().cloned().collect())
     }
 
     fn free_bytes(&self) -> io::Result<u64> {

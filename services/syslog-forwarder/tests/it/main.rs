@@ -11,8 +11,8 @@ use std::{
 };
 
 use sekiwake_bus::{
-    Bus, ControlPlane, ControlPlaneSettings, Controlling, Overflow, Producer, Publisher, PublisherSettings, Relay,
-    RelaySettings, Reporting,
+    Controlling, Overflow, Producer, Reporting, StreamSettings,
+    zeromq::{Context, ControlPlane, ControlPlaneSettings, Endpoints, Publisher, Relay, RelaySettings},
 };
 use sekiwake_record::{Batcher, Flags, Format, Kind, Name, Record, Topic, Vlans};
 use sekiwake_runtime::{About, Ending, Process, Role, Scope, StopHandle, Worker};
@@ -53,17 +53,16 @@ impl Devices {
         let environment = Environment::from_pairs([("SEKIWAKE_ADMIN", "127.0.0.1:0")]);
         let running = Process::of::<Upstream>().read(&environment).unwrap().start().unwrap();
         let scope = SCOPE.take().unwrap();
-        let bus = Bus::default();
+        let bus = Context::default();
         let endpoints = RelaySettings {
             publish: vec!["tcp://127.0.0.1:0".to_owned()],
             subscribe: vec![subscribe.to_owned()],
             keys: None,
         };
         let relay = Relay::bind(&bus, &endpoints, scope.metrics()).unwrap();
-        let settings = PublisherSettings {
+        let settings = StreamSettings {
             name: Name::new("wire-1").unwrap(),
-            endpoints: relay.publish_endpoints().to_vec(),
-            keys: None,
+            publishing: Endpoints { endpoints: relay.publish_endpoints().to_vec(), keys: None }.into(),
             retain_bytes: [1 << 20; 3],
             overflow: Overflow::Drop,
         };
@@ -73,7 +72,7 @@ impl Devices {
         let reporting = Reporting::new(&scope, "control", "control");
         let plane = ControlPlane::bind(&bus, &endpoints, reporting).unwrap();
         scope.spawn("control", move |worker| Ok(plane.run(worker)?)).unwrap();
-        let controlling = Controlling { endpoints: vec![control.to_owned()], keys: None };
+        let controlling = Controlling::from(Endpoints { endpoints: vec![control.to_owned()], keys: None });
         let reporting = Reporting::new(&scope, "stream", "stream");
         let stream = publisher.control(&controlling, reporting).unwrap();
         scope.spawn("stream", move |worker| Ok(stream.run(worker)?)).unwrap();
@@ -102,6 +101,7 @@ fn publish(producer: &Producer, worker: &Worker) -> anyhow::Result<()> {
         payload: b"<13>link down",
         vlans: Vlans::new(),
         dscp_ttl: 0,
+        origin: None,
     };
     let mut batcher = Batcher::default();
     while !worker.stop().wait(BATCH_EVERY) {

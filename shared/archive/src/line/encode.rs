@@ -6,9 +6,9 @@ use std::{io::Write, net::IpAddr};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use sekiwake_identify::syslog::{Priority, facility_keyword, severity_keyword};
-use sekiwake_record::Record;
+use sekiwake_record::{Kind, Record};
 
-use super::escape;
+use super::{Message, escape};
 use crate::LineFormat;
 
 /// `2026-01-02T03:04:05.`
@@ -57,10 +57,43 @@ impl LineEncoder {
         out.push(b'\n');
     }
 
-    fn json(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
+    /// The same, and what is stored of datagrams of other kinds than syslog: in JSON also the kind,
+    /// the publisher and VLANs, and no facility and severity.
+    pub fn encode_message(&mut self, message: &Message<'_>, out: &mut Vec<u8>) {
+        if message.kind == Kind::Syslog || self.format == LineFormat::Text {
+            return self.encode(&message.record(), out);
+        }
         out.extend_from_slice(b"{\"captured_at\":\"");
-        self.time(record.captured_at_ns, out);
-        out.extend_from_slice(b"\",\"source\":\"");
+        self.time(message.captured_at_ns, out);
+        out.extend_from_slice(b"\",\"kind\":\"");
+        out.extend_from_slice(message.kind.as_str().as_bytes());
+        out.push(b'"');
+        self.endpoints(&message.record(), out);
+        out.extend_from_slice(b",\"format\":\"");
+        out.extend_from_slice(message.format.as_str().as_bytes());
+        out.extend_from_slice(b"\",\"publisher\":");
+        match message.publisher {
+            Some(publisher) => {
+                out.push(b'"');
+                escape::json(publisher, out);
+                out.push(b'"');
+            }
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"vlans\":[");
+        for (index, vlan) in message.vlans.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            number(u32::from(*vlan), out);
+        }
+        out.extend_from_slice(b"]");
+        payload(&message.payload, out);
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn endpoints(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
+        out.extend_from_slice(b",\"source\":\"");
         self.source.write(record.source, out);
         out.extend_from_slice(b"\",\"source_port\":");
         number(u32::from(record.source_port), out);
@@ -68,6 +101,13 @@ impl LineEncoder {
         self.destination.write(record.destination, out);
         out.extend_from_slice(b"\",\"destination_port\":");
         number(u32::from(record.destination_port), out);
+    }
+
+    fn json(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"captured_at\":\"");
+        self.time(record.captured_at_ns, out);
+        out.push(b'"');
+        self.endpoints(record, out);
         match keywords(record.payload) {
             Some((facility, severity)) => {
                 out.extend_from_slice(b",\"facility\":\"");
@@ -80,17 +120,9 @@ impl LineEncoder {
         }
         out.extend_from_slice(b",\"format\":\"");
         out.extend_from_slice(record.format.as_str().as_bytes());
-        match std::str::from_utf8(record.payload) {
-            Ok(text) => {
-                out.extend_from_slice(b"\",\"payload\":\"");
-                escape::json(text, out);
-            }
-            Err(_) => {
-                out.extend_from_slice(b"\",\"payload_base64\":\"");
-                base64(record.payload, out);
-            }
-        }
-        out.extend_from_slice(b"\"}");
+        out.push(b'"');
+        payload(record.payload, out);
+        out.push(b'}');
     }
 
     fn text(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
@@ -187,6 +219,20 @@ fn number(number: u32, out: &mut Vec<u8>) {
             return out.extend_from_slice(&digits[at..]);
         }
     }
+}
+
+fn payload(payload: &[u8], out: &mut Vec<u8>) {
+    match std::str::from_utf8(payload) {
+        Ok(text) => {
+            out.extend_from_slice(b",\"payload\":\"");
+            escape::json(text, out);
+        }
+        Err(_) => {
+            out.extend_from_slice(b",\"payload_base64\":\"");
+            base64(payload, out);
+        }
+    }
+    out.push(b'"');
 }
 
 fn base64(payload: &[u8], out: &mut Vec<u8>) {

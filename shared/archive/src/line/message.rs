@@ -9,7 +9,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use sekiwake_identify::syslog::Priority;
-use sekiwake_record::{Flags, Format, MAX_PAYLOAD, Record, Vlans, WallTime};
+use sekiwake_record::{Flags, Format, Kind, MAX_PAYLOAD, Origin, Record, Vlans, WallTime};
 use serde::Deserialize;
 
 use super::{LineEncoder, escape};
@@ -21,9 +21,11 @@ pub const MAX_LINE_BYTES: usize = 512 << 10;
 /// `2026-01-02T03:04:05.678901234Z`
 const TIME_BYTES: usize = 30;
 
-/// A stored message.
+/// A stored datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
+    /// Its kind.
+    pub kind: Kind,
     /// The kernel's capture time, nanoseconds since 1970-01-01T00:00:00Z.
     pub captured_at_ns: u64,
     /// The device's address.
@@ -38,6 +40,17 @@ pub struct Message<'a> {
     pub format: Format,
     /// The payload, unmodified.
     pub payload: Cow<'a, [u8]>,
+    /// How it was processed before it was published. Lines have none.
+    pub flags: Flags,
+    /// VLAN identifiers, outermost first. Lines have none.
+    pub vlans: Vlans,
+    /// DSCP and TTL, as [`sekiwake_record::dscp_ttl`] packs them. 0 for lines.
+    pub dscp_ttl: u16,
+    /// The name of the publisher. Lines have none.
+    pub publisher: Option<&'a str>,
+    /// Where it was captured, and its identification. Lines and files of earlier versions have
+    /// none.
+    pub origin: Option<Origin>,
 }
 
 /// A JSON line. Fields derived from the payload are parsed but not trusted.
@@ -87,6 +100,24 @@ impl<'a> Message<'a> {
         Priority::of(&self.payload)
     }
 
+    fn of_line(captured_at_ns: u64, source: SocketAddr, destination: SocketAddr, format: Format) -> Message<'a> {
+        Message {
+            kind: Kind::Syslog,
+            captured_at_ns,
+            source: source.ip(),
+            source_port: source.port(),
+            destination: destination.ip(),
+            destination_port: destination.port(),
+            format,
+            payload: Cow::Borrowed(&[]),
+            flags: Flags::default(),
+            vlans: Vlans::new(),
+            dscp_ttl: 0,
+            publisher: None,
+            origin: None,
+        }
+    }
+
     /// The stored part of the original record.
     pub fn record(&self) -> Record<'_> {
         Record {
@@ -96,10 +127,11 @@ impl<'a> Message<'a> {
             destination: self.destination,
             destination_port: self.destination_port,
             format: self.format,
-            flags: Flags::default(),
+            flags: self.flags,
             payload: &self.payload,
-            vlans: Vlans::new(),
-            dscp_ttl: 0,
+            vlans: self.vlans.clone(),
+            dscp_ttl: self.dscp_ttl,
+            origin: self.origin,
         }
     }
 
@@ -111,15 +143,10 @@ impl<'a> Message<'a> {
             (None, Some(text)) => Cow::Owned(BASE64_STANDARD.decode(text.as_bytes()).ok()?),
             _ => return None,
         };
-        Some(Message {
-            captured_at_ns: time(line.captured_at.as_bytes())?.as_nanos(),
-            source: line.source,
-            source_port: line.source_port,
-            destination: line.destination,
-            destination_port: line.destination_port,
-            format: format_of(&line.format)?,
-            payload,
-        })
+        let at_ns = time(line.captured_at.as_bytes())?.as_nanos();
+        let source = SocketAddr::new(line.source, line.source_port);
+        let destination = SocketAddr::new(line.destination, line.destination_port);
+        Some(Message { payload, ..Message::of_line(at_ns, source, destination, format_of(&line.format)?) })
     }
 
     fn from_text(line: &'a [u8]) -> Option<Message<'a>> {
@@ -131,15 +158,9 @@ impl<'a> Message<'a> {
         let payload = payload?;
         // The encoder escapes bytes that are not UTF-8.
         std::str::from_utf8(payload).ok()?;
-        Some(Message {
-            captured_at_ns: time(captured_at?)?.as_nanos(),
-            source: source.ip(),
-            source_port: source.port(),
-            destination: destination.ip(),
-            destination_port: destination.port(),
-            format: format_of(text(format)?)?,
-            payload: escape::from_text(payload)?,
-        })
+        let at_ns = time(captured_at?)?.as_nanos();
+        let payload = escape::from_text(payload)?;
+        Some(Message { payload, ..Message::of_line(at_ns, source, destination, format_of(text(format)?)?) })
     }
 }
 

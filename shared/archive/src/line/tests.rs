@@ -137,7 +137,7 @@ proptest! {
             let line = line.trim_end_matches('\n').as_bytes();
             prop_assert_eq!(captured_at_of(format, line), Some(WallTime::from_nanos(captured_at_ns)));
             let message = Message::parse_exactly(format, line).expect("a line");
-            prop_assert_eq!(message.record(), Record { flags: Flags::default(), vlans: Vlans::new(), dscp_ttl: 0, ..record.clone() });
+            prop_assert_eq!(message.record(), Record { flags: Flags::default(), vlans: Vlans::new(), dscp_ttl: 0, origin: None, ..record.clone() });
         }
     }
 

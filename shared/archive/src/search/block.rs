@@ -8,14 +8,15 @@ use std::{
 
 use sekiwake_record::WallTime;
 
+use super::packets;
 use crate::{
-    FileState, LineFormat, PartName, captured_at_of,
+    FileFormat, FileState, LineFormat, PartName, captured_at_of,
     compress::{Row, read_all, read_frame, read_table},
     lines::take_line,
 };
 
 /// The approximate size of a block of a plain file, bytes.
-const BLOCK_BYTES: u64 = 1 << 20;
+pub(super) const BLOCK_BYTES: u64 = 1 << 20;
 
 /// How many places of a file are sampled before it is read from its end.
 const SAMPLES: u64 = 64;
@@ -33,8 +34,10 @@ pub(super) struct Block {
     pub(super) earliest: WallTime,
     pub(super) latest: WallTime,
     /// The offset of its first line in the plain file, also if the file is compressed.
-    offset: u64,
-    place: Place,
+    pub(super) offset: u64,
+    /// The key of a file of packets.
+    pub(super) key: Option<u64>,
+    pub(super) place: Place,
 }
 
 /// A capture time that is somewhere in a plain file.
@@ -49,7 +52,7 @@ pub(super) struct Sample {
 pub(super) type BlockLine<'a> = (u64, Option<&'a [u8]>);
 
 #[derive(Clone, Copy, Debug)]
-enum Place {
+pub(super) enum Place {
     /// A range of a plain file.
     Plain { bytes: u64 },
     /// Everything before an offset of a plain file, to be read from its end.
@@ -63,29 +66,36 @@ enum Place {
 /// The blocks of a file.
 pub(super) fn blocks_of(dir: &Path, name: &PartName) -> io::Result<Vec<Block>> {
     let mut file = File::open(dir.join(name.to_string()))?;
+    let FileFormat::Lines(format) = name.format else { return packets::blocks_of(file, name) };
     if name.state != FileState::Compressed {
-        return plain_blocks(BufReader::with_capacity(1 << 18, file), name.format);
+        return plain_blocks(BufReader::with_capacity(1 << 18, file), format);
     }
     let Some(rows) = read_table(&mut file)? else {
         let earliest = name.period.start_time();
         let latest = name.period.end_time();
-        return Ok(vec![Block { earliest, latest, offset: 0, place: Place::Whole }]);
+        return Ok(vec![Block { earliest, latest, offset: 0, key: None, place: Place::Whole }]);
     };
+    Ok(rows_as_blocks(rows, None))
+}
+
+/// The blocks of a compressed file.
+pub(super) fn rows_as_blocks(rows: Vec<Row>, key: Option<u64>) -> Vec<Block> {
     let mut blocks = Vec::with_capacity(rows.len());
     let mut frame_at = 0;
     let mut offset = 0;
     for row in rows {
         let place = Place::Frame { offset: frame_at, row };
-        blocks.push(Block { earliest: row.earliest, latest: row.latest, offset, place });
+        blocks.push(Block { earliest: row.earliest, latest: row.latest, offset, key, place });
         frame_at += u64::from(row.compressed_bytes);
         offset += u64::from(row.plain_bytes);
     }
-    Ok(blocks)
+    blocks
 }
 
 /// A plain file as one block that is read from its end, up to its last line feed, and the times at
 /// some places of it.
 pub(super) fn from_end(dir: &Path, name: &PartName) -> io::Result<(Vec<Block>, Vec<Sample>)> {
+    let FileFormat::Lines(format) = name.format else { return Ok((blocks_of(dir, name)?, Vec::new())) };
     let file = File::open(dir.join(name.to_string()))?;
     let mut end = file.metadata()?.len();
     let mut chunk = Vec::new();
@@ -97,7 +107,7 @@ pub(super) fn from_end(dir: &Path, name: &PartName) -> io::Result<(Vec<Block>, V
         if let Some(at) = memchr::memrchr(b'\n', &chunk) {
             end = start + at as u64 + 1;
             let lines = chunk[..at].split(|&byte| byte == b'\n');
-            last = lines.filter_map(|line| captured_at_of(name.format, line)).max();
+            last = lines.filter_map(|line| captured_at_of(format, line)).max();
             break;
         }
         end = start;
@@ -112,7 +122,7 @@ pub(super) fn from_end(dir: &Path, name: &PartName) -> io::Result<(Vec<Block>, V
         let offset = number * step;
         read_range(&file, offset, (offset + SAMPLE_BYTES as u64).min(end), &mut chunk)?;
         let lines = chunk.split(|&byte| byte == b'\n').skip(1);
-        let latest = lines.filter_map(|line| captured_at_of(name.format, line)).max();
+        let latest = lines.filter_map(|line| captured_at_of(format, line)).max();
         samples.extend(latest.map(|captured_at| Sample { offset, captured_at }));
     }
     // The end of an open file is always read, because its messages are the newest. A closed one
@@ -122,7 +132,7 @@ pub(super) fn from_end(dir: &Path, name: &PartName) -> io::Result<(Vec<Block>, V
         None => name.period.end_time(),
     };
     let place = Place::Before { end };
-    Ok((vec![Block { earliest: name.period.start_time(), latest, offset: 0, place }], samples))
+    Ok((vec![Block { earliest: name.period.start_time(), latest, offset: 0, key: None, place }], samples))
 }
 
 /// Reads a range of a file, or what is left of it.
@@ -150,7 +160,7 @@ fn plain_blocks(mut reader: impl BufRead, format: LineFormat) -> io::Result<Vec<
         }
         if !is_open {
             let place = Place::Plain { bytes: 0 };
-            blocks.push(Block { earliest: WallTime::MAX, latest: WallTime::EPOCH, offset, place });
+            blocks.push(Block { earliest: WallTime::MAX, latest: WallTime::EPOCH, offset, key: None, place });
         }
         if let Some(Block { earliest, latest, place: Place::Plain { bytes }, .. }) = blocks.last_mut() {
             *bytes += taken;
@@ -174,13 +184,14 @@ pub(super) fn read_block(
     each: &mut dyn FnMut(BlockLine<'_>),
 ) -> io::Result<Option<(Block, Option<Block>)>> {
     let mut file = File::open(dir.join(name.to_string()))?;
+    let FileFormat::Lines(format) = name.format else { return packets::read_block(file, block, each).map(|()| None) };
     let offset = block.offset;
     match block.place {
         Place::Plain { bytes } => {
             file.seek(SeekFrom::Start(offset))?;
             lines(BufReader::with_capacity(1 << 18, file.take(bytes)), offset, each)?;
         }
-        Place::Before { end } => return read_last(&file, name.format, block, end, each).map(Some),
+        Place::Before { end } => return read_last(&file, format, block, end, each).map(Some),
         Place::Frame { offset: frame_at, row } => match read_frame(&mut file, frame_at, &row)? {
             Some(plain) => lines(&plain[..], offset, each)?,
             None => (0..row.lines.min(row.plain_bytes)).for_each(|_| each((offset, None))),
@@ -223,7 +234,7 @@ fn read_last(
         }
         each((at, line));
     })?;
-    let read = Block { earliest, latest, offset, place: Place::Plain { bytes: end - offset } };
+    let read = Block { earliest, latest, offset, key: None, place: Place::Plain { bytes: end - offset } };
     let before = Block { latest: block.latest, place: Place::Before { end: offset }, ..*block };
     Ok((read, (offset > 0).then_some(before)))
 }

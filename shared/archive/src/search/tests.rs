@@ -5,7 +5,7 @@ use sekiwake_record::{Format, Name, Record};
 use sekiwake_testkit::fixtures;
 
 use super::*;
-use crate::{Part, Period, compress};
+use crate::{GroupReader, Item, LineEncoder, LineFormat, OpenGroup, PacketEncoder, Part, Period, compress};
 
 const HOUR: u64 = 3600 * 1_000_000_000;
 const START: u64 = 1_795_615_200_000_000_000;
@@ -45,7 +45,14 @@ fn put(dir: &Path, number: u32, format: LineFormat, compressed: bool, messages: 
     let period = Period::of(time(messages.first().map_or(START, |message| message.captured_at_ns)), 3600);
     let part = Part { run: 1, number };
     let state = if compressed { FileState::Compressed } else { FileState::Closed };
-    let name = PartName { period, path: "d/syslog".to_owned(), member: Name::new("m").unwrap(), part, format, state };
+    let name = PartName {
+        period,
+        path: "d/syslog".to_owned(),
+        member: Name::new("m").unwrap(),
+        part,
+        format: format.into(),
+        state,
+    };
     let plain = lines(format, messages);
     fs::create_dir_all(dir.join("d")).unwrap();
     let mut bytes = Vec::new();
@@ -336,6 +343,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let mut expected = Vec::new();
         let query = Query {
+            kinds: Vec::new(),
             from: time(START + range.0),
             to: time(START + range.1),
             sources: sources.map(|source| format!("198.51.100.{source}").parse().unwrap()).into_iter().collect(),
@@ -345,6 +353,7 @@ proptest! {
             texts: texts.iter().cloned().map(String::into_bytes).collect(),
             order: if is_newest { Order::Newest } else { Order::Oldest },
             limit,
+            decode: false,
         };
         for (number, (compressed, is_text, messages)) in files.iter().enumerate() {
             let messages: Vec<Sent> = messages.iter().map(|(at, source, payload)| sent(START + at, *source, payload.as_str())).collect();
@@ -372,5 +381,196 @@ proptest! {
         prop_assert_eq!(&lines, &json(&expected));
         prop_assert_eq!(summary.matched, lines.len() as u64);
         prop_assert_eq!(summary.corrupt, 0);
+    }
+}
+
+/// Puts messages into a file of packets, with a template at its start.
+fn put_packets(dir: &Path, number: u32, state: FileState, messages: &[Sent]) -> PartName {
+    let encoder = PacketEncoder::new(0x1234_5678_9abc_def0);
+    let format = FileFormat::Pcapng(Kind::Xflow);
+    let period = Period::of(time(messages.first().map_or(START, |message| message.captured_at_ns)), 3600);
+    let part = Part { run: 1, number };
+    let name = PartName { period, path: "d/xflow".to_owned(), member: Name::new("m").unwrap(), part, format, state };
+    let mut plain = encoder.head(Kind::Xflow);
+    let (mut body, mut group) = (Vec::new(), OpenGroup::default());
+    encoder.encode_template(&record(1, 9, "template"), &mut body, &mut group);
+    encoder.seal(&mut body, &mut group);
+    for (index, Sent { captured_at_ns, source, payload }) in messages.iter().enumerate() {
+        encoder.encode(&record(*captured_at_ns, *source, payload), "capture", &mut body, &mut group);
+        if index % 7 == 6 {
+            encoder.seal(&mut body, &mut group);
+        }
+    }
+    encoder.seal(&mut body, &mut group);
+    plain.extend(body);
+    fs::create_dir_all(dir.join("d")).unwrap();
+    let mut bytes = Vec::new();
+    match state {
+        FileState::Compressed => compress(&plain[..], format, 1, &mut bytes).unwrap(),
+        _ => bytes = plain,
+    }
+    fs::write(dir.join(name.to_string()), bytes).unwrap();
+    name
+}
+
+/// The payloads that are selected, and those of templates.
+fn selected(selection: &Selection) -> (Vec<String>, Vec<String>, SearchSummary) {
+    let (mut payloads, mut templates) = (Vec::new(), Vec::new());
+    let summary = read(selection, &|| true, &mut |found| {
+        let message = found.message().unwrap();
+        assert_eq!(message.kind, Kind::Xflow);
+        let payload = String::from_utf8(message.payload.into_owned()).unwrap();
+        if found.origin() == Origin::Selected {
+            payloads.push(payload)
+        } else {
+            templates.push(payload)
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    (payloads, templates, summary)
+}
+
+fn of_flows() -> Query {
+    Query { kinds: vec![Kind::Xflow], ..Query::default() }
+}
+
+#[test]
+fn large_file_of_packets_is_read_by_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "x".repeat(1000);
+    let messages: Vec<Sent> =
+        (0..6000).map(|number| sent(START + number * 100_000_000, 7, format!("{number} {text}"))).collect();
+    for state in [FileState::Closed, FileState::Compressed] {
+        let name = put_packets(dir.path(), 1, state, &messages);
+        let range = Query {
+            from: time(messages[5_900].captured_at_ns),
+            to: time(messages[5_910].captured_at_ns),
+            ..of_flows()
+        };
+        let mut selection = Selection::new(dir.path(), &range);
+        let (payloads, templates, summary) = selected(&selection);
+        assert_eq!((payloads.len(), templates.len()), (10, 0));
+        assert!(summary.lines < 3000, "{}", summary.lines);
+        selection.templates = Templates::OfStart;
+        assert_eq!(selected(&selection).1, ["template"]);
+        selection.templates = Templates::All;
+        let (_, templates, _) = selected(&selection);
+        assert_eq!((templates.len(), templates[0].as_str()), (1 + 5_900, "template"));
+        let newest = Query { order: Order::Newest, limit: Some(3), ..of_flows() };
+        let (payloads, _, summary) = selected(&Selection::new(dir.path(), &newest));
+        assert!(payloads.iter().zip(["5999 ", "5998 ", "5997 "]).all(|(payload, start)| payload.starts_with(start)));
+        assert!(summary.lines < 3000, "{}", summary.lines);
+        // Syslog only, unless the kind is named.
+        assert_eq!(found(1 << 20, dir.path(), &Query::default()).1.files_opened, 0);
+        fs::remove_file(dir.path().join(name.to_string())).unwrap();
+    }
+}
+
+#[test]
+fn damaged_file_of_packets_is_read_behind_the_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "x".repeat(1000);
+    let messages: Vec<Sent> = (0..6000).map(|number| sent(START + number, 7, format!("{number} {text}"))).collect();
+    for state in [FileState::Open, FileState::Closed, FileState::Compressed] {
+        let name = put_packets(dir.path(), 1, state, &messages);
+        let path = dir.path().join(name.to_string());
+        let whole = fs::read(&path).unwrap();
+        let places = [0, 5, 200, whole.len() / 3, whole.len() / 2, whole.len() - 100, whole.len() - 1];
+        for at in places {
+            let mut changed = whole.clone();
+            changed[at] ^= 0x20;
+            fs::write(&path, &changed).unwrap();
+            for order in [Order::Oldest, Order::Newest] {
+                let (payloads, _, summary) = selected(&Selection::new(dir.path(), &Query { order, ..of_flows() }));
+                // A frame of 1 MiB; a group, here of seven.
+                let most = if state == FileState::Compressed { 1050 } else { 7 };
+                assert!(payloads.len() + most >= 6000, "{state:?} {at} {order:?}: {}", payloads.len());
+                assert!(summary.failed.is_empty(), "{:?}", summary.failed);
+            }
+        }
+        // Torn at its end, as a file that is written to may be.
+        if state == FileState::Open {
+            fs::write(&path, &whole[..whole.len() - 3000]).unwrap();
+            let (payloads, _, summary) = selected(&Selection::new(dir.path(), &of_flows()));
+            assert!(payloads.len() >= 5986 && summary.corrupt == 0, "{} {}", payloads.len(), summary.corrupt);
+        }
+        fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn compression_keeps_every_byte_of_packets() {
+    let dir = tempfile::tempdir().unwrap();
+    let messages: Vec<Sent> = (0..4000).map(|number| sent(START + number, 7, "y".repeat(900))).collect();
+    let name = put_packets(dir.path(), 1, FileState::Closed, &messages);
+    let whole = fs::read(dir.path().join(name.to_string())).unwrap();
+    for cut in [0, 1, 50, 300, 100_000, whole.len() - 1, whole.len()] {
+        let mut changed = whole[..cut].to_vec();
+        if let Some(byte) = changed.get_mut(cut / 2) {
+            *byte ^= 1;
+        }
+        let mut compressed = Vec::new();
+        compress(&changed[..], name.format, 1, &mut compressed).unwrap();
+        let mut plain = Vec::new();
+        let mut groups = GroupReader::of_file(&compressed[..]).unwrap();
+        while let Some(Item::Group { bytes, .. } | Item::Damaged { bytes, .. }) = groups.next_item().unwrap() {
+            plain.extend_from_slice(bytes);
+        }
+        assert!(plain == changed, "{cut}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+    #[test]
+    fn packets_are_found_in_order(
+        files in proptest::collection::vec((
+            0usize..3,
+            proptest::collection::vec((0u64..50, 0u8..4, "[a-cA-C]{0,6}"), 1..60),
+        ), 1..6),
+        range in (0u64..50, 0u64..60), source in proptest::option::of(0u8..4),
+        texts in proptest::collection::vec("[a-c]{1,2}", 0..2), limit in proptest::option::of(1u64..80),
+        max_bytes in 300usize..20_000, is_newest: bool,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut expected = Vec::new();
+        let query = Query {
+            from: time(START + range.0),
+            to: time(START + range.1),
+            sources: source.map(|source| format!("198.51.100.{source}").parse().unwrap()).into_iter().collect(),
+            texts: texts.iter().cloned().map(String::into_bytes).collect(),
+            order: if is_newest { Order::Newest } else { Order::Oldest },
+            limit,
+            ..of_flows()
+        };
+        for (number, (state, messages)) in files.iter().enumerate() {
+            let state = [FileState::Open, FileState::Closed, FileState::Compressed][*state];
+            let messages: Vec<Sent> =
+                messages.iter().map(|(at, source, payload)| sent(START + at, *source, payload.as_str())).collect();
+            put_packets(dir.path(), number as u32 + 1, state, &messages);
+            for (place, message) in messages.into_iter().enumerate() {
+                let is_wanted = query.is_in_range(time(message.captured_at_ns))
+                    && source.is_none_or(|source| source == message.source)
+                    && texts.iter().all(|text| message.payload.to_ascii_lowercase().contains(text));
+                if is_wanted {
+                    expected.push((message.captured_at_ns, number, place, message.payload));
+                }
+            }
+        }
+        expected.sort();
+        if is_newest {
+            expected.reverse();
+        }
+        expected.truncate(limit.map_or(usize::MAX, |limit| limit as usize));
+        let mut payloads = Vec::new();
+        let summary = read_within(max_bytes, &Selection::new(dir.path(), &query), &|| true, &mut |found| {
+            payloads.push(String::from_utf8(found.message().unwrap().payload.into_owned()).unwrap());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        prop_assert_eq!(summary.corrupt, 0);
+        let expected: Vec<String> = expected.into_iter().map(|(_, _, _, payload)| payload).collect();
+        prop_assert_eq!(payloads, expected);
     }
 }

@@ -5,11 +5,14 @@ pub mod names;
 use std::collections::BTreeMap;
 
 use prometheus::{Gauge, IntCounter, IntGauge};
+use sekiwake_deduplicate::{Counters, Deduplicator, ViewCounters};
 use sekiwake_group::{
     ClientView, GiveUp, GroupView, HandoffCounters, HandoffRejections, HandoffView, LeaseExpired, MemberCounters,
     MemberStatus, RecentRejections, Rejections, StatusRejections, StreamView,
 };
 use sekiwake_record::Kind;
+#[cfg(feature = "jetstream")]
+use sekiwake_record::{Name, SHARDS, Shard};
 use sekiwake_runtime::Metrics;
 
 /// Maximum number of groups with metrics at the proxy.
@@ -18,6 +21,8 @@ const MAX_GROUPS_SHOWN: usize = 64;
 // Help of the families that subscribers with and without a group share.
 /// The most streams, or names of clients, with a label of their own: anybody can use any name.
 const MAX_LABELS: usize = 64;
+/// The reason of a gap in one view while another one is live, at members that deduplicate.
+pub(crate) const ONE_VIEW: &str = "one_view";
 /// The label of all further ones.
 const OTHER: &str = "other";
 const LOST: &str = "Records lost to this subscriber, by stream and reason.";
@@ -35,6 +40,120 @@ fn per_kind(metrics: &Metrics, name: &str, help: &str, more: &[(&str, &str)]) ->
         labels.extend_from_slice(more);
         metrics.counter(name, help, &labels)
     })
+}
+
+/// Of a member that delivers once what several captures have seen.
+pub(crate) struct DeduplicateMetrics {
+    metrics: Metrics,
+    pub(crate) not_compared: IntCounter,
+    pub(crate) past_incomplete: IntCounter,
+    pub(crate) past_seconds: Gauge,
+    entries: IntGauge,
+    bytes: IntGauge,
+    views: IntGauge,
+    apart_seconds: Gauge,
+    evicted: IntCounter,
+    late: IntCounter,
+    apart: IntCounter,
+    without_view: IntCounter,
+    before: Counters,
+    /// By stream name and interface.
+    of_views: BTreeMap<(String, u8), ViewMetrics>,
+}
+
+struct ViewMetrics {
+    duplicates: IntCounter,
+    only: IntCounter,
+    /// By epoch, so that a restart of the capture continues the counters.
+    before: BTreeMap<u64, ViewCounters>,
+}
+
+impl DeduplicateMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> DeduplicateMetrics {
+        let unmatched = |reason| {
+            metrics.counter(
+                names::DEDUPLICATE_UNMATCHED,
+                "Records delivered without a safe comparison, by reason.",
+                &[("reason", reason)],
+            )
+        };
+        let mut deduplicate = DeduplicateMetrics {
+            metrics: metrics.clone(),
+            not_compared: unmatched("no_origin"),
+            late: unmatched("late"),
+            apart: unmatched("apart"),
+            without_view: unmatched("too_many_views"),
+            past_incomplete: metrics.counter(
+                names::DEDUPLICATE_PAST_INCOMPLETE,
+                "Times that the past of new shards could not be read completely.",
+                &[],
+            ),
+            past_seconds: metrics.float_gauge(
+                names::DEDUPLICATE_PAST_SECONDS,
+                "Time that reading the past of new shards took last.",
+                &[],
+            ),
+            entries: metrics.gauge(names::DEDUPLICATE_ENTRIES, "Delivered datagrams remembered.", &[]),
+            bytes: metrics.gauge(names::DEDUPLICATE_BYTES, "Memory for delivered datagrams.", &[]),
+            views: metrics.gauge(names::DEDUPLICATE_VIEWS, "Views that are live.", &[]),
+            apart_seconds: metrics.float_gauge(
+                names::DEDUPLICATE_CLOCK_DIFFERENCE,
+                "Difference between the capture times of the last datagram that was captured further apart than the duration.",
+                &[],
+            ),
+            evicted: metrics.counter(
+                names::DEDUPLICATE_EVICTED,
+                "Delivered datagrams forgotten because the memory was used up.",
+                &[],
+            ),
+            before: Counters::default(),
+            of_views: BTreeMap::new(),
+        };
+        // Registers the families before anything is received.
+        let _ = deduplicate.of_view("", 0);
+        deduplicate
+    }
+
+    fn of_view(&mut self, stream: &str, interface: u8) -> &mut ViewMetrics {
+        let is_known = self.of_views.contains_key(&(stream.to_owned(), interface));
+        let stream = if is_known || self.of_views.len() < MAX_LABELS { stream } else { OTHER };
+        let metrics = &self.metrics;
+        self.of_views.entry((stream.to_owned(), interface)).or_insert_with(|| {
+            let number = interface.to_string();
+            let labels = [("interface", &*number), ("stream", stream)];
+            ViewMetrics {
+                duplicates: metrics.counter(
+                    names::DEDUPLICATE_DUPLICATES,
+                    "Records of a view that another view had shown before.",
+                    &labels,
+                ),
+                only: metrics.counter(names::DEDUPLICATE_ONLY, "Datagrams that only this view has shown.", &labels),
+                before: BTreeMap::new(),
+            }
+        })
+    }
+
+    pub(crate) fn set(&mut self, state: &Deduplicator) {
+        let now = state.counters();
+        self.entries.set(state.len() as i64);
+        self.bytes.set(state.memory_bytes() as i64);
+        self.views.set(state.live_views() as i64);
+        self.apart_seconds.set(state.newest_apart().as_secs_f64());
+        self.evicted.inc_by(now.evicted - self.before.evicted);
+        self.late.inc_by(now.late - self.before.late);
+        self.apart.inc_by(now.apart - self.before.apart);
+        self.without_view.inc_by(now.without_view - self.before.without_view);
+        self.before = now;
+        for (stream, interface, counters) in state.views() {
+            let view = self.of_view(&stream.name, interface);
+            let before = view.before.insert(stream.epoch, counters).unwrap_or_default();
+            view.duplicates.inc_by(counters.duplicates.saturating_sub(before.duplicates));
+            view.only.inc_by(counters.only.saturating_sub(before.only));
+            if view.before.len() > MAX_LABELS {
+                view.before.retain(|epoch, _| state.views().any(|(stream, _, _)| stream.epoch == *epoch));
+            }
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -73,6 +192,125 @@ impl PublisherMetrics {
                 metrics.gauge(names::SUBSCRIBED_TOPICS, help, &[("kind", kind.as_str())])
             }),
             connected: connected(metrics),
+        }
+    }
+}
+
+/// Records that are not published, by reason.
+#[derive(Clone)]
+pub(crate) struct Unpublished([(&'static str, PerKind); 3]);
+
+impl Unpublished {
+    /// A JSON object.
+    pub(crate) fn by_reason(&self) -> serde_json::Value {
+        let total = |counters: &PerKind| counters.iter().map(IntCounter::get).sum::<u64>();
+        self.0
+            .iter()
+            .map(|(reason, counters)| ((*reason).to_owned(), serde_json::Value::from(total(counters))))
+            .collect()
+    }
+}
+
+impl PublisherMetrics {
+    pub(crate) fn unpublished(&self) -> Unpublished {
+        Unpublished([
+            ("bus_full", self.bus_full.clone()),
+            ("no_subscriber", self.no_subscriber.clone()),
+            ("own_destination", self.own_destination.clone()),
+        ])
+    }
+}
+
+/// What only a publisher on JetStream has.
+#[cfg(feature = "jetstream")]
+#[derive(Clone)]
+pub(crate) struct JetStreamPublisherMetrics {
+    /// Sent and not acknowledged at the end.
+    pub(crate) unacknowledged: PerKind,
+    pub(crate) unacknowledged_seconds: Gauge,
+    pub(crate) acknowledgement_seconds: prometheus::Histogram,
+    pub(crate) reconnects: IntCounter,
+    pub(crate) without_leader_seconds: prometheus::Counter,
+    pub(crate) retained_seconds: [Gauge; 3],
+}
+
+#[cfg(feature = "jetstream")]
+impl JetStreamPublisherMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> JetStreamPublisherMetrics {
+        let unpublished = "Records offered but not published, by reason.";
+        JetStreamPublisherMetrics {
+            unacknowledged: per_kind(metrics, names::UNPUBLISHED_RECORDS, unpublished, &[("reason", "unacknowledged")]),
+            unacknowledged_seconds: metrics.float_gauge(
+                names::UNACKNOWLEDGED_SECONDS,
+                "Age of the oldest message sent to a NATS server and not acknowledged.",
+                &[],
+            ),
+            acknowledgement_seconds: metrics.histogram(
+                names::ACKNOWLEDGEMENT_SECONDS,
+                "Time from the first transmission of a message to its acknowledgement by a NATS server.",
+                &[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0],
+                &[],
+            ),
+            reconnects: metrics.counter(names::RECONNECTS, "Connections to a NATS server after the first.", &[]),
+            without_leader_seconds: metrics.float_counter(
+                names::WITHOUT_LEADER_SECONDS,
+                "Time in which messages were sent to a NATS server and none was acknowledged.",
+                &[],
+            ),
+            retained_seconds: Kind::ALL.map(|kind| {
+                let help = "Time between the oldest and the newest message that the NATS servers retain.";
+                metrics.float_gauge(names::STREAM_SECONDS, help, &[("kind", kind.as_str())])
+            }),
+        }
+    }
+}
+
+/// What only a member on JetStream has.
+#[cfg(feature = "jetstream")]
+pub(crate) struct JetStreamGroupMetrics {
+    pub(crate) lease_age_seconds: Gauge,
+    lag_records: prometheus::IntGaugeVec,
+    group: String,
+    kind: Kind,
+    /// By shard; `None` for those of other members.
+    shards: [Option<IntGauge>; SHARDS],
+}
+
+#[cfg(feature = "jetstream")]
+impl JetStreamGroupMetrics {
+    pub(crate) fn new(metrics: &Metrics, group: &Name, kind: Kind) -> JetStreamGroupMetrics {
+        JetStreamGroupMetrics {
+            lease_age_seconds: metrics.float_gauge(
+                names::LEASE_AGE_SECONDS,
+                "Age of the newest renewal of the lease acknowledged by a NATS server. The lease ends at 3 s.",
+                &[],
+            ),
+            lag_records: metrics.gauge_vec(
+                names::SHARD_LAG_RECORDS,
+                "Records of an owned shard announced and not yet received.",
+                &["group", "kind", "shard"],
+            ),
+            group: group.to_string(),
+            kind,
+            shards: [const { None }; SHARDS],
+        }
+    }
+
+    /// Sets the lag of a shard, or forgets it if another member owns the shard.
+    pub(crate) fn set_lag(&mut self, shard: Shard, records: Option<u64>) {
+        let known = &mut self.shards[shard.index()];
+        let name = || format!("{:02x}", shard.index());
+        match records {
+            Some(records) => {
+                let (family, group, kind) = (&self.lag_records, &self.group, self.kind);
+                let child = || family.with_label_values(&[group.as_str(), kind.as_str(), &name()]);
+                known.get_or_insert_with(child).set(i64::try_from(records).unwrap_or(i64::MAX));
+            }
+            None if known.take().is_some() => {
+                // It was there.
+                let _ = self.lag_records.remove_label_values(&[self.group.as_str(), self.kind.as_str(), &name()]);
+            }
+            None => {}
         }
     }
 }
@@ -493,19 +731,20 @@ impl GroupMetrics {
         };
         for reason in GiveUp::ALL {
             // Registers the family before anything is lost.
-            let _ = group_metrics.lost("", reason);
+            let _ = group_metrics.lost("", reason.as_str());
         }
+        let _ = group_metrics.lost("", ONE_VIEW);
         group_metrics
     }
 
     /// The counter of a stream's lost records. Beyond the limit of streams they share one.
-    pub(crate) fn lost(&mut self, stream: &str, reason: GiveUp) -> &IntCounter {
-        let known = self.lost.contains_key(&(stream.to_owned(), reason.as_str()));
-        let stream = if known || self.lost.len() < GiveUp::ALL.len() * MAX_LABELS { stream } else { OTHER };
+    pub(crate) fn lost(&mut self, stream: &str, reason: &'static str) -> &IntCounter {
+        let known = self.lost.contains_key(&(stream.to_owned(), reason));
+        let stream = if known || self.lost.len() < (GiveUp::ALL.len() + 1) * MAX_LABELS { stream } else { OTHER };
         let metrics = &self.metrics;
         let kind = self.kind;
-        self.lost.entry((stream.to_owned(), reason.as_str())).or_insert_with(|| {
-            let labels = [("kind", kind.as_str()), ("reason", reason.as_str()), ("stream", stream)];
+        self.lost.entry((stream.to_owned(), reason)).or_insert_with(|| {
+            let labels = [("kind", kind.as_str()), ("reason", reason), ("stream", stream)];
             metrics.counter(names::LOST_RECORDS, LOST, &labels)
         })
     }

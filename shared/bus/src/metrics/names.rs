@@ -116,8 +116,42 @@ pub const DOUBTED_RECORDS: &str = "sekiwake_group_doubted_records";
 pub const REFUSED_STREAMS: &str = "sekiwake_group_refused_streams_total";
 /// Joins of a member rejected by the proxy.
 pub const REJECTED_JOINS: &str = "sekiwake_group_rejected_joins_total";
+/// Delivered datagrams that a member remembers, to recognise their copies.
+pub const DEDUPLICATE_ENTRIES: &str = "sekiwake_deduplicate_entries";
+/// Memory for them, bytes.
+pub const DEDUPLICATE_BYTES: &str = "sekiwake_deduplicate_memory_bytes";
+/// Views (interfaces of captures) that are live.
+pub const DEDUPLICATE_VIEWS: &str = "sekiwake_deduplicate_views";
+/// Records of a view that another view had shown before, by stream and interface.
+pub const DEDUPLICATE_DUPLICATES: &str = "sekiwake_deduplicate_duplicate_records_total";
+/// Datagrams that only one view has shown, by that view's stream and interface.
+pub const DEDUPLICATE_ONLY: &str = "sekiwake_deduplicate_only_view_records_total";
+/// Delivered datagrams forgotten because the memory was used up.
+pub const DEDUPLICATE_EVICTED: &str = "sekiwake_deduplicate_evicted_records_total";
+/// Records delivered without a safe comparison, by reason.
+pub const DEDUPLICATE_UNMATCHED: &str = "sekiwake_deduplicate_uncompared_records_total";
+/// The difference between the clocks of two captures, if it exceeds the duration.
+pub const DEDUPLICATE_CLOCK_DIFFERENCE: &str = "sekiwake_deduplicate_clock_difference_seconds";
+/// How long it took to read the past of new shards.
+pub const DEDUPLICATE_PAST_SECONDS: &str = "sekiwake_deduplicate_past_read_seconds";
+/// Times that the past of new shards could not be read completely.
+pub const DEDUPLICATE_PAST_INCOMPLETE: &str = "sekiwake_deduplicate_past_incomplete_total";
 /// Whether the connection to the relay is established.
 pub const CONNECTED: &str = "sekiwake_bus_connected";
+/// Age of the oldest message that a publisher has sent and the servers have not acknowledged.
+pub const UNACKNOWLEDGED_SECONDS: &str = "sekiwake_bus_unacknowledged_seconds";
+/// Time from a message's first transmission to its acknowledgement.
+pub const ACKNOWLEDGEMENT_SECONDS: &str = "sekiwake_bus_acknowledgement_seconds";
+/// Further connections to a NATS server after the first.
+pub const RECONNECTS: &str = "sekiwake_bus_reconnects_total";
+/// Time in which messages were sent and none was acknowledged.
+pub const WITHOUT_LEADER_SECONDS: &str = "sekiwake_bus_without_leader_seconds_total";
+/// Time between the oldest and the newest message that the servers retain.
+pub const STREAM_SECONDS: &str = "sekiwake_bus_stream_seconds";
+/// Records of a shard that are announced, and that its owner has not received.
+pub const SHARD_LAG_RECORDS: &str = "sekiwake_bus_shard_lag_records";
+/// Age of the newest renewal of a member's lease that a server has acknowledged.
+pub const LEASE_AGE_SECONDS: &str = "sekiwake_bus_lease_age_seconds";
 /// Connections rejected by the proxy, by reason.
 pub const DENIED_CONNECTIONS: &str = "sekiwake_bus_denied_connections_total";
 /// Connections cut by the proxy because they sent more than it keeps, by port.

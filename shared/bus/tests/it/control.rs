@@ -7,9 +7,12 @@ use std::{
 };
 
 use sekiwake_bus::{
-    Bus, ClientKeys, ControlPlane, ControlPlaneSettings, Controlling, GatekeeperSettings, GroupDelivery,
-    GroupSubscriber, GroupSubscriberSettings, Overflow, Producer, Publisher, PublisherSettings, Reporting, ServerKeys,
-    Subscribing, names,
+    Controlling, GroupDelivery, GroupSettings, GroupSource, Overflow, Producer, Reporting, StreamSettings, Subscribing,
+    names,
+    zeromq::{
+        ClientKeys, Context, ControlPlane, ControlPlaneSettings, Endpoints, GatekeeperSettings, GroupSubscriber,
+        Publisher, ServerKeys,
+    },
 };
 use sekiwake_record::{Kind, Name, Topic};
 use sekiwake_runtime::Metrics;
@@ -29,12 +32,12 @@ pub(crate) struct TestProxy {
 
 impl TestProxy {
     pub(crate) fn start() -> TestProxy {
-        TestProxy::beside(TestRelay::start(), &Bus::default(), ANY_PORT, None)
+        TestProxy::beside(TestRelay::start(), &Context::default(), ANY_PORT, None)
     }
 
     /// With a gatekeeper, and clients that have these keys.
     pub(crate) fn guarded(settings: GatekeeperSettings, clients: ClientKeys) -> TestProxy {
-        let (role, bus) = (TestRole::start("10s"), Bus::default());
+        let (role, bus) = (TestRole::start("10s"), Context::default());
         let keys = gatekeeper(&role, &bus, settings);
         let relay = TestRelay::with(role, &bus, ANY_PORT, ANY_PORT, Some(keys.clone()));
         TestProxy { keys: Some(clients), ..TestProxy::beside(relay, &bus, ANY_PORT, Some(keys)) }
@@ -43,10 +46,10 @@ impl TestProxy {
     /// Stops it cleanly, and starts another one at the same endpoints.
     pub(crate) fn restart(self) -> TestProxy {
         let TestProxy { relay, control, .. } = self;
-        TestProxy::beside(relay.restart(), &Bus::default(), &control, None)
+        TestProxy::beside(relay.restart(), &Context::default(), &control, None)
     }
 
-    fn beside(relay: TestRelay, bus: &Bus, control: &str, keys: Option<ServerKeys>) -> TestProxy {
+    fn beside(relay: TestRelay, bus: &Context, control: &str, keys: Option<ServerKeys>) -> TestProxy {
         let scope = &relay.role.scope;
         let settings = ControlPlaneSettings { endpoints: vec![control.to_owned()], keys };
         let reporting = Reporting::new(scope, "control", "control");
@@ -56,8 +59,12 @@ impl TestProxy {
         TestProxy { relay, control, keys: None }
     }
 
+    pub(crate) fn subscribing(&self) -> Subscribing {
+        Endpoints { endpoints: vec![self.relay.subscribe.clone()], keys: self.keys.clone() }.into()
+    }
+
     pub(crate) fn controlling(&self) -> Controlling {
-        Controlling { endpoints: vec![self.control.clone()], keys: self.keys.clone() }
+        Controlling::from(Endpoints { endpoints: vec![self.control.clone()], keys: self.keys.clone() })
     }
 
     pub(crate) fn rejected(&self, reason: &str) -> u64 {
@@ -77,16 +84,15 @@ pub(crate) struct TestStream {
 impl TestStream {
     pub(crate) fn start(proxy: &TestProxy, retain_bytes: usize) -> TestStream {
         let role = TestRole::start("2s");
-        let settings = PublisherSettings {
+        let settings = StreamSettings {
             name: Name::new("wire-1").unwrap(),
-            endpoints: vec![proxy.relay.publish.clone()],
-            keys: proxy.keys.clone(),
+            publishing: Endpoints { endpoints: vec![proxy.relay.publish.clone()], keys: proxy.keys.clone() }.into(),
             retain_bytes: [retain_bytes; 3],
             overflow: Overflow::Drop,
         };
         let scope = &role.scope;
         let latch = scope.readiness("bus");
-        let (mut publisher, producer) = Publisher::new(&Bus::default(), settings, scope.metrics(), latch).unwrap();
+        let (mut publisher, producer) = Publisher::new(&Context::default(), settings, scope.metrics(), latch).unwrap();
         let reporting = Reporting::new(scope, "control", "stream");
         let control = publisher.control(&proxy.controlling(), reporting).unwrap();
         scope.spawn("control", move |worker| Ok(control.run(worker)?)).unwrap();
@@ -132,8 +138,8 @@ impl TestMember {
 
     fn of(proxy: &TestProxy, single_active: bool) -> TestMember {
         let role = TestRole::start("2s");
-        let settings = GroupSubscriberSettings {
-            subscribing: Subscribing { endpoints: vec![proxy.relay.subscribe.clone()], keys: proxy.keys.clone() },
+        let settings = GroupSettings {
+            subscribing: proxy.subscribing(),
             controlling: proxy.controlling(),
             group: Name::new(GROUP).unwrap(),
             label: Name::new("m1").unwrap(),
@@ -141,9 +147,10 @@ impl TestMember {
             start_age: Duration::from_secs(30),
             single_active,
             handoff: false,
+            deduplicate: None,
         };
         let reporting = Reporting::new(&role.scope, "lease", "group");
-        let subscriber = GroupSubscriber::connect(&Bus::default(), settings, reporting).unwrap();
+        let subscriber = GroupSubscriber::connect(&Context::default(), settings, reporting).unwrap();
         TestMember { subscriber, metrics: role.metrics().clone(), role, received: 0, next: HashMap::new() }
     }
 

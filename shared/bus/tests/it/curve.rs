@@ -7,8 +7,11 @@ use std::{
 };
 
 use sekiwake_bus::{
-    AllowedKeys, Bus, ClientKeys, EVENT_PREFIX, EventPublisher, EventSubscriber, Gatekeeper, GatekeeperSettings,
-    INPROC_PUBLISH, INPROC_SUBSCRIBE, KeyPair, Overflow, Publishing, Subscribing, names,
+    EVENT_PREFIX, EventSink, EventSource, Overflow, Publishing, Subscribing, names,
+    zeromq::{
+        AllowedKeys, ClientKeys, Context, Endpoints, EventPublisher, EventSubscriber, Gatekeeper, GatekeeperSettings,
+        INPROC_PUBLISH, INPROC_SUBSCRIBE, KeyPair,
+    },
 };
 use sekiwake_record::Name;
 use sekiwake_runtime::{Ending, Metrics};
@@ -201,7 +204,7 @@ fn client_with_keys_rejects_a_proxy_without_keys() {
 #[test]
 fn in_process_connections_ignore_keys() {
     let keys = Keys::new();
-    let bus = Bus::default();
+    let bus = Context::default();
     let role = TestRole::start("10s");
     let gatekeeper = Gatekeeper::bind(&bus, keys.gatekeeper_settings(), role.metrics()).unwrap();
     let server_keys = gatekeeper.keys();
@@ -221,7 +224,7 @@ fn in_process_connections_ignore_keys() {
 #[test]
 fn connections_are_rejected_while_no_gatekeeper_answers() {
     let keys = Keys::new();
-    let bus = Bus::default();
+    let bus = Context::default();
     let role = TestRole::start("1s");
     let gatekeeper = Gatekeeper::bind(&bus, keys.gatekeeper_settings(), role.metrics()).unwrap();
     let relay = TestRelay::with(role, &bus, ANY_PORT, ANY_PORT, Some(gatekeeper.keys()));
@@ -242,7 +245,7 @@ fn connections_are_rejected_while_no_gatekeeper_answers() {
 #[test]
 fn second_gatekeeper_cannot_bind() {
     let keys = Keys::new();
-    let bus = Bus::default();
+    let bus = Context::default();
     let metrics = Metrics::new("proxy");
     let _first = Gatekeeper::bind(&bus, keys.gatekeeper_settings(), &metrics).unwrap();
     assert!(Gatekeeper::bind(&bus, keys.gatekeeper_settings(), &metrics).is_err());
@@ -278,12 +281,12 @@ fn events_pass_once_the_keys_are_allowed() {
     keys.allow(&[&stranger]);
     let relay = keys.relay();
     let metrics = Metrics::new("toy");
-    let to = Publishing { endpoints: vec![relay.publish.clone()], keys: keys.client_keys() };
-    let from = Subscribing { endpoints: vec![relay.subscribe.clone()], keys: keys.client_keys() };
+    let to = Publishing::from(Endpoints { endpoints: vec![relay.publish.clone()], keys: keys.client_keys() });
+    let from = Subscribing::from(Endpoints { endpoints: vec![relay.subscribe.clone()], keys: keys.client_keys() });
     let name = Name::new("watch-1").unwrap();
-    let mut publisher = EventPublisher::connect(&Bus::default(), &to, &name, &metrics).unwrap();
+    let mut publisher = EventPublisher::connect(&Context::default(), &to, &name, &metrics).unwrap();
     let prefixes = [EVENT_PREFIX.to_owned()];
-    let mut subscriber = EventSubscriber::connect(&Bus::default(), &from, &prefixes, &metrics).unwrap();
+    let mut subscriber = EventSubscriber::connect(&Context::default(), &from, &prefixes, &metrics).unwrap();
     wait_for("the rejection of both", LONG, || {
         publisher.poll();
         subscriber.receive(SHORT).unwrap();

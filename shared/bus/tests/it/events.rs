@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use sekiwake_bus::{
-    Bus, EVENT_PREFIX, Event, EventPublisher, EventSubscriber, MAX_EVENT_BYTES, Publishing, Subscribing, names,
+    EVENT_PREFIX, Event, EventSink, EventSource, MAX_EVENT_BYTES, Publishing, Subscribing, names,
+    zeromq::{Context, Endpoints, EventPublisher, EventSubscriber},
 };
 use sekiwake_record::Name;
 use sekiwake_runtime::Metrics;
@@ -12,13 +13,13 @@ use sekiwake_testkit::wait::wait_for;
 use crate::support::*;
 
 fn publisher(endpoint: &str, metrics: &Metrics) -> EventPublisher {
-    let to = Publishing { endpoints: vec![endpoint.to_owned()], keys: None };
-    EventPublisher::connect(&Bus::default(), &to, &Name::new("watch-1").unwrap(), metrics).unwrap()
+    let to = Publishing::from(Endpoints { endpoints: vec![endpoint.to_owned()], keys: None });
+    EventPublisher::connect(&Context::default(), &to, &Name::new("watch-1").unwrap(), metrics).unwrap()
 }
 
 fn subscriber(endpoint: &str, prefix: &str, metrics: &Metrics) -> EventSubscriber {
-    let from = Subscribing { endpoints: vec![endpoint.to_owned()], keys: None };
-    EventSubscriber::connect(&Bus::default(), &from, &[prefix.to_owned()], metrics).unwrap()
+    let from = Subscribing::from(Endpoints { endpoints: vec![endpoint.to_owned()], keys: None });
+    EventSubscriber::connect(&Context::default(), &from, &[prefix.to_owned()], metrics).unwrap()
 }
 
 /// Events by outcome.

@@ -7,8 +7,9 @@ use std::{
 };
 
 use sekiwake_bus::{
-    Bus, ControlReader, Controlling, GroupSubscriber, GroupSubscriberSettings, KnownTemplates, Reporting, Subscribing,
-    boot_now, names,
+    Controlling, GroupSettings, GroupSource, HandoffState, KnownTemplates, Reporting, Requests, Subscribing, boot_now,
+    names,
+    zeromq::{Context, ControlReader, Endpoints, GroupSubscriber},
 };
 use sekiwake_group::{
     Coordinator, CoordinatorSettings, Peer,
@@ -42,8 +43,8 @@ pub(crate) struct HandoffWriter {
 impl HandoffWriter {
     fn start(subscribe: &str, controlling: Controlling) -> HandoffWriter {
         let role = TestRole::start("2s");
-        let settings = GroupSubscriberSettings {
-            subscribing: Subscribing { endpoints: vec![subscribe.to_owned()], keys: None },
+        let settings = GroupSettings {
+            subscribing: Subscribing::from(Endpoints { endpoints: vec![subscribe.to_owned()], keys: None }),
             controlling,
             group: Name::new(GROUP).unwrap(),
             label: Name::new("m1").unwrap(),
@@ -51,9 +52,10 @@ impl HandoffWriter {
             start_age: Duration::from_secs(30),
             single_active: false,
             handoff: true,
+            deduplicate: None,
         };
         let reporting = Reporting::new(&role.scope, "lease", "group");
-        let subscriber = GroupSubscriber::connect(&Bus::default(), settings, reporting).unwrap();
+        let subscriber = GroupSubscriber::connect(&Context::default(), settings, reporting).unwrap();
         HandoffWriter { subscriber, role, table: Table::new(), presented: 0 }
     }
 
@@ -201,7 +203,8 @@ fn proxy_without_hand_off_support_is_probed_rarely() {
     router.bind(ANY_PORT).unwrap();
     let endpoint = router.get_last_endpoint().unwrap().unwrap();
     let mut coordinator = Coordinator::new(CoordinatorSettings::default(), 1, boot_now());
-    let mut member = HandoffWriter::start(&relay.subscribe, Controlling { endpoints: vec![endpoint], keys: None });
+    let mut member =
+        HandoffWriter::start(&relay.subscribe, Controlling::from(Endpoints { endpoints: vec![endpoint], keys: None }));
     let mut has_put = false;
     let mut turns_until = |what: &str, condition: &dyn Fn(&HandoffWriter) -> bool| {
         let end = Instant::now() + LONG;
@@ -266,7 +269,10 @@ fn entries_of_strangers_and_oversized_ones_are_rejected() {
 }
 
 fn templates(proxy: &TestProxy) -> KnownTemplates {
-    ControlReader::connect(&Bus::default(), &proxy.controlling()).unwrap().templates(Kind::Xflow, || false).unwrap()
+    ControlReader::connect(&Context::default(), &proxy.controlling())
+        .unwrap()
+        .templates(Kind::Xflow, &|| false)
+        .unwrap()
 }
 
 /// What a reader has, as a member has it.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sekiwake_bus::{MAX_MESSAGE_BYTES, names};
+use sekiwake_bus::{Source, names, zeromq::MAX_MESSAGE_BYTES};
 use sekiwake_record::{Announcement, Header, TopicPosition};
 use sekiwake_testkit::wait::wait_for;
 
@@ -64,7 +64,8 @@ fn announcement(next_sequence: u64) -> Vec<u8> {
     let mut frame = Vec::new();
     let position = |topic| TopicPosition { topic, oldest_sequence: 0, next_sequence };
     let positions = topics(192).into_iter().map(position).collect();
-    Announcement { stream_name: "evil".to_owned(), stream_epoch: 1, ended: false, positions }.encode(&mut frame);
+    Announcement { stream_name: "evil".to_owned(), stream_epoch: 1, ended: false, positions, clock_ns: None }
+        .encode(&mut frame);
     frame
 }
 
@@ -296,8 +297,13 @@ fn subscriber_counts_messages_of_a_hostile_publisher() {
     // only malformed messages.
     for number in 0..1_000u64 {
         let mut frame = Vec::new();
-        let stream =
-            Announcement { stream_name: "evil".to_owned(), stream_epoch: number, ended: false, positions: vec![] };
+        let stream = Announcement {
+            stream_name: "evil".to_owned(),
+            stream_epoch: number,
+            ended: false,
+            positions: vec![],
+            clock_ns: None,
+        };
         stream.encode(&mut frame);
         evil.send(&[b"@stream/evil/", &frame]);
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use proptest::prelude::*;
-use sekiwake_bus::{
+use sekiwake_bus::zeromq::{
     AllowedKeys, ClientKeys, GatekeeperSettings, KeyChanges, KeyError, KeyFileError, KeyPair, PublicKey,
     parse_allowed_keys, read_key_pair, read_public_key, write_key_pair,
 };

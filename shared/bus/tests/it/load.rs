@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use sekiwake_bus::{Overflow, names};
+use sekiwake_bus::{Overflow, Source, names};
 use sekiwake_record::Batcher;
 
 use crate::support::*;

@@ -2,7 +2,10 @@
 
 use std::{path::Path, process::Command};
 
-use sekiwake_bus::{Bus, EventPublisher, Publishing};
+use sekiwake_bus::{
+    EventSink, HandoffState, Publishing,
+    zeromq::{Context, Endpoints, EventPublisher},
+};
 use sekiwake_record::{Name, Shard, Topic};
 use sekiwake_runtime::Metrics;
 use sekiwake_testkit::{process::Process, wait::wait_for};
@@ -37,10 +40,10 @@ fn python_event_subscriber_prints_events() {
         return;
     }
     let relay = TestRelay::start();
-    let to = Publishing { endpoints: vec![relay.publish.clone()], keys: None };
+    let to = Publishing::from(Endpoints { endpoints: vec![relay.publish.clone()], keys: None });
     let name = Name::new("watch-1").unwrap();
     let metrics = Metrics::new("toy");
-    let mut publisher = EventPublisher::connect(&Bus::default(), &to, &name, &metrics).unwrap();
+    let mut publisher = EventPublisher::connect(&Context::default(), &to, &name, &metrics).unwrap();
     let process = example("events.py", &[&relay.subscribe]);
     wait_for("a subscriber", LONG, || publisher.publish(br#"{"status": "firing", "summary": "much"}"#)).unwrap();
     wait_for("a line", LONG, || !process.stdout().is_empty()).unwrap();
@@ -67,7 +70,7 @@ fn python_subscriber_prints_every_record() {
         let expected: Vec<String> = (0..6)
             .map(|number| {
                 let payload = String::from_utf8(payload(*topic, number, 40)).unwrap();
-                format!("wire-1 {topic} {number} 198.51.100.7 40000 b'{payload}'")
+                format!("wire-1 {topic} {number} 198.51.100.7 40000 b'{payload}' None None")
             })
             .collect();
         let topic_lines: Vec<&String> = lines.iter().filter(|line| line.contains(topic.as_str())).collect();

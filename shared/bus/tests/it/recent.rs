@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use sekiwake_bus::{Bus, Controlling, MissingRecent, RecentSubscriber, Stream, Subscribing, names};
+use sekiwake_bus::{
+    Controlling, MissingRecent, Source, Stream, Subscribing, names,
+    zeromq::{Context, Endpoints, RecentSubscriber},
+};
 use sekiwake_group::{
     Peer,
     wire::{GetRecent, Message, Number, Range, RecentOutcome},
@@ -32,15 +35,15 @@ pub(crate) struct TestReader {
 
 impl TestReader {
     pub(crate) fn start(proxy: &TestProxy) -> TestReader {
-        TestReader::of(&proxy.relay.subscribe, proxy.controlling(), AGES)
+        TestReader::of(proxy.subscribing(), proxy.controlling(), AGES)
     }
 
-    fn of(subscribe: &str, controlling: Controlling, age: Duration) -> TestReader {
+    fn of(from: Subscribing, controlling: Controlling, age: Duration) -> TestReader {
         let metrics = Metrics::new("reader");
-        let from = Subscribing { endpoints: vec![subscribe.to_owned()], keys: controlling.keys.clone() };
         let prefixes = ["syslog/".to_owned()];
         let subscriber =
-            RecentSubscriber::connect(&Bus::default(), (&from, &controlling), &prefixes, age, &metrics, None).unwrap();
+            RecentSubscriber::connect(&Context::default(), (&from, &controlling), &prefixes, age, &metrics, None)
+                .unwrap();
         TestReader { subscriber, metrics, received: HashMap::new(), count: 0, retransmitted: 0, missing: Vec::new() }
     }
 
@@ -92,7 +95,7 @@ fn reader_gets_what_was_published_before_it_subscribed() {
     assert_eq!((reader.lost(), &reader.missing[..]), (0, &[][..]));
     assert!(reader.received.values().all(|&(first, next)| (first, next) == (0, 1_100)));
     // A second one, which wants nothing that is older than itself.
-    let mut other = TestReader::of(&proxy.relay.subscribe, proxy.controlling(), Duration::from_secs(1));
+    let mut other = TestReader::of(proxy.subscribing(), proxy.controlling(), Duration::from_secs(1));
     wait_for("a live record", LONG, || {
         stream.publish(1, 1);
         other.pump(Duration::from_millis(5))
@@ -119,8 +122,8 @@ fn proxy_or_publisher_that_cannot_answer_is_named_and_live_data_follows() {
     let mut publisher = TestPublisher::start(&proxy.relay.publish);
     let topic = topics(1);
     // No control connection, and a publisher that the proxy does not know.
-    let nowhere = Controlling { endpoints: vec!["tcp://127.0.0.1:9".to_owned()], keys: None };
-    let mut cut = TestReader::of(&proxy.relay.subscribe, nowhere, AGES);
+    let nowhere = Controlling::from(Endpoints { endpoints: vec!["tcp://127.0.0.1:9".to_owned()], keys: None });
+    let mut cut = TestReader::of(proxy.subscribing(), nowhere, AGES);
     let mut reader = TestReader::start(&proxy);
     publisher.wait_for_subscriber();
     wait_for("live records", LONG, || {

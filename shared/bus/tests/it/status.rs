@@ -6,8 +6,11 @@ use std::{
 };
 
 use sekiwake_bus::{
-    Bus, ControlPlane, ControlPlaneSettings, Controlling, EventSubscriber, GroupSubscriber, GroupSubscriberSettings,
-    Relay, RelaySettings, Reporting, Subscribing, names, status_channel,
+    Controlling, EventSource, GroupSettings, GroupSource, Reporting, Subscribing, names,
+    zeromq::{
+        Context, ControlPlane, ControlPlaneSettings, Endpoints, EventSubscriber, GroupSubscriber, Relay, RelaySettings,
+        status_channel,
+    },
 };
 use sekiwake_group::wire::{Message, OfferStatus, Status, StatusPart, StatusText};
 use sekiwake_record::{Kind, Name};
@@ -35,7 +38,7 @@ impl StatusProxy {
 
     fn at(subscribe: &str, control: &str) -> StatusProxy {
         let role = TestRole::start("10s");
-        let bus = Bus::default();
+        let bus = Context::default();
         let settings =
             RelaySettings { publish: vec![ANY_PORT.to_owned()], subscribe: vec![subscribe.to_owned()], keys: None };
         let mut relay = Relay::bind(&bus, &settings, role.metrics()).unwrap();
@@ -52,23 +55,24 @@ impl StatusProxy {
 
     fn member(&self, label: &str) -> (GroupSubscriber, TestRole) {
         let role = TestRole::start("2s");
-        let settings = GroupSubscriberSettings {
-            subscribing: Subscribing { endpoints: vec![self.subscribe.clone()], keys: None },
-            controlling: Controlling { endpoints: vec![self.control.clone()], keys: None },
+        let settings = GroupSettings {
+            subscribing: Subscribing::from(Endpoints { endpoints: vec![self.subscribe.clone()], keys: None }),
+            controlling: Controlling::from(Endpoints { endpoints: vec![self.control.clone()], keys: None }),
             group: name("syslog-forwarder.default"),
             label: name(label),
             kind: Kind::Syslog,
             start_age: Duration::from_secs(30),
             single_active: false,
             handoff: false,
+            deduplicate: None,
         };
         let reporting = Reporting::new(&role.scope, "lease", "group");
-        (GroupSubscriber::connect(&Bus::default(), settings, reporting).unwrap(), role)
+        (GroupSubscriber::connect(&Context::default(), settings, reporting).unwrap(), role)
     }
 
     fn reader(&self, prefix: &str) -> EventSubscriber {
-        let from = Subscribing { endpoints: vec![self.subscribe.clone()], keys: None };
-        EventSubscriber::connect(&Bus::default(), &from, &[prefix.to_owned()], &Metrics::new("reader")).unwrap()
+        let from = Subscribing::from(Endpoints { endpoints: vec![self.subscribe.clone()], keys: None });
+        EventSubscriber::connect(&Context::default(), &from, &[prefix.to_owned()], &Metrics::new("reader")).unwrap()
     }
 
     fn rejected(&self, reason: &str) -> u64 {

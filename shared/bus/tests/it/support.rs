@@ -4,8 +4,11 @@ use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use crossbeam_channel::Receiver;
 use sekiwake_bus::{
-    Bus, ClientKeys, Delivery, Gatekeeper, GatekeeperSettings, Outcome, Overflow, Producer, Publisher,
-    PublisherSettings, Relay, RelaySettings, ServerKeys, Subscriber, Subscribing,
+    Delivery, Outcome, Overflow, Producer, Source, StreamSettings, Subscribing,
+    zeromq::{
+        ClientKeys, Context, Endpoints, Gatekeeper, GatekeeperSettings, Publisher, Relay, RelaySettings, ServerKeys,
+        Subscriber,
+    },
 };
 use sekiwake_record::{Batcher, Name, Topic};
 use sekiwake_runtime::{Ending, Metrics};
@@ -40,20 +43,20 @@ impl TestRelay {
     }
 
     pub(crate) fn start_at(publish: &str, subscribe: &str) -> TestRelay {
-        TestRelay::with(TestRole::start("10s"), &Bus::default(), publish, subscribe, None)
+        TestRelay::with(TestRole::start("10s"), &Context::default(), publish, subscribe, None)
     }
 
     /// With a gatekeeper, which is bound first, as the proxy does it.
     pub(crate) fn guarded(publish: &str, subscribe: &str, settings: GatekeeperSettings) -> TestRelay {
         let role = TestRole::start("10s");
-        let bus = Bus::default();
+        let bus = Context::default();
         let keys = gatekeeper(&role, &bus, settings);
         TestRelay::with(role, &bus, publish, subscribe, Some(keys))
     }
 
     pub(crate) fn with(
         role: TestRole,
-        bus: &Bus,
+        bus: &Context,
         publish: &str,
         subscribe: &str,
         keys: Option<ServerKeys>,
@@ -78,7 +81,7 @@ impl TestRelay {
     }
 }
 
-pub(crate) fn gatekeeper(role: &TestRole, bus: &Bus, settings: GatekeeperSettings) -> ServerKeys {
+pub(crate) fn gatekeeper(role: &TestRole, bus: &Context, settings: GatekeeperSettings) -> ServerKeys {
     let gatekeeper = Gatekeeper::bind(bus, settings, role.metrics()).unwrap();
     let keys = gatekeeper.keys();
     role.scope.spawn("gatekeeper", move |worker| Ok(gatekeeper.run(worker)?)).unwrap();
@@ -105,15 +108,15 @@ impl TestPublisher {
     }
 
     pub(crate) fn draining(endpoint: &str, retain_bytes: usize, overflow: Overflow, drain: &str) -> TestPublisher {
-        TestPublisher::of(&Bus::default(), endpoint, retain_bytes, overflow, drain, None)
+        TestPublisher::of(&Context::default(), endpoint, retain_bytes, overflow, drain, None)
     }
 
     pub(crate) fn keyed(endpoint: &str, keys: Option<ClientKeys>) -> TestPublisher {
-        TestPublisher::of(&Bus::default(), endpoint, 64 << 20, Overflow::Drop, "2s", keys)
+        TestPublisher::of(&Context::default(), endpoint, 64 << 20, Overflow::Drop, "2s", keys)
     }
 
     pub(crate) fn of(
-        bus: &Bus,
+        bus: &Context,
         endpoint: &str,
         retain_bytes: usize,
         overflow: Overflow,
@@ -122,8 +125,8 @@ impl TestPublisher {
     ) -> TestPublisher {
         let role = TestRole::start(drain);
         let name = Name::new("wire-1").unwrap();
-        let endpoints = vec![endpoint.to_owned()];
-        let settings = PublisherSettings { name, endpoints, keys, retain_bytes: [retain_bytes; 3], overflow };
+        let publishing = Endpoints { endpoints: vec![endpoint.to_owned()], keys }.into();
+        let settings = StreamSettings { name, publishing, retain_bytes: [retain_bytes; 3], overflow };
         let latch = role.scope.readiness("bus");
         let (publisher, producer) = Publisher::new(bus, settings, role.metrics(), latch).unwrap();
         let (sender, outcome) = crossbeam_channel::bounded(1);
@@ -192,17 +195,17 @@ pub(crate) struct TestSubscriber {
 
 impl TestSubscriber {
     pub(crate) fn start(endpoint: &str, prefixes: &[&str]) -> TestSubscriber {
-        TestSubscriber::of(&Bus::default(), endpoint, prefixes, None)
+        TestSubscriber::of(&Context::default(), endpoint, prefixes, None)
     }
 
     pub(crate) fn keyed(endpoint: &str, prefixes: &[&str], keys: Option<ClientKeys>) -> TestSubscriber {
-        TestSubscriber::of(&Bus::default(), endpoint, prefixes, keys)
+        TestSubscriber::of(&Context::default(), endpoint, prefixes, keys)
     }
 
-    pub(crate) fn of(bus: &Bus, endpoint: &str, prefixes: &[&str], keys: Option<ClientKeys>) -> TestSubscriber {
+    pub(crate) fn of(bus: &Context, endpoint: &str, prefixes: &[&str], keys: Option<ClientKeys>) -> TestSubscriber {
         let prefixes: Vec<String> = prefixes.iter().map(|&prefix| prefix.to_owned()).collect();
         let metrics = Metrics::new("subscriber");
-        let from = Subscribing { endpoints: vec![endpoint.to_owned()], keys };
+        let from = Subscribing::from(Endpoints { endpoints: vec![endpoint.to_owned()], keys });
         let subscriber = Subscriber::connect(bus, &from, &prefixes, &metrics, None).unwrap();
         TestSubscriber { subscriber, metrics, received: HashMap::new(), count: 0 }
     }

@@ -202,6 +202,46 @@ fn priority_is_read_without_a_header_and_missing_ones_are_absent() {
     }
 }
 
+/// Many devices leave the PRI out. What is behind it is read, and the row says what is missing.
+#[test]
+fn header_without_a_pri_is_read() {
+    assert_eq!(
+        row(b"Jan  5 10:11:12 sw-1 sshd[42]: Accepted\n"),
+        json!({"format": "unknown", "type": "message", "timestamp": "Jan  5 10:11:12", "hostname": "sw-1", "app_name": "sshd",
+            "procid": "42", "message": "Accepted", "error": "the PRI is missing"})
+    );
+    assert_eq!(header("1234: *Mar  1 18:46:11.123: %SYS-5-X: y"), "#1234 Mar  1 18:46:11.123 | - | %SYS-5-X | - | y");
+    assert_eq!(
+        row(b"1 2003-10-11T22:14:15Z h app - ID47 [a x=\"1\"] m"),
+        json!({"format": "unknown", "type": "message", "timestamp": "2003-10-11T22:14:15Z", "hostname": "h", "app_name": "app",
+            "msgid": "ID47", "structured_data": {"a": {"x": "1"}}, "message": "m", "error": "the PRI is missing"})
+    );
+    assert_eq!(row(b"1 2003-10-11T22:14:15Z h app")["error"], json!("the header is not complete"));
+    for malformed in ["<192>Jan  5 10:11:12 h x: y", "<>x", "<0013>x"] {
+        let row = row(malformed.as_bytes());
+        assert_eq!((&row["error"], &row["message"]), (&json!("the PRI is malformed"), &json!(malformed)));
+    }
+    assert_eq!(row(b"<Event xmlns='x'>")["error"], json!("the PRI is missing"));
+    assert_eq!(decode(b"x: y").to_string(), "unknown x: y (the PRI is missing)");
+}
+
+#[test]
+fn text_is_recognised_in_any_charset() {
+    for text in [
+        &b"plain\ttext\r\n\0"[..],
+        b"\x1b[1mbold\x1b[0m",
+        b"\xc5\xe4\xd6\xc3",
+        "größe".as_bytes(),
+        b"\xef\xbb\xbfx",
+        b"a text of twenty \x01",
+    ] {
+        assert_eq!(why_no_text(text), None, "{text:x?}");
+    }
+    for none in [&b""[..], b"\n\0", b"a\0b\0c\0", b"\x00\x01", b"x\x7f", b"\x16\x03\x01"] {
+        assert!(why_no_text(none).is_some(), "{none:x?}");
+    }
+}
+
 #[test]
 fn bytes_that_are_not_utf_8_are_replaced_and_said() {
     let message = decode(b"<13>Feb  5 17:32:18 h\xfcst t\xe4g: \xfcber\0\n");

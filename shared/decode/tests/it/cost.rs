@@ -36,7 +36,7 @@ fn cost_of_a_record() {
         let (mut rows, mut fields) = (0_u64, 0_u64);
         let started = Instant::now();
         for _ in 0..100_000 {
-            decoder.decode(&record, |row| {
+            decoder.decode(None, &record, |row| {
                 let Row::Flow(flow) = std::hint::black_box(row) else { return };
                 rows += 1;
                 fields += flow.fields.len() as u64;

@@ -23,6 +23,7 @@ pub(crate) fn record(source: SocketAddr, format: Format, payload: &[u8]) -> Reco
         payload,
         vlans: Vlans::new(),
         dscp_ttl: 64,
+        origin: None,
     }
 }
 
@@ -35,7 +36,7 @@ pub(crate) fn rows_from(decoder: &mut Decoder, source: SocketAddr, payload: &[u8
         _ => Format::Sflow5,
     };
     let mut rows = Vec::new();
-    decoder.decode(&record(source, format, payload), |row| {
+    decoder.decode(None, &record(source, format, payload), |row| {
         let text = serde_json::to_string(row).unwrap();
         let value: Value = serde_json::from_str(&text).unwrap();
         // A name that is there twice is lost in the value.

@@ -8,5 +8,7 @@ mod lists;
 mod netflow;
 mod properties;
 mod secrets;
+mod seeds;
 mod sflow;
+mod syslog;
 mod templates;

@@ -124,7 +124,7 @@ fn line_for_a_person_begins_with_the_endpoints() {
     let mut lines = Vec::new();
     let payload = netflow5(1, 1);
     let record = crate::datagram::record(crate::datagram::EXPORTER, sekiwake_record::Format::NetFlow5, &payload);
-    Decoder::new().decode(&record, |row| lines.push(row.to_string()));
+    Decoder::new().decode(None, &record, |row| lines.push(row.to_string()));
     let start = "netflow5 flow 198.18.0.1:53 > 198.18.0.2:4242 tcp packetDeltaCount=10 octetDeltaCount=4200 ";
     assert!(lines[0].starts_with(start), "{}", lines[0]);
 }

@@ -14,7 +14,7 @@ const MOST_BYTES: usize = 16 << 20;
 
 fn decode(decoder: &mut Decoder, format: Format, payload: &[u8]) -> (usize, usize) {
     let (mut rows, mut bytes) = (0, 0);
-    decoder.decode(&record(EXPORTER, format, payload), |row| {
+    decoder.decode(None, &record(EXPORTER, format, payload), |row| {
         rows += 1;
         bytes += serde_json::to_string(row).unwrap().len();
         assert!(!row.to_string().contains(char::is_control));

@@ -30,7 +30,7 @@ fn no_community_is_shown_of_requests_and_damaged_messages() {
             for (payload, format) in
                 [&flipped, cut, &long].into_iter().flat_map(|payload| formats.map(|format| (payload, format)))
             {
-                decoder.decode(&record(EXPORTER, format, payload), |row| {
+                decoder.decode(None, &record(EXPORTER, format, payload), |row| {
                     shown += 1;
                     let text = format!("{} {row}", serde_json::to_string(row).unwrap());
                     for secret in ["secret", "736563", "637265"] {

@@ -12,9 +12,11 @@ mod route;
 
 use std::{
     io::{self, Write},
+    sync::Arc,
     thread,
 };
 
+use sekiwake_decode::mib::Mib;
 use sekiwake_record::Kind;
 use sekiwake_runtime::host_name;
 use sekiwake_sys::clock::wall_now_ns;
@@ -40,16 +42,22 @@ struct Outcome {
 }
 
 /// Sends one test message of this kind through each endpoint, as its destination is configured, and
-/// writes a line about each. `community` is that of traps. Returns whether all were sent, as far as
-/// that can be known.
+/// writes a line about each. `community` is that of traps, `mib` has names for decoded ones.
+/// Returns whether all were sent, as far as that can be known.
 ///
 /// # Errors
 /// When a thread cannot be spawned, or nothing can be written to `out`.
-pub fn send_test(kind: Kind, destinations: &Destinations, community: &str, out: &mut impl Write) -> io::Result<bool> {
+pub fn send_test(
+    kind: Kind,
+    destinations: &Destinations,
+    community: &str,
+    mib: &Arc<Mib>,
+    out: &mut impl Write,
+) -> io::Result<bool> {
     let test = Test { host: host_name().to_string(), at_ns: wall_now_ns(), community: community.to_owned() };
     writeln!(out, "{}", test.description(kind))?;
     out.flush()?;
-    let outcomes = send_all(kind, destinations, &test)?;
+    let outcomes = send_all(kind, destinations, mib, &test)?;
     for outcome in &outcomes {
         let result = match &outcome.result {
             Ok(how) => how.clone(),
@@ -64,13 +72,13 @@ pub fn send_test(kind: Kind, destinations: &Destinations, community: &str, out: 
 }
 
 /// All at the same time, because each takes some seconds.
-fn send_all(kind: Kind, destinations: &Destinations, test: &Test) -> io::Result<Vec<Outcome>> {
+fn send_all(kind: Kind, destinations: &Destinations, mib: &Arc<Mib>, test: &Test) -> io::Result<Vec<Outcome>> {
     thread::scope(|threads| {
         let mut running = Vec::new();
         for destination in destinations {
             for endpoint in &destination.endpoints {
                 let label = destination.label(endpoint);
-                let send = move || send(kind, destination, endpoint, test);
+                let send = move || send(kind, destination, endpoint, mib, test);
                 running.push((label, thread::Builder::new().spawn_scoped(threads, send)?));
             }
         }
@@ -83,10 +91,10 @@ fn send_all(kind: Kind, destinations: &Destinations, test: &Test) -> io::Result<
     })
 }
 
-fn send(kind: Kind, destination: &Destination, endpoint: &Endpoint, test: &Test) -> Outcome {
+fn send(kind: Kind, destination: &Destination, endpoint: &Endpoint, mib: &Arc<Mib>, test: &Test) -> Outcome {
     let label = destination.label(endpoint);
     let payload = test.payload(kind, &destination.options, &label);
     let mut warnings = Vec::new();
-    let result = route::send(kind, destination, endpoint, &payload, &mut warnings);
+    let result = route::send(kind, destination, endpoint, mib, &payload, &mut warnings);
     Outcome { label, result, warnings }
 }

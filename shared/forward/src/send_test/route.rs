@@ -4,11 +4,13 @@
 use std::{
     fmt::Write,
     io, iter,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
+use sekiwake_decode::{Decoder, mib::Mib};
 use sekiwake_record::{Flags, Kind, Record, Vlans};
 use sekiwake_sys::{Outgoing, clock::wall_now_ns};
 use sha2::{Digest, Sha256};
@@ -19,7 +21,13 @@ use crate::{
         preflight::preflight,
         resolve::{Resolve, SystemResolver, usable},
     },
-    engine::load_tls,
+    delivery::{
+        Value,
+        entries::Entries,
+        outbox::Part,
+        sending::{Answer, Request},
+    },
+    engine::{load_tls, sink},
     metrics::ErrorKind,
     rewrite::{Rewriting, Rewritten},
     spoof::{SpoofSender, Spoofed},
@@ -51,12 +59,16 @@ pub(super) fn send(
     kind: Kind,
     destination: &Destination,
     endpoint: &Endpoint,
+    mib: &Arc<Mib>,
     payload: &[u8],
     warnings: &mut Vec<String>,
 ) -> Result<String, String> {
     let options = &destination.options;
     if options.spoof {
         SpoofSender::check_privilege().map_err(|error| error.to_string())?;
+    }
+    if destination.transport.is_cluster() {
+        return deliver_to_cluster(kind, destination, endpoint, mib, payload);
     }
     let tls = load_tls(destination, endpoint).map_err(|error| error.to_string())?;
     let mut failures = Vec::new();
@@ -68,6 +80,11 @@ pub(super) fn send(
         let sent = match destination.transport {
             Transport::Udp => send_datagram(kind, destination, address, payload).map_err(|error| error.to_string()),
             Transport::Tcp | Transport::Tls => send_message(destination, tls.as_ref(), address, payload),
+            Transport::OtlpHttp | Transport::OtlpHttps | Transport::Kafka | Transport::Nats => {
+                let towards = Towards { address, is_only: true };
+                deliver_record(kind, destination, endpoint, towards, mib, payload)
+                    .map(|()| format!("accepted by {address}"))
+            }
         };
         match sent {
             Ok(how) => return Ok(iter::once(how).chain(failures).collect::<Vec<_>>().join("; before that: ")),
@@ -93,7 +110,14 @@ fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, String> {
 /// The payload as the destination gets it from a device with this address.
 fn rewritten(kind: Kind, add_source: bool, source: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let Some(rewriting) = Rewriting::of(kind, add_source) else { return payload.to_vec() };
-    let record = Record {
+    let mut changed = Rewritten::default();
+    changed.push(rewriting, &test_record(kind, source, payload));
+    changed.payload(0, payload).to_vec()
+}
+
+/// The record of the payload from a device with this address.
+fn test_record(kind: Kind, source: SocketAddr, payload: &[u8]) -> Record<'_> {
+    Record {
         captured_at_ns: wall_now_ns(),
         source: source.ip(),
         source_port: source.port(),
@@ -104,10 +128,8 @@ fn rewritten(kind: Kind, add_source: bool, source: SocketAddr, payload: &[u8]) -
         payload,
         vlans: Vlans::new(),
         dscp_ttl: 0,
-    };
-    let mut changed = Rewritten::default();
-    changed.push(rewriting, &record);
-    changed.payload(0, payload).to_vec()
+        origin: None,
+    }
 }
 
 fn send_datagram(kind: Kind, destination: &Destination, address: SocketAddr, payload: &[u8]) -> io::Result<String> {
@@ -198,6 +220,60 @@ fn deliver(connection: &mut Connection, frame: &[u8]) -> Result<(), Broken> {
         }
     }
     Ok(())
+}
+
+fn deliver_to_cluster(
+    kind: Kind,
+    destination: &Destination,
+    endpoint: &Endpoint,
+    mib: &Arc<Mib>,
+    payload: &[u8],
+) -> Result<String, String> {
+    let mut servers = destination.servers();
+    let address = servers.find_map(|server| addresses(server).ok()?.first().copied());
+    let address = address.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, endpoint.port).into());
+    deliver_record(kind, destination, endpoint, Towards { address, is_only: false }, mib, payload)?;
+    let place = destination.path.trim_start_matches('/');
+    Ok(match destination.transport {
+        Transport::Nats => format!("acknowledged by the stream that takes subject {place}"),
+        _ => format!("stored in topic {place}, acknowledged by all in-sync replicas"),
+    })
+}
+
+/// The address that a message is sent to.
+struct Towards {
+    address: SocketAddr,
+    /// The message goes there and nowhere else. Otherwise it only tells which address of this host
+    /// is that of the message.
+    is_only: bool,
+}
+
+/// Delivers the payload as that of a device with the address that this host has on the way there.
+fn deliver_record(
+    kind: Kind,
+    destination: &Destination,
+    endpoint: &Endpoint,
+    towards: Towards,
+    mib: &Arc<Mib>,
+    payload: &[u8],
+) -> Result<(), String> {
+    let mut sink = sink(kind, destination, endpoint)?;
+    let Towards { address, is_only } = towards;
+    let own = UdpSender::connect(address).and_then(|own| own.local_address()).map_err(|error| error.to_string())?;
+    let record = test_record(kind, own, payload);
+    let mut decoder = (destination.options.delivery.value == Value::Decoded).then(|| {
+        let mut decoder = Decoder::new();
+        decoder.set_mib(Arc::clone(mib));
+        decoder
+    });
+    let mut entries = Entries::default();
+    entries.push(kind, &record, "", decoder.as_mut());
+    let part = Part { range: 0..entries.len(), entries: Arc::new(entries) };
+    match sink.send(&Request { parts: vec![part], address: is_only.then_some(address) }) {
+        Answer::Accepted { rejected: 0, .. } => Ok(()),
+        Answer::Accepted { why, .. } => Err(format!("rejected: {}", why.unwrap_or_default())),
+        Answer::Rejected { why } | Answer::Failed { why, .. } => Err(why),
+    }
 }
 
 /// As `openssl x509 -fingerprint -sha256` prints it.

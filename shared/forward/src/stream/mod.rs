@@ -26,7 +26,7 @@
 //!
 //! A slow peer is never disconnected, only one that no longer answers retransmissions.
 
-mod backoff;
+pub(crate) mod backoff;
 pub(crate) mod connection;
 mod flight;
 mod frame;
@@ -41,6 +41,7 @@ mod worker;
 use std::{io, path::PathBuf, sync::Arc, time::Instant};
 
 pub use frame::Framing;
+pub(crate) use tls::HttpTls;
 pub use tls::{Tls, TlsError, TlsSettings};
 pub(crate) use worker::StreamWorker;
 

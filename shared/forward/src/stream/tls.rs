@@ -50,6 +50,16 @@ pub struct Tls {
     pub(crate) files: UsedFiles,
 }
 
+/// The same for HTTP, whose client library makes the configuration itself.
+#[derive(Clone)]
+pub(crate) struct HttpTls {
+    pub(crate) roots: Vec<CertificateDer<'static>>,
+    /// The client certificate with its chain, and its key in PEM.
+    pub(crate) client: Option<(Vec<CertificateDer<'static>>, Vec<u8>)>,
+    /// The name in the server's certificate, if it is not the host of the URI.
+    pub(crate) server_name: Option<String>,
+}
+
 /// The files that TLS settings were read from, for messages about a connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UsedFiles {
@@ -191,6 +201,28 @@ impl TlsSettings {
             }
         };
         Ok(Tls { config: Arc::new(config), server_name, files })
+    }
+
+    /// Reads the files for HTTP.
+    ///
+    /// # Errors
+    /// As [`TlsSettings::load`].
+    pub(crate) fn load_for_http(&self, host: &str) -> Result<HttpTls, TlsError> {
+        // All files are checked there.
+        self.load(host)?;
+        let roots = match &self.ca {
+            Some(path) => certificates(path)?,
+            None => rustls_native_certs::load_native_certs().certs,
+        };
+        let client = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => {
+                let text = read_pem(key);
+                let text = text.map_err(|source| TlsError::File { what: "private key", path: key.clone(), source })?;
+                Some((certificates(certificate)?, text))
+            }
+            _ => None,
+        };
+        Ok(HttpTls { roots, client, server_name: self.server_name.clone() })
     }
 
     fn roots(&self) -> Result<RootCertStore, TlsError> {

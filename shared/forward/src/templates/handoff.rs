@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sekiwake_bus::{GroupDelivery, GroupSubscriber, HandoffWait};
+use sekiwake_bus::{GroupDelivery, HandoffState, HandoffWait};
 use sekiwake_flow::Change;
 use sekiwake_record::{SHARDS, Shard};
 
@@ -69,7 +69,7 @@ impl Default for HandoffBuffer {
 
 impl HandoffBuffer {
     /// Learns received entries, and publishes changes.
-    pub(crate) fn exchange(&mut self, subscriber: &mut GroupSubscriber, flows: &mut Flows, now: Instant) {
+    pub(crate) fn exchange(&mut self, source: &mut dyn HandoffState, flows: &mut Flows, now: Instant) {
         if self.exchanged_at.is_some_and(|at| now.duration_since(at) < EXCHANGE_EVERY) {
             // Entries may have been received since then.
             self.is_due = true;
@@ -77,15 +77,15 @@ impl HandoffBuffer {
         }
         self.exchanged_at = Some(now);
         self.is_due = false;
-        while let Some(entry) = subscriber.take_handoff_entry() {
+        while let Some(entry) = source.take_handoff_entry() {
             flows.learn(entry.key.as_bytes(), entry.value.as_bytes(), entry.at_ns);
             self.wait.entry_arrived(now);
         }
-        self.publish(subscriber);
+        self.publish(source);
         // Changes that are not taken yet stay with the exporters, because there they are bounded,
         // and a later change of a template replaces an earlier one.
-        if self.changes.is_empty() && subscriber.pending_handoff() < HandoffWait::MAX_PENDING_ENTRIES {
-            match subscriber.shard_to_present() {
+        if self.changes.is_empty() && source.pending_handoff() < HandoffWait::MAX_PENDING_ENTRIES {
+            match source.shard_to_present() {
                 Some(shard) => {
                     // Another one may follow.
                     self.is_due = true;
@@ -94,10 +94,10 @@ impl HandoffBuffer {
                 None => flows.take_changes(&mut self.taken),
             }
             self.changes.extend(self.taken.drain(..));
-            self.publish(subscriber);
+            self.publish(source);
         }
-        self.release_ready(subscriber, now);
-        self.is_due |= !self.is_published(subscriber);
+        self.release_ready(source, now);
+        self.is_due |= !self.is_published(source);
     }
 
     /// Whether the next exchange may be late: there is nothing to exchange, and nothing waits.
@@ -105,12 +105,12 @@ impl HandoffBuffer {
         !self.is_due && self.waiting_bytes == 0 && self.ready.is_empty()
     }
 
-    fn publish(&mut self, subscriber: &mut GroupSubscriber) {
-        while subscriber.pending_handoff() < HandoffWait::MAX_PENDING_ENTRIES
+    fn publish(&mut self, source: &mut dyn HandoffState) {
+        while source.pending_handoff() < HandoffWait::MAX_PENDING_ENTRIES
             && let Some(change) = self.changes.front()
         {
             let shard = Shard::of(change.source());
-            if !subscriber.put_handoff_entry(shard, &change.key, &change.value, change.at_ns) {
+            if !source.put_handoff_entry(shard, &change.key, &change.value, change.at_ns) {
                 return;
             }
             self.changes.pop_front();
@@ -118,8 +118,8 @@ impl HandoffBuffer {
     }
 
     /// Whether the coordinator has all changes, as of the last exchange.
-    pub(crate) fn is_published(&self, subscriber: &GroupSubscriber) -> bool {
-        self.changes.is_empty() && subscriber.pending_handoff() == 0
+    pub(crate) fn is_published(&self, source: &dyn HandoffState) -> bool {
+        self.changes.is_empty() && source.pending_handoff() == 0
     }
 
     /// Whether so much is waiting that receiving should pause.
@@ -128,7 +128,7 @@ impl HandoffBuffer {
     }
 
     /// Adds a batch.
-    pub(crate) fn take_in(&mut self, delivery: GroupDelivery, subscriber: &GroupSubscriber, now: Instant) {
+    pub(crate) fn take_in(&mut self, delivery: GroupDelivery, source: &dyn HandoffState, now: Instant) {
         // It may change templates.
         self.is_due = true;
         let (shard, generation) = delivery.ack_token.key();
@@ -137,7 +137,7 @@ impl HandoffBuffer {
             waiting.generation = Some(SeenGeneration { number: generation, since: now });
             waiting.is_ready = false;
         }
-        if waiting.is_ready || self.has_waited(shard, subscriber, now) {
+        if waiting.is_ready || self.has_waited(shard, source, now) {
             // Batches of an older generation go first.
             self.release(shard);
             self.ready.push_back(delivery);
@@ -154,12 +154,12 @@ impl HandoffBuffer {
     }
 
     /// Releases the batches that no longer have to wait.
-    fn release_ready(&mut self, subscriber: &GroupSubscriber, now: Instant) {
+    fn release_ready(&mut self, source: &dyn HandoffState, now: Instant) {
         if self.waiting_bytes == 0 {
             return;
         }
         for shard in Shard::all() {
-            if !self.shards[shard.index()].batches.is_empty() && self.has_waited(shard, subscriber, now) {
+            if !self.shards[shard.index()].batches.is_empty() && self.has_waited(shard, source, now) {
                 self.release(shard);
             }
         }
@@ -175,8 +175,8 @@ impl HandoffBuffer {
     }
 
     /// Whether the shard's hand-off state is complete, or the wait for it has lasted long enough.
-    fn has_waited(&self, shard: Shard, subscriber: &GroupSubscriber, now: Instant) -> bool {
+    fn has_waited(&self, shard: Shard, source: &dyn HandoffState, now: Instant) -> bool {
         let seen = self.shards[shard.index()].generation;
-        subscriber.handoff_complete(shard) || seen.is_none_or(|seen| self.wait.is_over(seen.since, now))
+        source.handoff_complete(shard) || seen.is_none_or(|seen| self.wait.is_over(seen.since, now))
     }
 }

@@ -88,9 +88,10 @@ impl<'a> Flush<'a> {
         let mut ranks = Ranks::new();
         let mut permits: Vec<usize> = Vec::new();
         for (batch, queued) in taken.iter().enumerate() {
-            // All records of a batch have one topic, and so one shard.
+            // All records of a batch from the bus have one topic, and so one shard. Others, as
+            // those of a replay, have any.
             let Some(first) = queued.parcel.batch.get(0) else { continue };
-            let shard = Shard::of(first.source).index();
+            let shard = queued.parcel.has_ack_token().then(|| Shard::of(first.source));
             let key = queued.parcel.permit_key();
             if key.is_some() && !permits.iter().any(|&known| taken[known].parcel.permit_key() == key) {
                 permits.push(batch);
@@ -104,7 +105,7 @@ impl<'a> Flush<'a> {
                     payload: rewritten.payload(index, record.payload),
                     captured_at_ns: record.captured_at_ns,
                     batch: batch as u32,
-                    rank: ranks.next(shard),
+                    rank: ranks.next(shard.unwrap_or_else(|| Shard::of(record.source)).index()),
                     tos: options.tos(record.dscp_ttl),
                     unspoofable: options.spoof && must_not_be_spoofed(&record, options.encrypted_are_traps),
                     is_synthetic: queued.parcel.is_synthetic(),

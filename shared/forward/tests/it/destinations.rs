@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use sekiwake_forward::{Destination, Destinations, Dscp, Endpoint, Facilities, Host, Options, Transport};
+use sekiwake_forward::{
+    Destination, Destinations, Dscp, Endpoint, Facilities, Host, Mechanism, Options, Transport, Value,
+};
 use sekiwake_record::{Format, Kind};
 
 fn rejected(kind: Kind, text: &str) -> String {
@@ -30,6 +32,35 @@ fn addresses_names_and_options_are_read() {
     assert_eq!(all[2].endpoints[0].host, Host::Name("siem_1.example.net.".to_owned()));
     assert_eq!(labels(all[2]), ["udp://siem_1.example.net.:65535"]);
     assert_eq!(Destinations::parse(Kind::Syslog, &destinations.to_string()).unwrap(), destinations);
+}
+
+#[test]
+fn bootstrap_servers_are_one_destination() {
+    let text = "kafka://a,[2001:db8::7],198.51.100.7/logs_1.x?value=raw&tls=true&sasl=SCRAM-SHA-256&user=u&password=/p";
+    let destination = one(Kind::Xflow, text);
+    assert_eq!(labels(&destination), ["kafka://a:9092,[2001:db8::7]:9092,198.51.100.7:9092/logs_1.x"]);
+    assert!(!destination.is_pool() && destination.bootstrap.len() == 2);
+    assert_eq!(destination.options.delivery.value, Value::Raw);
+    assert_eq!(destination.options.delivery.kafka.sasl, Some(Mechanism::ScramSha256));
+    assert_eq!(one(Kind::Xflow, "kafka://a/logs").options.delivery.value, Value::Json);
+    // Another topic of the same brokers is another destination.
+    assert_eq!(Destinations::parse(Kind::Syslog, "kafka://a/x kafka://a/y").unwrap().iter().count(), 2);
+    let digest = |text: &str| Destinations::parse(Kind::Syslog, text).unwrap().digest();
+    assert_eq!(digest("kafka://a,b/x"), digest("kafka://b:9092,a:9092/x?value=json&compression=gzip"));
+    assert_ne!(digest("kafka://a,b/x"), digest("kafka://a/x"));
+    assert_ne!(digest("kafka://a/x"), digest("kafka://a/x?value=raw"));
+}
+
+#[test]
+fn nats_servers_are_one_destination() {
+    let destination = one(Kind::SnmpTrap, "nats://a:4222,[2001:db8::7]:4223/logs.traps?tls=true&nkey=/n");
+    assert_eq!(labels(&destination), ["nats://a:4222,[2001:db8::7]:4223/logs.traps"]);
+    assert!(!destination.is_pool() && destination.options.delivery.is_encrypted);
+    assert_eq!(destination.options.delivery.value, Value::Json);
+    assert_eq!(labels(&one(Kind::Xflow, "nats://a/x")), ["nats://a:4222/x"]);
+    let digest = |text: &str| Destinations::parse(Kind::Syslog, text).unwrap().digest();
+    assert_eq!(digest("nats://a,b/x"), digest("nats://b:4222,a:4222/x?value=json&tls=true&creds=/c"));
+    assert_ne!(digest("nats://a/x"), digest("nats://a/x?value=raw"));
 }
 
 #[test]
@@ -79,7 +110,40 @@ fn mistakes_are_rejected_with_their_column() {
     let table = [
         ("198.51.100.7:514", 1, "not a URI"),
         ("udp:/198.51.100.7:514", 1, "not a URI"),
-        ("http://198.51.100.7:514", 1, "expected udp, tcp or tls"),
+        ("http://198.51.100.7:514", 1, "expected udp, tcp, tls, otlp+http, otlp+https, kafka or nats"),
+        ("otlp+grpc://a:4317", 1, "OTLP over gRPC is not supported, expected otlp+http"),
+        ("otlp+http://a/x%20y", 16, "expected a path of letters"),
+        ("otlp+http://a/../b", 14, "without empty or dotted segments"),
+        ("otlp+http://a?value=text", 20, "expected raw, json or decoded"),
+        ("otlp+http://a?spool=1MiB", 15, "expected at least 16MiB over otlp+http"),
+        ("otlp+http://a?ca=/a.pem", 15, "does not apply to syslog over otlp+http"),
+        ("otlp+http://a?spoof=true", 15, "does not apply to syslog over otlp+http"),
+        ("otlp+http://a?add_source=true", 15, "does not apply to syslog over otlp+http"),
+        ("otlp+http://a otlp+http://a:4318/", 15, "is already listed"),
+        ("kafka://a", 10, "the topic is missing"),
+        ("kafka://a/", 10, "the topic is missing"),
+        ("kafka://a/x/y", 11, "topic \"x/y\", expected at most 249 letters"),
+        ("kafka://a,a/x", 11, "is listed twice"),
+        ("kafka://a,b:9092/x", 10, "expected a port for each"),
+        ("kafka://a/x?encoding=json", 13, "does not apply to syslog over kafka"),
+        ("kafka://a/x?compression=lz4", 24, "expected none, gzip or zstd"),
+        ("kafka://a/x?ca=/a.pem", 13, "ca= without tls=true"),
+        ("kafka://a/x?sasl=gssapi", 17, "expected plain, scram-sha-256 or scram-sha-512"),
+        ("nats://a", 9, "the subject is missing"),
+        ("nats://a/x..y", 10, "subject \"x..y\", expected tokens"),
+        ("nats://a/x/y", 10, "subject \"x/y\", expected tokens"),
+        ("nats://a,a/x", 10, "is listed twice"),
+        ("nats://a/x?compression=gzip", 12, "does not apply to syslog over nats"),
+        ("nats://a/x?server_name=b", 12, "does not apply to syslog over nats"),
+        ("nats://a/x?ca=/a.pem", 12, "ca= without tls=true"),
+        ("nats://a/x?pipeline=0", 20, "1 to 256"),
+        ("nats://a/x?user=u", 12, "user= or password= alone"),
+        ("nats://a/x?nkey=/a&creds=/b", 12, "expected one of user="),
+        ("tls://a:4222/x", 13, "for NATS nats://host:port/subject?tls=true"),
+        ("kafka://a/x?sasl=plain&user=u", 13, "expected sasl=, user= and password= together"),
+        ("kafka://a/x?spool=1MiB", 13, "expected at least 16MiB over kafka"),
+        ("kafka://a,b/x kafka://b,c/x", 15, "is already listed"),
+        ("udp://a:1?headers=/a", 11, "does not apply to syslog over udp"),
         ("tcp://198.51.100.7", 19, "syslog over tcp has no default port"),
         ("udp://198.51.100.7:", 20, "port \"\""),
         ("udp://198.51.100.7:0", 20, "port \"0\""),
@@ -212,7 +276,10 @@ fn flows_have_no_default_port() {
 fn tcp_and_tls_are_for_syslog_only() {
     for kind in [Kind::Xflow, Kind::SnmpTrap] {
         let error = rejected(kind, "udp://b:1 tls://siem.example:6514");
-        assert_eq!(error, "column 11: scheme \"tls\" is for syslog only, expected udp");
+        assert_eq!(
+            error,
+            "column 11: scheme \"tls\" is for syslog only, expected udp, otlp+http, otlp+https, kafka or nats"
+        );
     }
     assert!(rejected(Kind::Xflow, "udp://b:1?facility=auth").contains("does not apply to xflow over udp"));
 }

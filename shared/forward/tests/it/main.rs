@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accounting;
+mod delivery;
 mod destinations;
 mod names;
 mod namespaces;

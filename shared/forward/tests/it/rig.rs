@@ -118,6 +118,7 @@ pub(crate) fn batches(samples: &[Sample]) -> Vec<TestBatch> {
             source_port: 514,
             format: sekiwake_identify::identify(None, &sample.payload),
             dscp_ttl: 0,
+            origin: None,
             ..record(&sample.payload)
         };
         if !builder.has_room_for(&record) {

@@ -9,7 +9,7 @@ pub(super) type Incarnation = u64;
 
 /// Distributes the shards evenly, to within one, and moves as few of them as possible.
 /// `preferred` has the current or planned owner of each shard, `members` all that take part.
-pub(super) fn assign_evenly(
+pub fn assign_evenly(
     preferred: &[Option<Incarnation>; SHARDS],
     members: &[Incarnation],
 ) -> [Option<Incarnation>; SHARDS] {
@@ -41,10 +41,7 @@ pub(super) fn assign_evenly(
 
 /// Assigns all shards to the member with most of them, so that a joining member changes
 /// nothing.
-pub(super) fn assign_all(
-    preferred: &[Option<Incarnation>; SHARDS],
-    members: &[Incarnation],
-) -> [Option<Incarnation>; SHARDS] {
+pub fn assign_all(preferred: &[Option<Incarnation>; SHARDS], members: &[Incarnation]) -> [Option<Incarnation>; SHARDS] {
     let has = |member: &Incarnation| preferred.iter().filter(|owner| **owner == Some(*member)).count();
     let chosen = members.iter().max_by_key(|member| (has(member), std::cmp::Reverse(**member)));
     [chosen.copied(); SHARDS]

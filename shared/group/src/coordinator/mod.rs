@@ -66,6 +66,7 @@ use crate::{
     BootTime, LEASE, LEASE_MARGIN, Peer, Stream,
     wire::{Answer, Grant, MAX_GROUPS, MAX_MESSAGE_BYTES, Message, Rejected, RejectionReason, Renew},
 };
+pub use assignment::{assign_all, assign_evenly};
 
 /// The most members of one group: one per shard, and as many standing by.
 const MAX_MEMBERS: usize = 128;

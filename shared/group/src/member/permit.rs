@@ -30,8 +30,15 @@ pub struct Permit {
     generations: [AtomicU64; SHARDS],
 }
 
+impl Default for Permit {
+    fn default() -> Permit {
+        Permit::new()
+    }
+}
+
 impl Permit {
-    pub(super) fn new() -> Permit {
+    /// Nothing may be acted on.
+    pub fn new() -> Permit {
         Permit { until: AtomicU64::new(0), generations: [const { AtomicU64::new(0) }; SHARDS] }
     }
 
@@ -51,15 +58,17 @@ impl Permit {
     }
 
     /// Extends the lease. The shards must be set before.
-    pub(super) fn extend(&self, until: BootTime) {
+    pub fn extend(&self, until: BootTime) {
         self.until.fetch_max(until.as_nanos(), Release);
     }
 
-    pub(super) fn set(&self, shard: Shard, generation: u64) {
+    /// Sets the generation in which a shard may be acted on; 0 for none.
+    pub fn set(&self, shard: Shard, generation: u64) {
         self.generations[shard.index()].store(generation, Release);
     }
 
-    pub(super) fn until(&self) -> BootTime {
+    /// The end of the lease.
+    pub fn until(&self) -> BootTime {
         BootTime::from_nanos(self.until.load(Acquire))
     }
 }

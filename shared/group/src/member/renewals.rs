@@ -11,7 +11,7 @@ use sekiwake_record::{SHARDS, Topic};
 
 use super::{Member, Ownership, Position};
 use crate::{
-    BootTime, LEASE, RENEW_EVERY, Stream,
+    BootTime, LEASE, RENEW_EVERY, RENEW_IDLE_EVERY, Stream,
     coverage::{Age, Coverage},
     time::nanos,
     wire::{self, Covered, Grant, MAX_COVERED_RANGES, Number, Renew, StreamCoverage, StreamPositions},
@@ -122,6 +122,24 @@ impl Renewals {
         if self.handled_bytes >= RENEW_AFTER_BYTES {
             self.schedule(now, MIN_PAUSE_FOR_BYTES);
         }
+        self.schedule(now, RENEW_EVERY);
+    }
+
+    /// The newest renewal was sent by a member that does nothing: the next one may be later.
+    fn slow_down(&mut self) {
+        if let Some(last) = self.sent.back() {
+            self.next_at = last.sent_at + RENEW_IDLE_EVERY;
+        }
+    }
+
+    /// Whether the newest renewal was granted.
+    fn is_granted(&self) -> bool {
+        self.granted_sent_at.is_some() && self.granted_sent_at == self.sent.back().map(|last| last.sent_at)
+    }
+
+    /// Whether any renewal was sent between these two.
+    fn has_sent_between(&self, from: BootTime, to: BootTime) -> bool {
+        self.sent.iter().any(|sent| from < sent.sent_at && sent.sent_at < to)
     }
 
     /// Makes the next renewal due when this pause after the last one is over, if not before.
@@ -147,6 +165,7 @@ impl Renewals {
 
 impl<B> Member<B> {
     pub(super) fn renew(&mut self, now: BootTime) {
+        let is_idle = self.is_idle();
         self.renewals.on_sent(now);
         self.counters.renewals += 1;
         if now >= self.renewals.sweep_at {
@@ -157,6 +176,9 @@ impl<B> Member<B> {
             self.repeat_owned(now - REPEAT_COMMITS_FOR);
         }
         self.renewals.unacknowledged = self.unacknowledged_reports();
+        if is_idle && self.renewals.unacknowledged.is_empty() {
+            self.renewals.slow_down();
+        }
         let (commits, coverage) = encode_reports(&self.renewals.unacknowledged);
         let renew = Renew {
             group: self.settings.group.clone(),
@@ -179,6 +201,18 @@ impl<B> Member<B> {
         };
         self.send(renew);
         self.register();
+    }
+
+    /// Whether nothing happens, so that nobody waits for the next renewal: it only extends the
+    /// lease. A member whose last renewal was not granted is in haste.
+    fn is_idle(&self) -> bool {
+        let is_at_rest = |ownership: &Ownership| matches!(ownership, Ownership::None | Ownership::Owned(_));
+        self.renewals.is_granted()
+            && self.renewals.handled_bytes == 0
+            && self.outstanding_bytes == 0
+            && self.reorder_bytes == 0
+            && self.leaving_from_renewal.is_none()
+            && self.ownership.iter().all(is_at_rest)
     }
 
     /// What was handled and the coordinator has not acknowledged, also of shards that other members
@@ -264,7 +298,8 @@ impl<B> Member<B> {
     }
 
     fn extend_lease(&mut self, now: BootTime, sent_at: BootTime, is_new_coordinator: bool) {
-        let missed_grants = |last: BootTime| sent_at > last + 2 * RENEW_EVERY;
+        let missed_grants =
+            |last: BootTime| sent_at > last + 2 * RENEW_EVERY && self.renewals.has_sent_between(last, sent_at);
         if is_new_coordinator || self.renewals.granted_sent_at.is_some_and(missed_grants) {
             self.streams.iter_mut().for_each(|followed| followed.repair.reset_timeouts(now));
         }

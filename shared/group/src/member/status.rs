@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use sekiwake_record::{Name, SHARDS};
+use sekiwake_record::{Name, SHARDS, Shard};
 
 use super::{GiveUp, Member, Ownership};
-use crate::{BootTime, Stream};
+use crate::{BootTime, Stream, coverage::Span};
 
 /// Counters since the member started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -150,6 +150,37 @@ impl<B> Member<B> {
                     if position.covered.is_empty() { position.announced == 0 } else { position.owed() == 0 }
                 })
             })
+    }
+
+    /// Whether all of these records of a stream are delivered, handled by others, or lost, as far
+    /// as is known.
+    pub fn is_covered(&self, stream: &Stream, shard: Shard, from: u64, to: u64) -> bool {
+        let Some(index) = self.find(stream) else { return false };
+        let covered = &self.streams[index].positions[shard.index()].covered;
+        covered.count_within(Span { from, to }) == to.saturating_sub(from)
+    }
+
+    /// The shards, one bit each, in which something is published of the stream that this member has
+    /// to deliver, or may have to.
+    pub fn behind(&self, stream: &Stream) -> u64 {
+        let Some(index) = self.find(stream) else { return 0 };
+        let mut behind = 0;
+        for (shard, (ownership, position)) in self.ownership.iter().zip(&self.streams[index].positions).enumerate() {
+            let is_all = if position.covered.is_empty() { position.announced == 0 } else { position.owed() == 0 };
+            let is_owned = matches!(ownership, Ownership::Owned(_));
+            behind |= u64::from(!is_owned || !is_all || !position.reorder.is_empty()) << shard;
+        }
+        behind
+    }
+
+    /// Whether another stream with records in this shard was heard within this time.
+    pub fn has_other_stream(&self, stream: &Stream, shard: Shard, now: BootTime, within: Duration) -> bool {
+        self.streams.iter().any(|followed| {
+            followed.stream != *stream
+                && !followed.ended
+                && now < followed.last_heard + within
+                && followed.positions[shard.index()].announced > 0
+        })
     }
 
     /// The whole state, at `now`.

@@ -101,15 +101,21 @@ impl Pair {
     fn announce(&mut self, next_sequence: u64, ended: bool) {
         let topic = self.member.topic(0);
         let positions = vec![sekiwake_record::TopicPosition { topic, oldest_sequence: 0, next_sequence }];
-        let announcement = Announcement { stream_name: "tap0".to_owned(), stream_epoch: 1, ended, positions };
+        let announcement =
+            Announcement { stream_name: "tap0".to_owned(), stream_epoch: 1, ended, positions, clock_ns: None };
         self.member.on_announcement(self.now, &announcement);
     }
 
     /// The publisher runs again, with the same name.
     fn run_again(&mut self) {
         let now = self.now + 10 * SECOND;
-        let announcement =
-            Announcement { stream_name: "tap0".to_owned(), stream_epoch: 2, ended: false, positions: Vec::new() };
+        let announcement = Announcement {
+            stream_name: "tap0".to_owned(),
+            stream_epoch: 2,
+            ended: false,
+            positions: Vec::new(),
+            clock_ns: None,
+        };
         self.run(10 * SECOND, true);
         self.member.on_announcement(now, &announcement);
     }

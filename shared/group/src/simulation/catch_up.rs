@@ -81,7 +81,8 @@ impl World {
             next_sequence: self.retention.next_sequence(topic),
         };
         let positions = topics().map(position).filter(|position| position.next_sequence > 0).collect();
-        let announcement = Announcement { stream_name: "tap".to_owned(), stream_epoch: 5, ended: false, positions };
+        let announcement =
+            Announcement { stream_name: "tap".to_owned(), stream_epoch: 5, ended: false, positions, clock_ns: None };
         self.member.on_announcement(self.now, &announcement);
     }
 

@@ -497,6 +497,7 @@ impl World {
             stream_epoch: node.stream.epoch,
             ended: false,
             positions: positions.collect(),
+            clock_ns: None,
         });
         if let Some(at) = node.data.send(self.time, 100, &mut self.random) {
             self.at(at, Event::ProxyAnnouncement(self.proxy_run, announcement));

@@ -29,7 +29,7 @@ proptest! {
                 // An announcement of one topic; the other has no records.
                 let ended = at % 7 == 0;
                 let positions = vec![TopicPosition { topic, oldest_sequence: 0, next_sequence: at }];
-                let announcement = Announcement { stream_name: "s".to_owned(), stream_epoch: epoch, ended, positions };
+                let announcement = Announcement { stream_name: "s".to_owned(), stream_epoch: epoch, ended, positions, clock_ns: None };
                 let missing = tracker.announced(&announcement, |_| true);
                 prop_assert_eq!(missing[topic.kind.index()], model.entry((epoch, topic)).or_default().until(at));
                 for &other in &topics {
@@ -58,7 +58,7 @@ proptest! {
             if announced {
                 let positions = vec![TopicPosition { topic, oldest_sequence: 0, next_sequence: at }; 3];
                 let stream_name = "s".to_owned();
-                tracker.announced(&Announcement { stream_name, stream_epoch: 1, ended: false, positions }, |_| true);
+                tracker.announced(&Announcement { stream_name, stream_epoch: 1, ended: false, positions, clock_ns: None }, |_| true);
             } else {
                 prop_assert!(tracker.observe(topic, &header(1, at, count)).duplicates <= count);
             }

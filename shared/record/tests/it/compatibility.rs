@@ -44,7 +44,7 @@ fn write_later_record(out: &mut Vec<u8>, format: u64, deep: bool) {
     let mut tail = Vec::new();
     let appended = write_unknown_elements(&mut tail);
     let it = record();
-    msgpack::write_array_len(out, 10 + appended).unwrap();
+    msgpack::write_array_len(out, 12 + appended).unwrap();
     msgpack::write_uint(out, it.captured_at_ns).unwrap();
     msgpack::write_bin(out, &[198, 51, 100, 7]).unwrap();
     msgpack::write_uint(out, 514).unwrap();
@@ -59,6 +59,8 @@ fn write_later_record(out: &mut Vec<u8>, format: u64, deep: bool) {
         msgpack::write_uint(out, vlan).unwrap();
     }
     msgpack::write_uint(out, u64::from(it.dscp_ttl)).unwrap();
+    msgpack::write_uint(out, 0xbeef).unwrap();
+    msgpack::write_uint(out, 1).unwrap();
     out.extend(tail);
 }
 
@@ -100,7 +102,7 @@ fn unknown_topics_and_elements_of_announcements_are_skipped() {
     let mut frame = Vec::new();
     let mut tail = Vec::new();
     let appended = write_unknown_elements(&mut tail);
-    msgpack::write_array_len(&mut frame, 5 + appended).unwrap();
+    msgpack::write_array_len(&mut frame, 6 + appended).unwrap();
     msgpack::write_uint(&mut frame, 1).unwrap();
     msgpack::write_str(&mut frame, "router-tap").unwrap();
     msgpack::write_uint(&mut frame, 9).unwrap();
@@ -115,9 +117,11 @@ fn unknown_topics_and_elements_of_announcements_are_skipped() {
         msgpack::write_uint(&mut frame, 6).unwrap();
         frame.extend(more);
     }
+    msgpack::write_uint(&mut frame, 8).unwrap();
     frame.extend(tail);
     let announcement = Announcement::decode(&frame).unwrap();
     assert!(announcement.ended);
+    assert_eq!(announcement.clock_ns, Some(8));
     assert_eq!(announcement.positions.len(), 1);
     assert_eq!(announcement.positions[0].topic, Topic::parse(b"xflow/0a").unwrap());
 }
@@ -198,7 +202,7 @@ fn appended_element_of_any_form_is_skipped_exactly() {
     ];
     let plain = &crate::batch_of(&[record()]).body[3..];
     for (head, contents) in forms {
-        let body = [&[0x92, 0x9b], &plain[1..], head, &vec![0; *contents], plain].concat();
+        let body = [&[0x92, 0x9d], &plain[1..], head, &vec![0; *contents], plain].concat();
         let batch = decode(2, &body).unwrap_or_else(|error| panic!("{head:02x?}: {error}"));
         assert_eq!(batch.records().collect::<Vec<_>>(), [record(), record()], "{head:02x?}");
     }

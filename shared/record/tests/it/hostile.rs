@@ -161,7 +161,7 @@ fn deep_nesting_does_not_overflow_the_stack() {
             elements.push(nested(levels));
             assert_eq!(decode(1, &body_of(&elements)).map(|batch| batch.len()), Ok(1));
             assert_eq!(Header::decode(&[&frame[..], &nested(levels)].concat()), Ok(header(1)));
-            let announcement = [&[0x96, 1, 0xa1, b'n', 0, 0xc2, 0x90][..], &nested(levels)].concat();
+            let announcement = [&[0x97, 1, 0xa1, b'n', 0, 0xc2, 0x90, 0xc0][..], &nested(levels)].concat();
             assert_eq!(Announcement::decode(&announcement).unwrap().stream_name, "n");
         }
     };

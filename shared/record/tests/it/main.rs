@@ -11,7 +11,7 @@ mod topics;
 
 use std::net::IpAddr;
 
-use sekiwake_record::{Batch, BatchBuilder, ClosedBatch, Flags, Format, Header, Record, Vlans};
+use sekiwake_record::{Batch, BatchBuilder, ClosedBatch, Flags, Format, Header, Origin, Record, Vlans};
 
 /// A record with a value in every field.
 fn record() -> Record<'static> {
@@ -26,6 +26,7 @@ fn record() -> Record<'static> {
         payload: b"<13>hi",
         vlans: Vlans::from_iter([100, 4094]),
         dscp_ttl: sekiwake_record::dscp_ttl(46, 64),
+        origin: Some(Origin { ip_id: Some(0xbeef), interface: 1 }),
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, option, prelude::*};
 use sekiwake_record::{
-    Announcement, Batch, BatchBuilder, Flags, Format, Header, MAX_BATCH_BYTES, MAX_PAYLOAD, MAX_VLANS, Record, Topic,
-    TopicPosition,
+    Announcement, Batch, BatchBuilder, Flags, Format, Header, MAX_BATCH_BYTES, MAX_PAYLOAD, MAX_VLANS, Origin, Record,
+    Topic, TopicPosition,
 };
 
 use crate::{batch_of, decode, record};
@@ -34,10 +34,11 @@ fn records(payload_length: std::ops::Range<usize>) -> impl Strategy<Value = Owne
         any::<u32>(),
         vec(any::<u16>(), 0..=MAX_VLANS),
         any::<u16>(),
+        option::of((option::of(any::<u32>()), any::<u8>())),
     );
     (ends, rest, vec(any::<u8>(), payload_length)).prop_map(|(ends, rest, payload)| {
         let (source, source_port, destination, destination_port) = ends;
-        let (captured_at_ns, format, flags, vlans, dscp_ttl) = rest;
+        let (captured_at_ns, format, flags, vlans, dscp_ttl, origin) = rest;
         let record = Record {
             captured_at_ns,
             source,
@@ -49,6 +50,7 @@ fn records(payload_length: std::ops::Range<usize>) -> impl Strategy<Value = Owne
             payload: &[],
             vlans: vlans.into_iter().collect(),
             dscp_ttl,
+            origin: origin.map(|(ip_id, interface)| Origin { ip_id, interface }),
         };
         Owned { record, payload }
     })
@@ -118,13 +120,14 @@ proptest! {
     }
 
     #[test]
-    fn announcements_are_read_back(name in "[A-Za-z0-9._-]{1,63}", stream_epoch: u64, ended: bool, sequences in vec((any::<u64>(), any::<u64>()), 0..=Topic::COUNT)) {
+    fn announcements_are_read_back(name in "[A-Za-z0-9._-]{1,63}", stream_epoch: u64, ended: bool, clock_ns: Option<u64>, sequences in vec((any::<u64>(), any::<u64>()), 0..=Topic::COUNT)) {
         let positions = Topic::all().zip(sequences);
         let announcement = Announcement {
             stream_name: name,
             stream_epoch,
             ended,
             positions: positions.map(|(topic, (oldest_sequence, next_sequence))| TopicPosition { topic, oldest_sequence, next_sequence }).collect(),
+            clock_ns,
         };
         let mut frame = Vec::new();
         announcement.encode(&mut frame);

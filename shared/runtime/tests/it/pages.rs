@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sekiwake_runtime::{Ending, PageBody, PageError, PageRequest, PageWriter, Process};
+use sekiwake_runtime::{Ending, PageBody, PageError, PageRequest, PageWriter, Process, SiteResponse};
 
 use crate::toys::{First, get, in_background, on_start, start, wait_until};
 
@@ -342,4 +342,35 @@ fn process_that_ends_does_not_wait_for_a_page() {
     wait_until("the process has ended", || ending.is_finished());
     ending.join().unwrap();
     assert!(!is_whole(&all_of(stream)));
+}
+
+#[test]
+fn slow_forms_keep_no_other_request_from_a_site() {
+    on_start("first", |scope| {
+        scope.site("/site/", |_| SiteResponse { status: 200, ..SiteResponse::default() });
+        Ok(scope.idle()?)
+    });
+    let (address, stop, ended) = in_background(start(Process::of::<First>(), &[]));
+    let slow: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            let head = "POST /site/form HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\n";
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    for _ in 0..5 {
+        let mut response = String::new();
+        ask(address, "/").read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    }
+    // Their time ends by itself.
+    for mut stream in slow {
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 408"), "{response}");
+    }
+    stop.stop("the test");
+    assert_eq!(ended.join().unwrap(), Ending::Done);
 }

@@ -7,14 +7,25 @@
 //! sender ──wire──▶ tcpdump -w /dev/null                                lower bound of capture
 //! sender ──wire──▶ floor (recvfrom, sendto) ──▶ sink                   lower bound of a relay with sockets
 //! bare sendmmsg and UDP_SEGMENT loops ──▶ sink                         lower bound of sending
-//! sender ──wire──▶ capture ─▶ proxy ─▶ storer ──▶ files                as JSON lines, synced once per second
+//! sender ──wire──▶ capture ─▶ proxy ─▶ storer ──▶ files                as JSON lines or packets, synced once per second
 //! sender ──wire──▶ rsyslog (imudp ─▶ omfile) ──▶ file                  in its default format, not synced
+//! sender ──wire──▶ capture ─▶ proxy ─▶ syslog-forwarder ──▶ rotel (OTLP), tansu (Kafka)
+//! sender ──wire──▶ rsyslog (imudp ─▶ omkafka) ──▶ fake brokers of librdkafka
+//! sender ──wire──▶ capture ─▶ nats-server ─▶ syslog-forwarder ──▶ sink
+//! datagrams in memory ─▶ rows                                           beside nfcapd and nfdump
+//! records in memory, or of two captures ─▶ deduplicated                with and without
+//! files ─▶ replay ──loopback──▶ sink                                    rates, and the spacing
 //! ```
 //! Costs are user and system time of the processes since the first datagram (allocating the
 //! kernel's ring alone takes half a second). The kernel charges part of the work of capture to the
 //! sender, for all systems alike. Machines are noisy: compare figures of one run only.
 
+mod decoding;
+mod deduplicating;
+mod delivering;
+mod jetstream;
 mod ordinary;
+mod replaying;
 
 use std::{
     fs,
@@ -57,7 +68,9 @@ struct Arguments {
     #[arg(long, value_delimiter = ',')]
     sizes: Vec<String>,
     /// Only these tables: ordinary, sekiwake, destinations, spoofed, sendmmsg, udp-segment,
-    /// all-in-one, rsyslog, tcpdump, storing, storing-compressed, storing-all-in-one, rsyslog-file
+    /// all-in-one, rsyslog, tcpdump, storing, storing-compressed, storing-all-in-one,
+    /// storing-flows, storing-traps, rsyslog-file, otlp, kafka, kafka-mock, rsyslog-kafka,
+    /// jetstream, decoding, deduplicate, replay
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Be the floor: relay datagrams from the first address to the second
@@ -81,10 +94,14 @@ struct Load {
     destinations: u8,
     /// Whether the devices' addresses are spoofed.
     spoof: bool,
+    /// Whether datagrams are spaced evenly. Otherwise those of a millisecond leave together.
+    evenly: bool,
+    /// The protocol, as the sender names it.
+    protocol: &'static str,
 }
 
 const fn load(rate: u64, sizes: &'static str, sources: u32) -> Load {
-    Load { rate, sizes, sources, destinations: 1, spoof: false }
+    Load { rate, sizes, sources, destinations: 1, spoof: false, evenly: false, protocol: "rfc5424" }
 }
 
 impl Load {
@@ -94,6 +111,10 @@ impl Load {
 
     const fn spoofed(self) -> Load {
         Load { spoof: true, ..self }
+    }
+
+    const fn evenly(self) -> Load {
+        Load { evenly: true, ..self }
     }
 }
 
@@ -163,10 +184,14 @@ const SPOOFED: [Load; 5] = [
 const STORED: [Load; 4] =
     [load(50_000, EQUAL, 8), load(100_000, EQUAL, 8), load(100_000, LINES, 64), load(200_000, EQUAL, 8)];
 
+/// Flows and traps, stored in files.
+const STORED_FLOWS: [Load; 2] = [load(20_000, "1400", 64), load(40_000, "1400", 64)];
+const STORED_TRAPS: [Load; 1] = [load(20_000, EQUAL, 64)];
+
 /// At full speed, without a service.
 const BARE: [Load; 2] = [load(0, EQUAL, 1), load(0, "1400", 1)];
 
-const QUICK: [Load; 1] = [load(200_000, EQUAL, 8)];
+const QUICK: Load = load(200_000, EQUAL, 8);
 
 /// A measured system.
 struct System {
@@ -183,7 +208,7 @@ const fn system(
     System { name, loads, measure }
 }
 
-const SYSTEMS: [System; 12] = [
+const SYSTEMS: [System; 18] = [
     system("sekiwake", &LOADS, sekiwake),
     system("destinations", &MORE_DESTINATIONS, sekiwake),
     system("spoofed", &SPOOFED, sekiwake),
@@ -195,7 +220,13 @@ const SYSTEMS: [System; 12] = [
     system("storing", &STORED, storing),
     system("storing-compressed", &STORED, storing_compressed),
     system("storing-all-in-one", &STORED, storing_all_in_one),
+    system("storing-flows", &STORED_FLOWS, storing_flows),
+    system("storing-traps", &STORED_TRAPS, storing_traps),
     system("rsyslog-file", &STORED, rsyslog_file),
+    system("otlp", &delivering::LOADS, delivering::otlp),
+    system("kafka", &delivering::LOADS, delivering::kafka),
+    system("kafka-mock", &delivering::LOADS, delivering::kafka_mock),
+    system("rsyslog-kafka", &delivering::LOADS, delivering::rsyslog),
 ];
 
 fn main() -> ExitCode {
@@ -226,7 +257,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             "| rate/s | bytes | sources | to | offered | delivered | lost | µs of CPU per datagram | median | p99 | |"
         );
         println!("|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|---|");
-        let loads = if arguments.quick { &QUICK } else { loads };
+        // The same load for all systems that have it.
+        let quick = loads.iter().position(|load| load.rate == QUICK.rate && load.sizes == QUICK.sizes).unwrap_or(0);
+        let loads = if arguments.quick { &loads[quick..=quick] } else { loads };
         let is_wanted = |load: &&Load| {
             (arguments.rates.is_empty() || arguments.rates.contains(&load.rate))
                 && (arguments.sizes.is_empty() || arguments.sizes.iter().any(|sizes| sizes == load.sizes))
@@ -237,6 +270,19 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let row = measure(&site, load, arguments.seconds).with_context(|| format!("{name} at {}/s", load.rate))?;
             print_row(load, &row);
         }
+    }
+    if arguments.is_wanted("jetstream") {
+        jetstream::run(arguments.repeat, arguments.seconds)?;
+    }
+    if arguments.is_wanted("decoding") {
+        decoding::run(arguments.seconds)?;
+    }
+    if arguments.is_wanted("deduplicate") {
+        let rounds = if arguments.quick { 1 } else { arguments.repeat.max(3) };
+        deduplicating::run(if arguments.quick { 1 } else { arguments.seconds }, rounds)?;
+    }
+    if arguments.is_wanted("replay") {
+        replaying::run(if arguments.quick { 1 } else { arguments.seconds })?;
     }
     Ok(())
 }
@@ -369,6 +415,17 @@ fn storing(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
     stored(site, load, seconds, &STORING, &STORING_LABELS, &NOT_COMPRESSED)
 }
 
+/// At default settings.
+fn storing_flows(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
+    let load = Load { protocol: "netflow9", ..load };
+    stored(site, load, seconds, &STORING, &STORING_LABELS, &[("SEKIWAKE_STORE_KINDS", "xflow")])
+}
+
+fn storing_traps(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
+    let load = Load { protocol: "snmp2c-trap", ..load };
+    stored(site, load, seconds, &STORING, &STORING_LABELS, &[("SEKIWAKE_STORE_KINDS", "snmptrap")])
+}
+
 fn storing_all_in_one(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
     stored(site, load, seconds, &["sekiwake"], &["sekiwake"], &NOT_COMPRESSED)
 }
@@ -404,19 +461,36 @@ fn stored(
     let samples = storer.metrics()?;
     let memory = storer.process.resident_bytes()? >> 20;
     let compressed = samples.count("sekiwake_store_compressed_files_total", &[]);
-    let on_disk = samples.count("sekiwake_store_bytes", &[]) >> 20;
+    let bytes = samples.count("sekiwake_store_written_bytes_total", &[]);
+    let written = samples.count("sekiwake_store_written_records_total", &[]);
     services.stop()?;
+    let per_datagram = |bytes: u64| bytes as f64 / written.max(1) as f64;
+    let closed = zstd_bytes(folder.path())?;
     let note = format!(
-        "{compressed} files compressed, {on_disk} MiB on disk, storer uses {memory} MiB; {}",
+        "{compressed} files compressed, {:.0} bytes per datagram, {:.0} compressed, storer uses {memory} MiB; {}",
+        per_datagram(bytes),
+        per_datagram(closed),
         losses(offered, &capture, &samples, None)
     );
-    Ok(Row {
-        offered,
-        delivered: samples.count("sekiwake_store_written_records_total", &[]),
-        cost: costs(labels, &before, &after),
-        latency: None,
-        note,
-    })
+    Ok(Row { offered, delivered: written, cost: costs(labels, &before, &after), latency: None, note })
+}
+
+/// The bytes of all files below a folder once they are compressed as the storer does.
+fn zstd_bytes(folder: &Path) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if path.is_dir() {
+            bytes += zstd_bytes(&path)?;
+        } else if path.extension().is_some_and(|end| end == "zst") {
+            bytes += fs::metadata(&path)?.len();
+        } else if !is_hidden {
+            let output = std::process::Command::new("zstd").args(["-3", "-q", "-c"]).arg(&path).output();
+            bytes += output.context("zstd")?.stdout.len() as u64;
+        }
+    }
+    Ok(bytes)
 }
 
 fn rsyslog_file(site: &Site, load: Load, seconds: u64) -> anyhow::Result<Row> {
@@ -543,11 +617,15 @@ fn sink(namespace: &Namespace, collectors: u8) -> anyhow::Result<Sink> {
 
 /// Sends the load. Returns the number of datagrams sent.
 fn offer(site: &Site, to: IpAddr, load: Load, seconds: u64) -> anyhow::Result<u64> {
-    let Load { rate, sizes, sources, .. } = load;
+    let Load { rate, sizes, sources, evenly, protocol, .. } = load;
     let mut command = site.devices.command(binary("sekiwake-sender"));
-    command.args(["--to", &format!("{to}:514"), "--from", "198.19.0.0/16", "--sources", &sources.to_string()]);
-    command.args(["--protocol", "rfc5424", "--size", sizes, "--rate", &rate.to_string()]);
+    // Each protocol's own port.
+    command.args(["--to", &to.to_string(), "--from", "198.19.0.0/16", "--sources", &sources.to_string()]);
+    command.args(["--protocol", protocol, "--size", sizes, "--rate", &rate.to_string()]);
     command.args(["--duration", &format!("{seconds}s"), "--json"]);
+    if evenly {
+        command.args(["--burst", "1"]);
+    }
     sent_by(&mut Process::spawn(command)?, Duration::from_secs(seconds + 30))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The floor is the least that a relay with sockets does: one thread, `recvfrom` and `sendto` per
 //! datagram. It is this program with `--floor`. All systems are measured in turn within each round.
+//! Datagrams are spaced evenly, as those of many devices are.
 
 use std::{
     fmt::Write as _,
@@ -29,6 +30,8 @@ const SOURCES: u32 = 64;
 
 /// How long system calls are counted, in a run of its own, because counting costs time.
 const COUNTING: Duration = Duration::from_secs(2);
+/// The same without traffic: the longest interval of what services do then.
+const COUNTING_IDLE: Duration = Duration::from_secs(30);
 /// The load of that run begins earlier and ends later.
 const AROUND_COUNTING_S: u64 = 1;
 
@@ -42,6 +45,18 @@ const SYSTEMS: [(&str, &[&str]); 3] = [
     ("all-in-one", &["sekiwake"]),
     ("three processes", &["sekiwake-capture", "sekiwake-proxy", "sekiwake-syslog-forwarder"]),
 ];
+
+/// The services whose system calls without traffic are counted.
+const SERVICES: [&str; 6] = [
+    "sekiwake-capture",
+    "sekiwake-proxy",
+    "sekiwake-syslog-forwarder",
+    "sekiwake-storer",
+    "sekiwake-anomaly-detector",
+    "sekiwake",
+];
+/// The most system calls per second that a service should make without traffic, and the all-in-one.
+const IDLE_GOAL: (f64, f64) = (50.0, 100.0);
 
 /// One measurement of one system.
 struct Sample {
@@ -84,12 +99,42 @@ pub(super) fn run(rates: &[u64], sizes: &[String], rounds: u32, seconds: u64) ->
             let mut samples: [Vec<Sample>; SYSTEMS.len()] = Default::default();
             for _ in 0..rounds {
                 for (samples, (name, binaries)) in samples.iter_mut().zip(SYSTEMS) {
-                    let sample = measure(binaries, load(rate, bytes, SOURCES), seconds);
+                    let sample = measure(binaries, load(rate, bytes, SOURCES).evenly(), seconds);
                     samples.push(sample.with_context(|| format!("{name} at {rate}/s"))?);
                 }
             }
             print_rows(rate, bytes, &samples);
         }
+    }
+    if rates.is_empty() || rates.contains(&0) {
+        print_idle()?;
+    }
+    Ok(())
+}
+
+/// Counts the system calls of each service without traffic: separate services together, and the
+/// all-in-one alone.
+fn print_idle() -> anyhow::Result<()> {
+    println!("\n### idle\n\nSystem calls per second without traffic, counted for {COUNTING_IDLE:?}.\n");
+    println!("| service | system calls | goal |\n|---|---:|---:|");
+    let (all_in_one, separate) = SERVICES.split_last().context("services")?;
+    for (binaries, goal) in [(separate, IDLE_GOAL.0), (std::slice::from_ref(all_in_one), IDLE_GOAL.1)] {
+        let site = Site::new()?;
+        let destination = format!("udp://{}", endpoint(0));
+        let folder = tempfile::tempdir()?;
+        let mut environment =
+            vec![("SEKIWAKE_CAPTURE_INTERFACES", WIRE), ("SEKIWAKE_SYSLOG_DESTINATIONS", &*destination)];
+        if binaries.len() > 1 {
+            environment.push(("SEKIWAKE_STORE_DIR", folder.path().to_str().context("a path")?));
+        }
+        let services = Services::start(&site.host, binaries, &environment)?;
+        std::thread::sleep(Duration::from_secs(4));
+        let processes: Vec<&Process> = services.0.iter().map(|service| &service.process).collect();
+        let calls = count_system_calls(&processes, COUNTING_IDLE).unwrap_or_default();
+        for (name, calls) in binaries.iter().zip(calls) {
+            println!("| {name} | {} | {goal} |", number(calls));
+        }
+        services.stop()?;
     }
     Ok(())
 }
@@ -157,7 +202,7 @@ fn sample(
     if load.rate == 0 {
         std::thread::sleep(Duration::from_secs(seconds));
         let used = used()? - before;
-        let idle: Vec<f64> = count_system_calls(processes).unwrap_or_default();
+        let idle: Vec<f64> = count_system_calls(processes, COUNTING).unwrap_or_default();
         return Ok(Sample {
             lost: 0,
             cpu_us: used.cpu.as_secs_f64() * 1e6 / seconds as f64,
@@ -175,7 +220,7 @@ fn sample(
         let around = Duration::from_secs(AROUND_COUNTING_S);
         let sending = scope.spawn(|| offer(site, to, load, 2 * AROUND_COUNTING_S + COUNTING.as_secs()));
         std::thread::sleep(around);
-        let calls = count_system_calls(processes);
+        let calls = count_system_calls(processes, COUNTING);
         sending.join().expect("the thread of the sender")?;
         Ok(calls.map(|calls| calls.iter().sum::<f64>() / load.rate as f64))
     })?;
@@ -191,26 +236,26 @@ fn sample(
 
 /// System calls per second of each process, if `perf` can count them: that needs a mounted tracefs
 /// (`mount -t tracefs tracefs /sys/kernel/tracing`).
-fn count_system_calls(processes: &[&Process]) -> Option<Vec<f64>> {
-    let counting = |process: &&Process| {
+fn count_system_calls(processes: &[&Process], counting: Duration) -> Option<Vec<f64>> {
+    let start = |process: &&Process| {
         let mut command = std::process::Command::new("perf");
         command.args(["stat", "-x", ";", "-e", "raw_syscalls:sys_enter", "-p", &process.pid().to_string()]);
-        command.args(["--", "sleep", &COUNTING.as_secs().to_string()]);
+        command.args(["--", "sleep", &counting.as_secs().to_string()]);
         Process::spawn(command).ok()
     };
-    let started: Option<Vec<Process>> = processes.iter().map(counting).collect();
+    let started: Option<Vec<Process>> = processes.iter().map(start).collect();
     let count = |mut perf: Process| {
-        perf.wait(Duration::from_secs(30)).ok()?;
+        perf.wait(counting + Duration::from_secs(30)).ok()?;
         let lines = perf.stderr();
         let line = lines.iter().find(|line| line.contains("raw_syscalls:sys_enter"))?;
         // "<not counted>" without any.
         let count = line.split(';').next()?.parse::<f64>().unwrap_or(0.0);
-        Some(count / COUNTING.as_secs_f64())
+        Some(count / counting.as_secs_f64())
     };
     started?.into_iter().map(count).collect()
 }
 
-fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     match values.len() {

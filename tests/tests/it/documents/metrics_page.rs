@@ -83,6 +83,7 @@ const EXPLAINED: &[Explained] = &[
         meanings: Meanings::Here(&[
             ("other_port", "to a port that is not among `SEKIWAKE_SYSLOG_PORTS`, `_XFLOW_PORTS` and `_TRAP_PORTS`"),
             ("own_destination", "to a destination of this installation: sent by its forwarders"),
+            ("duplicate", "the second copy of what the interface shows twice (`SEKIWAKE_CAPTURE_DEDUPLICATE`)"),
         ]),
     },
     Explained {
@@ -111,7 +112,7 @@ const EXPLAINED: &[Explained] = &[
     },
     Explained {
         metrics: &["sekiwake_bus_lost_records_total"],
-        about: "All are losses. After a kill the count is an upper bound, see \
+        about: "All but `one_view` are losses. After a kill the count is an upper bound, see \
                 [replicas.md](replicas.md#what-happens-when). What a member that was cut off may have handled counts \
                 when it has returned; until then it is in `sekiwake_group_doubted_records`.",
         meanings: Meanings::Here(&[
@@ -121,6 +122,24 @@ const EXPLAINED: &[Explained] = &[
                 "unknown",
                 "nobody knows whether they were handled: a killed member may have handled them, or the capture has ended and the group's position is not known. An upper bound",
             ),
+            (
+                "one_view",
+                "one of the above, while another capture showed datagrams of the same sources to a member that \
+                 [deduplicates](deduplication.md): it may have shown these too",
+            ),
+        ]),
+    },
+    Explained {
+        metrics: &["sekiwake_deduplicate_uncompared_records_total"],
+        about: "Delivered, perhaps for the second time. See [deduplication.md](deduplication.md).",
+        meanings: Meanings::Here(&[
+            ("no_origin", "from a capture of an earlier version, whose records do not say enough"),
+            ("late", "captured before what is remembered"),
+            (
+                "apart",
+                "equal to a datagram of another view whose capture time differs by more than `SEKIWAKE_DEDUPLICATE`",
+            ),
+            ("too_many_views", "more than 64 interfaces of captures at a time"),
         ]),
     },
     Explained {
@@ -219,6 +238,22 @@ const EXPLAINED: &[Explained] = &[
         ]),
     },
     Explained {
+        metrics: &["sekiwake_console_rejected_parts_total"],
+        about: "The page says how many there were.",
+        meanings: Meanings::Here(&[
+            ("invalid", "not an object of the documented form"),
+            ("no_room", "of more services, parts or bytes than the console keeps"),
+        ]),
+    },
+    Explained {
+        metrics: &["sekiwake_console_denied_requests_total"],
+        about: "No loss.",
+        meanings: Meanings::Here(&[
+            ("host", "under a name that is not in `SEKIWAKE_CONSOLE_HOSTS`"),
+            ("token", "a form with a wrong token"),
+        ]),
+    },
+    Explained {
         metrics: &["sekiwake_log_dropped_total"],
         about: "Lines of the log only; data is not affected.",
         meanings: Meanings::Here(&[
@@ -244,7 +279,7 @@ fn metrics_page_lists_every_metric() {
     let destinations = folder.path().join("destinations");
     fs::write(&destinations, "udp://198.51.100.11:514 tcp://198.51.100.11:514?spool=2MiB").unwrap();
     let destinations = destinations.display().to_string();
-    let others = ["sekiwake-storer", "sekiwake-anomaly-detector"];
+    let others = ["sekiwake-storer", "sekiwake-anomaly-detector", "sekiwake-console"];
     let names = [&["sekiwake-capture", "sekiwake-proxy"][..], &FORWARDERS.map(|(_, name)| name), &others].concat();
     let store = folder.path().join("store").display().to_string();
     let environment = [
@@ -311,7 +346,7 @@ fn collect(page: &str, families: &mut BTreeMap<String, Family>) {
 
 /// The services that have a metric, with one word for those that often occur together.
 fn services_in_words(services: &BTreeSet<String>) -> String {
-    const ALL: usize = 7;
+    const ALL: usize = 8;
     const FORWARDERS: [&str; 3] = ["syslog-forwarder", "trap-forwarder", "xflow-forwarder"];
     const SUBSCRIBERS: [&str; 5] =
         ["anomaly-detector", "storer", "syslog-forwarder", "trap-forwarder", "xflow-forwarder"];
@@ -403,7 +438,8 @@ fn metrics_page(families: &BTreeMap<String, Family>) -> String {
     page += "\n## All metrics\n\n";
     page += &wrapped(
         "Every metric carries the label `service`, except those of the process. \"Subscribers\" are the three \
-         forwarders, the storer and the anomaly detector.",
+         forwarders, the storer and the anomaly detector. On servers of NATS there are some \
+         [more](bus-jetstream.md#metrics).",
     );
     page += "\n| metric | type | labels | services | |\n|---|---|---|---|---|\n";
     for (name, family) in families {

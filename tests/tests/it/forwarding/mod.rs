@@ -1,6 +1,7 @@
 //! Forwarders: destinations that change, fail and return, spoofed addresses, templates.
 
 mod dead;
+mod delivered;
 mod rejecting;
 mod reload;
 mod spoofing;

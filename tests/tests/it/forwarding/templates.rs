@@ -157,7 +157,13 @@ fn sorted(mut flows: Vec<Decoded>) -> Vec<Decoded> {
 
 /// A site where spoofed datagrams arrive, or `None` without the collectors.
 fn flow_site() -> Option<TestSite> {
-    let site = installed_or_skipped(&["nfcapd", "nfdump", "nfacctd", "ra"]).then(site).flatten()?;
+    flow_site_on(Bus::ZeroMq)
+}
+
+/// The same with this bus.
+fn flow_site_on(bus: Bus) -> Option<TestSite> {
+    let is_installed = installed_or_skipped(&["nfcapd", "nfdump", "nfacctd", "ra"]);
+    let site = is_installed.then(|| site_on(bus)).flatten()?;
     disable_reverse_path_filter(&site);
     Some(site)
 }

@@ -2,11 +2,13 @@
 //! 10,000 numbered datagrams per second from 64 sources, which any machine can pass on.
 
 mod changes;
+mod copies;
 mod limits;
 mod loops;
 mod reports;
 mod status;
 mod streams;
+mod two_captures;
 
 use std::{
     fmt,
@@ -106,15 +108,22 @@ fn start_spine<'a>(site: &'a TestSite, retention: &str) -> Services<'a> {
 }
 
 /// Members of groups that forward syslog, each with its own admin port.
-struct Members<'a> {
+pub(crate) struct Members<'a> {
     site: &'a TestSite,
-    members: Vec<Service<'a>>,
+    pub(crate) members: Vec<Service<'a>>,
     started: u16,
+    /// Further settings.
+    more: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> Members<'a> {
     fn new(site: &'a TestSite) -> Members<'a> {
-        Members { site, members: Vec::new(), started: 0 }
+        Members::with(site, &[])
+    }
+
+    /// Members with further settings, such as the bus.
+    pub(crate) fn with(site: &'a TestSite, more: &[(&'a str, &'a str)]) -> Members<'a> {
+        Members { site, members: Vec::new(), started: 0, more: more.to_vec() }
     }
 
     /// Members of a second group, whose admin ports differ from those of the first.
@@ -123,7 +132,7 @@ impl<'a> Members<'a> {
     }
 
     /// Starts `count` members of a group that forwards to collector `to`, without waiting for them.
-    fn start(&mut self, group: &str, to: u8, count: usize) {
+    pub(crate) fn start(&mut self, group: &str, to: u8, count: usize) {
         self.start_to(group, &syslog_to(to), count);
     }
 
@@ -139,26 +148,35 @@ impl<'a> Members<'a> {
                 ("SEKIWAKE_GROUP", group),
                 ("SEKIWAKE_MEMBER", &label),
             ];
-            self.members.push(self.site.start_one(SYSLOG, &environment));
+            self.members.push(self.site.start_one(SYSLOG, &[&environment[..], &self.more].concat()));
         }
     }
 
     /// Stops the member that was started first.
-    fn stop_first(&mut self) {
+    pub(crate) fn stop_first(&mut self) {
         self.members.remove(0).stop().unwrap();
     }
 
+    /// Records that the members have counted as lost for this reason.
+    pub(crate) fn lost(&self, reason: &str) -> u64 {
+        let label = format!("reason=\"{reason}\"");
+        let lost = |member: &Service<'_>| {
+            member.metrics().map_or(0, |samples| samples.count("sekiwake_bus_lost_records_total", &[&label]))
+        };
+        self.members.iter().map(lost).sum()
+    }
+
     /// Kills the member that was started first.
-    fn kill_first(&mut self) {
+    pub(crate) fn kill_first(&mut self) {
         self.members.remove(0).kill().unwrap();
     }
 
     /// Suspends the member that was started first.
-    fn pause_first(&self) {
+    pub(crate) fn pause_first(&self) {
         self.members[0].process.signal(Signal::STOP).unwrap();
     }
 
-    fn resume_first(&self) {
+    pub(crate) fn resume_first(&self) {
         self.members[0].process.signal(Signal::CONT).unwrap();
     }
 
@@ -171,7 +189,7 @@ impl<'a> Members<'a> {
     }
 
     /// Waits until the members own all shards together, evenly to within one.
-    fn wait_until_even(&self) {
+    pub(crate) fn wait_until_even(&self) {
         let members = self.members.len() as u64;
         let owned = || -> Vec<u64> { self.members.iter().map(owned_shards).collect() };
         let even = || {
@@ -185,17 +203,17 @@ impl<'a> Members<'a> {
         });
     }
 
-    fn sum(&self, metric: &str) -> u64 {
+    pub(crate) fn sum(&self, metric: &str) -> u64 {
         self.members.iter().map(|member| member.metrics().map_or(0, |samples| samples.count(metric, &[]))).sum()
     }
 
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         for member in &mut self.members {
             member.stop().unwrap();
         }
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.members.iter().flat_map(|member| member.process.stderr()).collect::<Vec<_>>().join("\n")
     }
 }
@@ -206,7 +224,7 @@ pub(crate) fn owned_shards(member: &Service<'_>) -> u64 {
 }
 
 /// A sender that runs until it is stopped.
-struct Load<'a> {
+pub(crate) struct Load<'a> {
     site: &'a TestSite,
     sender: Process,
     /// Frames that the wire had dropped at the start.
@@ -214,7 +232,7 @@ struct Load<'a> {
 }
 
 impl<'a> Load<'a> {
-    fn start(site: &'a TestSite) -> Load<'a> {
+    pub(crate) fn start(site: &'a TestSite) -> Load<'a> {
         Load::with(site, LOAD)
     }
 
@@ -224,7 +242,7 @@ impl<'a> Load<'a> {
     }
 
     /// Stops it, and returns the number of datagrams that were sent and not dropped by the wire.
-    fn stop(mut self) -> u64 {
+    pub(crate) fn stop(mut self) -> u64 {
         self.sender.terminate().unwrap();
         let sent = sent_by(&mut self.sender);
         sent - (self.site.dropped_by_wire().unwrap() - self.dropped_before)
@@ -232,25 +250,25 @@ impl<'a> Load<'a> {
 }
 
 /// Waits for this time.
-fn pause_for(time: Duration) {
+pub(crate) fn pause_for(time: Duration) {
     let end = Instant::now() + time;
     wait_for("the end of a pause", time + LONG, || Instant::now() >= end).unwrap();
 }
 
 /// Lets traffic flow for this time, and until a datagram has arrived.
-fn flow_for(sink: &Sink, time: Duration) {
+pub(crate) fn flow_for(sink: &Sink, time: Duration) {
     let end = Instant::now() + time;
     let before = sink.received();
     wait_for("traffic", time + LONG, || Instant::now() >= end && sink.received() > before).unwrap();
 }
 
 /// Waits until everything has arrived, or no more datagrams arrive.
-fn settle(sink: &Sink, sent: u64) {
+pub(crate) fn settle(sink: &Sink, sent: u64) {
     settle_with_losses(sink, sent, || 0);
 }
 
 /// Waits until everything has arrived or is counted as lost, or no more datagrams arrive.
-fn settle_with_losses(sink: &Sink, sent: u64, lost: impl Fn() -> u64) {
+pub(crate) fn settle_with_losses(sink: &Sink, sent: u64, lost: impl Fn() -> u64) {
     if wait_for("everything", LONG, || sink.received() + lost() >= sent).is_err() {
         let _ = sink.wait_for_silence(Duration::from_secs(1), LONG);
     }
@@ -259,22 +277,22 @@ fn settle_with_losses(sink: &Sink, sent: u64, lost: impl Fn() -> u64) {
 }
 
 /// A sink with room for the burst of a member that catches up.
-fn large_sink(site: &TestSite, number: u8) -> Sink {
+pub(crate) fn large_sink(site: &TestSite, number: u8) -> Sink {
     let options = Options { receive_buffer_bytes: 512 << 20, ..numbered() };
     site.sink(&[at(collector(number), 514)], options)
 }
 
 /// Missing and duplicate datagrams at a sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Completeness {
-    missing: u64,
-    duplicates: u64,
+pub(crate) struct Completeness {
+    pub(crate) missing: u64,
+    pub(crate) duplicates: u64,
 }
 
 /// Every datagram arrived once.
-const COMPLETE: Completeness = Completeness { missing: 0, duplicates: 0 };
+pub(crate) const COMPLETE: Completeness = Completeness { missing: 0, duplicates: 0 };
 
-fn completeness(sink: Sink, sent: u64) -> Completeness {
+pub(crate) fn completeness(sink: Sink, sent: u64) -> Completeness {
     let report = sink.finish();
     assert_eq!(report.dropped, Some(0), "the sink itself was too slow");
     assert_eq!(report.sequence.unreadable, 0);

@@ -17,7 +17,7 @@ fn lines_with(log: &[String], text: &str) -> Vec<String> {
 }
 
 #[test]
-fn members_with_different_destinations_are_reported() {
+fn members_with_different_destinations_or_deduplication_are_reported() {
     let Some(site) = site() else { return };
     let spine = site.start(&[PROXY], &[]);
     let folder = tempfile::tempdir().unwrap();
@@ -31,30 +31,49 @@ fn members_with_different_destinations_are_reported() {
         ("SEKIWAKE_MEMBER", "m3"),
     ];
     members.members.push(site.start_one(SYSLOG, &third));
+    // Members without destinations.
+    let store = tempfile::tempdir().unwrap();
+    let storers: Vec<Service<'_>> = [("s1", "127.0.0.1:9761", "200ms"), ("s2", "127.0.0.1:9762", "")]
+        .map(|(label, admin, deduplicate)| {
+            let settings = [
+                ("SEKIWAKE_STORE_DIR", store.path().to_str().unwrap()),
+                ("SEKIWAKE_ADMIN", admin),
+                ("SEKIWAKE_MEMBER", label),
+                ("SEKIWAKE_DEDUPLICATE", deduplicate),
+            ];
+            site.start_one("sekiwake-storer", &settings)
+        })
+        .into();
     members.wait_until_even();
-    let differ = |expected: u64| {
+    let differ = |group: &str, expected: u64| {
         let proxy = spine.get(PROXY);
-        let gauge = |group: &str| {
-            let label = format!("group=\"{group}\"");
-            proxy.metrics().map_or(2, |samples| samples.count("sekiwake_group_destinations_differ", &[&label]))
-        };
+        let label = format!("group=\"{group}\"");
+        let gauge =
+            || proxy.metrics().map_or(2, |samples| samples.count("sekiwake_group_destinations_differ", &[&label]));
         let what = format!("destinations_differ {expected}");
         // It is not reported within the first minute.
-        wait_for(&what, 3 * LONG, || gauge("syslog-forwarder.default") == expected).unwrap();
+        wait_for(&what, 3 * LONG, || gauge() == expected).unwrap();
     };
     let status = |service: &Service<'_>, pointer: &str| -> Value {
         let page: Value = serde_json::from_str(&service.page("/status").unwrap()).unwrap();
         page.pointer(pointer).cloned().unwrap_or_else(|| panic!("no {pointer} in {page}"))
     };
-    let difference = |proxy| status(proxy, "/roles/proxy/control/groups/0/different_destinations");
+    let difference = |proxy| {
+        let groups = status(proxy, "/roles/proxy/control/groups");
+        let group = groups.as_array().unwrap().iter().find(|group| group["name"] == "syslog-forwarder.default");
+        group.unwrap()["different_destinations"].clone()
+    };
     assert_eq!(difference(spine.get(PROXY))["reported"], false);
-    differ(1);
+    differ("syslog-forwarder.default", 1);
     let shown = difference(spine.get(PROXY));
     assert_eq!((&shown["reported"], &shown["members"]), (&json!(true), &json!([["m1", "m2"], ["m3"]])));
     let warned = "members of one group have different destinations";
-    wait_for("the proxy's warning", LONG, || !lines_with(&spine.get(PROXY).process.stderr(), warned).is_empty())
-        .unwrap();
-    let lines = lines_with(&spine.get(PROXY).process.stderr(), warned);
+    let warnings = || {
+        let lines = lines_with(&spine.get(PROXY).process.stderr(), warned);
+        lines_with(&lines, "group=syslog-forwarder.default")
+    };
+    wait_for("the proxy's warning", LONG, || !warnings().is_empty()).unwrap();
+    let lines = warnings();
     assert!(lines.len() == 1 && lines[0].contains("WARN") && lines[0].contains("m1, m2 | m3"), "{lines:?}");
     for (member, others) in members.members.iter().zip(["m3", "m3", "m1, m2"]) {
         let warned = "other members of this group have other destinations";
@@ -64,15 +83,24 @@ fn members_with_different_destinations_are_reported() {
         let listed = status(member, "/roles/syslog-forwarder/group/members_with_other_destinations");
         assert_eq!(listed, json!(others.split(", ").collect::<Vec<_>>()));
     }
+    differ("storer.default", 1);
+    for (storer, other) in storers.iter().zip(["s2", "s1"]) {
+        let warned = "the same line is about another SEKIWAKE_DEDUPLICATE";
+        wait_for("a storer's warning", LONG, || !lines_with(&storer.process.stderr(), warned).is_empty()).unwrap();
+        let lines = lines_with(&storer.process.stderr(), warned);
+        assert!(lines.len() == 1 && lines[0].contains(&format!("others=\"{other}\"")), "{lines:?}");
+        assert_eq!(status(storer, "/roles/storer/group/members_with_other_destinations"), json!([other]));
+    }
     // The same destinations, in other words.
     std::fs::write(&file, format!("\n {}?gso=true\n", syslog_to(0).trim_end_matches(":514"))).unwrap();
-    differ(0);
+    differ("syslog-forwarder.default", 0);
     let over = "members have the same destinations again";
     let is_over = |service: &Service<'_>| !lines_with(&service.process.stderr(), over).is_empty();
     wait_for("the end in every log", LONG, || is_over(spine.get(PROXY)) && members.members.iter().all(is_over))
         .unwrap();
     assert_eq!(difference(spine.get(PROXY)), Value::Null);
     members.stop();
+    Services(storers).stop().unwrap();
     spine.stop().unwrap();
 }
 

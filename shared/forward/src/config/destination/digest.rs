@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! digest       XXH3-64 (seed 0) over the sorted lines of the destinations
-//! destination  scheme "://" endpoints, sorted " " options, sorted "\n"
+//! destination  scheme "://" endpoints, sorted path " " options, sorted "\n"
 //! option       name "=" value, as it was understood; not if that is the default
 //! ```
 //! The way in which destinations are written does not matter: the order of destinations, pool
@@ -17,8 +17,8 @@ use std::fmt::Display;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Destination, Destinations, Dscp, Options, TlsFiles};
-use crate::{routing::filter::Filter, stream::Framing};
+use super::{DeliveryOptions, Destination, Destinations, Dscp, Options, TlsFiles, options::default_value};
+use crate::{delivery::otlp::Encoding, routing::filter::Filter, stream::Framing};
 
 impl Destinations {
     /// The hash, the same on every host and in every later version; never 0.
@@ -30,9 +30,9 @@ impl Destinations {
 }
 
 fn line(destination: &Destination) -> String {
-    let endpoints = sorted(&destination.endpoints);
+    let endpoints = sorted(destination.servers());
     let options = options(destination).join("&");
-    format!("{}://{endpoints} {options}\n", destination.transport.scheme())
+    format!("{}://{endpoints}{} {options}\n", destination.transport.scheme(), destination.path)
 }
 
 /// The options that all members must have in common, by name, without those at their default.
@@ -51,6 +51,18 @@ fn options(destination: &Destination) -> Vec<String> {
         spool: _,
         replay: _,
         tls: TlsFiles { ca: _, certificate: _, key: _, server_name },
+        delivery:
+            DeliveryOptions {
+                value,
+                encoding,
+                is_compressed: _,
+                headers: _,
+                is_encrypted: _,
+                user: _,
+                password: _,
+                kafka: _,
+                nats: _,
+            },
     } = &destination.options;
     let Filter { sources, excluded_sources, formats, facilities, min_severity } = filter;
     let facilities: Option<Vec<u8>> =
@@ -66,6 +78,7 @@ fn options(destination: &Destination) -> Vec<String> {
     let set = [
         ("add_source", add_source.then(|| "true".to_owned())),
         ("dscp", dscp),
+        ("encoding", (*encoding != Encoding::Protobuf).then(|| encoding.name().to_owned())),
         ("exclude_source", (!excluded_sources.is_empty()).then(|| sorted(excluded_sources))),
         ("facility", facilities.as_deref().map(sorted)),
         ("format", formats.as_ref().map(|formats| sorted(formats.iter().map(|format| format.as_str())))),
@@ -77,6 +90,7 @@ fn options(destination: &Destination) -> Vec<String> {
         ("source", sources.as_ref().map(sorted)),
         ("spoof", spoof.then(|| "true".to_owned())),
         ("template_refresh", template_refresh.map(|interval| format!("{}us", interval.as_micros()))),
+        ("value", (*value != default_value(destination.transport)).then(|| value.name().to_owned())),
     ];
     set.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?))).collect()
 }

@@ -11,11 +11,28 @@
 //!           snmpv3=trap|inform         what encrypted messages are that may be either, for spoof (inform)
 //! xflow     template_refresh=TIME      resend templates at this interval, or never (never; 1m with spoof)
 //! tcp, tls  framing=NAME               octet-counting or newline (octet-counting)
-//!           spool=SIZE                 bytes on disk for missed messages (none)
+//!           spool=SIZE                 bytes on disk for missed messages (none), also otlp, kafka,
+//!                                      nats
 //!           replay=RATE                messages per second sent from the spool (5000)
-//! tls       ca=FILE                    authorities to trust, PEM (the system's)
+//! otlp      value=NAME                 raw, json or decoded (raw; json for kafka and nats)
+//!           encoding=NAME              protobuf or json (protobuf)
+//!           compression=NAME           gzip or none (gzip)
+//!           headers=FILE               HTTP headers, such as those with API keys (none)
+//! kafka     value=NAME                 as above
+//!           compression=NAME           none, gzip or zstd (none)
+//!           tls=true|false             encrypted connections (false)
+//!           sasl=NAME                  plain, scram-sha-256 or scram-sha-512 (no authentication)
+//!           user=NAME password=FILE    of that
+//! nats      value=NAME                 as above
+//!           tls=true|false             encrypted connections (false)
+//!           user=NAME password=FILE    name and password (no authentication)
+//!           nkey=FILE                  seed of an nkey (no authentication)
+//!           creds=FILE                 credentials: a JWT and a seed (no authentication)
+//!           pipeline=N                 messages of a source on their way (1)
+//! tls, https, kafka, nats
+//!           ca=FILE                    authorities to trust, PEM (the system's)
 //!           cert=FILE key=FILE         client certificate and key, PEM (none)
-//!           server_name=NAME           name in the server's certificate (the host)
+//!           server_name=NAME           name in the server's certificate (the host); not for nats
 //! all       source=PREFIX,...          only these sources, for example 10.0.0.0/8,2001:db8::/32
 //!           exclude_source=PREFIX,...  not these, even if `source` names them
 //!           format=NAME,...            only these formats, by the names in /metrics and `explain`
@@ -34,6 +51,12 @@ use super::{
     error::{Mistake, mistake},
 };
 use crate::{
+    delivery::{
+        Value,
+        kafka::{Compression, Mechanism},
+        otlp::Encoding,
+        spool::LEAST_SPOOL_BYTES,
+    },
     routing::filter::{Facilities, Filter},
     stream::Framing,
 };
@@ -60,12 +83,73 @@ pub struct Options {
     pub template_refresh: Option<Duration>,
     /// How messages are told apart in a TCP or TLS connection.
     pub framing: Framing,
-    /// Maximum bytes on disk for messages that a TCP or TLS destination missed.
+    /// Maximum bytes on disk for messages that the destination missed; not for UDP.
     pub spool: Option<u64>,
     /// Messages per second from the spool.
     pub replay: u32,
     /// Certificates and names.
     pub tls: TlsFiles,
+    /// Of destinations that acknowledge messages.
+    pub delivery: DeliveryOptions,
+}
+
+/// The options of a destination that acknowledges messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryOptions {
+    /// What is delivered of a datagram.
+    pub value: Value,
+    /// How requests are written.
+    pub encoding: Encoding,
+    /// Whether requests are compressed.
+    pub is_compressed: bool,
+    /// The file with HTTP headers.
+    pub headers: Option<PathBuf>,
+    /// Whether servers of Kafka or NATS are reached by TLS.
+    pub is_encrypted: bool,
+    /// The user of those.
+    pub user: Option<String>,
+    /// The file with the user's password.
+    pub password: Option<PathBuf>,
+    /// Of Kafka.
+    pub kafka: KafkaOptions,
+    /// Of NATS.
+    pub nats: NatsOptions,
+}
+
+/// The options of a Kafka topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaOptions {
+    /// How batches are compressed.
+    pub compression: Compression,
+    /// How the user is authenticated.
+    pub sasl: Option<Mechanism>,
+}
+
+/// The options of a NATS subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatsOptions {
+    /// The file with the seed of an nkey.
+    pub nkey: Option<PathBuf>,
+    /// The file with a JWT and a seed.
+    pub credentials: Option<PathBuf>,
+    /// The most messages of a source that are on their way.
+    pub pipeline: u32,
+}
+
+impl Default for DeliveryOptions {
+    fn default() -> DeliveryOptions {
+        DeliveryOptions {
+            value: Value::Raw,
+            encoding: Encoding::Protobuf,
+            is_compressed: true,
+            headers: None,
+            is_encrypted: false,
+            user: None,
+            password: None,
+            kafka: KafkaOptions { compression: Compression::None, sasl: None },
+            nats: NatsOptions { nkey: None, credentials: None, pipeline: 1 },
+        }
+    }
 }
 
 /// The DSCP of sent datagrams.
@@ -107,6 +191,7 @@ impl Default for Options {
             spool: None,
             replay: 5000,
             tls: TlsFiles::default(),
+            delivery: DeliveryOptions::default(),
         }
     }
 }
@@ -116,32 +201,54 @@ impl Default for Options {
 enum AppliesTo {
     All,
     Kind(Kind),
-    EitherKind(Kind, Kind),
+    /// Where datagrams or messages are sent as such, and may be changed: not by deliveries.
+    Sent(Kind, Kind),
     Udp,
     Stream,
-    Tls,
+    Spooled,
+    Encrypted,
+    /// Where the name in the certificate may be another than the host.
+    Named,
+    Delivered,
+    Compressed,
+    Otlp,
+    Kafka,
+    Nats,
+    /// Kafka and NATS.
+    Cluster,
 }
 
 /// How often templates are resent to a spoofing destination, unless it says otherwise: its ICMP
 /// errors go to the devices.
 const SPOOFED_TEMPLATE_REFRESH: Duration = Duration::from_secs(60);
 
-const OPTIONS: [(&str, AppliesTo); 19] = [
+const OPTIONS: [(&str, AppliesTo); 30] = [
     ("gso", AppliesTo::Udp),
     ("spoof", AppliesTo::Udp),
     ("dscp", AppliesTo::Udp),
-    ("add_source", AppliesTo::EitherKind(Kind::Syslog, Kind::SnmpTrap)),
+    ("add_source", AppliesTo::Sent(Kind::Syslog, Kind::SnmpTrap)),
     ("facility", AppliesTo::Kind(Kind::Syslog)),
     ("min_severity", AppliesTo::Kind(Kind::Syslog)),
-    ("snmpv3", AppliesTo::Kind(Kind::SnmpTrap)),
-    ("template_refresh", AppliesTo::Kind(Kind::Xflow)),
+    ("snmpv3", AppliesTo::Sent(Kind::SnmpTrap, Kind::SnmpTrap)),
+    ("template_refresh", AppliesTo::Sent(Kind::Xflow, Kind::Xflow)),
     ("framing", AppliesTo::Stream),
-    ("spool", AppliesTo::Stream),
+    ("spool", AppliesTo::Spooled),
     ("replay", AppliesTo::Stream),
-    ("ca", AppliesTo::Tls),
-    ("cert", AppliesTo::Tls),
-    ("key", AppliesTo::Tls),
-    ("server_name", AppliesTo::Tls),
+    ("value", AppliesTo::Delivered),
+    ("encoding", AppliesTo::Otlp),
+    ("compression", AppliesTo::Compressed),
+    ("headers", AppliesTo::Otlp),
+    ("tls", AppliesTo::Cluster),
+    ("sasl", AppliesTo::Kafka),
+    ("user", AppliesTo::Cluster),
+    ("password", AppliesTo::Cluster),
+    ("nkey", AppliesTo::Nats),
+    ("creds", AppliesTo::Nats),
+    ("pipeline", AppliesTo::Nats),
+    ("ca", AppliesTo::Encrypted),
+    ("cert", AppliesTo::Encrypted),
+    ("key", AppliesTo::Encrypted),
+    ("server_name", AppliesTo::Named),
     ("source", AppliesTo::All),
     ("exclude_source", AppliesTo::All),
     ("format", AppliesTo::All),
@@ -153,10 +260,18 @@ impl AppliesTo {
         match self {
             AppliesTo::All => true,
             AppliesTo::Kind(only) => only == kind,
-            AppliesTo::EitherKind(one, other) => one == kind || other == kind,
+            AppliesTo::Sent(one, other) => (one == kind || other == kind) && !transport.is_delivery(),
             AppliesTo::Udp => transport == Transport::Udp,
-            AppliesTo::Stream => transport != Transport::Udp,
-            AppliesTo::Tls => transport == Transport::Tls,
+            AppliesTo::Stream => transport.is_stream(),
+            AppliesTo::Spooled => transport != Transport::Udp,
+            AppliesTo::Encrypted => transport.is_encrypted() || transport.is_cluster(),
+            AppliesTo::Named => transport.is_encrypted() || transport == Transport::Kafka,
+            AppliesTo::Delivered => transport.is_delivery(),
+            AppliesTo::Compressed => transport.is_otlp() || transport == Transport::Kafka,
+            AppliesTo::Otlp => transport.is_otlp(),
+            AppliesTo::Kafka => transport == Transport::Kafka,
+            AppliesTo::Nats => transport == Transport::Nats,
+            AppliesTo::Cluster => transport.is_cluster(),
         }
     }
 }
@@ -164,6 +279,7 @@ impl AppliesTo {
 /// Reads the part after the question mark, if there is one.
 pub(super) fn parse(kind: Kind, transport: Transport, query: Option<&str>) -> Result<Options, Mistake> {
     let mut options = Options::default();
+    options.delivery.value = default_value(transport);
     let mut seen: Vec<&str> = Vec::new();
     let mut offset = 0;
     for option in query.into_iter().flat_map(|query| query.split('&')) {
@@ -176,11 +292,11 @@ pub(super) fn parse(kind: Kind, transport: Transport, query: Option<&str>) -> Re
         let at_value = offset + name.len();
         let value = percent_decoded(written)
             .map_err(|problem| Mistake::new(at_value, format!("{name}=\"{written}\", {problem}")))?;
-        set(&mut options, kind, name, &value)
+        set(&mut options, kind, transport, name, &value)
             .map_err(|expected| Mistake::new(at_value, format!("{name}=\"{value}\", expected {expected}")))?;
         offset += option.len() + 1;
     }
-    check_together(&options, &seen).map_err(|problem| Mistake::new(0, problem))?;
+    check_together(transport, &options, &seen).map_err(|problem| Mistake::new(0, problem))?;
     if kind == Kind::Xflow && options.spoof && !seen.contains(&"template_refresh") {
         options.template_refresh = Some(SPOOFED_TEMPLATE_REFRESH);
     }
@@ -203,7 +319,7 @@ fn check_name(kind: Kind, transport: Transport, name: &str) -> Result<(), String
 }
 
 /// Checks options that depend on each other.
-fn check_together(options: &Options, seen: &[&str]) -> Result<(), String> {
+fn check_together(transport: Transport, options: &Options, seen: &[&str]) -> Result<(), String> {
     let tls = &options.tls;
     if tls.certificate.is_some() != tls.key.is_some() {
         return Err("cert= or key= alone, expected both for a client certificate".to_owned());
@@ -214,11 +330,42 @@ fn check_together(options: &Options, seen: &[&str]) -> Result<(), String> {
     if seen.contains(&"replay") && options.spool.is_none() {
         return Err("replay= without spool=, expected both: it is the rate at which a spool is sent".to_owned());
     }
+    let DeliveryOptions { is_encrypted, user, password, kafka, nats, .. } = &options.delivery;
+    let of_tls = ["ca", "cert", "key", "server_name"].into_iter().find(|name| seen.contains(name));
+    if let Some(name) = of_tls.filter(|_| transport.is_cluster() && !is_encrypted) {
+        return Err(format!("{name}= without tls=true, expected both"));
+    }
+    let set = [kafka.sasl.is_some(), user.is_some(), password.is_some()];
+    if transport == Transport::Kafka && set.contains(&true) && set.contains(&false) {
+        return Err("expected sasl=, user= and password= together, or none of them".to_owned());
+    }
+    if user.is_some() != password.is_some() {
+        return Err("user= or password= alone, expected both".to_owned());
+    }
+    if [user.is_some(), nats.nkey.is_some(), nats.credentials.is_some()].iter().filter(|&&is_set| is_set).count() > 1 {
+        return Err("expected one of user= with password=, nkey= and creds=".to_owned());
+    }
+    if transport.is_delivery() && options.spool.is_some_and(|size| size < LEAST_SPOOL_BYTES) {
+        return Err(format!(
+            "spool= is too small, expected at least {}MiB over {}",
+            LEAST_SPOOL_BYTES >> 20,
+            transport.scheme()
+        ));
+    }
     Ok(())
 }
 
+/// What is delivered unless an option says otherwise: records of OTLP have the rest of the envelope
+/// as attributes.
+pub(super) const fn default_value(transport: Transport) -> Value {
+    match transport {
+        Transport::Kafka | Transport::Nats => Value::Json,
+        _ => Value::Raw,
+    }
+}
+
 /// Sets one option. The error is what was expected instead of the value.
-fn set(options: &mut Options, kind: Kind, name: &str, value: &str) -> Result<(), String> {
+fn set(options: &mut Options, kind: Kind, transport: Transport, name: &str, value: &str) -> Result<(), String> {
     let filter = &mut options.filter;
     match name {
         "gso" => options.segmentation = boolean(value)?,
@@ -250,6 +397,53 @@ fn set(options: &mut Options, kind: Kind, name: &str, value: &str) -> Result<(),
         "spool" => options.spool = Some(setting::<ByteSize>(value, "at least 1MiB", |size| size.0 >= MIN_SPOOL)?.0),
         "replay" => options.replay = setting(value, "at least 1", |&rate: &u32| rate > 0)?,
         "rate" => options.rate = Some(setting(value, "at least 1", |&rate: &u32| rate > 0)?),
+        "value" => {
+            options.delivery.value = match value {
+                "raw" => Value::Raw,
+                "json" => Value::Json,
+                "decoded" => Value::Decoded,
+                _ => return Err("raw, json or decoded".to_owned()),
+            }
+        }
+        "encoding" => {
+            options.delivery.encoding = match value {
+                "protobuf" => Encoding::Protobuf,
+                "json" => Encoding::Json,
+                _ => return Err("protobuf or json".to_owned()),
+            }
+        }
+        "compression" if transport == Transport::Kafka => {
+            options.delivery.kafka.compression = match value {
+                "none" => Compression::None,
+                "gzip" => Compression::Gzip,
+                "zstd" => Compression::Zstd,
+                _ => return Err("none, gzip or zstd".to_owned()),
+            }
+        }
+        "tls" => options.delivery.is_encrypted = boolean(value)?,
+        "sasl" => {
+            let known = [Mechanism::Plain, Mechanism::ScramSha256, Mechanism::ScramSha512];
+            let found = known.into_iter().find(|mechanism| mechanism.name().eq_ignore_ascii_case(value));
+            options.delivery.kafka.sasl = Some(found.ok_or("plain, scram-sha-256 or scram-sha-512")?);
+        }
+        "user" if !value.is_empty() && value.len() <= MAX_USER => {
+            options.delivery.user = Some(value.to_owned());
+        }
+        "user" => return Err(format!("a name of at most {MAX_USER} bytes")),
+        "password" => options.delivery.password = Some(path(value)?),
+        "nkey" => options.delivery.nats.nkey = Some(path(value)?),
+        "pipeline" => {
+            options.delivery.nats.pipeline = setting(value, "1 to 256", |number: &u32| (1..=256).contains(number))?;
+        }
+        "creds" => options.delivery.nats.credentials = Some(path(value)?),
+        "compression" => {
+            options.delivery.is_compressed = match value {
+                "gzip" => true,
+                "none" => false,
+                _ => return Err("gzip or none".to_owned()),
+            }
+        }
+        "headers" => options.delivery.headers = Some(path(value)?),
         "ca" => options.tls.ca = Some(path(value)?),
         "cert" => options.tls.certificate = Some(path(value)?),
         "key" => options.tls.key = Some(path(value)?),
@@ -269,6 +463,9 @@ fn set(options: &mut Options, kind: Kind, name: &str, value: &str) -> Result<(),
 
 /// The smallest spool. A smaller one has no room for two segments of the largest message.
 const MIN_SPOOL: u64 = 1 << 20;
+
+/// The longest name of a user.
+const MAX_USER: usize = 255;
 
 fn boolean(value: &str) -> Result<bool, String> {
     value.parse().map_err(|_| "true or false".to_owned())

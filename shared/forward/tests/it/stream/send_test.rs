@@ -1,7 +1,7 @@
 //! One test message through each destination: what is said of those that take it, and of those that
 //! do not.
 
-use std::{io::Read, net::UdpSocket};
+use std::{io::Read, net::UdpSocket, sync::Arc};
 
 use rustls::version::{TLS12, TLS13};
 use sekiwake_forward::{Destinations, send_test};
@@ -17,7 +17,7 @@ use crate::rig::{arrived, loopback_sink};
 fn sent(kind: Kind, uris: &[String]) -> (bool, Vec<String>) {
     let destinations = Destinations::parse(kind, &uris.join(" ")).unwrap();
     let mut out = Vec::new();
-    let all_went = send_test(kind, &destinations, "public", &mut out).unwrap();
+    let all_went = send_test(kind, &destinations, "public", &Arc::default(), &mut out).unwrap();
     let lines = String::from_utf8(out).unwrap().lines().map(str::to_owned).collect();
     (all_went, lines)
 }

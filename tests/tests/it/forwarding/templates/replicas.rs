@@ -2,7 +2,8 @@
 
 use std::{thread, time::Duration};
 
-use sekiwake_tests::MIRRORED;
+use sekiwake_tests::{MIRRORED, nats::api};
+use serde_json::json;
 
 use super::*;
 use crate::replicas::owned_shards;
@@ -23,17 +24,22 @@ enum Change {
 
 #[test]
 fn next_owner_has_templates_after_graceful_stop() {
-    check(Change::Stopped);
+    check(Bus::ZeroMq, Change::Stopped);
 }
 
 #[test]
 fn next_owner_has_templates_after_kill() {
-    check(Change::Killed);
+    check(Bus::ZeroMq, Change::Killed);
+}
+
+#[test]
+fn next_owner_has_templates_after_kill_on_jetstream() {
+    check(Bus::JetStream, Change::Killed);
 }
 
 #[test]
 fn next_owner_has_templates_after_proxy_restart_and_kill() {
-    check(Change::ProxyRestartedThenKilled);
+    check(Bus::ZeroMq, Change::ProxyRestartedThenKilled);
 }
 
 fn start_member<'a>(site: &'a TestSite, number: u16, file: &DestinationsFile) -> Service<'a> {
@@ -42,8 +48,8 @@ fn start_member<'a>(site: &'a TestSite, number: u16, file: &DestinationsFile) ->
     site.start_one(XFLOW, &[file.setting(), ("SEKIWAKE_ADMIN", &admin), ("SEKIWAKE_MEMBER", &label)])
 }
 
-fn check(change: Change) {
-    let Some(site) = flow_site() else { return };
+fn check(bus: Bus, change: Change) {
+    let Some(site) = flow_site_on(bus) else { return };
     let mut spine = site.start(&[CAPTURE, PROXY], &[]);
     let files = [1, 2].map(|_| DestinationsFile::new(&[uri(0, "")]));
     let [mut victim, survivor] = [1, 2].map(|number| start_member(&site, number, &files[usize::from(number) - 1]));
@@ -66,7 +72,7 @@ fn check(change: Change) {
     // Only the victim has seen the templates of some exporters.
     let by_victim = forwarded(&victim, 0);
     assert!(by_victim > 0 && by_victim < sent, "{by_victim} of {sent}");
-    wait_for_handoff(&spine);
+    wait_for_handoff(&site, &spine);
 
     if change == Change::ProxyRestartedThenKilled {
         let mut proxy = spine.take(PROXY);
@@ -74,7 +80,7 @@ fn check(change: Change) {
         spine.add(site.start_one(PROXY, &[]));
         // The hand-off state is only in the members' memory now; they send it to the new
         // coordinator.
-        wait_for_handoff(&spine);
+        wait_for_handoff(&site, &spine);
         wait_for("even shares", LONG, || shares([&victim, &survivor]) == [32, 32]).unwrap();
     }
     match change {
@@ -104,10 +110,19 @@ fn check(change: Change) {
     spine.stop().unwrap();
 }
 
-/// Waits until the coordinator has hand-off state of every exporter: a template in two forms.
-fn wait_for_handoff(spine: &Services<'_>) {
-    let entries =
-        || spine.get(PROXY).metrics().map_or(0, |samples| samples.count("sekiwake_group_handoff_entries", &[]));
+/// Waits until the bus has hand-off state of every exporter: a template in two forms.
+fn wait_for_handoff(site: &TestSite, spine: &Services<'_>) {
+    let entries = || {
+        if site.bus().is_empty() {
+            return spine
+                .get(PROXY)
+                .metrics()
+                .map_or(0, |samples| samples.count("sekiwake_group_handoff_entries", &[]));
+        }
+        let subject = "STREAM.INFO.SEKIWAKE_HANDOFF_xflow-forwarder=default";
+        let stream = api(&site.host, at([127, 0, 0, 1], 4222), subject, &json!({}));
+        stream.ok().and_then(|stream| stream["state"]["messages"].as_u64()).unwrap_or_default()
+    };
     wait_for("hand-off state of all templates", LONG, || entries() >= u64::from(2 * EXPORTERS))
         .unwrap_or_else(|late| panic!("{late}: {}", entries()));
 }

@@ -1,0 +1,7 @@
+//! `sekiwake-console`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sekiwake_console::process().run()
+}

@@ -1,0 +1,231 @@
+//! One shard at its owner: which records of a stored message are new, which are missing, and how
+//! far everything is handled.
+
+use std::collections::VecDeque;
+
+use sekiwake_group::Stream;
+
+use crate::{mutants::Mutants, position::Position};
+
+/// A shard that a member owns. Its messages are taken in the order in which they are stored.
+#[derive(Debug)]
+pub struct Handling {
+    generation: u64,
+    /// What is handled.
+    committed: Position,
+    /// What is delivered.
+    delivered: Position,
+    /// Messages between the two, the oldest first.
+    open: VecDeque<Open>,
+    pub(crate) mutants: Mutants,
+}
+
+/// A message that is delivered, and not known to be handled.
+#[derive(Debug)]
+struct Open {
+    created: u64,
+    sequence: u64,
+    stream: Stream,
+    first: u64,
+    next: u64,
+    is_handled: bool,
+}
+
+/// What is to be done with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Records before it that were never read: they are lost. `from` is the first.
+    pub missing: u64,
+    /// The first missing record.
+    pub missing_from: u64,
+    /// How many records at its beginning were delivered before.
+    pub skip: u32,
+    /// How many are new. If there are none, there is nothing to deliver or to acknowledge.
+    pub new: u32,
+}
+
+impl Handling {
+    /// A shard that begins at this position, in this generation.
+    pub fn new(generation: u64, position: Position) -> Handling {
+        Handling {
+            generation,
+            delivered: position.clone(),
+            committed: position,
+            open: VecDeque::new(),
+            mutants: Mutants::default(),
+        }
+    }
+
+    /// The generation in which the member owns it.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What is handled.
+    pub fn committed(&self) -> &Position {
+        if self.mutants.commits_delivered() { &self.delivered } else { &self.committed }
+    }
+
+    /// What has been taken.
+    pub fn delivered(&self) -> &Position {
+        &self.delivered
+    }
+
+    /// Whether everything that was taken is handled.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty() || self.mutants.releases_unhandled()
+    }
+
+    /// See [`Position::read_after`].
+    pub fn read_after(&self, created: u64, last_sequence: u64) -> u64 {
+        if self.mutants.ignores_created() {
+            return self.delivered.sequence;
+        }
+        self.delivered.read_after(created, last_sequence)
+    }
+
+    /// Takes a message with the records `first` to `first + count` of a publisher's stream.
+    /// `is_older` says whether that stream is older than the group.
+    pub fn take(
+        &mut self,
+        created: u64,
+        sequence: u64,
+        stream: &Stream,
+        first: u64,
+        count: u32,
+        is_older: bool,
+    ) -> Taken {
+        let next = first + u64::from(count);
+        let expected = self.expected(stream, first, is_older);
+        let missing = first.saturating_sub(expected);
+        let skip = expected.saturating_sub(first).min(u64::from(count)) as u32;
+        self.delivered.advance(stream, next);
+        self.delivered.reach(created, sequence);
+        let taken = Taken { missing, missing_from: expected.min(first), skip, new: count - skip };
+        let first = first + u64::from(skip);
+        self.open.push_back(Open {
+            created,
+            sequence,
+            stream: stream.clone(),
+            first,
+            next,
+            is_handled: taken.new == 0,
+        });
+        self.settle();
+        taken
+    }
+
+    /// Nothing of the shard is stored between what was taken and this place in the stored stream.
+    pub fn passed(&mut self, created: u64, sequence: u64) {
+        self.delivered.reach(created, sequence);
+        if self.open.is_empty() {
+            self.committed.reach(created, sequence);
+        }
+    }
+
+    /// A publisher has announced that its records below `next` are stored up to a message that
+    /// can no longer be read, and everything before that has been taken. Returns how many records
+    /// are missing at the end, and the first of them.
+    pub fn announced(&mut self, stream: &Stream, next: u64, is_older: bool) -> Taken {
+        let expected = self.expected(stream, next, is_older);
+        let missing = if self.mutants.counts_no_eviction() { 0 } else { next.saturating_sub(expected) };
+        if missing > 0 {
+            self.delivered.advance(stream, next);
+            let Position { created, sequence, .. } = self.delivered;
+            let stream = stream.clone();
+            self.open.push_back(Open { created, sequence, stream, first: next, next, is_handled: true });
+            self.settle();
+        }
+        Taken { missing, missing_from: expected, skip: 0, new: 0 }
+    }
+
+    /// Whether records below `next` of a publisher's stream have not been taken.
+    pub fn is_behind(&self, stream: &Stream, next: u64, is_older: bool) -> bool {
+        self.expected(stream, next, is_older) < next
+    }
+
+    /// The next record of a stream, where the first one that is known to be stored is `first`.
+    fn expected(&self, stream: &Stream, first: u64, is_older: bool) -> u64 {
+        self.delivered.next(stream).unwrap_or(if is_older { first } else { 0 })
+    }
+
+    /// The delivery that began with this record is handled.
+    pub fn handled(&mut self, stream: &Stream, first: u64) {
+        let delivery =
+            self.open.iter_mut().find(|open| !open.is_handled && open.first == first && open.stream == *stream);
+        if let Some(delivery) = delivery {
+            delivery.is_handled = true;
+            self.settle();
+        }
+    }
+
+    /// Moves the position past the oldest messages that are handled.
+    fn settle(&mut self) {
+        while let Some(open) = self.open.pop_front_if(|open| open.is_handled) {
+            self.committed.advance(&open.stream, open.next);
+            self.committed.reach(open.created, open.sequence);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sekiwake_record::Name;
+
+    use super::*;
+
+    fn stream(epoch: u64) -> Stream {
+        Stream::new(&Name::new("capture").unwrap(), epoch)
+    }
+
+    fn taken(missing: u64, missing_from: u64, skip: u32, new: u32) -> Taken {
+        Taken { missing, missing_from, skip, new }
+    }
+
+    #[test]
+    fn gaps_are_missing_and_repeats_are_skipped() {
+        let mut shard = Handling::new(1, Position::default());
+        assert_eq!(shard.take(9, 1, &stream(1), 0, 10, false), taken(0, 0, 0, 10));
+        assert_eq!(shard.take(9, 2, &stream(1), 15, 5, false), taken(5, 10, 0, 5));
+        assert_eq!(shard.take(9, 3, &stream(1), 15, 5, false), taken(0, 15, 5, 0));
+        assert_eq!(shard.take(9, 4, &stream(1), 18, 5, false), taken(0, 18, 2, 3));
+        // A stream that began after the group is owed from its first record.
+        assert_eq!(shard.take(9, 5, &stream(2), 7, 1, false), taken(7, 0, 0, 1));
+        assert_eq!(shard.take(9, 6, &stream(3), 7, 1, true), taken(0, 7, 0, 1));
+    }
+
+    #[test]
+    fn position_moves_past_handled_messages_in_order() {
+        let mut shard = Handling::new(1, Position::default());
+        shard.take(9, 5, &stream(1), 0, 10, false);
+        shard.take(9, 6, &stream(1), 0, 10, false);
+        shard.take(9, 8, &stream(1), 10, 10, false);
+        shard.handled(&stream(1), 10);
+        assert_eq!(*shard.committed(), Position::default());
+        shard.handled(&stream(1), 0);
+        assert!(shard.is_idle());
+        assert_eq!((shard.committed().sequence, shard.committed().next(&stream(1))), (8, Some(20)));
+        assert_eq!(shard.committed(), shard.delivered());
+    }
+
+    #[test]
+    fn evicted_end_is_counted_once() {
+        let mut shard = Handling::new(1, Position::default());
+        shard.take(9, 5, &stream(1), 0, 10, false);
+        assert_eq!(shard.announced(&stream(1), 25, false), taken(15, 10, 0, 0));
+        assert_eq!(shard.announced(&stream(1), 25, false).missing, 0);
+        assert_eq!(shard.committed().next(&stream(1)), None, "the first batch is not handled");
+        shard.handled(&stream(1), 0);
+        assert_eq!(shard.committed().next(&stream(1)), Some(25));
+        assert_eq!(shard.take(9, 9, &stream(1), 20, 10, false), taken(0, 20, 5, 5));
+    }
+
+    #[test]
+    fn stream_that_was_created_again_is_read_from_its_beginning() {
+        let mut shard = Handling::new(1, Position::default());
+        shard.take(9, 500, &stream(1), 0, 10, false);
+        assert_eq!((shard.read_after(9, 600), shard.read_after(9, 499), shard.read_after(10, 600)), (500, 0, 0));
+        assert_eq!(shard.take(10, 1, &stream(1), 10, 10, false), taken(0, 10, 0, 10));
+        assert_eq!((shard.delivered().created, shard.delivered().sequence), (10, 1));
+    }
+}

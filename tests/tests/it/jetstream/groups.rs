@@ -1,0 +1,187 @@
+//! Groups on JetStream: members share the work and lose nothing while members and the server stop,
+//! die and return.
+
+use std::time::Duration;
+
+use sekiwake_record::Kind;
+use sekiwake_testkit::{
+    sink::{Options, Sink},
+    wait::wait_for,
+};
+use sekiwake_tests::{Ledger, MIRRORED, Service, Services, collector};
+
+use super::server::{AWAY, BUS, NatsServer, pause_until};
+use crate::{
+    monitoring::ON_JETSTREAM,
+    replicas::{COMPLETE, Completeness, Load, Members, completeness, flow_for, large_sink, pause_for, settle},
+    support::*,
+};
+
+/// Datagrams per second of the load.
+const RATE: u64 = 10_000;
+/// What a member has handled since its last commit may be handled twice: of the time that a lease
+/// lasts at most, while commits fail.
+const COMMITTED_WITHIN: Duration = Duration::from_secs(3);
+
+const STORER: &str = "sekiwake-storer";
+const DETECTOR: &str = "sekiwake-anomaly-detector";
+const CONSOLE: &str = "sekiwake-console";
+
+/// A server, a capture and members of one group under load, and the collector that counts.
+struct Scenario<'a> {
+    server: NatsServer<'a>,
+    sink: Sink,
+    capture: Service<'a>,
+    members: Members<'a>,
+    load: Load<'a>,
+}
+
+impl<'a> Scenario<'a> {
+    /// `None` (and the test is skipped) without a server.
+    fn start(site: &'a TestSite, members: usize) -> Option<Scenario<'a>> {
+        if !NatsServer::is_installed() {
+            return None;
+        }
+        site.disable_ipv6_on_the_wire();
+        let server = NatsServer::start(&site.host, "");
+        let sink = large_sink(site, 0);
+        let capture = site.start_one(CAPTURE, &[BUS, ("SEKIWAKE_RETAIN", "512MiB")]);
+        let mut group = Members::with(site, &[BUS]);
+        group.start("default", 0, members);
+        group.wait_until_even();
+        pause_until("a ready capture", || capture.is_ready());
+        let scenario = Scenario { server, sink, capture, members: group, load: Load::start(site) };
+        flow_for(&scenario.sink, Duration::from_secs(1));
+        Some(scenario)
+    }
+
+    /// Stops the load, waits until everything has arrived, stops all services, and compares.
+    fn finish(mut self) -> Completeness {
+        let sent = self.load.stop();
+        settle(&self.sink, sent);
+        let lost = self.members.sum("sekiwake_bus_lost_records_total");
+        let log = self.members.log();
+        self.members.stop();
+        self.capture.stop().unwrap();
+        let found = completeness(self.sink, sent);
+        println!("{sent} sent, {found:?}, {lost} counted as lost");
+        assert_eq!((found.missing, lost), (0, 0), "{log}");
+        found
+    }
+}
+
+#[test]
+fn jetstream_groups_of_every_service_handle_all_kinds_once() {
+    let Some(site) = site() else { return };
+    if !NatsServer::is_installed() {
+        return;
+    }
+    let _server = NatsServer::start(&site.host, "");
+    let ports = [514, 2055, 162];
+    let sink = site.sink(&ports.map(|port| at(collector(0), port)), Options::counts());
+    let [syslog, xflow, trap] = ports.map(|port| format!("udp://{}:{port}", collector(0)));
+    let store = tempfile::tempdir().unwrap();
+    let environment = [
+        BUS,
+        ("SEKIWAKE_SYSLOG_DESTINATIONS", &syslog),
+        ("SEKIWAKE_XFLOW_DESTINATIONS", &xflow),
+        ("SEKIWAKE_TRAP_DESTINATIONS", &trap),
+        ("SEKIWAKE_STORE_DIR", store.path().to_str().unwrap()),
+        ("SEKIWAKE_STORE_COMMIT", "200ms"),
+        ("SEKIWAKE_CONSOLE_TOKEN_FILE", "none"),
+    ];
+    let mut services = Services(Vec::new());
+    for name in [CAPTURE, SYSLOG, XFLOW, TRAP, STORER, DETECTOR, CONSOLE] {
+        services.add(site.start_one(name, &environment));
+    }
+    pause_until("ready services", || services.0.iter().all(Service::is_ready));
+    // The console reads status while somebody looks.
+    let page = || services.get(CONSOLE).page("/").unwrap_or_default();
+    let groups = ["syslog-forwarder.default", "xflow-forwarder.default", "trap-forwarder.default", "storer.default"];
+    pause_until("a page with all groups", || groups.iter().all(|group| page().contains(group)));
+    assert!(page().contains(">NATS<") && !page().contains("silent"), "{}", page());
+    let traffic = "--protocol all --size 120-1400 --rate 2000 --sources 16 --duration 3s";
+    let mut sender = site.start_sender(&format!("--to {MIRRORED} --from 198.19.0.0/16 {traffic}"));
+    let sent = sent_by(&mut sender);
+    settle(&sink, sent);
+    let captured = |kind: Kind| {
+        let kind = format!("kind=\"{}\"", kind.as_str());
+        services.get(CAPTURE).metrics().unwrap().count("sekiwake_bus_published_records_total", &[&kind])
+    };
+    assert_eq!(Kind::ALL.map(captured).iter().sum::<u64>(), sent);
+    let messages = captured(Kind::Syslog);
+    assert!(messages > 0);
+    let written = |name: &str| services.get(STORER).metrics().unwrap().count(name, &[]);
+    wait_for("all messages to be stored", LONG, || written("sekiwake_store_written_records_total") >= messages)
+        .unwrap();
+    assert_eq!(written("sekiwake_store_written_records_total"), messages);
+    Ledger::check_storer(&services.get(STORER).metrics().unwrap()).unwrap();
+    let read = || services.get(DETECTOR).metrics().unwrap().count("sekiwake_bus_received_records_total", &[]);
+    wait_for("the detector to receive all messages", LONG, || read() >= messages).unwrap();
+    assert_eq!(read(), messages);
+    // What rules and dashboards show of this bus.
+    let exposed = || [CAPTURE, SYSLOG].map(|name| services.get(name).page("/metrics").unwrap()).concat();
+    let missing = || ON_JETSTREAM.into_iter().find(|name| !exposed().contains(&format!("\n{name}")));
+    assert_eq!(missing(), None);
+    let lag = |label: &str| services.get(SYSLOG).metrics().unwrap().count("sekiwake_bus_shard_lag_records", &[label]);
+    assert!(exposed().contains("shard=\"3f\"") && lag("kind=\"syslog\"") == 0);
+    services.stop().unwrap();
+    assert_eq!(sink.finish().received, sent);
+}
+
+#[test]
+fn jetstream_group_of_changing_size_handles_everything_once() {
+    let Some(site) = site() else { return };
+    let Some(mut scenario) = Scenario::start(&site, 1) else { return };
+    scenario.members.start("default", 0, 2);
+    scenario.members.wait_until_even();
+    flow_for(&scenario.sink, Duration::from_secs(1));
+    for _ in 0..2 {
+        scenario.members.stop_first();
+        scenario.members.wait_until_even();
+        flow_for(&scenario.sink, Duration::from_secs(1));
+    }
+    assert_eq!(scenario.finish(), COMPLETE);
+}
+
+#[test]
+fn jetstream_killed_member_is_replaced() {
+    let Some(site) = site() else { return };
+    let Some(mut scenario) = Scenario::start(&site, 3) else { return };
+    scenario.members.kill_first();
+    scenario.members.wait_until_even();
+    flow_for(&scenario.sink, Duration::from_secs(1));
+    let Completeness { duplicates, .. } = scenario.finish();
+    assert!(duplicates <= RATE * COMMITTED_WITHIN.as_secs(), "{duplicates} handled twice");
+}
+
+#[test]
+fn jetstream_suspended_member_is_fenced_and_joins_again() {
+    let Some(site) = site() else { return };
+    let Some(scenario) = Scenario::start(&site, 3) else { return };
+    scenario.members.pause_first();
+    let others = || -> u64 {
+        let owned = scenario.members.members[1..].iter();
+        owned.map(crate::replicas::owned_shards).sum()
+    };
+    wait_for("the others own all shards", LONG, || others() == 64).unwrap();
+    pause_for(Duration::from_secs(1));
+    scenario.members.resume_first();
+    scenario.members.wait_until_even();
+    flow_for(&scenario.sink, Duration::from_secs(1));
+    let Completeness { duplicates, .. } = scenario.finish();
+    assert!(duplicates <= RATE * COMMITTED_WITHIN.as_secs(), "{duplicates} handled twice");
+}
+
+#[test]
+fn jetstream_server_killed_under_groups_loses_nothing() {
+    let Some(site) = site() else { return };
+    let Some(mut scenario) = Scenario::start(&site, 2) else { return };
+    scenario.server.kill();
+    pause_for(AWAY);
+    scenario.server.start_again();
+    scenario.members.wait_until_even();
+    flow_for(&scenario.sink, Duration::from_secs(1));
+    let Completeness { duplicates, .. } = scenario.finish();
+    assert!(duplicates <= RATE * 2 * COMMITTED_WITHIN.as_secs(), "{duplicates} handled twice");
+}
