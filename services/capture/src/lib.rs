@@ -173,6 +173,7 @@ fn start_interface(
         settings: settings.interface.clone(),
         ports: Arc::clone(&settings.ports),
         tick: settings.tick,
+        waits_for_tick: settings.bus.messages_are_costly(),
         number: u8::try_from(index).unwrap_or(u8::MAX),
         // Fan-out groups share one number space per network namespace. Process id and interface
         // make a collision with another capture unlikely.

@@ -8,6 +8,7 @@
 //! The ring makes the tick: the kernel hands over a block when it is full or a tick old, and what
 //! was read is published as soon as the ring is empty. So a datagram waits once, in the ring, and
 //! the thread wakes once per block. At high rates blocks fill sooner, and latency becomes shorter.
+//! On a bus whose messages are costly, open batches wait until their oldest packet is a tick old.
 
 use std::{
     sync::{
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) settings: InterfaceSettings,
     pub(crate) ports: Arc<Ports>,
     pub(crate) tick: Duration,
+    /// Whether open batches always wait for the tick.
+    pub(crate) waits_for_tick: bool,
     /// The number of the interface in records.
     pub(crate) number: u8,
     /// The fan-out group that all threads of this interface join.
@@ -269,15 +272,19 @@ impl InterfaceReader {
         let mut maintenance_at = started;
         let mut statistics_at = started;
         let mut newest_ns = 0;
+        // Until when open batches wait although the ring is empty.
+        let mut held_until: Option<Instant> = None;
         let mut silence_ends = self.is_first.then_some(started + SILENCE);
         let mut stop: Option<Stop> = None;
         loop {
             worker.beat();
             self.update_own_destinations(pipeline);
+            let mut first_ns: Option<u64> = None;
             let read = capture.dispatch(Some(BURST), |packet| {
                 let captured_at_ns = interface::captured_at_ns(packet.header);
                 let original_length = packet.header.len;
                 if captured_at_ns >= *joined_ns {
+                    first_ns.get_or_insert(captured_at_ns);
                     pipeline.packet(&Packet { captured_at_ns, link: *link, data: packet.data, original_length });
                 }
             });
@@ -287,11 +294,19 @@ impl InterfaceReader {
             };
             let now = Instant::now();
             let is_ring_empty = read < BURST;
+            if self.shared.waits_for_tick
+                && let Some(first_ns) = first_ns
+            {
+                // If the clock is set back, it counts from now.
+                let age = Duration::from_nanos(wall_now_ns().saturating_sub(first_ns));
+                held_until.get_or_insert(now + self.shared.tick.saturating_sub(age));
+            }
             // While the ring does not become empty, open batches must not wait for that.
-            let is_due = is_ring_empty || now >= tick_at;
+            let is_due = now >= tick_at || (is_ring_empty && held_until.is_none_or(|until| now >= until));
             self.hand_over(pipeline, is_due);
             if is_due {
                 tick_at = now + self.shared.tick;
+                held_until = None;
                 meter.follow(pipeline);
                 pipeline.report_left_alone();
             }
@@ -327,7 +342,8 @@ impl InterfaceReader {
             }
             if is_ring_empty {
                 let is_brief = worker.stopping() || !self.own.has_list();
-                let limit = if is_brief { BRIEF_POLL } else { MAX_POLL };
+                let held = held_until.map_or(MAX_POLL, |until| until.min(tick_at).saturating_duration_since(now));
+                let limit = if is_brief { BRIEF_POLL } else { MAX_POLL }.min(held);
                 // An error is ignored here: the next read returns it, in libpcap's words.
                 let _ = sekiwake_sys::poll_readable_or(capture, worker.stop().signal(), limit);
             }

@@ -80,6 +80,12 @@ impl Publishing {
     pub fn readiness(&self, condition: &str) -> String {
         format!("{condition} ({})", shown(&self.zeromq, self.jetstream.as_deref()))
     }
+
+    /// Whether a message costs the servers of this bus so much that open batches always wait for
+    /// their tick, instead of leaving with the kernel's blocks, which fill sooner at high rates.
+    pub fn messages_are_costly(&self) -> bool {
+        self.jetstream.is_some()
+    }
 }
 
 impl Subscribing {

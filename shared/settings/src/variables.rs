@@ -241,7 +241,7 @@ pub static VARIABLES: &[Variable] = &[
         read_by: CAPTURE,
         takes: "duration",
         default: value("6ms"),
-        about: "longest time that a datagram waits to be published with others; at high rates it waits less",
+        about: "longest time that a datagram waits to be published with others; at high rates it waits less on the ZeroMQ bus",
     },
     Variable {
         name: "SEKIWAKE_RETAIN",
