@@ -35,12 +35,15 @@ impl Records {
 fn report(missing: &MissingRecent, endpoint: &str) {
     let (stream, text) = match missing {
         MissingRecent::NoConnection => {
-            return warn!(endpoint, "no recent records: no control connection to the proxy (SEKIWAKE_BUS_CONTROL)");
+            return warn!(
+                endpoint,
+                "no recent records: no control connection to the bus (SEKIWAKE_BUS_CONTROL or SEKIWAKE_BUS)"
+            );
         }
         MissingRecent::NoAnswer => {
             return warn!(
                 endpoint,
-                "no recent records: the proxy does not answer requests for them, perhaps an earlier version"
+                "no recent records: the bus does not answer requests for them, perhaps an earlier version or a missing permission"
             );
         }
         MissingRecent::Silent(stream) => {

@@ -89,12 +89,14 @@ fn request(bus: &Bus, controlling: &Controlling, stop: &Stop) -> anyhow::Result<
         KnownTemplates::Entries(entries) => return Ok(Requested::Entries(entries)),
         KnownTemplates::Stopped => return Ok(Requested::Stopped),
         KnownTemplates::NoGroup => "no templates: no xflow-forwarder or other group of flows is running",
-        KnownTemplates::NoConnection => "no templates: no control connection to the proxy (SEKIWAKE_BUS_CONTROL)",
+        KnownTemplates::NoConnection => {
+            "no templates: no control connection to the bus (SEKIWAKE_BUS_CONTROL or SEKIWAKE_BUS)"
+        }
         KnownTemplates::NoAnswer => {
-            "no templates: the proxy does not answer requests for them, perhaps an earlier version"
+            "no templates: the bus does not answer requests for them, perhaps an earlier version or a missing permission"
         }
         KnownTemplates::Late => "no templates: not all received within 30 s, perhaps because of other readers",
-        KnownTemplates::TooMany => "no templates: the proxy has sent more than 32 MiB",
+        KnownTemplates::TooMany => "no templates: a group has more than 32 MiB of them",
     };
     warn!(endpoint, "{missing}");
     Ok(Requested::Missing)

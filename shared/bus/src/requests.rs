@@ -13,11 +13,12 @@ pub enum KnownTemplates {
     NoGroup,
     /// There is no control connection.
     NoConnection,
-    /// The proxy did not answer: it is of a version that does not know the request.
+    /// The bus did not answer: a proxy of a version that does not know the request, or servers that
+    /// do not permit it.
     NoAnswer,
-    /// The proxy did not send everything in time, because other readers request as well.
+    /// The bus did not send everything in time, because other readers request as well.
     Late,
-    /// The proxy sends more than a group may have.
+    /// The bus sends more than a group may have.
     TooMany,
     /// The caller has stopped.
     Stopped,
@@ -46,7 +47,7 @@ impl fmt::Display for Registered {
         f.write_str(match self {
             Registered::Acknowledged => "captures leave the destinations alone",
             Registered::Full => "the proxy has no room for more destinations or clients",
-            Registered::NoConnection => "no control connection to the proxy (SEKIWAKE_BUS_CONTROL)",
+            Registered::NoConnection => "no control connection to the bus (SEKIWAKE_BUS_CONTROL or SEKIWAKE_BUS)",
             Registered::NoAnswer => "the proxy does not answer registrations, perhaps an earlier version",
             Registered::Late => "a capture has not acknowledged the destinations within 10 s",
             Registered::Stopped => "stopped",

@@ -15,6 +15,7 @@ use super::{
     handoff::decode_handoff,
     reader::{Reader, Start},
     settings::JetStreamSettings,
+    streams::{GROUPS_PREFIX, GROUPS_STREAM, HANDOFF_PREFIX},
 };
 use crate::{BusError, HandoffEntry, KnownTemplates, Requests};
 
@@ -23,8 +24,11 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
 const READ_WITHIN: Duration = Duration::from_secs(30);
 /// The most bytes of a group's state.
 const MAX_BYTES: usize = 32 << 20;
-/// A pause in which no further message comes is the end of what is stored.
-const QUIET: Duration = Duration::from_millis(500);
+/// A pause in which no further message is received is the end of what is stored: the last entries
+/// may have been replaced meanwhile. Longer than the silence after which a reader is lost.
+const QUIET: Duration = Duration::from_secs(3);
+/// The most groups of a kind that are compared.
+const MAX_GROUPS: usize = 64;
 /// How often the stop is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -62,8 +66,11 @@ async fn templates(nats: &Nats, kind: Kind, is_stopped: &dyn Fn() -> bool) -> Kn
             None => return KnownTemplates::NoConnection,
         }
     };
-    let Some(stream) = streams.first() else { return KnownTemplates::NoGroup };
-    let Ok(mut reader) = Reader::open(nats, stream, &[], Start::Oldest).await else { return KnownTemplates::NoAnswer };
+    let Some(stream) = stream_of_group(nats, kind, streams).await else { return KnownTemplates::NoGroup };
+    let Ok(mut reader) = Reader::open(nats, &stream, &[], Start::Oldest).await else { return KnownTemplates::NoAnswer };
+    if !reader.has_messages() {
+        return KnownTemplates::Entries(Vec::new());
+    }
     let mut entries: Vec<HandoffEntry> = Vec::new();
     let mut bytes = 0;
     let mut quiet_since = Instant::now();
@@ -86,7 +93,6 @@ async fn templates(nats: &Nats, kind: Kind, is_stopped: &dyn Fn() -> bool) -> Kn
                     return KnownTemplates::Entries(entries);
                 }
             }
-            // The stream is empty.
             Ok(None) if quiet_since.elapsed() >= QUIET => return KnownTemplates::Entries(entries),
             Ok(None) if started_at.elapsed() < READ_WITHIN => {}
             Ok(None) | Err(_) => return KnownTemplates::Late,
@@ -96,14 +102,37 @@ async fn templates(nats: &Nats, kind: Kind, is_stopped: &dyn Fn() -> bool) -> Kn
 
 /// The streams with the state of groups of a kind; `None` if there was no answer.
 async fn handoff_streams(nats: &Nats, kind: Kind) -> Option<Vec<String>> {
+    let request = json!({ "subject": "sekiwake.handoff.>" });
+    let answer: Value = nats.jetstream.request("STREAM.NAMES", &request).await.ok()?;
+    let names = answer.get("streams").and_then(Value::as_array).cloned().unwrap_or_default();
+    let prefix = handoff_prefix(kind);
+    Some(names.iter().filter_map(Value::as_str).filter(|name| name.starts_with(&prefix)).map(str::to_owned).collect())
+}
+
+/// What the names of these streams begin with.
+fn handoff_prefix(kind: Kind) -> String {
     let service = match kind {
         Kind::Syslog => "syslog-forwarder",
         Kind::Xflow => "xflow-forwarder",
         Kind::SnmpTrap => "trap-forwarder",
     };
-    let request = json!({ "subject": "sekiwake.handoff.>" });
-    let answer: Value = nats.jetstream.request("STREAM.NAMES", &request).await.ok()?;
-    let names = answer.get("streams").and_then(Value::as_array).cloned().unwrap_or_default();
-    let prefix = format!("SEKIWAKE_HANDOFF_{service}=");
-    Some(names.iter().filter_map(Value::as_str).filter(|name| name.starts_with(&prefix)).map(str::to_owned).collect())
+    format!("{HANDOFF_PREFIX}{service}=")
+}
+
+/// The stream of the group with the most entries; groups with members come first, because the state
+/// of a group that nobody is in any more becomes old.
+async fn stream_of_group(nats: &Nats, kind: Kind, mut streams: Vec<String>) -> Option<String> {
+    if streams.len() < 2 {
+        return streams.pop();
+    }
+    let mut best = None;
+    for stream in streams.into_iter().take(MAX_GROUPS) {
+        let group = stream.trim_start_matches(HANDOFF_PREFIX);
+        let members = format!("{GROUPS_PREFIX}{group}.{kind}.m.*");
+        let has_members = nats.multi_last(GROUPS_STREAM, &[members]).await.is_ok_and(|members| !members.is_empty());
+        let info: Option<Value> = nats.jetstream.request(format!("STREAM.INFO.{stream}"), &json!({})).await.ok();
+        let entries = info.and_then(|info| info["state"]["messages"].as_u64()).unwrap_or(0);
+        best = best.max(Some((has_members, entries, stream)));
+    }
+    best.map(|(_, _, stream)| stream)
 }

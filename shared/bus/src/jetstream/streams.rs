@@ -33,6 +33,8 @@ pub(crate) const STATE_STREAM: &str = "SEKIWAKE_STATE";
 pub(crate) const GROUPS_STREAM: &str = "KV_SEKIWAKE_GROUPS";
 /// The beginning of its subjects.
 pub(crate) const GROUPS_PREFIX: &str = "$KV.SEKIWAKE_GROUPS.";
+/// The beginning of the names of streams of hand-off state.
+pub(crate) const HANDOFF_PREFIX: &str = "SEKIWAKE_HANDOFF_";
 /// The largest message of a data stream, bytes: a batch is closed at 256 KiB, and a single record
 /// may be larger than its share.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 512 << 10;
@@ -97,7 +99,7 @@ pub(crate) fn data_stream(kind: Kind) -> &'static str {
 /// Whether this is the name of one of the bus's streams.
 pub(crate) fn is_own_stream(name: &str) -> bool {
     let is_data = Kind::ALL.into_iter().any(|kind| data_stream(kind) == name);
-    is_data || [STATE_STREAM, GROUPS_STREAM].contains(&name) || name.starts_with("SEKIWAKE_HANDOFF_")
+    is_data || [STATE_STREAM, GROUPS_STREAM].contains(&name) || name.starts_with(HANDOFF_PREFIX)
 }
 
 /// The subject of a topic, such as `sekiwake.xflow.0a`.
@@ -170,7 +172,7 @@ pub(crate) fn groups_config() -> Config {
 
 /// The stream of a group's hand-off state.
 pub(crate) fn handoff_stream(group: &Name) -> String {
-    format!("SEKIWAKE_HANDOFF_{}", token(group))
+    format!("{HANDOFF_PREFIX}{}", token(group))
 }
 
 /// The hand-off stream, as it is created. Its subjects are `sekiwake.handoff.<group>.>`, with the
