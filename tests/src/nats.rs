@@ -13,8 +13,9 @@ use sekiwake_testkit::{
     netns::Namespace,
     process::{Process, Signal},
     skip::met_or_skipped,
+    wait::wait_for,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/receivers/bin/nats-server");
 /// Time limit of a start and of an end.
@@ -77,6 +78,20 @@ impl<'a> NatsServer<'a> {
         self.wait_until_ready()
     }
 
+    /// Makes it read this configuration, as an administrator does. Connections of users that it no
+    /// longer accepts end.
+    ///
+    /// # Errors
+    /// It does not say that it has read it.
+    pub fn reload(&self, configuration: &str) -> anyhow::Result<()> {
+        let reloads =
+            || self.process.stderr().iter().filter(|line| line.contains("Reloaded server configuration")).count();
+        let before = reloads();
+        fs::write(&self.configuration, configuration)?;
+        self.process.signal(Signal::HUP)?;
+        Ok(wait_for("a reloaded configuration", LONG, || reloads() > before)?)
+    }
+
     /// The process alone.
     pub fn into_process(self) -> Process {
         self.process
@@ -99,15 +114,35 @@ fn spawn(namespace: &Namespace, configuration: &Path) -> anyhow::Result<Process>
 /// # Errors
 /// There is no answer in time.
 pub fn api(namespace: &Namespace, server: SocketAddr, subject: &str, request: &Value) -> anyhow::Result<Value> {
+    api_as(namespace, server, subject, request, &|_| json!({}))
+}
+
+/// The same as a user. `login` returns the fields of CONNECT that say who it is, for a nonce that a
+/// key has to sign.
+///
+/// # Errors
+/// There is no answer in time.
+pub fn api_as(
+    namespace: &Namespace,
+    server: SocketAddr,
+    subject: &str,
+    request: &Value,
+    login: &dyn Fn(&str) -> Value,
+) -> anyhow::Result<Value> {
     let body = request.to_string();
     let stream = namespace.enter(|| TcpStream::connect_timeout(&server, ANSWER_WITHIN))??;
     stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-    let length = body.len();
-    let connect = r#"CONNECT {"verbose":false,"headers":true,"no_responders":true}"#;
-    let sent = format!("{connect}\r\nSUB answer 1\r\nPUB $JS.API.{subject} answer {length}\r\n{body}\r\n");
-    (&stream).write_all(sent.as_bytes())?;
     let mut reader = BufReader::new(&stream);
     let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let info: Value = serde_json::from_str(line.trim_start_matches("INFO "))?;
+    let mut connect = login(info["nonce"].as_str().unwrap_or_default());
+    for (option, is_set) in [("verbose", false), ("headers", true), ("no_responders", true)] {
+        connect[option] = json!(is_set);
+    }
+    let length = body.len();
+    let sent = format!("CONNECT {connect}\r\nSUB answer 1\r\nPUB $JS.API.{subject} answer {length}\r\n{body}\r\n");
+    (&stream).write_all(sent.as_bytes())?;
     while !line.starts_with("MSG ") {
         line.clear();
         ensure!(reader.read_line(&mut line)? > 0, "{server} closed the connection");

@@ -235,18 +235,20 @@ impl Bus {
 
 /// Delivers to a subject of NATS servers, whichever bus is used. The servers may be started later.
 /// With more than one message `per_lane` on its way, those of a lane may be stored in another order
-/// when one of them is lost.
+/// when one of them is lost. Each of `hangups` makes it connect again, with the secrets and
+/// certificates that the files have then.
 ///
 /// # Errors
 /// No descriptor or thread is left, files cannot be used, or the program was built without NATS.
 #[cfg_attr(not(feature = "jetstream"), expect(unused_variables, reason = "there is no client"))]
 pub fn subject_publisher(
     access: NatsAccess,
+    hangups: &Hangups,
     subject: &str,
     per_lane: usize,
 ) -> Result<Box<dyn SubjectPublisher>, BusError> {
     #[cfg(feature = "jetstream")]
-    return Ok(Box::new(JetStreamSubject::open(access, subject, per_lane)?));
+    return Ok(Box::new(JetStreamSubject::open(access, hangups, subject, per_lane)?));
     #[cfg(not(feature = "jetstream"))]
     Err(BusError::Connect { endpoint: access.servers(), source: WITHOUT_NATS.into() })
 }

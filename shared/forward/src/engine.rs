@@ -8,7 +8,7 @@ use sekiwake_bus::Transport as Carrier;
 use sekiwake_decode::{Decoder, mib::Mib};
 use sekiwake_flow::DestinationSlots;
 use sekiwake_record::Kind;
-use sekiwake_runtime::Scope;
+use sekiwake_runtime::{Hangups, Scope};
 use tracing::warn;
 
 use crate::{
@@ -500,7 +500,7 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
         let WorkerContext { scope, resolution, registry, delivery_spools, mib, .. } = &self.context;
         let label = destination.label(endpoint);
         let failed = |error: &dyn Display| io::Error::other(format!("{label}: {error}"));
-        let sink = sink(self.kind, destination, endpoint).map_err(|error| failed(&error))?;
+        let sink = sink(self.kind, destination, endpoint, scope.hangups()).map_err(|error| failed(&error))?;
         let spool = match destination.options.spool {
             Some(max_bytes) => Some(SpoolPlace {
                 dir: delivery_spools.dir().map_err(|error| failed(&error))?.join(delivery::spool_name(&label)),
@@ -529,15 +529,20 @@ impl<B: AsRef<[u8]> + From<Vec<u8>> + Send + Sync + 'static> Engine<B> {
     }
 }
 
-/// The client of a delivery's endpoint.
+/// The client of a delivery's endpoint. Each of `hangups` makes one of NATS read its files again.
 ///
 /// # Errors
 /// A file that it needs cannot be used.
-pub(crate) fn sink(kind: Kind, destination: &Destination, endpoint: &Endpoint) -> Result<Box<dyn Sink>, String> {
+pub(crate) fn sink(
+    kind: Kind,
+    destination: &Destination,
+    endpoint: &Endpoint,
+    hangups: Hangups,
+) -> Result<Box<dyn Sink>, String> {
     let options = &destination.options;
     match destination.transport {
         Transport::Kafka => return kafka_sink(kind, destination, endpoint),
-        Transport::Nats => return Ok(Box::new(NatsSink::new(NatsSettings::read(kind, destination)?)?)),
+        Transport::Nats => return Ok(Box::new(NatsSink::new(NatsSettings::read(kind, destination)?, hangups)?)),
         _ => {}
     }
     let DeliveryOptions { value, encoding, is_compressed, headers, .. } = &options.delivery;

@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use sekiwake_bus::{Bus, Controlling, GroupSettings, Grouping, Reporting, Subscribing};
 use sekiwake_decode::mib::Mib;
 use sekiwake_record::Kind;
-use sekiwake_runtime::{About, Finding, MibFolder, Process, Role, Scope};
+use sekiwake_runtime::{About, Finding, Hangups, MibFolder, Process, Role, Scope};
 use sekiwake_settings::{Reader, Setting};
 use tracing::info;
 
@@ -261,7 +261,7 @@ fn check_files<P: Protocol>(reader: &mut Reader, variable: &'static str, destina
         }
     }
     for destination in destinations.into_iter().flatten().filter(|one| one.transport.is_delivery()) {
-        let load = |endpoint: &Endpoint| sink(P::KIND, destination, endpoint).err();
+        let load = |endpoint: &Endpoint| sink(P::KIND, destination, endpoint, Hangups::default()).err();
         if let Some(error) = destination.endpoints.iter().find_map(load) {
             let takes = format!("files that can be used ({error})");
             reader.mistake(variable, &destination.to_string(), &takes);

@@ -73,13 +73,18 @@ struct Publishing {
 
 impl JetStreamSubject {
     /// Begins to connect. The servers may be started later. At most `per_lane` messages of a lane
-    /// are in flight.
+    /// are in flight. Each of `hangups` makes it connect again, with the secrets and certificates
+    /// that the files have then.
     ///
     /// # Errors
     /// No descriptor or thread is left, or files cannot be used.
-    pub(crate) fn open(access: NatsAccess, subject: &str, per_lane: usize) -> Result<JetStreamSubject, BusError> {
-        let connection =
-            Connection::open(&JetStreamSettings::without_streams(access), &Hangups::default(), "delivery")?;
+    pub(crate) fn open(
+        access: NatsAccess,
+        hangups: &Hangups,
+        subject: &str,
+        per_lane: usize,
+    ) -> Result<JetStreamSubject, BusError> {
+        let connection = Connection::open(&JetStreamSettings::without_streams(access), hangups, "delivery")?;
         let client = &connection.nats().client;
         let inbox = client.new_inbox();
         let failed = |source: async_nats::SubscribeError| BusError::Io { role: "delivery", source: source.into() };

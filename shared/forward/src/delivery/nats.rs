@@ -18,6 +18,7 @@ use sekiwake_bus::{
 };
 use sekiwake_json::{Payload, timestamp, write_line};
 use sekiwake_record::Kind;
+use sekiwake_runtime::Hangups;
 
 use super::{
     Value,
@@ -95,6 +96,8 @@ impl NatsSettings {
 /// A subject.
 pub(crate) struct NatsSink {
     settings: NatsSettings,
+    /// How often the process was asked to read its files again.
+    hangups: Hangups,
     /// Opened with the first request: settings are also checked without one.
     publisher: Option<Box<dyn SubjectPublisher>>,
     unfinished: Option<Unfinished>,
@@ -122,10 +125,10 @@ struct Unnamed {
 impl NatsSink {
     /// # Errors
     /// There are no random numbers.
-    pub(crate) fn new(settings: NatsSettings) -> Result<NatsSink, String> {
+    pub(crate) fn new(settings: NatsSettings, hangups: Hangups) -> Result<NatsSink, String> {
         let run = getrandom::u64().map_err(|error| format!("cannot get random numbers: {error}"))?;
         let unnamed = Unnamed { run, next: 0 };
-        Ok(NatsSink { settings, publisher: None, unfinished: None, unnamed, envelope: Vec::new() })
+        Ok(NatsSink { settings, hangups, publisher: None, unfinished: None, unnamed, envelope: Vec::new() })
     }
 
     /// Publishes all of these parts, going on with an unfinished request that they begin with.
@@ -142,7 +145,7 @@ impl NatsSink {
         let NatsSettings { access, subject, pipeline, .. } = &self.settings;
         let published = match &mut self.publisher {
             Some(publisher) => publisher.publish(&mut unfinished.messages, PUBLISH_WITHIN),
-            None => match subject_publisher(access.clone(), subject, *pipeline) {
+            None => match subject_publisher(access.clone(), &self.hangups, subject, *pipeline) {
                 Ok(mut publisher) => {
                     let published = publisher.publish(&mut unfinished.messages, PUBLISH_WITHIN);
                     self.publisher = Some(publisher);

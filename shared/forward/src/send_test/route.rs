@@ -12,6 +12,7 @@ use std::{
 
 use sekiwake_decode::{Decoder, mib::Mib};
 use sekiwake_record::{Flags, Kind, Record, Vlans};
+use sekiwake_runtime::Hangups;
 use sekiwake_sys::{Outgoing, clock::wall_now_ns};
 use sha2::{Digest, Sha256};
 
@@ -257,7 +258,7 @@ fn deliver_record(
     mib: &Arc<Mib>,
     payload: &[u8],
 ) -> Result<(), String> {
-    let mut sink = sink(kind, destination, endpoint)?;
+    let mut sink = sink(kind, destination, endpoint, Hangups::default())?;
     let Towards { address, is_only } = towards;
     let own = UdpSender::connect(address).and_then(|own| own.local_address()).map_err(|error| error.to_string())?;
     let record = test_record(kind, own, payload);

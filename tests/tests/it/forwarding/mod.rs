@@ -4,6 +4,7 @@ mod dead;
 mod delivered;
 mod rejecting;
 mod reload;
+mod secrets;
 mod spoofing;
 mod templates;
 

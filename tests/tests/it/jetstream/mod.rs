@@ -3,6 +3,7 @@
 mod groups;
 mod losses;
 mod moving;
+pub(crate) mod operator;
 mod publishing;
 mod security;
 pub(crate) mod server;

@@ -2,17 +2,18 @@
 
 use std::{fs, path::Path};
 
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use nkeys::{KeyPair, KeyPairType};
 use sekiwake_testkit::{
     process::{Process, Signal},
     sink::Options,
     wait::wait_for,
 };
 use sekiwake_tests::{MIRRORED, Service, collector};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::server::{BUS, NatsServer, SINCE, api, pause_until, wait_for_lines};
+use super::{
+    operator::Operator,
+    server::{BUS, NatsServer, SINCE, api, pause_until, wait_for_lines},
+};
 use crate::support::*;
 
 /// What each role needs, as docs/bus-jetstream.md lists it.
@@ -47,8 +48,9 @@ fn jetstream_roles_work_with_their_permissions_and_no_more() {
     // The administrator's own run creates them.
     let destination = syslog_to(0);
     let forward = ("SEKIWAKE_SYSLOG_DESTINATIONS", destination.as_str());
-    for name in [CAPTURE, SYSLOG] {
-        let more = [("SEKIWAKE_ADMIN", "127.0.0.1:9700"), forward];
+    let flows = ("SEKIWAKE_XFLOW_DESTINATIONS", destination.as_str());
+    for name in [CAPTURE, SYSLOG, XFLOW] {
+        let more = [("SEKIWAKE_ADMIN", "127.0.0.1:9700"), forward, flows];
         let mut admin = site.start_one(name, &[&user("admin")[..], &more].concat());
         pause_until("the streams", || admin.is_ready());
         admin.stop().unwrap();
@@ -63,6 +65,11 @@ fn jetstream_roles_work_with_their_permissions_and_no_more() {
     wait_for("a refusal", LONG, || log(&spy).contains("Permissions Violation") || log(&spy).contains("cannot be read"))
         .unwrap_or_else(|late| panic!("{late}: {}", log(&spy)));
     assert!(spy.stdout().is_empty());
+    // Templates are read by those who may: no exporter has sent any.
+    for (name, status) in [("templates", Some(0)), ("capture", Some(1))] {
+        let mut templates = run(&site.host, "sekiwake-tap", &["templates/"], &user(name));
+        assert_eq!(templates.wait(LONG).unwrap().code(), status, "{name}: {}", log(&templates));
+    }
     // A member of a group handles what it may read.
     let sink = site.sink(&[at(collector(0), 514)], Options::counts());
     let member = site.start_one(SYSLOG, &[&user("group")[..], &[forward]].concat());
@@ -139,62 +146,20 @@ fn jetstream_secret_is_read_again_on_sighup() {
     pause_until("ready services", all_ready);
 }
 
-/// A JWT of NATS about a key, in version 2 of the claims.
-fn jwt(issuer: &KeyPair, subject: &KeyPair, about: &Value) -> String {
-    let claims = json!({
-        "jti": "1", "iat": 1_700_000_000, "iss": issuer.public_key(), "sub": subject.public_key(),
-        "name": about["type"], "nats": about,
-    });
-    let encode = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-    let text = format!("{}.{}", encode(&json!({"typ": "JWT", "alg": "ed25519-nkey"})), encode(&claims));
-    let signature = BASE64_URL_SAFE_NO_PAD.encode(issuer.sign(text.as_bytes()).unwrap());
-    format!("{text}.{signature}")
-}
-
 #[test]
 fn jetstream_credentials_file_is_accepted() {
     let Some(site) = site() else { return };
     if !NatsServer::is_installed() {
         return;
     }
-    // Keys of this test only.
-    let key = |kind: KeyPairType, byte: u8| KeyPair::new_from_raw(kind, [byte; 32]).unwrap();
-    let operator = key(KeyPairType::Operator, 1);
-    let [system, account] = [2, 3].map(|byte| key(KeyPairType::Account, byte));
-    let [user, stranger] = [4, 5].map(|byte| key(KeyPairType::User, byte));
-    let limits = json!({
-        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
-        "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1,
-    });
-    let operator_jwt = jwt(&operator, &operator, &json!({"type": "operator", "version": 2}));
-    let without_storage = json!({"type": "account", "version": 2, "limits": {"subs": -1, "conn": -1}});
-    let system_jwt = jwt(&operator, &system, &without_storage);
-    let account_jwt = jwt(&operator, &account, &json!({"type": "account", "version": 2, "limits": limits}));
-    let user_claims =
-        json!({"type": "user", "version": 2, "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1});
-    let credentials = |key: &KeyPair| {
-        let token = jwt(&account, &user, &user_claims);
-        let seed = key.seed().unwrap();
-        format!(
-            "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n\
-             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
-        )
-    };
-    let (system, account) = (system.public_key(), account.public_key());
-    let _server = NatsServer::start(
-        &site.host,
-        &format!(
-            "operator: {operator_jwt}\nsystem_account: {system}\nresolver: MEMORY\n\
-             resolver_preload: {{ {system}: {system_jwt}, {account}: {account_jwt} }}"
-        ),
-    );
+    let operator = Operator::new();
+    let _server = NatsServer::start(&site.host, operator.configuration());
     let folder = tempfile::tempdir().unwrap();
-    let file = write(folder.path(), "user.creds", &credentials(&stranger));
+    let file = write(folder.path(), "user.creds", &operator.wrong_credentials());
     let capture = site.start_one(CAPTURE, &[BUS, ("SEKIWAKE_BUS_CREDENTIALS_FILE", &file)]);
-    // The token is not that of the key.
     wait_for("a refusal", LONG, || log(&capture.process).to_lowercase().contains("authorization violation"))
         .unwrap_or_else(|late| panic!("{late}: {}", log(&capture.process)));
-    write(folder.path(), "user.creds", &credentials(&user));
+    write(folder.path(), "user.creds", &operator.credentials());
     wait_for("a ready capture", LONG, || capture.is_ready())
         .unwrap_or_else(|late| panic!("{late}: {}", log(&capture.process)));
 }

@@ -8,7 +8,7 @@ use std::{
 
 use sekiwake_testkit::{netns::Namespace, process::Process, wait::wait_for};
 use sekiwake_tests::nats;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::*;
 
@@ -24,7 +24,8 @@ pub(crate) fn python() -> PathBuf {
 pub(crate) struct NatsServer<'a> {
     server: nats::NatsServer<'a>,
     namespace: &'a Namespace,
-    _folder: tempfile::TempDir,
+    address: Ipv4Addr,
+    folder: tempfile::TempDir,
 }
 
 impl<'a> NatsServer<'a> {
@@ -41,10 +42,14 @@ impl<'a> NatsServer<'a> {
     /// The same at another address.
     pub(crate) fn start_at(namespace: &'a Namespace, address: Ipv4Addr, more: &str) -> NatsServer<'a> {
         let folder = tempfile::tempdir().unwrap();
-        let disk = folder.path().join("disk");
-        let configuration = format!("{}{more}\n", nats_configuration(address, &disk));
+        let configuration = configuration(address, &folder, more);
         let server = nats::NatsServer::start(namespace, folder.path(), &configuration).unwrap();
-        NatsServer { server, namespace, _folder: folder }
+        NatsServer { server, namespace, address, folder }
+    }
+
+    /// Replaces what was appended to its configuration, and makes it read that.
+    pub(crate) fn reload(&self, more: &str) {
+        self.server.reload(&configuration(self.address, &self.folder, more)).unwrap();
     }
 
     /// Kills it as `kill -9` does.
@@ -59,10 +64,19 @@ impl<'a> NatsServer<'a> {
 
     /// Makes a request to the API of JetStream, which must succeed.
     pub(crate) fn request(&self, subject: &str) -> Value {
-        let answer = api(self.namespace, 4222, subject, &Value::Object(serde_json::Map::new()));
+        self.request_as(subject, &json!({}), &|_| json!({}))
+    }
+
+    /// The same as a user, as [`nats::api_as`].
+    pub(crate) fn request_as(&self, subject: &str, request: &Value, login: &dyn Fn(&str) -> Value) -> Value {
+        let answer = nats::api_as(self.namespace, at(self.address, 4222), subject, request, login).unwrap();
         assert!(answer["error"].is_null(), "{subject}: {answer}");
         answer
     }
+}
+
+fn configuration(address: Ipv4Addr, folder: &tempfile::TempDir, more: &str) -> String {
+    format!("{}{more}\n", nats_configuration(address, &folder.path().join("disk")))
 }
 
 /// A request to the API of JetStream of a server on loopback.
