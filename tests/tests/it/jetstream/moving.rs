@@ -1,8 +1,9 @@
-//! A running site changes from ZeroMQ to JetStream, as docs/bus-jetstream.md describes it.
+//! A running site changes from ZeroMQ to JetStream or back, as docs/bus-jetstream.md describes it.
 
 use std::time::Duration;
 
 use sekiwake_testkit::wait::wait_for;
+use sekiwake_tests::Service;
 
 use super::server::{BUS, NatsServer, pause_until};
 use crate::{
@@ -17,8 +18,25 @@ fn offered(log: &[String]) -> u64 {
     number.split_whitespace().next().unwrap().parse().unwrap()
 }
 
+/// What services set to use a bus.
+fn setting(bus: Bus) -> &'static [(&'static str, &'static str)] {
+    match bus {
+        Bus::ZeroMq => &[],
+        Bus::JetStream => &[BUS],
+    }
+}
+
 #[test]
 fn site_that_moves_to_jetstream_misses_nothing_that_was_captured() {
+    moves(Bus::ZeroMq, Bus::JetStream);
+}
+
+#[test]
+fn site_that_moves_to_zeromq_misses_nothing_that_was_captured() {
+    moves(Bus::JetStream, Bus::ZeroMq);
+}
+
+fn moves(from: Bus, to: Bus) {
     let Some(site) = site() else { return };
     if !NatsServer::is_installed() {
         return;
@@ -26,19 +44,25 @@ fn site_that_moves_to_jetstream_misses_nothing_that_was_captured() {
     site.disable_ipv6_on_the_wire();
     let sink = large_sink(&site, 0);
     let destination = ("SEKIWAKE_SYSLOG_DESTINATIONS", &*syslog_to(0));
-    let mut old = site.start(&SYSLOG_PATH, &[destination]);
-    let mut capture = old.take(CAPTURE);
+    let _server = NatsServer::start(&site.host, "");
+    let start = |bus: Bus, name: &str, more: &[(&str, &str)]| {
+        let service = site.start_one(name, &[setting(bus), more].concat());
+        pause_until("a ready service", || service.is_ready());
+        service
+    };
+    let _proxy = site.start_one(PROXY, &[]);
+    let mut old = start(from, SYSLOG, &[destination]);
+    let mut capture = start(from, CAPTURE, &[]);
     let load = Load::start(&site);
     flow_for(&sink, Duration::from_secs(1));
 
-    let _server = NatsServer::start(&site.host, "");
-    let mut forwarder = site.start_one(SYSLOG, &[BUS, destination, ("SEKIWAKE_ADMIN", "127.0.0.1:9701")]);
-    pause_until("the new forwarder", || forwarder.is_ready());
+    let mut forwarder = start(to, SYSLOG, &[destination, ("SEKIWAKE_ADMIN", "127.0.0.1:9750")]);
     capture.stop().unwrap();
     let before = offered(&capture.process.stderr());
-    let mut capture = site.start_one(CAPTURE, &[BUS]);
-    pause_until("the new capture", || capture.is_ready());
+    let mut capture = start(to, CAPTURE, &[]);
     flow_for(&sink, Duration::from_secs(1));
+    let lag = |service: &Service<'_>| service.metrics().unwrap().count("sekiwake_bus_shard_lag_records", &[]);
+    pause_until("the old forwarder to receive everything", || from == Bus::ZeroMq || lag(&old) == 0);
     old.stop().unwrap();
 
     let sent = load.stop();
