@@ -1,14 +1,11 @@
 //! Too many and too few syslog messages, from the wire to the notified receivers.
 
 use sekiwake_testkit::{process::Process, skip::skip, wait::wait_for};
-use sekiwake_tests::{MIRRORED, Service, Services, Webhook, binary, get};
+use sekiwake_tests::{MIRRORED, Service, Services, Webhook, get};
 use serde_json::Value;
 use std::process::Command;
 
-use crate::{
-    jetstream::server::{BUS, NatsServer},
-    support::*,
-};
+use crate::support::*;
 
 const DETECTOR: &str = "sekiwake-anomaly-detector";
 
@@ -59,42 +56,23 @@ fn wait_for_intervals(services: &Services<'_>, intervals: u64) {
 }
 
 #[test]
-fn jetstream_events_reach_taps_as_they_reach_webhooks() {
-    let Some(site) = site() else { return };
-    if !NatsServer::is_installed() {
-        return;
-    }
-    let _server = NatsServer::start(&site.host, "");
-    let hook = webhook(&site);
-    let notify = format!("webhook+http://{}/hook", hook.address());
-    let environment = [&QUICK[..], &[BUS, ("SEKIWAKE_NOTIFY", notify.as_str())]].concat();
-    let services = Services([CAPTURE, DETECTOR].map(|name| site.start_one(name, &environment)).into());
-    wait_for("ready services", LONG, || services.0.iter().all(Service::is_ready)).unwrap();
-    let mut tap = run(&site.host, "sekiwake-tap", &["anomaly/", "--count", "1"], &[BUS]);
-    let mut steady = start_load(&site, 400, 600);
-    let lower = || services.get(DETECTOR).metrics().map_or(0, |samples| samples.count("sekiwake_anomaly_lower", &[]));
-    wait_for("a window of the load", LONG, || lower() > 100).unwrap();
-    start_load(&site, 3000, 2).wait(LONG).unwrap();
-    tap.wait(LONG).unwrap();
-    wait_for("the notification", LONG, || !hook.bodies().is_empty()).unwrap();
-    let event: Value = serde_json::from_str(&tap.stdout()[0]).unwrap();
-    assert_eq!((&event, event["kind"].as_str()), (&hook.bodies()[0], Some("high")));
-    steady.terminate().unwrap();
-    steady.wait(LONG).unwrap();
-    services.stop().unwrap();
+fn burst_and_silence_fire_and_resolve_once_each() {
+    fire_and_resolve_once_each(Bus::ZeroMq);
 }
 
 #[test]
-fn burst_and_silence_fire_and_resolve_once_each() {
-    let Some(site) = site() else { return };
+fn burst_and_silence_fire_and_resolve_once_each_on_jetstream() {
+    fire_and_resolve_once_each(Bus::JetStream);
+}
+
+fn fire_and_resolve_once_each(bus: Bus) {
+    let Some(site) = site_on(bus) else { return };
     let hook = webhook(&site);
     let notify = format!("webhook+http://{}/hook?token=secret syslog+udp://127.0.0.1:5514", hook.address());
     let syslog = site.host.udp_socket(at([127, 0, 0, 1], 5514)).unwrap();
     let services =
         site.start(&[CAPTURE, PROXY, DETECTOR], &[&QUICK[..], &[("SEKIWAKE_NOTIFY", notify.as_str())]].concat());
-    let mut command = site.host.command(binary("sekiwake-tap"));
-    command.args(["anomaly/", "--count", "4"]);
-    let mut tap = Process::spawn(command).unwrap();
+    let mut tap = run(&site.host, "sekiwake-tap", &["anomaly/", "--count", "4"], site.bus());
     let mut steady = start_load(&site, 400, 600);
     // The window has the steady load only.
     let lower = || services.get(DETECTOR).metrics().map_or(0, |samples| samples.count("sekiwake_anomaly_lower", &[]));
@@ -144,7 +122,16 @@ fn burst_and_silence_fire_and_resolve_once_each() {
 
 #[test]
 fn standby_detector_takes_over_with_its_predecessors_state() {
-    let Some(site) = site() else { return };
+    standby_takes_over(Bus::ZeroMq);
+}
+
+#[test]
+fn standby_detector_takes_over_with_its_predecessors_state_on_jetstream() {
+    standby_takes_over(Bus::JetStream);
+}
+
+fn standby_takes_over(bus: Bus) {
+    let Some(site) = site_on(bus) else { return };
     let hook = webhook(&site);
     let notify = format!("webhook+http://{}/", hook.address());
     let more = [&QUICK[..], &[("SEKIWAKE_NOTIFY", notify.as_str()), ("SEKIWAKE_MEMBER", "a")]].concat();

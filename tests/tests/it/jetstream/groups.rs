@@ -13,7 +13,7 @@ use sekiwake_tests::{Ledger, MIRRORED, Service, Services, collector};
 use super::server::{AWAY, BUS, NatsServer, pause_until};
 use crate::{
     monitoring::ON_JETSTREAM,
-    replicas::{COMPLETE, Completeness, Load, Members, completeness, flow_for, large_sink, pause_for, settle},
+    replicas::{Completeness, Load, Members, completeness, flow_for, large_sink, pause_for, settle},
     support::*,
 };
 
@@ -127,50 +127,6 @@ fn jetstream_groups_of_every_service_handle_all_kinds_once() {
     assert!(exposed().contains("shard=\"3f\"") && lag("kind=\"syslog\"") == 0);
     services.stop().unwrap();
     assert_eq!(sink.finish().received, sent);
-}
-
-#[test]
-fn jetstream_group_of_changing_size_handles_everything_once() {
-    let Some(site) = site() else { return };
-    let Some(mut scenario) = Scenario::start(&site, 1) else { return };
-    scenario.members.start("default", 0, 2);
-    scenario.members.wait_until_even();
-    flow_for(&scenario.sink, Duration::from_secs(1));
-    for _ in 0..2 {
-        scenario.members.stop_first();
-        scenario.members.wait_until_even();
-        flow_for(&scenario.sink, Duration::from_secs(1));
-    }
-    assert_eq!(scenario.finish(), COMPLETE);
-}
-
-#[test]
-fn jetstream_killed_member_is_replaced() {
-    let Some(site) = site() else { return };
-    let Some(mut scenario) = Scenario::start(&site, 3) else { return };
-    scenario.members.kill_first();
-    scenario.members.wait_until_even();
-    flow_for(&scenario.sink, Duration::from_secs(1));
-    let Completeness { duplicates, .. } = scenario.finish();
-    assert!(duplicates <= RATE * COMMITTED_WITHIN.as_secs(), "{duplicates} handled twice");
-}
-
-#[test]
-fn jetstream_suspended_member_is_fenced_and_joins_again() {
-    let Some(site) = site() else { return };
-    let Some(scenario) = Scenario::start(&site, 3) else { return };
-    scenario.members.pause_first();
-    let others = || -> u64 {
-        let owned = scenario.members.members[1..].iter();
-        owned.map(crate::replicas::owned_shards).sum()
-    };
-    wait_for("the others own all shards", LONG, || others() == 64).unwrap();
-    pause_for(Duration::from_secs(1));
-    scenario.members.resume_first();
-    scenario.members.wait_until_even();
-    flow_for(&scenario.sink, Duration::from_secs(1));
-    let Completeness { duplicates, .. } = scenario.finish();
-    assert!(duplicates <= RATE * COMMITTED_WITHIN.as_secs(), "{duplicates} handled twice");
 }
 
 #[test]

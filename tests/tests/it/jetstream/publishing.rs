@@ -177,16 +177,3 @@ fn jetstream_registered_destinations_are_not_captured() {
     let sent = send(&["--count", "300"]);
     wait_for("records without a registration", LONG, || published(&capture).0 == sent).unwrap();
 }
-
-#[test]
-fn jetstream_status_is_sent_while_somebody_reads_it() {
-    let Some(site) = site() else { return };
-    if !NatsServer::is_installed() {
-        return;
-    }
-    let _server = NatsServer::start(&site.host, "");
-    let _capture = site.start_one(CAPTURE, &[BUS]);
-    let tap = run(&site.host, "sekiwake-tap", &["status/"], &[BUS]);
-    wait_for("status of the capture", LONG, || tap.stdout().iter().any(|line| line.contains(r#""service":"capture""#)))
-        .unwrap_or_else(|late| panic!("{late}: {}", tap.stderr().join("\n")));
-}

@@ -9,9 +9,25 @@ fn sent_in(time: Duration) -> u64 {
     time.as_millis() as u64 * RATE / 1000
 }
 
+/// The most datagrams that are sent twice after a member was killed: what it has sent since its
+/// last commit. That is half a second old as a rule; a member that cannot commit does not act for
+/// longer than its lease.
+fn sent_since_the_last_commit(members: u64) -> u64 {
+    sent_in(LEASE) / members
+}
+
 #[test]
-fn scaling_from_one_to_four_to_two_has_no_loss_or_duplicates() {
-    let Some(site) = site() else { return };
+fn scaling_from_one_to_four_to_one_has_no_loss_or_duplicates() {
+    scale_up_and_down(Bus::ZeroMq);
+}
+
+#[test]
+fn scaling_from_one_to_four_to_one_has_no_loss_or_duplicates_on_jetstream() {
+    scale_up_and_down(Bus::JetStream);
+}
+
+fn scale_up_and_down(bus: Bus) {
+    let Some(site) = site_on(bus) else { return };
     let mut scenario = Scenario::start(&site, 1);
     scenario.members.start("default", 0, 3);
     scenario.members.wait_for_shares(&[16, 16, 16, 16]);
@@ -21,23 +37,33 @@ fn scaling_from_one_to_four_to_two_has_no_loss_or_duplicates() {
     }
     scenario.members.wait_for_shares(&[32, 32]);
     scenario.flow_for(SECOND);
+    scenario.members.stop_first();
+    scenario.members.wait_for_shares(&[64]);
+    scenario.flow_for(SECOND);
     let outcome = scenario.finish();
-    assert_eq!((outcome.missing, outcome.duplicates), (0, 0), "{outcome}");
+    assert_eq!((outcome.missing, outcome.duplicates, outcome.lost), (0, 0, 0), "{outcome}");
 }
 
 #[test]
 fn killed_member_of_three_is_replaced_without_loss() {
-    let Some(site) = site() else { return };
+    killed_member_is_replaced(Bus::ZeroMq);
+}
+
+#[test]
+fn killed_member_of_three_is_replaced_without_loss_on_jetstream() {
+    killed_member_is_replaced(Bus::JetStream);
+}
+
+fn killed_member_is_replaced(bus: Bus) {
+    let Some(site) = site_on(bus) else { return };
     let mut scenario = Scenario::start(&site, 3);
     scenario.flow_for(3 * SECOND);
     scenario.members.kill_first();
     scenario.members.wait_for_shares(&[32, 32]);
     scenario.flow_for(SECOND);
     let outcome = scenario.finish();
-    assert_eq!(outcome.missing, 0, "{outcome}");
-    // Its third of the shards since its last commit. That is half a second old as a rule; a member
-    // that cannot commit does not act for longer than its lease.
-    assert!(outcome.duplicates <= sent_in(LEASE) / 3, "{outcome}");
+    assert_eq!((outcome.missing, outcome.lost), (0, 0), "{outcome}");
+    assert!(outcome.duplicates <= sent_since_the_last_commit(3), "{outcome}");
 }
 
 #[test]
@@ -51,7 +77,7 @@ fn only_member_killed_and_restarted_resumes_at_its_position() {
     scenario.flow_for(SECOND);
     let outcome = scenario.finish();
     assert_eq!((outcome.missing, outcome.lost), (0, 0), "{outcome}");
-    assert!(outcome.duplicates <= sent_in(LEASE), "{outcome}");
+    assert!(outcome.duplicates <= sent_since_the_last_commit(1), "{outcome}");
 }
 
 #[test]
@@ -69,7 +95,16 @@ fn proxy_killed_and_restarted_loses_nothing() {
 
 #[test]
 fn paused_member_sends_no_shard_it_has_lost() {
-    let Some(site) = site() else { return };
+    paused_member_is_fenced(Bus::ZeroMq);
+}
+
+#[test]
+fn paused_member_sends_no_shard_it_has_lost_on_jetstream() {
+    paused_member_is_fenced(Bus::JetStream);
+}
+
+fn paused_member_is_fenced(bus: Bus) {
+    let Some(site) = site_on(bus) else { return };
     let scenario = Scenario::start(&site, 2);
     scenario.flow_for(2 * SECOND);
     scenario.members.pause_first();
