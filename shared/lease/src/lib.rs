@@ -39,6 +39,7 @@
 //!
 //! Values are versioned and bounded ([`value`]). What cannot be read is counted and skipped.
 
+mod beginning;
 mod handling;
 mod key;
 mod mutants;
@@ -48,6 +49,7 @@ mod simulation;
 mod table;
 pub mod value;
 
+pub use beginning::{Beginning, Owed};
 pub use handling::{Handling, Taken};
 pub use key::{Key, group_token};
 pub use position::{MAX_SHARD_STREAMS, Position, Progress};

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! member      [1, number, state, label, [[stream_name, stream_epoch]], [[shard, generation, phase, position …]]]
-//! assignment  [1, planner, [[stream_name, stream_epoch]], [older], [incarnation], [[owner, next, generation, position …]]]
+//! assignment  [1, planner, [[stream_name, stream_epoch]], [older], [incarnation], [[owner, next, generation, position …]],
+//!              [[stream, is_known, [shard, next, …]]]]
 //! position …  created, sequence, [stream, next, stream, next, …]
 //!
 //! state   0 live, 1 leaving, 2 gone          phase   0 held, 1 released
@@ -10,9 +11,10 @@
 //! owner, next   an index into the list of incarnations, plus 1; 0 for none
 //! ```
 //!
-//! An assignment has all 64 shards, in order. Every length is checked before memory is allocated.
+//! An assignment has all 64 shards, in order; earlier versions do not write its last element. Every
+//! length is checked before memory is allocated.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rmp::encode as msgpack;
 use sekiwake_group::{MAX_NUMBER, Stream};
@@ -21,7 +23,10 @@ use sekiwake_record::{
     msgpack::{Unexpected, read_array, read_number, read_text, skip},
 };
 
-use crate::position::{MAX_SHARD_STREAMS, Position, Progress};
+use crate::{
+    beginning::Beginning,
+    position::{MAX_SHARD_STREAMS, Position, Progress},
+};
 
 /// The version of the values.
 const VERSION: u64 = 1;
@@ -31,6 +36,8 @@ pub const MAX_VALUE_BYTES: usize = 512 << 10;
 pub const MAX_MEMBERS: usize = 1024;
 /// The most streams in one value.
 const MAX_STREAMS: usize = 1024;
+/// The most streams of which an assignment says where the group began.
+pub const MAX_BEGINNINGS: usize = 64;
 /// Why writing cannot fail.
 const VEC: &str = "writing to a Vec succeeds";
 
@@ -98,9 +105,11 @@ pub struct Assigned {
 pub struct Assignment {
     /// The member that wrote it.
     pub planner: u64,
-    /// Streams that are older than the group: in a shard where their position is unknown they begin
-    /// with the first record that is read. All others begin with record 0.
+    /// Streams that are older than the group. All others begin with record 0.
     pub older: Vec<Stream>,
+    /// Where those begin in shards where their position is unknown. One that is not listed begins
+    /// with the first record that is read.
+    pub beginnings: Vec<Beginning>,
     /// All shards, in order.
     pub shards: Vec<Assigned>,
 }
@@ -119,7 +128,7 @@ impl MemberValue {
             streams.write_position(&mut claims, position);
         }
         let mut out = Vec::with_capacity(claims.len() + 256);
-        array(&mut out, 6);
+        array(&mut out, MEMBER);
         uint(&mut out, VERSION);
         uint(&mut out, self.number);
         uint(&mut out, self.state as u64);
@@ -134,7 +143,7 @@ impl MemberValue {
     /// # Errors
     /// Another version or structure, or a limit is exceeded.
     pub fn decode(value: &[u8]) -> Result<MemberValue, DecodeError> {
-        decode("member", 6, value, |rest| {
+        decode("member", value, |rest, fields| {
             let number = number(rest)?;
             let state = match read_number::<u8>(rest, "state")? {
                 0 => State::Live,
@@ -162,6 +171,7 @@ impl MemberValue {
                 }
                 claims.push(Claim { shard, generation, phase, position });
             }
+            skip_rest(rest, fields, MEMBER)?;
             Ok(MemberValue { number, state, label, claims })
         })
     }
@@ -195,8 +205,9 @@ impl Assignment {
             streams.write_position(&mut shards, position);
         }
         let older: Vec<usize> = self.older.iter().filter_map(|stream| streams.index(stream)).collect();
-        let mut out = Vec::with_capacity(shards.len() + 256);
-        array(&mut out, 6);
+        let beginnings = self.encode_beginnings(&mut streams);
+        let mut out = Vec::with_capacity(shards.len() + beginnings.len() + 256);
+        array(&mut out, ASSIGNMENT + 1);
         uint(&mut out, VERSION);
         uint(&mut out, self.planner);
         streams.write(&mut out);
@@ -205,6 +216,25 @@ impl Assignment {
         array(&mut out, members.len());
         members.iter().for_each(|&member| uint(&mut out, member));
         out.extend_from_slice(&shards);
+        out.extend_from_slice(&beginnings);
+        out
+    }
+
+    fn encode_beginnings(&self, streams: &mut Streams) -> Vec<u8> {
+        let indexed = self.beginnings.iter().filter_map(|one| Some((streams.index(&one.stream)?, one)));
+        let indexed: Vec<(usize, &Beginning)> = indexed.take(MAX_BEGINNINGS).collect();
+        let mut out = Vec::new();
+        array(&mut out, indexed.len());
+        for (index, beginning) in indexed {
+            array(&mut out, BEGINNING);
+            uint(&mut out, index as u64);
+            uint(&mut out, u64::from(beginning.is_known));
+            array(&mut out, 2 * beginning.next.len());
+            for (shard, next) in &beginning.next {
+                uint(&mut out, shard.index() as u64);
+                uint(&mut out, *next);
+            }
+        }
         out
     }
 
@@ -213,7 +243,7 @@ impl Assignment {
     /// # Errors
     /// Another version or structure, or a limit is exceeded.
     pub fn decode(value: &[u8]) -> Result<Assignment, DecodeError> {
-        decode("assignment", 6, value, |rest| {
+        decode("assignment", value, |rest, fields| {
             let planner = read_number(rest, "planner")?;
             let streams = Streams::read(rest)?;
             let length = limited(rest, MAX_STREAMS, "older streams")?;
@@ -241,13 +271,41 @@ impl Assignment {
                 skip_rest(rest, fields, 3 + POSITION)?;
                 shards.push(Assigned { owner, next, generation, position });
             }
-            Ok(Assignment { planner, older, shards })
+            let beginnings = if fields > ASSIGNMENT as u32 { read_beginnings(rest, &streams)? } else { Vec::new() };
+            skip_rest(rest, fields, ASSIGNMENT + usize::from(fields > ASSIGNMENT as u32))?;
+            Ok(Assignment { planner, older, beginnings, shards })
         })
     }
 }
 
+/// The number of elements of a member's value.
+const MEMBER: usize = 6;
+/// The number of elements of an assignment that all versions write.
+const ASSIGNMENT: usize = 6;
 /// The number of elements of a position.
 const POSITION: usize = 3;
+/// The number of elements of a beginning.
+const BEGINNING: usize = 3;
+
+fn read_beginnings(rest: &mut &[u8], streams: &Streams) -> Result<Vec<Beginning>, Unexpected> {
+    let length = limited(rest, MAX_BEGINNINGS, "beginnings")?;
+    let mut beginnings = Vec::with_capacity(length);
+    for _ in 0..length {
+        let fields = read_array(rest, "beginning")?;
+        let stream = streams.at(rest)?;
+        let is_known = read_number::<u8>(rest, "knowledge")? > 0;
+        let numbers = limited(rest, 2 * SHARDS, "shards of a beginning")?;
+        let mut next = BTreeMap::new();
+        for _ in 0..numbers / 2 {
+            let shard = Shard::new(read_number(rest, "shard")?).ok_or(Unexpected::new("shard"))?;
+            next.insert(shard, number(rest)?);
+        }
+        skip(rest, numbers as u32 % 2)?;
+        skip_rest(rest, fields, BEGINNING)?;
+        beginnings.push(Beginning { stream, is_known, next });
+    }
+    Ok(beginnings)
+}
 
 /// The streams of a value.
 #[derive(Default)]
@@ -348,11 +406,11 @@ fn skip_rest(rest: &mut &[u8], length: u32, known: usize) -> Result<(), Unexpect
     skip(rest, length.checked_sub(known as u32).ok_or(Unexpected::new("more elements"))?)
 }
 
+/// Reads a value. `read` also gets the number of its elements, of which the version is the first.
 fn decode<T>(
     part: &'static str,
-    fields: usize,
     value: &[u8],
-    read: impl FnOnce(&mut &[u8]) -> Result<T, Unexpected>,
+    read: impl FnOnce(&mut &[u8], u32) -> Result<T, Unexpected>,
 ) -> Result<T, DecodeError> {
     let malformed = |error: Unexpected| DecodeError::Malformed { part, reason: error.to_string() };
     if value.len() > MAX_VALUE_BYTES {
@@ -364,8 +422,7 @@ fn decode<T>(
     if version != VERSION {
         return Err(DecodeError::Version(version));
     }
-    let decoded = read(&mut rest).map_err(malformed)?;
-    skip_rest(&mut rest, length, fields).map_err(malformed)?;
+    let decoded = read(&mut rest, length).map_err(malformed)?;
     if rest.is_empty() { Ok(decoded) } else { Err(DecodeError::Trailing(part)) }
 }
 
@@ -374,6 +431,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Where an assignment has its streams.
+    fn streams_at(assignment: &[u8]) -> usize {
+        let mut rest = assignment;
+        read_array(&mut rest, "array").unwrap();
+        skip(&mut rest, 2).unwrap();
+        assignment.len() - rest.len()
+    }
 
     fn position() -> impl Strategy<Value = Position> {
         let progress = proptest::collection::btree_map((0..9_u64, 0..3_usize), 0..MAX_NUMBER, 0..5);
@@ -408,12 +473,22 @@ mod tests {
             planner: u64,
             shards in proptest::collection::vec(
                 (proptest::option::of(0..9_u64), proptest::option::of(0..9_u64), 0..MAX_NUMBER, position()), 64),
+            is_known: bool,
+            begun in proptest::collection::btree_map(0..64_u8, 0..MAX_NUMBER, 0..65),
         ) {
             let shards = shards.into_iter().map(|(owner, next, generation, position)|
                 Assigned { owner, next, generation, position });
-            let older = vec![Stream { name: Arc::from("old"), epoch: 4 }];
-            let value = Assignment { planner, older, shards: shards.collect() };
-            prop_assert_eq!(Assignment::decode(&value.encode()).unwrap(), value);
+            let older = vec![Stream { name: Arc::from("old"), epoch: 4 }, Stream { name: Arc::from("b"), epoch: 1 }];
+            let next = begun.into_iter().map(|(shard, next)| (Shard::new(shard).unwrap(), next)).collect();
+            let beginnings = vec![Beginning { stream: older[1].clone(), is_known, next }];
+            let value = Assignment { planner, older, beginnings, shards: shards.collect() };
+            let bytes = value.encode();
+            prop_assert_eq!(&Assignment::decode(&bytes).unwrap(), &value);
+            // As an earlier version writes it, which is in front of what was appended.
+            let beginnings = value.encode_beginnings(&mut Streams::read(&mut &bytes[streams_at(&bytes)..]).unwrap());
+            let mut earlier = bytes[..bytes.len() - beginnings.len()].to_vec();
+            earlier[0] -= 1;
+            prop_assert_eq!(Assignment::decode(&earlier).unwrap(), Assignment { beginnings: Vec::new(), ..value });
         }
 
         #[test]

@@ -234,7 +234,8 @@ mod tests {
 
     fn assignment(group: &str, revision: u64, handled: u64) -> Stored {
         let assigned = Assigned { position: position(handled), ..Assigned::default() };
-        let value = Assignment { planner: 1, older: Vec::new(), shards: vec![assigned; SHARDS] };
+        let value =
+            Assignment { planner: 1, older: Vec::new(), beginnings: Vec::new(), shards: vec![assigned; SHARDS] };
         Stored { subject: format!("{GROUPS_PREFIX}{group}.syslog.a"), sequence: revision, value: value.encode() }
     }
 

@@ -286,6 +286,12 @@ impl Lanes {
         positions.filter(|(_, position)| position.next_sequence > 0)
     }
 
+    /// The next record of each topic with a message that is not acknowledged.
+    pub(crate) fn sent(&self) -> impl Iterator<Item = (Topic, u64)> {
+        let lanes = Topic::all().zip(&self.lanes).filter(|(_, lane)| lane.in_flight.is_some());
+        lanes.map(|(topic, lane)| (topic, lane.next_sequence))
+    }
+
     /// Gives up: the records by topic, those that were never sent and those that were sent and not
     /// acknowledged.
     pub(crate) fn give_up(self) -> Vec<(Topic, u64, u64)> {
@@ -354,6 +360,7 @@ mod tests {
         push(&mut lanes, 2..3).unwrap();
         push(&mut lanes, 3..5).unwrap();
         assert!(lanes.next_message(now, drop).is_none(), "one per topic");
+        assert_eq!((lanes.positions().count(), lanes.sent().collect::<Vec<_>>()), (0, vec![(topic(), 2)]));
         assert_eq!(lanes.oldest_captured_at_ns(), Some(0));
         assert_eq!(lanes.answered(topic(), 1, Put::Stored(9), now), None, "another message");
         let acknowledged = lanes.answered(topic(), 0, Put::Stored(9), now).unwrap();
@@ -361,6 +368,7 @@ mod tests {
         let position = Position { next_sequence: 2, stream_sequence: 9 };
         assert_eq!(lanes.positions().collect::<Vec<_>>(), [(topic(), position)]);
         assert_eq!(lanes.oldest_captured_at_ns(), Some(2));
+        assert_eq!(lanes.sent().count(), 0);
         let (_, message) = lanes.next_message(now, drop).unwrap();
         assert_eq!((ports(message), message.first_sequence), (vec![2, 3, 4], 2));
         assert!(lanes.answered(topic(), 1, Put::Stored(10), now).is_some());

@@ -225,6 +225,7 @@ mod tests {
                 at_ns: 0,
                 stored_until_ns: None,
                 positions: BTreeMap::new(),
+                sent: None,
                 own,
             }
             .encode(),

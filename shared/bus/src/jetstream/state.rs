@@ -5,15 +5,17 @@
 //! sekiwake.state.at.<epoch>.<publisher>        every second, and at the end
 //!   {"v":1, "name":"tap-1", "epoch":7, "ended":false, "at_ns":…, "stored_until_ns":…,
 //!    "positions":{"syslog/0a":[next_sequence, stream_sequence], …},
+//!    "sent":{"syslog/0a":next_sequence, …},
 //!    "own":[["syslog-forwarder.default.host-1", incarnation, number], …]}
 //! sekiwake.state.own.<incarnation>.<client>    every second while the client lives
 //!   {"v":1, "client":"…", "incarnation":7, "number":3, "is_member":true, "udp":["198.51.100.7:514", …]}
 //! ```
 //!
 //! `positions` says up to where records are acknowledged by the server, and with which sequence
-//! number in the stream. What was captured before `stored_until_ns` is stored; earlier versions do
-//! not say so. `own` lists the registrations that the capture leaves alone. A reader that sees a
-//! subject unchanged for ten seconds by its own clock, while it can read others, takes the
+//! number in the stream. `sent` has the topics with a message that is not acknowledged, and the
+//! number of the record after it. What was captured before `stored_until_ns` is stored. Earlier
+//! versions have neither. `own` lists the registrations that the capture leaves alone. A reader that
+//! sees a subject unchanged for ten seconds by its own clock, while it can read others, takes the
 //! publisher or client for dead. Members that a later version adds are ignored.
 
 use std::{
@@ -70,6 +72,9 @@ pub(crate) struct At {
     pub(crate) stored_until_ns: Option<u64>,
     /// By topic; topics without records are not listed.
     pub(crate) positions: BTreeMap<Topic, Position>,
+    /// Of topics with a message that is not acknowledged: the sequence number of the record after
+    /// it. `None` if that is not known.
+    pub(crate) sent: Option<BTreeMap<Topic, u64>>,
     /// The registrations that it leaves alone.
     pub(crate) own: Vec<Registration>,
 }
@@ -103,10 +108,13 @@ impl At {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let positions: BTreeMap<&str, [u64; 2]> =
             self.positions.iter().map(|(topic, at)| (topic.as_str(), [at.next_sequence, at.stream_sequence])).collect();
+        let sent: Option<BTreeMap<&str, u64>> =
+            self.sent.as_ref().map(|sent| sent.iter().map(|(topic, next)| (topic.as_str(), *next)).collect());
         let own: Vec<Value> = self.own.iter().map(|one| json!([one.client, one.incarnation, one.number])).collect();
         let message = json!({
             "v": VERSION, "name": self.name.as_str(), "epoch": self.epoch, "ended": self.has_ended,
-            "at_ns": self.at_ns, "stored_until_ns": self.stored_until_ns, "positions": positions, "own": own,
+            "at_ns": self.at_ns, "stored_until_ns": self.stored_until_ns, "positions": positions, "sent": sent,
+            "own": own,
         });
         message.to_string().into_bytes()
     }
@@ -121,6 +129,13 @@ impl At {
             };
             positions.insert(topic, Position { next_sequence, stream_sequence });
         }
+        let sent = message.get("sent").and_then(Value::as_object).map(|sent| {
+            let read = sent.iter().take(Topic::COUNT).filter_map(|(topic, next)| {
+                let next = next.as_u64().filter(|next| *next <= MAX_NUMBER)?;
+                Some((Topic::parse(topic.as_bytes())?, next))
+            });
+            read.collect()
+        });
         let own = message.get("own").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let own = own.iter().take(MAX_CLIENTS).filter_map(|one| {
             let [client, incarnation, number] = one.as_array()?.first_chunk()?;
@@ -137,8 +152,16 @@ impl At {
             at_ns: message.get("at_ns")?.as_u64()?,
             stored_until_ns: message.get("stored_until_ns").and_then(Value::as_u64),
             positions,
+            sent,
             own: own.collect(),
         })
+    }
+
+    /// The sequence number of the first record of a topic that had not been sent.
+    pub(crate) fn next_unsent(&self, topic: Topic) -> u64 {
+        let sent = self.sent.as_ref().and_then(|sent| sent.get(&topic)).copied();
+        let stored = self.positions.get(&topic).map_or(0, |position| position.next_sequence);
+        sent.unwrap_or(0).max(stored)
     }
 }
 
@@ -259,11 +282,13 @@ mod tests {
             positions: Topic::all()
                 .map(|topic| (topic, Position { next_sequence: MAX_NUMBER, stream_sequence: u64::MAX }))
                 .collect(),
+            sent: Some(Topic::all().map(|topic| (topic, MAX_NUMBER)).collect()),
             own: vec![registration()],
         };
         assert_eq!(At::decode(&at.encode()).as_ref(), Some(&at));
         let earlier = r#"{"v":1,"name":"tap.1","epoch":9,"ended":false,"at_ns":5,"positions":{}}"#;
-        assert_eq!(At::decode(earlier.as_bytes()).unwrap().stored_until_ns, None);
+        let earlier = At::decode(earlier.as_bytes()).unwrap();
+        assert_eq!((earlier.stored_until_ns, earlier.sent), (None, None));
         let own = Own {
             registration: registration(),
             is_member: true,

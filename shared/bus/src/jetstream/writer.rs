@@ -483,6 +483,7 @@ impl PublishingThread {
             at_ns,
             stored_until_ns: self.early.is_empty().then_some(stored_until_ns),
             positions: self.lanes.positions().collect(),
+            sent: Some(self.lanes.sent().collect()),
             own: self.left_alone.applied(),
         };
         let subject = At::subject(&self.name, self.epoch);

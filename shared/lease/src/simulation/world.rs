@@ -14,7 +14,7 @@ use super::{
     servers::{Keys, Servers},
 };
 use crate::{
-    Birth, Entry, Event as Told, Handling, Key, Outcome, Position, Table, TableSettings, Write,
+    Birth, Entry, Event as Told, Handling, Key, Outcome, Owed, Position, Table, TableSettings, Write,
     mutants::{Mutant, Mutants},
     value::{Assignment, MemberValue, State},
 };
@@ -728,7 +728,7 @@ impl World {
         let member = &mut self.members[index];
         if member.table.wants_birth(now) {
             let position = Position { created: self.servers.created, ..Position::default() };
-            member.table.begin(Birth { position, older: Vec::new() });
+            member.table.begin(Birth { position, older: Vec::new(), beginnings: Vec::new() });
         }
         while let Some(write) = self.members[index].table.poll_write(now) {
             self.members[index].waits_for.push(write.id);
@@ -793,7 +793,7 @@ impl World {
             {
                 after = stored.sequence;
                 let stream = &self.publishers[stored.publisher];
-                let taken = handling.take(servers.created, after, stream, stored.first, stored.count, false);
+                let taken = handling.take(servers.created, after, stream, stored.first, stored.count, Owed::From(0));
                 if taken.missing > 0 {
                     let from = taken.missing_from;
                     lost_wrongly |= servers.retains(index, stored.publisher, from, from + taken.missing);
@@ -819,7 +819,7 @@ impl World {
                 let waits = self.unsent.iter().any(|unsent| (unsent.0, unsent.1) == (publisher, index));
                 if is_past && !waits {
                     let next = ledger.next(publisher, index);
-                    let taken = handling.announced(stream, next, false);
+                    let taken = handling.announced(stream, next, Owed::From(0));
                     if taken.missing > 0 {
                         let from = taken.missing_from;
                         lost_wrongly |= servers.retains(index, publisher, from, from + taken.missing);

@@ -6,7 +6,12 @@ use sekiwake_group::{BootTime, Permit, Stream};
 use sekiwake_record::{Name, Shard};
 
 use super::{Holding, Table};
-use crate::{key::Key, mutants::Mutants, position::Position};
+use crate::{
+    beginning::{Beginning, Owed},
+    key::Key,
+    mutants::Mutants,
+    position::Position,
+};
 
 /// Settings of a [`Table`].
 #[derive(Clone, Debug)]
@@ -68,6 +73,10 @@ pub struct Birth {
     pub position: Position,
     /// The streams of publishers that exist already.
     pub older: Vec<Stream>,
+    /// What they had sent by then, of those that send more, at most [`MAX_BEGINNINGS`].
+    ///
+    /// [`MAX_BEGINNINGS`]: crate::value::MAX_BEGINNINGS
+    pub beginnings: Vec<Beginning>,
 }
 
 /// What a member is to do.
@@ -164,9 +173,12 @@ impl Table {
         Some((state, held.generation))
     }
 
-    /// Whether the streams of this name and epoch are older than the group.
-    pub fn is_older(&self, stream: &Stream) -> bool {
-        self.memory.as_ref().is_some_and(|memory| memory.older.contains(stream))
+    /// What the group is owed of a publisher's stream of which nothing is known in a shard.
+    pub fn owed(&self, stream: &Stream, shard: Shard) -> Owed {
+        let memory = self.memory.as_ref().filter(|memory| memory.older.contains(stream));
+        let Some(memory) = memory else { return Owed::From(0) };
+        let beginning = memory.beginnings.iter().find(|beginning| beginning.stream == *stream);
+        beginning.map_or(Owed::AsRead, |beginning| beginning.owed(shard))
     }
 
     /// The number of members that take part, as far as this one knows.

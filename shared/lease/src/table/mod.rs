@@ -19,7 +19,7 @@ use crate::{
     key::Key,
     mutants::Mutants,
     position::Position,
-    value::{Assigned, Assignment, Claim, MAX_MEMBERS, MemberValue, Phase, State},
+    value::{Assigned, Assignment, Claim, MAX_BEGINNINGS, MAX_MEMBERS, MemberValue, Phase, State},
 };
 
 pub use api::{Birth, Entry, Event, Outcome, TableCounters, TableSettings, Write};
@@ -311,10 +311,11 @@ impl Table {
 
     /// The group begins here, unless another member says otherwise first.
     pub fn begin(&mut self, birth: Birth) {
-        let Birth { position, older } = birth;
+        let Birth { position, older, mut beginnings } = birth;
+        beginnings.truncate(MAX_BEGINNINGS);
         let assigned = Assigned { position, ..Assigned::default() };
         let planner = self.incarnation;
-        self.memory.get_or_insert(Assignment { planner, older, shards: vec![assigned; SHARDS] });
+        self.memory.get_or_insert(Assignment { planner, older, beginnings, shards: vec![assigned; SHARDS] });
     }
 
     /// What is handled of a shard.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use sekiwake_group::{GiveUp, Stream, wire::MAX_STREAMS};
+use sekiwake_lease::{Owed, Taken};
 use sekiwake_record::Topic;
 use sekiwake_sys::clock::wall_now_ns;
 
@@ -39,7 +40,7 @@ struct AnnouncedEnd {
     stream: Stream,
     topic: Topic,
     position: Announced,
-    is_older: bool,
+    owed: Owed,
 }
 
 impl JetStreamGroup {
@@ -86,12 +87,12 @@ impl JetStreamGroup {
     fn missing_ends(&self) -> Vec<AnnouncedEnd> {
         let mut ends = Vec::new();
         for (stream, at) in &self.announced {
-            let is_older = self.table.is_older(stream);
             for (&topic, &position) in at.positions.iter().filter(|(topic, _)| topic.kind == self.kind) {
                 let owned = self.shards[topic.shard.index()].as_ref();
                 let Some(owned) = owned.filter(|owned| owned.is_read && !owned.is_stopping) else { continue };
-                if owned.handling.is_behind(stream, position.next_sequence, is_older) {
-                    ends.push(AnnouncedEnd { stream: stream.clone(), topic, position, is_older });
+                let owed = self.table.owed(stream, topic.shard);
+                if owned.handling.is_behind(stream, position.next_sequence, owed) {
+                    ends.push(AnnouncedEnd { stream: stream.clone(), topic, position, owed });
                 }
             }
         }
@@ -110,20 +111,26 @@ impl JetStreamGroup {
         });
         self.jobs.exceeds_since = exceeds_since;
         let was_deleted = exceeds_since.is_some_and(|since| now.duration_since(since) >= DELETED_AFTER);
-        for AnnouncedEnd { stream, topic, position, is_older } in ends {
+        for AnnouncedEnd { stream, topic, position, owed } in ends {
             let is_beyond = exceeds(&position);
             let is_past = passed >= position.stream_sequence || idle >= EVICTED_AFTER || is_beyond && was_deleted;
             let Some(owned) = self.shards[topic.shard.index()].as_mut().filter(|_| is_past) else { continue };
-            let taken = owned.handling.announced(&stream, position.next_sequence, is_older);
+            let taken = owned.handling.announced(&stream, position.next_sequence, owed);
             let is_replaced = take_replaced(owned, &stream) || is_beyond;
             if taken.missing > 0 {
-                let reason = if is_replaced { GiveUp::StreamGone } else { GiveUp::NotRetained };
-                self.lost(&stream, topic, taken.missing_from, taken.missing, reason);
+                self.lost(&stream, topic, taken, is_replaced);
             }
         }
     }
 
-    pub(super) fn lost(&mut self, stream: &Stream, topic: Topic, from: u64, missing: u64, reason: GiveUp) {
+    /// Counts records that are missing, of the stream that was replaced or of the one that is read.
+    pub(super) fn lost(&mut self, stream: &Stream, topic: Topic, taken: Taken, is_replaced: bool) {
+        let Taken { missing, missing_from: from, is_bound, .. } = taken;
+        let reason = match (is_bound, is_replaced) {
+            (true, _) => GiveUp::Unknown,
+            (false, true) => GiveUp::StreamGone,
+            (false, false) => GiveUp::NotRetained,
+        };
         if let Some(index) = GiveUp::ALL.iter().position(|known| *known == reason) {
             self.given_up[index] += missing;
         }

@@ -1,19 +1,15 @@
 //! Requests to the servers. Each is a future that ends with an answer.
 
-use std::time::Duration;
-
-use sekiwake_group::{Stream, wire::MAX_STREAMS};
 use sekiwake_lease::{Birth, Position, Write};
 use sekiwake_record::{Kind, Name, Shard, Topic};
-use sekiwake_sys::clock::wall_now_ns;
 use serde_json::json;
 
 use super::{
     super::{
         connection::Nats,
         keys::{Put, ReadFailed, Stored},
-        reader::{Reader, ReaderLost, Start},
-        state::{AT, At},
+        reader::{Reader, Start},
+        state::AT,
         streams::{
             GROUPS_STREAM, NotUsable, STATE_STREAM, data_config, data_stream, data_subject, data_subjects,
             groups_config, handoff_config, state_config,
@@ -23,9 +19,6 @@ use super::{
     handoff::{self, Target},
 };
 use crate::HandoffEntry;
-
-/// How long to wait for the first message of a time in the past.
-const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
 /// The end of a job.
 pub(super) enum Answer {
@@ -100,31 +93,6 @@ async fn delete(nats: &Nats, subject: &str, revision: u64) -> Put {
     }
 }
 
-/// Finds where a group begins that nobody has heard of.
-pub(super) async fn begin(nats: Nats, kind: Kind, start_age: Duration) -> Answer {
-    let begun = async {
-        let info = nats.ensure(&data_config(kind, &nats.settings)).await.map_err(|error| error.to_string())?;
-        let mut sequence = info.state.last_sequence;
-        if !start_age.is_zero() && info.state.messages > 0 {
-            let age_ns = u64::try_from(start_age.as_nanos()).unwrap_or(u64::MAX);
-            let start = Start::Time(wall_now_ns().saturating_sub(age_ns));
-            let subjects = data_subjects(kind, &[String::new()]);
-            let opened = Reader::open(&nats, data_stream(kind), &subjects, start).await;
-            let mut reader = opened.map_err(|error: ReaderLost| error.to_string())?;
-            let first = reader.next(FIRST_WITHIN).await.map_err(|error| error.to_string())?;
-            if let Some(first) = first {
-                sequence = first.stream_sequence.saturating_sub(1);
-            }
-        }
-        let stored = nats.multi_last(STATE_STREAM, &[format!("{AT}>")]).await.map_err(|error| error.to_string())?;
-        let known = stored.iter().filter_map(|stored| At::decode(&stored.value));
-        let older = known.take(MAX_STREAMS).map(|at| Stream::new(&at.name, at.epoch)).collect();
-        let position = Position { created: created_ns(&info), sequence, progress: Vec::new() };
-        Ok(Birth { position, older })
-    };
-    Answer::Begun(begun.await)
-}
-
 /// Opens a reader for shards from these positions on.
 pub(super) async fn open(nats: Nats, kind: Kind, positions: Vec<(Shard, Position)>) -> Answer {
     let opened = async {
@@ -178,6 +146,6 @@ pub(super) async fn read_handoff(nats: Nats, target: Target, shards: Vec<Shard>)
     Answer::HandoffRead(shards, Some(entries))
 }
 
-fn created_ns(info: &async_nats::jetstream::stream::Info) -> u64 {
+pub(super) fn created_ns(info: &async_nats::jetstream::stream::Info) -> u64 {
     u64::try_from(info.created.unix_timestamp_nanos()).unwrap_or(0)
 }

@@ -15,6 +15,7 @@
 //! thread waits; their answers come back through one channel. So no request delays a renewal.
 
 mod announcements;
+mod birth;
 mod handoff;
 mod jobs;
 mod reading;
@@ -257,7 +258,7 @@ impl JetStreamGroup {
         self.commit(now);
         if self.table.wants_birth(now) && !self.jobs.is_beginning {
             self.jobs.is_beginning = true;
-            self.spawn(jobs::begin(self.connection.nats().clone(), self.kind, self.start_age));
+            self.spawn(birth::begin(self.connection.nats().clone(), self.kind, self.start_age));
         }
         while let Some(write) = self.table.poll_write(now) {
             let subject = format!("{}{}", self.prefix, write.key);

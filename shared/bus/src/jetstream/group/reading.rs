@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sekiwake_group::{GiveUp, Stream, wire::MAX_STREAMS};
+use sekiwake_group::{Stream, wire::MAX_STREAMS};
 use sekiwake_lease::Position;
 use sekiwake_record::{DecodeError, Name, Shard, Topic};
 use tracing::debug;
@@ -135,15 +135,14 @@ impl JetStreamGroup {
         }
         let (_, header, mut batch) = message.decode()?;
         let stream = self.stream(header.stream_name, header.stream_epoch)?;
-        let is_older = self.table.is_older(&stream);
+        let owed = self.table.owed(&stream, topic.shard);
         let Some(owned) = &mut self.shards[topic.shard.index()] else { return Ok(()) };
         owned.after = sequence;
         let is_replaced = take_replaced(owned, &stream);
-        let taken = owned.handling.take(created, sequence, &stream, header.first_sequence, header.count, is_older);
+        let taken = owned.handling.take(created, sequence, &stream, header.first_sequence, header.count, owed);
         let generation = owned.handling.generation();
         if taken.missing > 0 {
-            let reason = if is_replaced { GiveUp::StreamGone } else { GiveUp::NotRetained };
-            self.lost(&stream, topic, taken.missing_from, taken.missing, reason);
+            self.lost(&stream, topic, taken, is_replaced);
         }
         self.metrics.duplicates.inc_by(u64::from(taken.skip));
         self.metrics.lag_seconds.set(age_seconds(header.last_captured_at_ns));

@@ -86,8 +86,8 @@ impl View<'_> {
         let lags = self.announced.iter().filter_map(|(stream, at)| {
             let announced = at.positions.get(&topic)?.next_sequence;
             let delivered = owned.handling.delivered().next(stream);
-            let start = if self.table.is_older(stream) { announced } else { 0 };
-            Some(announced.saturating_sub(delivered.unwrap_or(start)))
+            let next = delivered.unwrap_or_else(|| self.table.owed(stream, shard).next(announced));
+            Some(announced.saturating_sub(next))
         });
         Some(lags.sum())
     }

@@ -251,7 +251,7 @@ impl Source for Past {
 
 #[cfg(test)]
 mod tests {
-    use sekiwake_lease::{Handling, Position as Handled};
+    use sekiwake_lease::{Handling, Owed, Position as Handled};
     use sekiwake_record::{Name, SHARDS};
 
     use super::*;
@@ -266,6 +266,7 @@ mod tests {
             at_ns,
             stored_until_ns: Some(at_ns - 1),
             positions: BTreeMap::from([(Topic { kind: Kind::Syslog, shard }, position)]),
+            sent: None,
             own: Vec::new(),
         };
         BTreeMap::from([(Stream::new(&at.name, at.epoch), at)])
@@ -296,7 +297,7 @@ mod tests {
         assert_eq!(announce(&shards, 8, false), (Some((Some(7), false, u64::MAX)), true));
         assert_eq!(announce(&shards, 8, false), (None, true));
         // Everything announced has been received, of the only shard that the member has.
-        shards[0].as_mut().unwrap().handling.take(9, 5, &stream, 0, 10, false);
+        shards[0].as_mut().unwrap().handling.take(9, 5, &stream, 0, 10, Owed::From(0));
         assert_eq!(announce(&shards, 9, false), (Some((Some(8), false, !1)), true));
         assert_eq!(announce(&shards, 10, true), (Some((Some(9), true, !1)), false));
     }
