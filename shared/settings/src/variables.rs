@@ -696,7 +696,7 @@ pub static VARIABLES: &[Variable] = &[
         group: Group::Bus,
         read_by: CONTROLLED,
         takes: "number",
-        default: described("3 in a cluster, else 1"),
+        default: described("3 in a cluster of at least 3, else 1"),
         about: "servers of SEKIWAKE_BUS that keep a copy of each record, for streams that a service creates",
     },
     Variable {

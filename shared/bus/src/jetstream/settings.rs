@@ -41,7 +41,7 @@ const MAX_FILE: u64 = 1 << 20;
 pub(crate) struct JetStreamSettings {
     /// How to reach the servers.
     pub(crate) access: NatsAccess,
-    /// Copies of each record; `None` for 3 in a cluster, else 1.
+    /// Copies of each record; `None` for 3 in a cluster of at least 3 servers, else 1.
     pub(crate) replicas: Option<usize>,
     /// The most bytes per kind.
     pub(crate) max_bytes: u64,

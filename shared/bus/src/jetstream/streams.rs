@@ -52,8 +52,11 @@ const MESSAGE_OVERHEAD: usize = 4 << 10;
 /// The oldest server that has what is needed (reading several keys in one request).
 const OLDEST_SERVER: (i64, i64, i64) = (2, 11, 0);
 
-/// Copies in a cluster, if not set.
+/// Copies in a cluster of so many servers or more, if not set.
 const DEFAULT_REPLICAS: usize = 3;
+/// What the servers say if there are fewer in the cluster. Where there are enough, and one has no
+/// room or is not wanted, more text follows.
+const TOO_FEW_SERVERS: &str = "no suitable peers for placement";
 
 /// A stream that cannot be used, as one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -291,11 +294,8 @@ impl Nats {
                 Response::Ok(info) => Ok(Some(info)),
                 Response::Err { error } if error.error_code() == ErrorCode::STREAM_NAME_EXIST => Ok(None),
                 Response::Err { error }
-                    if error.error_code() == ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED
-                        && self.settings.replicas.is_none()
-                        && config.num_replicas > 1 =>
+                    if self.settings.replicas.is_none() && config.num_replicas > 1 && has_too_few_servers(&error) =>
                 {
-                    // A single server.
                     config.num_replicas = 1;
                     continue;
                 }
@@ -343,6 +343,16 @@ impl Nats {
             },
         }
     }
+}
+
+/// Whether a stream was rejected because a single server, or a cluster of fewer than
+/// [`DEFAULT_REPLICAS`], cannot keep so many copies. A server that is down is not missed: the
+/// cluster knows it, and one that has never been complete has no leader.
+fn has_too_few_servers(error: &async_nats::jetstream::Error) -> bool {
+    let is_single = error.error_code() == ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED;
+    // Its text is followed by codes in parentheses.
+    let is_bare = |text: &str| text.strip_prefix(TOO_FEW_SERVERS).is_some_and(|rest| rest.starts_with(" ("));
+    is_single || error.error_code() == ErrorCode::CLUSTER_NO_PEERS && is_bare(&error.to_string())
 }
 
 /// Checks that an existing stream promises what `wanted` does.
@@ -495,6 +505,18 @@ mod tests {
             ..wanted.clone()
         };
         assert_eq!(differences(&broken, &wanted).len(), 8);
+    }
+
+    #[test]
+    fn fewer_copies_are_kept_only_where_servers_are_too_few() {
+        let error = |code: u64, description: &str| {
+            let json = json!({ "code": 400, "err_code": code, "description": description });
+            serde_json::from_value::<async_nats::jetstream::Error>(json).unwrap()
+        };
+        assert!(has_too_few_servers(&error(10074, "replicas > 1 not supported in non-clustered mode")));
+        assert!(has_too_few_servers(&error(10005, TOO_FEW_SERVERS)));
+        assert!(!has_too_few_servers(&error(10005, "no suitable peers for placement, insufficient storage")));
+        assert!(!has_too_few_servers(&error(10047, "insufficient storage resources available")));
     }
 
     #[test]

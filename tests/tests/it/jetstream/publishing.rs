@@ -3,11 +3,14 @@
 use std::{collections::HashSet, process::Command, time::Duration};
 
 use sekiwake_testkit::{process::Process, wait::wait_for};
-use sekiwake_tests::{MIRRORED, Service};
+use sekiwake_tests::{MIRRORED, Service, nats};
 use serde_json::Value;
 
-use super::server::{AWAY, BUS, NatsServer, SINCE, pause_until, python, wait_for_lines};
-use crate::{replicas::pause_for, support::*};
+use super::server::{AWAY, BUS, NatsServer, SINCE, api, pause_until, python, wait_for_lines};
+use crate::{
+    replicas::{Members, large_sink, pause_for},
+    support::*,
+};
 
 /// Checks that each record was printed once, and those of a source in order of their capture.
 fn check(tap: &Process) -> usize {
@@ -29,6 +32,43 @@ fn published(capture: &Service<'_>) -> (u64, u64) {
     let metrics = capture.metrics().unwrap();
     let dropped = metrics.count("sekiwake_bus_unpublished_records_total", &[]);
     (metrics.count("sekiwake_bus_published_records_total", &[]), dropped)
+}
+
+#[test]
+fn jetstream_cluster_of_two_servers_keeps_one_copy() {
+    let Some(site) = site() else { return };
+    if !NatsServer::is_installed() {
+        return;
+    }
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let routes = "routes: [\"nats-route://127.0.0.1:6222\", \"nats-route://127.0.0.1:6223\"]";
+    let servers = [0, 1].map(|number| {
+        let folder = folders[number].path();
+        let (port, route_port) = (4222 + number, 6222 + number);
+        let configuration = format!(
+            "server_name: n{number}\nlisten: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\" }}\n\
+             cluster {{ name: two, listen: \"127.0.0.1:{route_port}\", {routes} }}\n",
+            folder.join("disk").display(),
+        );
+        nats::NatsServer::start(&site.host, folder, &configuration).unwrap()
+    });
+    let bus = ("SEKIWAKE_BUS", "nats://127.0.0.1:4222,nats://127.0.0.1:4223");
+    let sink = large_sink(&site, 0);
+    let capture = site.start_one(CAPTURE, &[bus]);
+    let mut members = Members::with(&site, &[bus]);
+    members.start("default", 0, 1);
+    members.wait_until_even();
+    pause_until("a ready capture", || capture.is_ready());
+    let sent =
+        site.send(&format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 16 --size 200 --rate 5000 --count 1000"));
+    wait_for("all records", LONG, || sink.received() == sent).unwrap_or_else(|late| {
+        panic!("{late}: {} of {sent}: {}", sink.received(), members.log());
+    });
+    for stream in ["SEKIWAKE_SYSLOG", "SEKIWAKE_STATE", "KV_SEKIWAKE_GROUPS"] {
+        let info = api(&site.host, 4222, &format!("STREAM.INFO.{stream}"), &Value::Object(serde_json::Map::new()));
+        assert_eq!(info["config"]["num_replicas"], 1, "{stream}: {info}");
+    }
+    drop(servers);
 }
 
 #[test]
