@@ -473,9 +473,9 @@ fn panels_have_data_and_alerts_fire_and_resolve() {
     wait_for("every service to be up", LONG, || is_resolved("SekiwakeServiceDown")).unwrap();
     services.take(PROXY).stop().unwrap();
     wait_for("an alert for the proxy", LONG, || fires("SekiwakeServiceDown", true)).unwrap();
-    wait_for("the inhibited alerts of its clients", LONG, || fires("SekiwakeProxyUnreachable", false)).unwrap();
+    wait_for("the inhibited alerts of its clients", LONG, || fires("SekiwakeBusUnreachable", false)).unwrap();
     services.add(site.start_one(PROXY, &environment));
-    wait_for("the end of both", LONG, || is_resolved("SekiwakeServiceDown") && is_resolved("SekiwakeProxyUnreachable"))
+    wait_for("the end of both", LONG, || is_resolved("SekiwakeServiceDown") && is_resolved("SekiwakeBusUnreachable"))
         .unwrap();
     // Nothing was lost.
     assert!(is_resolved("SekiwakeBusLoss") && is_resolved("SekiwakeKernelDrops"), "{:?}", api.alerts());

@@ -887,5 +887,5 @@ pub(crate) fn cut_connections(metrics: &Metrics, port: &str) -> IntCounter {
 }
 
 fn connected(metrics: &Metrics) -> IntGauge {
-    metrics.gauge(names::CONNECTED, "Whether the connection to the proxy is established.", &[])
+    metrics.gauge(names::CONNECTED, "Whether the connection to the proxy, or to a NATS server, is established.", &[])
 }
