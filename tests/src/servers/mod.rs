@@ -36,6 +36,8 @@ const LONG: Duration = Duration::from_secs(180);
 const CHECK_EVERY: Duration = Duration::from_millis(50);
 /// Members from the beginning.
 const FIRST_MEMBERS: usize = 2;
+/// What a server logs of a write that fails because the disk is full: the text of ENOSPC in Go.
+const NO_ROOM: &str = "no space left on device";
 /// The stream whose leader a fault hits.
 const STREAM: &str = "SEKIWAKE_SYSLOG";
 
@@ -298,6 +300,11 @@ impl<'a> Running<'a> {
             .with_context(|| self.servers[number].server.process.stderr().join("\n"))
     }
 
+    /// Whether a write to the disk of a server has failed for lack of room.
+    fn has_no_room(&self, number: usize) -> bool {
+        self.servers[number].server.process.stderr().iter().any(|line| line.contains(NO_ROOM))
+    }
+
     /// Kills these servers at once, and starts them again after this time.
     fn kill_servers(&mut self, numbers: &[usize], away: Duration) -> anyhow::Result<()> {
         for &number in numbers {
@@ -360,6 +367,9 @@ impl<'a> Running<'a> {
             Fault::FullDisk => {
                 self.servers[leader].disk.as_ref().context("a small disk")?.fill()?;
                 self.pause(duration)?;
+                // Otherwise this was no fault.
+                self.wait("a server without room on its disk", |running| running.has_no_room(leader))
+                    .with_context(|| self.servers[leader].server.process.stderr().join("\n"))?;
                 self.servers[leader].disk.as_ref().context("a small disk")?.free()?;
                 self.server(leader).stop()?;
                 self.server(leader).start_again()

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{self, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -88,8 +88,13 @@ impl Disk {
     pub(super) fn fill(&self) -> anyhow::Result<()> {
         let mut file = File::create(self.ballast())?;
         let zeros = vec![0; 1 << 20];
-        while file.write(&zeros).is_ok_and(|written| written > 0) {}
-        Ok(())
+        loop {
+            match file.write(&zeros) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error).with_context(|| format!("cannot fill {}", self.path.display())),
+            }
+        }
     }
 
     /// Makes room again.
