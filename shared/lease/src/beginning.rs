@@ -19,7 +19,7 @@ pub enum Owed {
 
 impl Owed {
     /// The next record to be delivered, if the first one that can be read is `first`.
-    pub fn next(self, first: u64) -> u64 {
+    pub(crate) fn next(self, first: u64) -> u64 {
         match self {
             Owed::From(next) | Owed::AtMostFrom(next) => next.min(first),
             Owed::AsRead => first,

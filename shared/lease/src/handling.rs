@@ -140,6 +140,13 @@ impl Handling {
         self.expected(stream, next, owed) < next
     }
 
+    /// Records below `next` of a publisher's stream that are not handled.
+    pub fn lag(&self, stream: &Stream, next: u64, owed: Owed) -> u64 {
+        let delivered = || self.open.iter().find(|open| open.stream == *stream).map(|open| open.first);
+        let handled = self.committed.next(stream).or_else(delivered).unwrap_or_else(|| owed.next(next));
+        next.saturating_sub(handled)
+    }
+
     /// The next record of a stream, where the first one that is known to be stored is `first`.
     fn expected(&self, stream: &Stream, first: u64, owed: Owed) -> u64 {
         self.delivered.next(stream).unwrap_or_else(|| owed.next(first))
@@ -210,6 +217,20 @@ mod tests {
         assert!(shard.is_idle());
         assert_eq!((shard.committed().sequence, shard.committed().next(&stream(1))), (8, Some(20)));
         assert_eq!(shard.committed(), shard.delivered());
+    }
+
+    #[test]
+    fn lag_is_what_is_not_handled() {
+        let mut shard = Handling::new(1, Position::default());
+        let lags = |shard: &Handling| [shard.lag(&stream(1), 25, BORN), shard.lag(&stream(2), 25, Owed::AsRead)];
+        assert_eq!(lags(&shard), [25, 0]);
+        shard.take(9, 5, &stream(1), 0, 10, BORN);
+        shard.take(9, 6, &stream(2), 15, 10, Owed::AsRead);
+        assert_eq!(lags(&shard), [25, 10]);
+        shard.handled(&stream(1), 0);
+        assert_eq!(lags(&shard), [15, 10]);
+        shard.handled(&stream(2), 15);
+        assert_eq!(lags(&shard), [15, 0]);
     }
 
     #[test]

@@ -28,7 +28,7 @@ const OTHER: &str = "other";
 const LOST: &str = "Records lost to this subscriber, by stream and reason.";
 const RECEIVED: &str = "Records received for the first time.";
 const DUPLICATES: &str = "Duplicate records discarded.";
-const LAG: &str = "Age of the newest record when it was received.";
+const RECEIVED_AGE: &str = "Age of the newest record when it was received.";
 const STREAMS: &str = "Streams followed.";
 
 /// One counter per kind, by [`Kind::index`].
@@ -287,7 +287,7 @@ impl JetStreamGroupMetrics {
             ),
             lag_records: metrics.gauge_vec(
                 names::SHARD_LAG_RECORDS,
-                "Records of an owned shard announced and not yet received.",
+                "Records of an owned shard announced and not yet committed.",
                 &["group", "kind", "shard"],
             ),
             group: group.to_string(),
@@ -375,7 +375,7 @@ pub(crate) struct SubscriberMetrics {
     pub(crate) malformed: IntCounter,
     pub(crate) forgotten: IntCounter,
     pub(crate) streams: IntGauge,
-    pub(crate) lag_seconds: Gauge,
+    pub(crate) received_age_seconds: Gauge,
     pub(crate) connected: IntGauge,
 }
 
@@ -388,7 +388,7 @@ impl SubscriberMetrics {
             malformed: malformed_messages(metrics, "malformed"),
             forgotten: malformed_messages(metrics, "too_many_streams"),
             streams: metrics.gauge(names::STREAMS, STREAMS, &[]),
-            lag_seconds: metrics.float_gauge(names::LAG_SECONDS, LAG, &[]),
+            received_age_seconds: metrics.float_gauge(names::RECEIVED_AGE_SECONDS, RECEIVED_AGE, &[]),
             connected: connected(metrics),
         }
     }
@@ -648,7 +648,7 @@ pub(crate) struct GroupMetrics {
     pub(crate) received: IntCounter,
     pub(crate) duplicates: IntCounter,
     pub(crate) malformed: IntCounter,
-    pub(crate) lag_seconds: Gauge,
+    pub(crate) received_age_seconds: Gauge,
     pub(crate) connected: IntGauge,
     pub(crate) dropped: IntCounter,
     pub(crate) repaired_batches: IntCounter,
@@ -680,7 +680,7 @@ impl GroupMetrics {
             received: metrics.counter(names::RECEIVED_RECORDS, RECEIVED, &labels),
             duplicates: metrics.counter(names::DUPLICATE_RECORDS, DUPLICATES, &labels),
             malformed: malformed_messages(metrics, "malformed"),
-            lag_seconds: metrics.float_gauge(names::LAG_SECONDS, LAG, &[]),
+            received_age_seconds: metrics.float_gauge(names::RECEIVED_AGE_SECONDS, RECEIVED_AGE, &[]),
             connected: connected(metrics),
             dropped: control_dropped(metrics),
             repaired_batches: metrics.counter(names::REPAIRED_BATCHES, "Retransmitted batches received.", &[]),

@@ -43,7 +43,7 @@ pub const MALFORMED_MESSAGES: &str = "sekiwake_bus_malformed_messages_total";
 /// Streams followed by a subscriber.
 pub const STREAMS: &str = "sekiwake_bus_streams";
 /// Age of the newest record when it was received, from its capture time.
-pub const LAG_SECONDS: &str = "sekiwake_bus_lag_seconds";
+pub const RECEIVED_AGE_SECONDS: &str = "sekiwake_bus_received_age_seconds";
 /// Bytes retained by a publisher for retransmission.
 pub const RETAINED_BYTES: &str = "sekiwake_bus_retained_bytes";
 /// Age of the oldest retained batch.
@@ -148,7 +148,7 @@ pub const RECONNECTS: &str = "sekiwake_bus_reconnects_total";
 pub const WITHOUT_LEADER_SECONDS: &str = "sekiwake_bus_without_leader_seconds_total";
 /// Time between the oldest and the newest message that the servers retain.
 pub const STREAM_SECONDS: &str = "sekiwake_bus_stream_seconds";
-/// Records of a shard that are announced, and that its owner has not received.
+/// Records of a shard that are announced, and that its owner has not committed.
 pub const SHARD_LAG_RECORDS: &str = "sekiwake_bus_shard_lag_records";
 /// Age of the newest renewal of a member's lease that a server has acknowledged.
 pub const LEASE_AGE_SECONDS: &str = "sekiwake_bus_lease_age_seconds";

@@ -124,7 +124,8 @@ fn jetstream_groups_of_every_service_handle_all_kinds_once() {
     let missing = || ON_JETSTREAM.into_iter().find(|name| !exposed().contains(&format!("\n{name}")));
     assert_eq!(missing(), None);
     let lag = |label: &str| services.get(SYSLOG).metrics().unwrap().count("sekiwake_bus_shard_lag_records", &[label]);
-    assert!(exposed().contains("shard=\"3f\"") && lag("kind=\"syslog\"") == 0);
+    assert!(exposed().contains("shard=\"3f\""));
+    wait_for("no lag", LONG, || lag("kind=\"syslog\"") == 0).unwrap();
     services.stop().unwrap();
     assert_eq!(sink.finish().received, sent);
 }

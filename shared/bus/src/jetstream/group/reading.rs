@@ -145,7 +145,7 @@ impl JetStreamGroup {
             self.lost(&stream, topic, taken, is_replaced);
         }
         self.metrics.duplicates.inc_by(u64::from(taken.skip));
-        self.metrics.lag_seconds.set(age_seconds(header.last_captured_at_ns));
+        self.metrics.received_age_seconds.set(age_seconds(header.last_captured_at_ns));
         if taken.new == 0 {
             return Ok(());
         }

@@ -78,16 +78,13 @@ impl View<'_> {
         }
     }
 
-    /// Records of a shard that are announced and not delivered; `None` if the member does not have
-    /// it.
+    /// Announced records of a shard that are not handled; `None` if the member does not have it.
     pub(super) fn lag(&self, shard: Shard) -> Option<u64> {
         let owned = self.shards[shard.index()].as_ref()?;
         let topic = Topic { kind: self.kind, shard };
         let lags = self.announced.iter().filter_map(|(stream, at)| {
             let announced = at.positions.get(&topic)?.next_sequence;
-            let delivered = owned.handling.delivered().next(stream);
-            let next = delivered.unwrap_or_else(|| self.table.owed(stream, shard).next(announced));
-            Some(announced.saturating_sub(next))
+            Some(owned.handling.lag(stream, announced, self.table.owed(stream, shard)))
         });
         Some(lags.sum())
     }
@@ -115,7 +112,8 @@ impl View<'_> {
                 status.received += progress.next;
                 status.handled += owned.handling.committed().next(&progress.stream).unwrap_or(0);
                 let announced = self.announced.get(&progress.stream).and_then(|at| at.positions.get(&topic));
-                status.lag += announced.map_or(0, |at| at.next_sequence.saturating_sub(progress.next));
+                let owed = self.table.owed(&progress.stream, shard);
+                status.lag += announced.map_or(0, |at| owned.handling.lag(&progress.stream, at.next_sequence, owed));
             }
         }
         streams.into_values().collect()

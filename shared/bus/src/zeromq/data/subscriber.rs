@@ -127,7 +127,7 @@ impl Subscriber {
             return Ok(None);
         }
         batch.drop_first(seen.duplicates as usize);
-        self.metrics.lag_seconds.set(age_seconds(header.last_captured_at_ns));
+        self.metrics.received_age_seconds.set(age_seconds(header.last_captured_at_ns));
         Ok(Some(Delivery {
             topic,
             stream_name: seen.stream_name,

@@ -281,7 +281,7 @@ impl GroupSubscriber {
             Received::NoRoom => self.metrics.no_room.inc(),
             Received::Accepted | Received::NotOwned => {}
         }
-        self.metrics.lag_seconds.set(age_seconds(header.last_captured_at_ns));
+        self.metrics.received_age_seconds.set(age_seconds(header.last_captured_at_ns));
         Ok(())
     }
 
