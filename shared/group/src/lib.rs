@@ -48,7 +48,7 @@ pub mod wire;
 use std::time::Duration;
 
 pub use coordinator::{
-    ClientView, Coordinator, CoordinatorEvent, CoordinatorSettings, CoordinatorView, Difference, GroupView,
+    Agreement, ClientView, Coordinator, CoordinatorEvent, CoordinatorSettings, CoordinatorView, Difference, GroupView,
     LeaseExpired, MemberView, PositionView, REPORT_DIFFERENCE_AFTER, Rejections, ShardState, ShardView, StreamView,
     Taker, assign_all, assign_evenly, fuzz,
 };

@@ -1,13 +1,16 @@
 //! The values of the keys, as msgpack arrays. Later versions append elements, which are skipped.
 //!
 //! ```text
-//! member      [1, number, state, label, [[stream_name, stream_epoch]], [[shard, generation, phase, position …]]]
+//! member      [1, number, state, label, [[stream_name, stream_epoch]], [[shard, generation, phase, position …]],
+//!              digest]
 //! assignment  [1, planner, [[stream_name, stream_epoch]], [older], [incarnation], [[owner, next, generation, position …]],
 //!              [[stream, is_known, [shard, next, …]]]]
 //! position …  created, sequence, [stream, next, stream, next, …]
 //!
 //! state   0 live, 1 leaving, 2 gone          phase   0 held, 1 released
 //! stream  an index into the list of streams  older   the same: streams that are older than the group
+//! digest  of destinations and settings that all members should have; 0, or absent in values of
+//!         earlier versions, if it is not to be compared
 //! owner, next   an index into the list of incarnations, plus 1; 0 for none
 //! ```
 //!
@@ -85,6 +88,8 @@ pub struct MemberValue {
     pub label: Option<Name>,
     /// Its shards, each at most once.
     pub claims: Vec<Claim>,
+    /// Of its destinations and of settings that all members should have; 0 if it is not compared.
+    pub digest: u64,
 }
 
 /// A shard in the assignment.
@@ -128,13 +133,14 @@ impl MemberValue {
             streams.write_position(&mut claims, position);
         }
         let mut out = Vec::with_capacity(claims.len() + 256);
-        array(&mut out, MEMBER);
+        array(&mut out, MEMBER + 1);
         uint(&mut out, VERSION);
         uint(&mut out, self.number);
         uint(&mut out, self.state as u64);
         msgpack::write_str(&mut out, self.label.as_ref().map_or("", Name::as_str)).expect(VEC);
         streams.write(&mut out);
         out.extend_from_slice(&claims);
+        uint(&mut out, self.digest);
         out
     }
 
@@ -171,8 +177,10 @@ impl MemberValue {
                 }
                 claims.push(Claim { shard, generation, phase, position });
             }
-            skip_rest(rest, fields, MEMBER)?;
-            Ok(MemberValue { number, state, label, claims })
+            let has_digest = fields > MEMBER as u32;
+            let digest = if has_digest { read_number(rest, "digest")? } else { 0 };
+            skip_rest(rest, fields, MEMBER + usize::from(has_digest))?;
+            Ok(MemberValue { number, state, label, claims, digest })
         })
     }
 
@@ -278,7 +286,7 @@ impl Assignment {
     }
 }
 
-/// The number of elements of a member's value.
+/// The number of elements of a member's value that all versions write.
 const MEMBER: usize = 6;
 /// The number of elements of an assignment that all versions write.
 const ASSIGNMENT: usize = 6;
@@ -457,6 +465,7 @@ mod tests {
             number in 0..MAX_NUMBER,
             state in prop_oneof![Just(State::Live), Just(State::Leaving), Just(State::Gone)],
             shards in proptest::collection::btree_map(0..64_u8, (0..MAX_NUMBER, any::<bool>(), position()), 0..9),
+            digest: u64,
         ) {
             let claims = shards.into_iter().map(|(shard, (generation, is_released, position))| Claim {
                 shard: Shard::new(shard).unwrap(),
@@ -464,7 +473,7 @@ mod tests {
                 phase: if is_released { Phase::Released } else { Phase::Held },
                 position,
             });
-            let value = MemberValue { number, state, label: Name::new("node-1").ok(), claims: claims.collect() };
+            let value = MemberValue { number, state, label: Name::new("node-1").ok(), claims: claims.collect(), digest };
             prop_assert_eq!(MemberValue::decode(&value.encode()).unwrap(), value);
         }
 
@@ -499,7 +508,7 @@ mod tests {
 
     #[test]
     fn other_versions_and_tails_are_rejected_and_appended_elements_skipped() {
-        let value = MemberValue { number: 5, state: State::Live, label: None, claims: Vec::new() };
+        let value = MemberValue { number: 5, state: State::Live, label: None, claims: Vec::new(), digest: 0 };
         let mut bytes = value.encode();
         bytes[0] += 1;
         bytes.push(0x2a);
@@ -509,5 +518,16 @@ mod tests {
         bytes[1] = 2;
         assert_eq!(MemberValue::decode(&bytes), Err(DecodeError::Version(2)));
         assert!(MemberValue::decode(&vec![0; MAX_VALUE_BYTES + 1]).is_err());
+    }
+
+    #[test]
+    fn member_of_an_earlier_version_has_no_digest() {
+        let value =
+            MemberValue { number: 5, state: State::Live, label: Name::new("m1").ok(), claims: Vec::new(), digest: 9 };
+        let earlier = [0x96, 1, 5, 0, 0xa2, b'm', b'1', 0x90, 0x90];
+        assert_eq!(MemberValue::decode(&earlier).unwrap(), MemberValue { digest: 0, ..value.clone() });
+        // That version skips the digest.
+        assert_eq!(value.encode(), [&[0x97], &earlier[1..], &[9]].concat());
+        assert!(MemberValue::decode(&[&[0x95], &earlier[1..8]].concat()).is_err());
     }
 }

@@ -242,7 +242,7 @@ mod tests {
     fn member(group: &str, revision: u64, state: State, handled: u64) -> Stored {
         let claims =
             Shard::all().map(|shard| Claim { shard, generation: 1, phase: Phase::Held, position: position(handled) });
-        let value = MemberValue { number: revision, state, label: None, claims: claims.collect() };
+        let value = MemberValue { number: revision, state, label: None, claims: claims.collect(), digest: 0 };
         let subject = format!("{GROUPS_PREFIX}{group}.syslog.m.0000000000000001");
         Stored { subject, sequence: revision, value: value.encode() }
     }

@@ -30,6 +30,8 @@ const RECEIVED: &str = "Records received for the first time.";
 const DUPLICATES: &str = "Duplicate records discarded.";
 const RECEIVED_AGE: &str = "Age of the newest record when it was received.";
 const STREAMS: &str = "Streams followed.";
+const DESTINATIONS_DIFFER: &str =
+    "Whether members of the group have had different destinations or settings for a minute.";
 
 /// One counter per kind, by [`Kind::index`].
 pub(crate) type PerKind = [IntCounter; 3];
@@ -269,6 +271,8 @@ impl JetStreamPublisherMetrics {
 #[cfg(feature = "jetstream")]
 pub(crate) struct JetStreamGroupMetrics {
     pub(crate) lease_age_seconds: Gauge,
+    /// The proxy's, where there is one.
+    pub(crate) destinations_differ: IntGauge,
     lag_records: prometheus::IntGaugeVec,
     group: String,
     kind: Kind,
@@ -284,6 +288,11 @@ impl JetStreamGroupMetrics {
                 names::LEASE_AGE_SECONDS,
                 "Age of the newest renewal of the lease acknowledged by a NATS server. The lease ends at 3 s.",
                 &[],
+            ),
+            destinations_differ: metrics.gauge(
+                names::GROUP_DESTINATIONS_DIFFER,
+                DESTINATIONS_DIFFER,
+                &[("group", group.as_str())],
             ),
             lag_records: metrics.gauge_vec(
                 names::SHARD_LAG_RECORDS,
@@ -587,10 +596,7 @@ impl ControlPlaneMetrics {
                 lag_records: gauge(names::GROUP_LAG_RECORDS, "Records not yet committed by the group."),
                 handoff_entries: gauge(names::GROUP_HANDOFF_ENTRIES, "Hand-off entries kept for the group."),
                 handoff_bytes: gauge(names::GROUP_HANDOFF_BYTES, "Bytes of hand-off state."),
-                destinations_differ: gauge(
-                    names::GROUP_DESTINATIONS_DIFFER,
-                    "Whether members of the group have had different destinations for a minute.",
-                ),
+                destinations_differ: gauge(names::GROUP_DESTINATIONS_DIFFER, DESTINATIONS_DIFFER),
                 expired_leases: counter(names::GROUP_EXPIRED_LEASES, "Leases of members expired."),
                 possible_duplicates: counter(
                     names::GROUP_POSSIBLE_DUPLICATES,

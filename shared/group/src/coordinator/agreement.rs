@@ -10,22 +10,24 @@
 //! minute. Members without a digest are not compared: they have no destinations, or are of a
 //! version that does not send one.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use crate::BootTime;
+use sekiwake_record::Name;
+
+use crate::{BootTime, wire::MAX_DIFFERING};
 
 /// For how long destinations differ before it is reported.
 pub const REPORT_DIFFERENCE_AFTER: Duration = Duration::from_secs(60);
 
-/// Whether the members' digests are equal.
+/// Whether the members' digests are equal. Where there is no coordinator, each member has one.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Agreement {
+pub struct Agreement {
     differing_since: Option<BootTime>,
 }
 
 impl Agreement {
     /// Compares the digests of all members; 0 is none.
-    pub(super) fn compare(&mut self, now: BootTime, digests: impl Iterator<Item = u64>) {
+    pub fn compare(&mut self, now: BootTime, digests: impl Iterator<Item = u64>) {
         let mut digests = digests.filter(|digest| *digest != 0);
         let first = digests.next();
         let differ = digests.any(|digest| Some(digest) != first);
@@ -33,13 +35,24 @@ impl Agreement {
     }
 
     /// For how long the digests have differed; `None` if they are equal.
-    pub(super) fn differing_for(&self, now: BootTime) -> Option<Duration> {
+    pub fn differing_for(&self, now: BootTime) -> Option<Duration> {
         self.differing_since.map(|since| now - since)
     }
 
     /// Whether they have differed for long enough to be reported.
-    pub(super) fn is_reported(&self, now: BootTime) -> bool {
+    pub fn is_reported(&self, now: BootTime) -> bool {
         self.differing_for(now).is_some_and(|time| time >= REPORT_DIFFERENCE_AFTER)
+    }
+
+    /// The labels of the members whose digests have differed from `own` for long enough to be
+    /// reported, eight at most.
+    pub fn others<'a>(&self, now: BootTime, own: u64, members: impl Iterator<Item = (u64, &'a Name)>) -> Vec<Name> {
+        if own == 0 || !self.is_reported(now) {
+            return Vec::new();
+        }
+        let differing = members.filter(|(digest, _)| ![0, own].contains(digest));
+        let labels: BTreeSet<&Name> = differing.map(|(_, label)| label).collect();
+        labels.into_iter().take(MAX_DIFFERING).cloned().collect()
     }
 }
 

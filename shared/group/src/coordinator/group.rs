@@ -33,8 +33,8 @@ use crate::{
     coverage::{Age, Coverage},
     mutants::Mutants,
     wire::{
-        Assignment, Covered, Destination, Doubt, GroupCoverage, Holding, MAX_COVERED_RANGES, MAX_DIFFERING, Number,
-        Phase, Renew, Role, Start, StreamCoverage, StreamStarts,
+        Assignment, Covered, Destination, Doubt, GroupCoverage, Holding, MAX_COVERED_RANGES, Number, Phase, Renew,
+        Role, Start, StreamCoverage, StreamStarts,
     },
 };
 
@@ -214,12 +214,8 @@ impl Group {
     /// to be reported.
     pub(super) fn differing_from(&self, now: BootTime, me: Incarnation) -> Vec<Name> {
         let own = self.members.get(&me).map_or(0, |member| member.destinations_digest);
-        if own == 0 || !self.agreement.is_reported(now) {
-            return Vec::new();
-        }
-        let differs = |member: &&Member| ![0, own].contains(&member.destinations_digest);
-        let labels: BTreeSet<&Name> = self.members.values().filter(differs).map(|member| &member.label).collect();
-        labels.into_iter().take(MAX_DIFFERING).cloned().collect()
+        let members = self.members.values().map(|member| (member.destinations_digest, &member.label));
+        self.agreement.others(now, own, members)
     }
 
     /// Takes the holdings and commits of a renewal. Returns what is not accepted. `epoch` is the

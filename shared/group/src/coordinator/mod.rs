@@ -48,7 +48,7 @@ use std::{
 use sekiwake_record::{Name, Topic};
 
 pub use self::{
-    agreement::REPORT_DIFFERENCE_AFTER,
+    agreement::{Agreement, REPORT_DIFFERENCE_AFTER},
     api::{CoordinatorSettings, Rejections},
     clients::ClientView,
     events::{CoordinatorEvent, LeaseExpired, Taker},

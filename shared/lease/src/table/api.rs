@@ -192,6 +192,24 @@ impl Table {
         Some(assignment.shards.iter().filter(|shard| shard.owner.is_none()).count())
     }
 
+    /// Sets the digest of the destinations, and of settings that all members should have; 0 is not
+    /// compared. The next renewal has it.
+    pub fn set_digest(&mut self, digest: u64) {
+        self.digest = digest;
+    }
+
+    /// The labels of members, eight at most, whose digests have differed from this member's for a
+    /// minute.
+    pub fn differing(&self, now: BootTime) -> Vec<Name> {
+        let others = self.others().filter_map(|value| Some((value.digest, value.label.as_ref()?)));
+        self.agreement.others(now, self.digest, others)
+    }
+
+    /// Whether members have had different digests for a minute.
+    pub fn differ(&self, now: BootTime) -> bool {
+        self.agreement.is_reported(now)
+    }
+
     /// Whether the member is leaving.
     pub fn is_leaving(&self) -> bool {
         self.own.is_leaving
@@ -206,5 +224,46 @@ impl Table {
     /// The counters.
     pub fn counters(&self) -> TableCounters {
         self.counters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::{MemberValue, State};
+
+    #[test]
+    fn members_with_another_digest_are_named_after_a_minute() {
+        let name = |text| Name::new(text).unwrap();
+        let at = |seconds| BootTime::ZERO + Duration::from_secs(seconds);
+        let mut table = Table::new(TableSettings::new(name("m1"), false), 1, at(0));
+        table.set_digest(5);
+        let write = table.poll_write(at(0)).unwrap();
+        assert_eq!(MemberValue::decode(&write.value.unwrap()).unwrap().digest, 5);
+        let mut revision = 0;
+        let mut differing = |table: &mut Table, now, members: [(&str, State, u64); 3]| {
+            revision += 1;
+            let keys = members.iter().zip(2..).map(|((label, state, digest), incarnation)| {
+                let label = Some(name(label));
+                let value = MemberValue { number: revision, state: *state, label, claims: Vec::new(), digest: *digest };
+                (Key::Member(incarnation).to_string(), value.encode())
+            });
+            let keys: Vec<(String, Vec<u8>)> = keys.collect();
+            let entries = keys.iter().map(|(name, value)| Entry { name, revision, value });
+            table.on_read(now, entries);
+            (table.differ(now), table.differing(now).iter().map(Name::to_string).collect::<Vec<_>>())
+        };
+        let mut after = |seconds, digests: [u64; 2], state| {
+            let members = [("m2", State::Live, digests[0]), ("m3", state, digests[1]), ("earlier", State::Live, 0)];
+            differing(&mut table, at(seconds), members)
+        };
+        let none = || (false, Vec::new());
+        assert_eq!(after(1, [5, 5], State::Live), none());
+        assert_eq!(after(2, [5, 7], State::Live), none());
+        assert_eq!(after(61, [5, 7], State::Live), none());
+        assert_eq!(after(62, [5, 7], State::Live), (true, vec!["m3".to_owned()]));
+        assert_eq!(after(63, [9, 7], State::Leaving), (true, vec!["m2".to_owned(), "m3".to_owned()]));
+        // One that is gone takes no part.
+        assert_eq!(after(64, [5, 7], State::Gone), none());
     }
 }

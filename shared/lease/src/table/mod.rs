@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use sekiwake_group::{BootTime, LEASE, LEASE_MARGIN, Permit, RENEW_EVERY};
+use sekiwake_group::{Agreement, BootTime, LEASE, LEASE_MARGIN, Permit, RENEW_EVERY};
 use sekiwake_record::{SHARDS, Shard};
 
 use self::own::{OwnKey, Sent};
@@ -67,6 +67,9 @@ pub struct Table {
     gone: BTreeMap<u64, u64>,
     /// Owners without a key, and since when.
     absent: BTreeMap<u64, BootTime>,
+    /// Of the destinations and settings of this member; 0 if it is not compared.
+    digest: u64,
+    agreement: Agreement,
     /// Other members are not declared gone for what happened before.
     watch_from: BootTime,
     has_read: bool,
@@ -172,6 +175,8 @@ impl Table {
             missing_since: None,
             gone: BTreeMap::new(),
             absent: BTreeMap::new(),
+            digest: 0,
+            agreement: Agreement::default(),
             watch_from: now,
             has_read: false,
             next_read_at: now,
@@ -219,6 +224,8 @@ impl Table {
             seen.last == now || *member == self.incarnation || now - seen.last < LEASE + LEASE_MARGIN
         });
         self.follow_absent(now);
+        let digests = self.others().map(|value| value.digest).chain([self.digest]).collect::<Vec<_>>();
+        self.agreement.compare(now, digests.into_iter());
         let has_claims = |seen: &Seen| seen.value.as_ref().is_some_and(|value| !value.claims.is_empty());
         let is_group = has_assignment || self.members.values().any(has_claims);
         match &self.assignment {
@@ -513,6 +520,12 @@ impl Table {
         }
     }
 
+    /// What the keys of other members say that are not gone.
+    fn others(&self) -> impl Iterator<Item = &MemberValue> {
+        let others = self.members.iter().filter(|(member, _)| **member != self.incarnation);
+        others.filter_map(|(_, seen)| seen.value.as_ref()).filter(|value| value.state != State::Gone)
+    }
+
     fn missing_long_enough(&self, now: BootTime) -> bool {
         self.unreadable_since.is_none_or(|since| now - since >= REBUILD_AFTER)
     }
@@ -550,7 +563,8 @@ impl Table {
             (true, false) => State::Leaving,
             (true, true) => State::Gone,
         };
-        MemberValue { number: self.own.number + 1, state, label: Some(self.settings.label.clone()), claims }
+        let label = Some(self.settings.label.clone());
+        MemberValue { number: self.own.number + 1, state, label, claims, digest: self.digest }
     }
 
     fn poll_own(&mut self, now: BootTime) -> Option<Write> {

@@ -67,7 +67,8 @@ impl Table {
     /// What a member's key says, and that it is gone.
     fn gone_value(&self, member: u64) -> MemberValue {
         let value = self.members.get(&member).and_then(|seen| seen.value.clone());
-        let mut value = value.unwrap_or(MemberValue { number: 0, state: State::Gone, label: None, claims: Vec::new() });
+        let mut value =
+            value.unwrap_or(MemberValue { number: 0, state: State::Gone, label: None, claims: Vec::new(), digest: 0 });
         value.state = State::Gone;
         value
     }

@@ -9,6 +9,7 @@ use sekiwake_testkit::{
     wait::wait_for,
 };
 use sekiwake_tests::{Ledger, MIRRORED, Service, Services, collector};
+use serde_json::{Value, json};
 
 use super::server::{AWAY, BUS, NatsServer, pause_until};
 use crate::{
@@ -128,6 +129,92 @@ fn jetstream_groups_of_every_service_handle_all_kinds_once() {
     wait_for("no lag", LONG, || lag("kind=\"syslog\"") == 0).unwrap();
     services.stop().unwrap();
     assert_eq!(sink.finish().received, sent);
+}
+
+#[test]
+fn jetstream_members_with_other_settings_apply_their_own_and_are_named() {
+    let Some(site) = site() else { return };
+    if !NatsServer::is_installed() {
+        return;
+    }
+    site.disable_ipv6_on_the_wire();
+    let _server = NatsServer::start(&site.host, "");
+    let captures: Vec<Service<'_>> = [("tap-a", "127.0.0.1:9690"), ("tap-b", "127.0.0.1:9691")]
+        .map(|(name, admin)| site.start_one(CAPTURE, &[BUS, ("SEKIWAKE_PUBLISHER", name), ("SEKIWAKE_ADMIN", admin)]))
+        .into();
+    let store = tempfile::tempdir().unwrap();
+    let member = |service: &str, label: &str, admin: &str, settings: &[(&str, &str)]| {
+        let own = [BUS, ("SEKIWAKE_MEMBER", label), ("SEKIWAKE_ADMIN", admin)];
+        let store = [("SEKIWAKE_STORE_DIR", store.path().to_str().unwrap()), ("SEKIWAKE_STORE_COMMIT", "200ms")];
+        site.start_one(service, &[&own[..], &store, settings].concat())
+    };
+    let duration = |value| [("SEKIWAKE_DEDUPLICATE", value)];
+    let storers: Vec<Service<'_>> = vec![
+        member(STORER, "s1", "127.0.0.1:9761", &duration("200ms")),
+        member(STORER, "s2", "127.0.0.1:9762", &duration("")),
+        member(STORER, "s3", "127.0.0.1:9763", &duration("300ms")),
+    ];
+    let destinations = [syslog_to(0), syslog_to(1)];
+    let mut forwarders: Vec<Service<'_>> = vec![
+        member(SYSLOG, "m1", "127.0.0.1:9764", &[("SEKIWAKE_SYSLOG_DESTINATIONS", &destinations[0])]),
+        member(SYSLOG, "m2", "127.0.0.1:9765", &[("SEKIWAKE_SYSLOG_DESTINATIONS", &destinations[1])]),
+    ];
+    let shares = |members: &[Service<'_>]| members.iter().map(crate::replicas::owned_shards).collect::<Vec<_>>();
+    pause_until("all shards", || {
+        let shares = shares(&storers);
+        shares.iter().sum::<u64>() == 64 && shares.iter().all(|share| *share > 20)
+    });
+    pause_until("ready captures", || captures.iter().all(Service::is_ready));
+
+    // Each applies its own.
+    let count = |storer: &Service<'_>, name: &str| storer.metrics().map_or(0, |samples| samples.count(name, &[]));
+    let duplicates = |storer: &Service<'_>| count(storer, "sekiwake_deduplicate_duplicate_records_total");
+    let stored = |storer: &Service<'_>| count(storer, "sekiwake_store_written_records_total");
+    let sent =
+        site.send(&format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 256 --size 200 --rate 2000 --count 4000"));
+    let handled = || storers.iter().map(|storer| stored(storer) + duplicates(storer)).sum::<u64>();
+    wait_for("all copies to be stored or removed", LONG, || handled() == 2 * sent)
+        .unwrap_or_else(|late| panic!("{late}: {} of {}", handled(), 2 * sent));
+    let found: Vec<(u64, u64)> = storers.iter().map(|storer| (stored(storer), duplicates(storer))).collect();
+    println!("{sent} sent twice, stored and removed by each member: {found:?}");
+    assert!(found[0].0 > 0 && found[0].0 == found[0].1, "{found:?}");
+    assert!(found[1].0 > 0 && found[1].1 == 0, "{found:?}");
+    assert!(found[2].0 > 0 && found[2].0 == found[2].1, "{found:?}");
+
+    // Log, status and metric name those that differ.
+    let warned = "other members of this group have other destinations";
+    let others = |member: &Service<'_>, role: &str| -> Value {
+        let page: Value = serde_json::from_str(&member.page("/status").unwrap()).unwrap();
+        page["roles"][role]["group"]["members_with_other_destinations"].clone()
+    };
+    let gauge = |member: &Service<'_>| count(member, "sekiwake_group_destinations_differ");
+    let check = |member: &Service<'_>, role: &str, expected: &[&str]| {
+        let lines =
+            || -> Vec<String> { member.process.stderr().into_iter().filter(|line| line.contains(warned)).collect() };
+        // It is not reported within the first minute.
+        wait_for("a warning", 3 * LONG, || !lines().is_empty()).unwrap();
+        let named = format!("others=\"{}\"", expected.join(", "));
+        let lines = lines();
+        assert!(lines.len() == 1 && lines[0].contains("WARN") && lines[0].contains(&named), "{named}: {lines:?}");
+        assert!(lines[0].contains("SEKIWAKE_DEDUPLICATE"), "{lines:?}");
+        assert_eq!(others(member, role), json!(expected));
+        wait_for("the metric", LONG, || gauge(member) == 1).unwrap();
+    };
+    for (storer, expected) in storers.iter().zip([["s2", "s3"], ["s1", "s3"], ["s1", "s2"]]) {
+        check(storer, "storer", &expected);
+    }
+    for (forwarder, expected) in forwarders.iter().zip(["m2", "m1"]) {
+        check(forwarder, "syslog-forwarder", &[expected]);
+    }
+    // A member alone has nobody to differ from.
+    forwarders.remove(1).stop().unwrap();
+    let over = "members have the same destinations again";
+    let is_over = || forwarders[0].process.stderr().iter().any(|line| line.contains(over));
+    wait_for("the end in the log", LONG, || is_over() && gauge(&forwarders[0]) == 0).unwrap();
+    assert_eq!(others(&forwarders[0], "syslog-forwarder"), json!([]));
+    Services(forwarders).stop().unwrap();
+    Services(storers).stop().unwrap();
+    Services(captures).stop().unwrap();
 }
 
 #[test]

@@ -492,7 +492,8 @@ impl JetStreamGroup {
         let status = view.status(now);
         let owned = self.table.owned().count();
         self.log.owned(owned);
-        self.log.report(&[], instant);
+        self.log.report(&status.differing, instant);
+        self.jetstream_metrics.destinations_differ.set(i64::from(self.table.differ(now)));
         // Before that the log has the command that creates the streams.
         let violation = self.connection.violation().filter(|_| self.jobs.is_prepared);
         self.log.refused(violation, instant);
@@ -590,7 +591,9 @@ impl GroupSource for JetStreamGroup {
         self.jobs.announced_at = None;
     }
 
-    fn set_destinations_digest(&mut self, _: u64) {}
+    fn set_destinations_digest(&mut self, digest: u64) {
+        self.table.set_digest(digest);
+    }
 
     fn may_use_destinations(&self) -> bool {
         self.is_acknowledged || self.registered_at.is_some_and(|at| at.elapsed() >= REGISTER_WITHIN)

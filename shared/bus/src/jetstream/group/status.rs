@@ -68,7 +68,7 @@ impl View<'_> {
             in_doubt: 0,
             reorder_bytes: 0,
             outstanding_bytes: 0,
-            differing: Vec::new(),
+            differing: self.table.differing(now),
             counters: MemberCounters {
                 renewals: counters.renewals,
                 rejected: counters.unreadable,
