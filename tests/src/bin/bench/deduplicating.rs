@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! records in memory ─▶ Deduplicator                        the state machine alone
-//! sender ──wire─┬─▶ capture ─┬─▶ proxy ─▶ forwarder          two captures of one link: each record
-//!               └─▶ capture ─┘                              is received twice, and nothing is sent
+//! sender ──wire─┬─▶ capture ─┬─▶ proxy ─▶ forwarder ─▶ sink  two captures of one link: each record
+//!               └─▶ capture ─┘                              is received twice; also one capture,
+//!                                                           and also with nothing sent
 //! sender ──wire──▶ capture                                 with and without its own settings
 //! ```
 //! Rows of one table are measured in turn within each round; figures are medians.
@@ -15,13 +16,16 @@ use rustix::time::{ClockId, clock_gettime};
 use sekiwake_deduplicate::{DeduplicateSettings, Deduplicator, Sighting, Verdict};
 use sekiwake_group::{BootTime, Stream};
 use sekiwake_record::{Flags, Format, Name, Origin, Record, SHARDS, Shard, Vlans};
+use sekiwake_testkit::wait::wait_for;
 use sekiwake_tests::{HOST, MIRRORED, Service, Services, Site, WIRE, collector};
 
-use super::{EQUAL, Load, load, offer, ordinary::median};
+use super::{EQUAL, Load, load, offer, ordinary::median, settle, sink};
 
 /// The goal at the owner, µs per datagram.
 const GOAL_US: f64 = 0.3;
 const DURATION: &str = "200ms";
+/// The load before a measurement: a new owner of shards first reads their past.
+const WARM_UP_S: u64 = 3;
 
 /// Sources and datagrams per second of the state machine alone.
 const SOURCES: u32 = 10_000;
@@ -40,14 +44,16 @@ pub(crate) fn run(seconds: u64, rounds: u32) -> anyhow::Result<()> {
     println!("| ns of CPU per record | least | most | records | remembered | MiB |");
     println!("|---:|---:|---:|---:|---:|---:|");
     print_alone(seconds, rounds.max(3))?;
-    println!("\n### deduplicate, two captures of one link\n");
-    println!("Nothing is sent, so that the member's work on a record is all there is.\n");
+    println!("\n### deduplicate, captures of one link\n");
+    println!("Where nothing is sent, the member's work on a record is all there is.\n");
     println!(
-        "| rate/s | received records | lost | µs of CPU of the forwarder per record, without | with | difference | goal | captures and proxy |"
+        "| captures | sent | rate/s | received records | lost | µs of CPU of the forwarder per record, without | with | difference | goal | captures and proxy |"
     );
-    println!("|---:|---:|---:|---:|---:|---:|---:|---:|");
-    for rate in [50_000, 100_000] {
-        print_member(load(rate, EQUAL, 64), seconds, rounds)?;
+    println!("|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|");
+    for (captures, is_sent) in [(2, false), (1, false), (2, true)] {
+        for rate in [50_000, 100_000] {
+            print_member(&Path { captures, is_sent }, load(rate, EQUAL, 64), seconds, rounds)?;
+        }
     }
     println!("\n### deduplicate, one capture\n");
     println!(
@@ -148,7 +154,14 @@ fn alone(seconds: u64) -> anyhow::Result<Alone> {
     Ok(Alone { ns_per_record: spent.as_secs_f64() * 1e9 / records.max(1) as f64, records, remembered, bytes })
 }
 
-/// One measurement of two captures and a member.
+/// What the datagrams pass.
+struct Path {
+    captures: usize,
+    /// Whether the forwarder sends what it has received.
+    is_sent: bool,
+}
+
+/// One measurement of captures and a member.
 struct Member {
     offered: u64,
     received: u64,
@@ -156,11 +169,11 @@ struct Member {
     others: Duration,
 }
 
-fn print_member(load: Load, seconds: u64, rounds: u32) -> anyhow::Result<()> {
+fn print_member(path: &Path, load: Load, seconds: u64, rounds: u32) -> anyhow::Result<()> {
     let mut samples: [Vec<Member>; 2] = Default::default();
     for _ in 0..rounds {
         for (samples, deduplicate) in samples.iter_mut().zip(["", DURATION]) {
-            samples.push(member(load, seconds, deduplicate)?);
+            samples.push(member(path, load, seconds, deduplicate)?);
         }
     }
     let per_record = |samples: &[Member]| {
@@ -170,10 +183,12 @@ fn print_member(load: Load, seconds: u64, rounds: u32) -> anyhow::Result<()> {
     let all = || without.iter().chain(&with);
     let received: u64 = all().map(|sample| sample.received).sum();
     let others: Duration = all().map(|sample| sample.others).sum();
-    let lost: u64 = all().map(|sample| (2 * sample.offered).saturating_sub(sample.received)).sum();
+    let copies = path.captures as u64;
+    let lost: u64 = all().map(|sample| (copies * sample.offered).saturating_sub(sample.received)).sum();
     let (without_us, with_us) = (per_record(&without), per_record(&with));
     println!(
-        "| {} | {received} | {lost} | {without_us:.3} | {with_us:.3} | **{:.3}** | {GOAL_US} | {:.2} |",
+        "| {copies} | {} | {} | {received} | {lost} | {without_us:.3} | {with_us:.3} | **{:.3}** | {GOAL_US} | {:.2} |",
+        if path.is_sent { "yes" } else { "no" },
         load.rate,
         with_us - without_us,
         others.as_secs_f64() * 1e6 / received.max(1) as f64
@@ -181,17 +196,20 @@ fn print_member(load: Load, seconds: u64, rounds: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Two captures of one link, and a forwarder whose destination wants nothing of it.
-fn member(load: Load, seconds: u64, deduplicate: &str) -> anyhow::Result<Member> {
+/// Captures of one link, and a forwarder. Its destination may want nothing of what they capture.
+fn member(path: &Path, load: Load, seconds: u64, deduplicate: &str) -> anyhow::Result<Member> {
     let site = Site::new()?;
-    let destination = format!("udp://{}?source=203.0.113.0/24", collector(0));
+    let sink = sink(&site.collectors, 1)?;
+    let filter = if path.is_sent { "" } else { "?source=203.0.113.0/24" };
+    let destination = format!("udp://{}{filter}", collector(0));
     let environment = [
         ("SEKIWAKE_CAPTURE_INTERFACES", WIRE),
         ("SEKIWAKE_SYSLOG_DESTINATIONS", &*destination),
         ("SEKIWAKE_DEDUPLICATE", deduplicate),
     ];
     let mut services = Services::start(&site.host, &["sekiwake-proxy", "sekiwake-syslog-forwarder"], &environment)?;
-    for (name, admin) in [("tap-a", "127.0.0.1:9690"), ("tap-b", "127.0.0.1:9691")] {
+    let taps = [("tap-a", "127.0.0.1:9690"), ("tap-b", "127.0.0.1:9691")];
+    for (name, admin) in taps.into_iter().take(path.captures) {
         let own = [("SEKIWAKE_PUBLISHER", name), ("SEKIWAKE_ADMIN", admin)];
         services.add(Service::start(&site.host, "sekiwake-capture", &[&environment[..], &own].concat())?);
     }
@@ -199,18 +217,30 @@ fn member(load: Load, seconds: u64, deduplicate: &str) -> anyhow::Result<Member>
     let used = || -> anyhow::Result<Vec<Duration>> {
         services.0.iter().map(|service| Ok(service.process.usage()?.cpu)).collect()
     };
-    let before = used()?;
-    let offered = offer(&site, MIRRORED.into(), load, seconds)?;
     let forwarder = services.get("sekiwake-syslog-forwarder");
-    let received =
-        || forwarder.metrics().map_or(0, |samples| samples.count("sekiwake_bus_received_records_total", &[]));
+    let count = |name: &str| forwarder.metrics().map_or(0, |samples| samples.count(name, &[]));
+    let received = || count("sekiwake_bus_received_records_total");
+    let copies = path.captures as u64;
+    let warming = offer(&site, MIRRORED.into(), load, WARM_UP_S)?;
+    let is_past_read = || {
+        let page: serde_json::Value = serde_json::from_str(&forwarder.page("/status").unwrap_or_default()).ok()?;
+        Some(page.pointer("/roles/syslog-forwarder/deduplicate/shards_reading_the_past")? == 0)
+    };
+    let is_warm =
+        || received() >= copies * warming && (deduplicate.is_empty() || is_past_read().is_some_and(|is_read| is_read));
+    wait_for("records before the measurement", Duration::from_secs(20), is_warm)?;
+    let (received_before, before) = (received(), used()?);
+    let offered = offer(&site, MIRRORED.into(), load, seconds)?;
     // What is still missing then counts as lost.
-    let _ = sekiwake_testkit::wait::wait_for("all records", Duration::from_secs(5), || received() >= 2 * offered);
-    let (received, after) = (received(), used()?);
+    let _ = wait_for("all records", Duration::from_secs(5), || received() - received_before >= copies * offered);
+    if path.is_sent {
+        settle(&sink, (warming + offered) * if deduplicate.is_empty() { copies } else { 1 });
+    }
+    let (received, after) = (received() - received_before, used()?);
     services.0.rotate_left(2);
     services.stop()?;
-    let spent = |index: usize| after[index].saturating_sub(before[index]);
-    Ok(Member { offered, received, forwarder: spent(1), others: spent(0) + spent(2) + spent(3) })
+    let spent: Vec<Duration> = after.iter().zip(&before).map(|(after, before)| after.saturating_sub(*before)).collect();
+    Ok(Member { offered, received, forwarder: spent[1], others: spent.iter().sum::<Duration>() - spent[1] })
 }
 
 /// One measurement of a capture.

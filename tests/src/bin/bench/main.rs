@@ -279,7 +279,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     if arguments.is_wanted("deduplicate") {
         let rounds = if arguments.quick { 1 } else { arguments.repeat.max(3) };
-        deduplicating::run(if arguments.quick { 1 } else { arguments.seconds }, rounds)?;
+        deduplicating::run(if arguments.quick { 3 } else { arguments.seconds }, rounds)?;
     }
     if arguments.is_wanted("replay") {
         replaying::run(if arguments.quick { 1 } else { arguments.seconds })?;
