@@ -8,6 +8,7 @@ use sekiwake_testkit::{
 use sekiwake_tests::{DEVICES_WIRE, WIRE};
 
 use super::*;
+use crate::jetstream::server::{BUS, NatsServer};
 
 /// The devices' and the host's end of the second link.
 const SECOND_LINK: [&str; 2] = ["dev1", "wire1"];
@@ -149,4 +150,49 @@ fn two_captures_of_two_links_show_each_datagram_once() {
         ("SEKIWAKE_ADMIN", "127.0.0.1:9691"),
     ];
     check(&[&first, &second]);
+}
+
+/// A capture whose link is idle is a view that shows nothing: what the other one has shown is
+/// forgotten nevertheless.
+fn check_idle(site: &TestSite, spine: Vec<Service<'_>>, bus: &[(&str, &str)]) {
+    let [left, right] = SECOND_LINK;
+    Link::new(End::new(&site.devices, left), End::new(&site.host, right)).create().unwrap();
+    site.disable_ipv6_on_the_wire();
+    let sink = site.sink(&[at(collector(0), 514)], Options::counts());
+    let idle = [("SEKIWAKE_CAPTURE_INTERFACES", right), ("SEKIWAKE_ADMIN", "127.0.0.1:9691")];
+    let captures: Vec<Service<'_>> = [("tap-a", &[][..]), ("tap-b", &idle)]
+        .map(|(name, settings)| site.start_one(CAPTURE, &[settings, bus, &[("SEKIWAKE_PUBLISHER", name)]].concat()))
+        .into();
+    let mut members = Members::with(site, &[&[("SEKIWAKE_DEDUPLICATE", "200ms")], bus].concat());
+    members.start("default", 0, 1);
+    members.wait_until_even();
+    captures.iter().for_each(|capture| capture.wait_until_ready().unwrap());
+    let sent = site.send(&format!("--to {MIRRORED} --from 198.19.0.0/16 --sources 16 --rate 2000 --count 4000"));
+    sink.wait_for(sent, LONG).unwrap();
+    let [only, entries] = ["only_view_records_total", "entries"].map(|name| format!("sekiwake_deduplicate_{name}"));
+    let is_forgotten = || members.sum(&only) == sent && members.sum(&entries) == 0;
+    wait_for("everything to be forgotten", LONG, is_forgotten)
+        .unwrap_or_else(|late| panic!("{late}: {}", members.members[0].page("/status").unwrap()));
+    wait_for("both captures to be ready", LONG, || captures.iter().all(Service::is_ready)).unwrap();
+    assert_eq!(members.sum("sekiwake_deduplicate_evicted_records_total"), 0);
+    members.stop();
+    Services(captures).stop().unwrap();
+    Services(spine).stop().unwrap();
+    sink.finish();
+}
+
+#[test]
+fn idle_capture_does_not_keep_memory_full() {
+    let Some(site) = site() else { return };
+    let proxy = site.start_one(PROXY, &[]);
+    check_idle(&site, vec![proxy], &[]);
+}
+
+#[test]
+fn jetstream_idle_capture_does_not_keep_memory_full() {
+    let Some(site) = site() else { return };
+    if NatsServer::is_installed() {
+        let _server = NatsServer::start(&site.host, "");
+        check_idle(&site, Vec::new(), &[BUS]);
+    }
 }
