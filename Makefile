@@ -53,7 +53,7 @@ unit: setup-test ## unit, property, conformance and end-to-end tests
 lint: setup ## format, clippy, documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
-	$(CARGO) clippy --release --locked -p sekiwake-bus --no-default-features --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked -p sekiwake-bus -p sekiwake-all-in-one --no-default-features --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
 
 # Apart from lint and test, because installing cargo-deny takes more than three minutes.

@@ -266,4 +266,4 @@ pub fn check_login(login: &NatsLogin) -> Result<(), String> {
 }
 
 #[cfg(not(feature = "jetstream"))]
-const WITHOUT_NATS: &str = "this program was built without NATS";
+const WITHOUT_NATS: &str = "NATS needs the cargo feature jetstream, without which this program was built";

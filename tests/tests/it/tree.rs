@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use crate::documents::{check, document};
@@ -72,6 +73,31 @@ fn services_and_shared_crates_depend_on_no_service() {
         let known = dependencies(folder, Section::WithTests);
         let wrong: Vec<&String> = known.intersection(&services).collect();
         assert!(wrong.is_empty(), "{folder} depends on {wrong:?}");
+    }
+}
+
+/// The crates that a build for this machine compiles for the workspace or one of its packages.
+fn compiled_crates(arguments: &[&str]) -> BTreeSet<String> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(document(".")).args(["tree", "--locked", "--offline", "--edges", "normal,build"]);
+    let output = command.args(["--prefix", "none", "--format", "{p}"]).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines.lines().filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect()
+}
+
+/// A crate that passes the feature on by a dependency with default features compiles NATS anyway.
+#[test]
+fn every_binary_can_be_built_without_nats() {
+    let client = "async-nats";
+    assert!(compiled_crates(&["--workspace"]).contains(client));
+    assert!(!compiled_crates(&["--workspace", "--no-default-features"]).contains(client));
+    for folder in [crates_in("services"), crates_in("deploy")].concat() {
+        let package = folder.split('/').next_back().map(|name| format!("sekiwake-{name}")).unwrap();
+        let without = compiled_crates(&["--package", &package, "--no-default-features"]);
+        assert!(!without.contains(client), "{package} without default features compiles {client}");
+        let with = compiled_crates(&["--package", &package]);
+        assert!(with.contains(client) == with.contains("sekiwake-bus"), "{package} does not pass its feature on");
     }
 }
 

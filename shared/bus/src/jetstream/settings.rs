@@ -131,7 +131,11 @@ impl JetStreamSettings {
         };
         let shown = urls.to_string();
         if !cfg!(feature = "jetstream") {
-            reader.mistake(BUS, &shown, "it to be unset, because this program was built without JetStream");
+            reader.mistake(
+                BUS,
+                &shown,
+                "it to be unset, because this program was built without its cargo feature jetstream",
+            );
         }
         ZEROMQ.into_iter().for_each(|name| reader.must_be_unset(name, "because SEKIWAKE_BUS is set"));
         let is_tls = urls.iter().any(NatsUrl::is_tls);
