@@ -24,7 +24,7 @@ use super::{
     server::{Server, installed_or_skipped},
     spool_datagrams, wait_for_empty,
 };
-use crate::rig::{PATIENCE, Rig, Sample, device, forward};
+use crate::rig::{PATIENCE, Rig, Sample, device, forward, samples};
 
 fn header<'a>(message: &'a Stored, name: &str) -> &'a str {
     message.0["headers"][name].as_str().unwrap_or_default()
@@ -382,4 +382,33 @@ fn test_message_is_acknowledged_or_the_reason_is_given() {
     assert_eq!(messages.len(), 1);
     let row: serde_json::Value = serde_json::from_str(messages[0].value()).unwrap();
     assert_eq!((&row["trap_name"], &row["trap_module"]), (&json!("ours"), &json!("TEST-MIB")), "{row}");
+}
+
+/// docs/nats.md names it.
+#[test]
+#[ignore = "a measurement"]
+fn messages_of_one_source_per_second() {
+    const RECORDS: u64 = 40_000;
+    if !installed_or_skipped() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), "");
+    server.create("logs.>", &[]);
+    for pipeline in [1, 64] {
+        let rig = Rig::new();
+        let destination = server.uri(&format!("logs.{pipeline}"));
+        let uri = format!("{destination}?value=raw&spool=256MiB&pipeline={pipeline}");
+        let spool = folder.path().join(pipeline.to_string());
+        let mut engine = engine(&rig, Kind::Syslog, &uri, &spool);
+        let payloads = samples((0..RECORDS).map(|number| format!("<14>number {number}").into_bytes()));
+        let started = Instant::now();
+        payloads.chunks(50).for_each(|chunk| forward(&mut engine, chunk));
+        wait_for("all records", 4 * PATIENCE, || rig.sent(&destination) == RECORDS).unwrap();
+        let rate = RECORDS as f64 / started.elapsed().as_secs_f64();
+        println!("pipeline={pipeline}: {rate:.0} messages per second");
+        drop(engine);
+        rig.stop();
+    }
+    assert_eq!(server.messages().len() as u64, 2 * RECORDS);
 }
