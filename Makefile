@@ -6,7 +6,7 @@ FUZZ_SECONDS ?= 3
 SIMULATE_SEEDS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build manual deb demo up down test unit lint deny advisories fuzz test-compose test-package check-kubernetes test-kubernetes simulate bench bench-quick chaos clean
+.PHONY: help setup setup-test build manual deb demo up story down test unit lint deny advisories fuzz test-compose test-package check-kubernetes test-kubernetes simulate bench bench-quick chaos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ up: ## docker compose up --build after checking requirements; COMPOSE_PROFILES=d
 	@deploy/compose prepare
 	REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) deploy/compose up --build --detach
 	@echo "open http://$$(deploy/compose port console 9600)"
+
+story: ## let something happen to the demonstration of COMPOSE_PROFILES=demo make up, for the console to show
+	@deploy/story
 
 down: ## docker compose down; keeps volumes
 	deploy/compose --profile demo --profile monitoring down

@@ -2,6 +2,7 @@
 //! set-up.
 
 mod report;
+mod tcp;
 
 use std::{
     io::{Write, stdout},
@@ -14,6 +15,8 @@ use anyhow::Context;
 use sekiwake_runtime::{About, Stop, Tool};
 use sekiwake_settings::{Reader, positive_duration};
 use sekiwake_traffic::sink::{Options, Report, Sink};
+
+use crate::tcp::TcpCounts;
 
 /// How often the sink's count is read.
 const POLL: Duration = Duration::from_millis(50);
@@ -32,8 +35,11 @@ pub struct Receiver;
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Addresses to listen on, separated by commas: 0.0.0.0:514,0.0.0.0:2055
-    #[arg(long, short, value_name = "ADDRESS:PORT", value_delimiter = ',', required = true)]
+    #[arg(long, short, value_name = "ADDRESS:PORT", value_delimiter = ',', required_unless_present = "listen_tcp")]
     listen: Vec<SocketAddr>,
+    /// Addresses to count octet-counted syslog over TCP on, separated by commas
+    #[arg(long, value_name = "ADDRESS:PORT", value_delimiter = ',')]
+    listen_tcp: Vec<SocketAddr>,
     /// Interval between lines: 500ms, 5s, 1m
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = positive_duration)]
     every: Duration,
@@ -61,23 +67,31 @@ impl Tool for Receiver {
     fn run(arguments: Arguments, (): (), stop: &Stop) -> anyhow::Result<ExitCode> {
         let options = Options::counts().digest().sources(MAX_SOURCES).numbered();
         let sink = Sink::bind(&arguments.listen, options)?;
+        let tcp = TcpCounts::bind(&arguments.listen_tcp)?;
         let mut printed = None;
         let mut next = Instant::now();
         while !stop.wait(POLL) {
-            if Instant::now() >= next && printed != Some(sink.received()) {
-                let report = sink.report();
-                printed = Some(report.received);
-                print(&arguments, &report)?;
+            let received = (sink.received(), tcp.messages());
+            if Instant::now() >= next && printed != Some(received) {
+                printed = Some(received);
+                print(&arguments, &sink.report(), &tcp)?;
                 next = Instant::now() + arguments.every;
             }
         }
-        print(&arguments, &sink.finish())?;
+        print(&arguments, &sink.finish(), &tcp)?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn print(arguments: &Arguments, report: &Report) -> anyhow::Result<()> {
-    let line =
-        if arguments.json { report::json(report, arguments.by_source).to_string() } else { report::text(report) };
+fn print(arguments: &Arguments, report: &Report, tcp: &TcpCounts) -> anyhow::Result<()> {
+    let tcp = (!arguments.listen_tcp.is_empty()).then_some(tcp);
+    let line = if arguments.json {
+        report::json(report, arguments.by_source, tcp).to_string()
+    } else if let Some(tcp) = tcp.filter(|_| arguments.listen.is_empty()) {
+        report::tcp_text(tcp)
+    } else {
+        let tcp = tcp.map(|tcp| format!("; {}", report::tcp_text(tcp)));
+        report::text(report) + &tcp.unwrap_or_default()
+    };
     writeln!(stdout(), "{line}").context("cannot write to standard output")
 }

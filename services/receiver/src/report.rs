@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use sekiwake_traffic::sink::Report;
 use serde_json::{Value, json};
 
+use crate::tcp::TcpCounts;
+
 /// As text.
 pub(crate) fn text(report: &Report) -> String {
     if report.received == 0 {
@@ -37,8 +39,13 @@ pub(crate) fn text(report: &Report) -> String {
     line + &format!(", digest {:032x}", report.digest)
 }
 
+/// What arrived over TCP, as text.
+pub(crate) fn tcp_text(counts: &TcpCounts) -> String {
+    format!("received {} messages over TCP", counts.messages())
+}
+
 /// As JSON.
-pub(crate) fn json(report: &Report, by_source: bool) -> Value {
+pub(crate) fn json(report: &Report, by_source: bool, tcp: Option<&TcpCounts>) -> Value {
     let sequence = &report.sequence;
     let by_port: BTreeMap<String, u64> =
         report.by_port.iter().map(|(port, one)| (port.to_string(), one.received)).collect();
@@ -58,6 +65,9 @@ pub(crate) fn json(report: &Report, by_source: bool) -> Value {
         },
         "digest": format!("{:032x}", report.digest),
     });
+    if let Some(tcp) = tcp {
+        value["tcp"] = json!({ "messages": tcp.messages(), "bytes": tcp.bytes() });
+    }
     if by_source {
         let sources: BTreeMap<String, u64> =
             report.sources.iter().map(|(address, count)| (address.to_string(), *count)).collect();

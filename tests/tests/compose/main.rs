@@ -89,6 +89,10 @@ fn compose_project_works_as_documented() {
     total += burst.finish();
     check_collectors(&project, total);
 
+    project.step("the console shows what the story of the demonstration says");
+    total += check_story(&project);
+    check_collectors(&project, total);
+
     project.step("scaling to three forwarders and back to one under load");
     let stream = project.start_sending(1_000, "25s");
     sleep(Duration::from_secs(4));
@@ -150,6 +154,42 @@ fn check_on_jetstream(project: &mut Project) {
     project.compose(&["restart", "nats"]);
     let old = check_collectors(project, FIRST_STREAM + stream.finish());
     check_stored(&old);
+}
+
+/// Reads the console's pages while `deploy/story` runs. Returns how many datagrams it sent.
+fn check_story(project: &Project) -> u64 {
+    const PAUSE_SECONDS: u64 = 7;
+    const BURST: u64 = 2_000;
+    let page = |path: &str| get(local(9608), path).unwrap_or_default();
+    let part = |path: &str, start: &str, has: &str| -> String {
+        page(path).split(start).find(|part| part.contains(has)).unwrap_or_default().to_owned()
+    };
+    let wait = |what: &str, is_shown: &dyn Fn() -> bool| {
+        let outcome = wait_for(what, LONG, is_shown);
+        assert!(outcome.is_ok(), "the console does not show {what}: {}", page("/console/destinations"));
+    };
+    let collector = || part("/console/destinations", "<tr", "tcp://");
+    let anomalies = || part("/console/anomalies", "<section", "demo-anomaly-detector");
+    wait("the collector", &|| collector().contains(">up</span>"));
+    wait("the detector", &|| anomalies().contains("No alarm."));
+    let story = project.start_story(PAUSE_SECONDS, BURST);
+    wait("that the collector is down", &|| collector().contains(">down</span>"));
+    wait("a spool", &|| !["", "<td>0 (0 B)</td>"].contains(&spool_cell(&collector())));
+    wait("that the collector is back", &|| collector().contains(">up</span>"));
+    wait("an empty spool", &|| spool_cell(&collector()) == "<td>0 (0 B)</td>");
+    assert!(!collector().contains("class=\"pair\""), "nothing is lost: {}", collector());
+    let members = |count: &str| page("/").contains(&format!("demo <span class=\"kind\">syslog</span></th><td>{count}"));
+    wait("a second member", &|| members("2 members"));
+    wait("an alarm", &|| anomalies().contains("Alarms") && anomalies().contains(">high</strong>"));
+    wait("the alarm's end", &|| anomalies().contains("No alarm."));
+    story.finish();
+    FIRST_STREAM + BURST * PAUSE_SECONDS
+}
+
+/// The cell before the last one of a destination's row.
+fn spool_cell(row: &str) -> &str {
+    let start = row.rmatch_indices("<td").nth(1).map_or(row.len(), |(at, _)| at);
+    row[start..].split_inclusive("</td>").next().unwrap_or_default()
 }
 
 /// Waits until every container with a health check is healthy, and none has been restarted.

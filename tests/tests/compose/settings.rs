@@ -131,8 +131,9 @@ fn check_jetstream(project: &Project) {
             assert_eq!(environment[endpoint], "", "{name}: both buses");
         }
     }
-    // All but the proxy, and those of the demonstration: a capture, three forwarders, a tap.
-    assert_eq!(on_the_bus, SERVICES.len() - 1 + 5);
+    // All but the proxy, and those of the demonstration: a capture, four forwarders, a detector, a
+    // tap.
+    assert_eq!(on_the_bus, SERVICES.len() - 1 + 7);
 }
 
 /// Each setting that a service reads can be set in `.env`, and no other is passed on.
