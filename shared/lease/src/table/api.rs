@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn members_with_another_digest_are_named_after_a_minute() {
-        let name = |text| Name::new(text).unwrap();
+        let name = |text: &str| Name::new(text).unwrap();
         let at = |seconds| BootTime::ZERO + Duration::from_secs(seconds);
         let mut table = Table::new(TableSettings::new(name("m1"), false), 1, at(0));
         table.set_digest(5);
