@@ -50,8 +50,9 @@ pub(crate) const WATCHED: [Watched; 5] = [
     },
     Watched {
         question: "Does every group keep up?",
-        answer: "Records captured and not yet handled. Expect less than a second of traffic. Records are lost when \
-                 the value exceeds the number that captures retain (`SEKIWAKE_RETAIN`).",
+        answer: "Records captured and not yet handled (on NATS JetStream: `sekiwake_bus_shard_lag_records`). Expect less \
+                 than a second of traffic. Records are lost when the value exceeds the number that captures \
+                 (`SEKIWAKE_RETAIN`) or the servers retain.",
         queries: &["max by (group) (sekiwake_group_lag_records)"],
     },
 ];
