@@ -21,6 +21,7 @@ use sekiwake_runtime::Hangups;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::Notify,
+    task::JoinHandle,
 };
 use tracing::{debug, info, warn};
 
@@ -39,6 +40,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a refused permission counts: requests are repeated within this time.
 const VIOLATION_FOR: Duration = Duration::from_secs(10);
+/// How long what a connection says at its end may take.
+const END_WITHIN: Duration = Duration::from_millis(250);
 /// Time without a connection after which it is logged.
 const LOG_AFTER: Duration = Duration::from_secs(3);
 
@@ -46,6 +49,8 @@ const LOG_AFTER: Duration = Duration::from_secs(3);
 /// only within [`Connection::block_on`], so that has to be called at least once per second or so.
 pub(crate) struct Connection {
     nats: Nats,
+    /// The task that says something at the end.
+    last: Option<JoinHandle<()>>,
     // The client is dropped before its runtime.
     runtime: Runtime,
 }
@@ -67,6 +72,7 @@ pub(crate) struct Link {
     /// The newest error of the server, such as a refused permission.
     error: Mutex<Option<Said>>,
     changed: Notify,
+    ending: Notify,
 }
 
 /// An error, and when it was received.
@@ -101,7 +107,7 @@ impl Connection {
         runtime.spawn(follow_files(nats.clone(), hangups.clone()));
         runtime.spawn(say_outages(nats.clone()));
         drop(entered);
-        Ok(Connection { nats, runtime })
+        Ok(Connection { nats, last: None, runtime })
     }
 
     /// The client. It makes progress only within [`Connection::block_on`].
@@ -118,6 +124,11 @@ impl Connection {
     /// connection.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         drop(self.runtime.spawn(task));
+    }
+
+    /// As [`Connection::spawn`], but the task has a moment left when [`Link::ending`] returns.
+    pub(crate) fn spawn_to_the_end(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.last = Some(self.runtime.spawn(task));
     }
 
     /// For what begins tasks as [`Connection::spawn`] does.
@@ -137,7 +148,24 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(last) = self.last.take()
+            && self.is_connected()
+            && !std::thread::panicking()
+        {
+            self.nats.link.ending.notify_one();
+            drop(self.runtime.block_on(async { tokio::time::timeout(END_WITHIN, last).await }));
+        }
+    }
+}
+
 impl Link {
+    /// Waits for the end of the connection.
+    pub(crate) async fn ending(&self) {
+        self.ending.notified().await;
+    }
+
     pub(crate) fn is_connected(&self) -> bool {
         self.is_connected.load(Relaxed)
     }

@@ -14,9 +14,9 @@
 //! `positions` says up to where records are acknowledged by the server, and with which sequence
 //! number in the stream. `sent` has the topics with a message that is not acknowledged, and the
 //! number of the record after it. What was captured before `stored_until_ns` is stored. Earlier
-//! versions have neither. `own` lists the registrations that the capture leaves alone. A reader that
-//! sees a subject unchanged for ten seconds by its own clock, while it can read others, takes the
-//! publisher or client for dead. Members that a later version adds are ignored.
+//! versions have neither. `own` lists the registrations that the capture leaves alone. A reader
+//! that sees a subject unchanged for ten seconds by its own clock, while it can read others, takes
+//! the publisher or client for dead. Members that a later version adds are ignored.
 
 use std::{
     collections::BTreeMap,

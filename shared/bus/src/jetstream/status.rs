@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use sekiwake_group::StatusIdentity;
 use sekiwake_runtime::StatusFeed;
 use sekiwake_sys::clock::wall_now_ns;
+use serde_json::Value;
 
 use super::connection::Nats;
 use crate::{EVENT_PREFIX, status::texts};
@@ -24,6 +25,10 @@ const WANTED_FOR: Duration = Duration::from_millis(3_500);
 const SEND_EVERY: Duration = Duration::from_secs(1);
 /// How often parts are asked for while they are being collected.
 const COLLECT_EVERY: Duration = Duration::from_millis(50);
+/// How often it is looked whether the next status is due, or the role stops.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The same while nobody asks.
+const UNWANTED: Duration = Duration::from_secs(3600);
 
 /// The subject of a topic of status or of events: dots in names are replaced, because a token of a
 /// subject has none, and slashes become dots.
@@ -39,26 +44,42 @@ pub(crate) fn topic_of(subject: &str) -> Option<String> {
     Some(if topic.starts_with(EVENT_PREFIX) { format!("{topic}/") } else { topic })
 }
 
-/// Sends a role's status while it is wanted, for as long as the connection lasts.
+/// Sends a role's status while it is wanted, for as long as the connection lasts. A stop is said at
+/// once.
 pub(crate) async fn report_status(nats: Nats, identity: StatusIdentity, mut feed: StatusFeed) {
     let Ok(mut requests) = nats.client.subscribe(STATUS_WANTED).await else { return };
-    let mut wanted_until = None;
+    let mut wanted_until: Option<Instant> = None;
     let mut send_at = Instant::now();
-    loop {
-        let is_wanted = |until: Option<Instant>| until.is_some_and(|until| Instant::now() < until);
-        if !is_wanted(wanted_until) {
-            if requests.next().await.is_none() {
-                return;
+    let (mut is_stop_said, mut is_ending) = (false, false);
+    while !is_ending {
+        let is_wanted = wanted_until.is_some_and(|until| Instant::now() < until);
+        let pause = match is_wanted {
+            true if feed.is_asked() => COLLECT_EVERY,
+            true => LOOK_EVERY,
+            false => UNWANTED,
+        };
+        tokio::select! {
+            request = requests.next() => {
+                if request.is_none() {
+                    return;
+                }
+                wanted_until = Some(Instant::now() + WANTED_FOR);
+                if !is_wanted {
+                    send_at = Instant::now();
+                }
             }
-            wanted_until = Some(Instant::now() + WANTED_FOR);
-            send_at = Instant::now();
+            () = tokio::time::sleep(pause) => {}
+            () = nats.link.ending() => is_ending = true,
         }
-        let pause = if feed.is_asked() { COLLECT_EVERY } else { SEND_EVERY / 4 };
-        if let Ok(asked) = tokio::time::timeout(pause, requests.next()).await {
-            if asked.is_none() {
-                return;
-            }
-            wanted_until = Some(Instant::now() + WANTED_FOR);
+        if wanted_until.is_none_or(|until| Instant::now() >= until) {
+            continue;
+        }
+        if !is_stop_said && feed.is_stopping() {
+            is_stop_said = true;
+            let mut process = feed.process();
+            process["state"] = "stopping".into();
+            send(&nats, &identity, vec![("process".to_owned(), process)]).await;
+            drop(tokio::time::timeout(SEND_EVERY, nats.client.flush()).await);
         }
         let now = Instant::now();
         if now >= send_at && !feed.is_asked() {
@@ -66,13 +87,17 @@ pub(crate) async fn report_status(nats: Nats, identity: StatusIdentity, mut feed
             send_at = now + SEND_EVERY;
         }
         if let Some(parts) = feed.take(now) {
-            for (part, text) in texts(&identity, wall_now_ns(), parts) {
-                let subject = subject_of(&identity.topic(&part));
-                if nats.link.is_connected() {
-                    let sent = nats.client.publish(subject, text.into());
-                    drop(tokio::time::timeout(SEND_EVERY, sent).await);
-                }
-            }
+            send(&nats, &identity, parts).await;
+        }
+    }
+}
+
+async fn send(nats: &Nats, identity: &StatusIdentity, parts: Vec<(String, Value)>) {
+    for (part, text) in texts(identity, wall_now_ns(), parts) {
+        let subject = subject_of(&identity.topic(&part));
+        if nats.link.is_connected() {
+            let sent = nats.client.publish(subject, text.into());
+            drop(tokio::time::timeout(SEND_EVERY, sent).await);
         }
     }
 }

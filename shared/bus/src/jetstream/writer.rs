@@ -123,7 +123,7 @@ impl JetStreamWriter {
     ) -> Result<PublishedStream, BusError> {
         let StreamSettings { name, retain_bytes, overflow, .. } = settings;
         let epoch = getrandom::u64().map_err(BusError::Random)?;
-        let connection = Connection::open(to, hangups, "publisher")?;
+        let mut connection = Connection::open(to, hangups, "publisher")?;
         let Reporting { metrics, ready, status, feed, .. } = reporting;
         let publisher_metrics = PublisherMetrics::new(&metrics);
         let (producer, intake) = Producer::new(overflow, publisher_metrics.bus_full.clone()).map_err(BusError::Wake)?;
@@ -172,7 +172,7 @@ impl JetStreamWriter {
         }
         if let Ok(service) = Name::new(feed.service()) {
             let identity = StatusIdentity { service, group: None, member: name, incarnation: epoch };
-            connection.spawn(report_status(spawned, identity, feed));
+            connection.spawn_to_the_end(report_status(spawned, identity, feed));
         }
         Ok(PublishedStream {
             producer,

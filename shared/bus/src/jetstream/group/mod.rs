@@ -150,12 +150,12 @@ impl JetStreamGroup {
     ) -> Result<JetStreamGroup, BusError> {
         let Reporting { metrics, ready, status, feed, .. } = reporting;
         let GroupSettings { group, label, kind, start_age, single_active, handoff, deduplicate, .. } = settings;
-        let connection = Connection::open(servers, hangups, "group")?;
+        let mut connection = Connection::open(servers, hangups, "group")?;
         let incarnation = getrandom::u64().map_err(BusError::Random)?;
         let table = Table::new(TableSettings::new(label.clone(), single_active), incarnation, boot_now());
         let client = format!("{group}/{label}");
         if let Some(identity) = identity(feed.service(), &group, &label, incarnation) {
-            connection.spawn(report_status(connection.nats().clone(), identity, feed));
+            connection.spawn_to_the_end(report_status(connection.nats().clone(), identity, feed));
         }
         Ok(JetStreamGroup {
             connection,
