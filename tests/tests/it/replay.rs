@@ -277,7 +277,10 @@ fn million_datagrams_are_replayed_and_continued_after_interruptions() {
     let is_there =
         |(datagram, times): (&Fingerprint, &u64)| report.hashes.get(datagram).is_some_and(|had| had >= times);
     assert!(expected.iter().all(is_there), "other bytes or sources");
-    assert_eq!((report.sequence.missing, report.sequence.out_of_order), (0, 0), "{:?}", report.sequence);
+    // Numbers of datagrams that the kernel of the devices did not take are gaps from the beginning.
+    let not_sent = 1_000_000 - sent;
+    let (missing, out_of_order) = (report.sequence.missing, report.sequence.out_of_order);
+    assert!(missing <= not_sent && out_of_order == 0, "{missing} missing, {not_sent} not sent, {out_of_order} late");
 
     let nfcapd = Collector::<Nfcapd>::start(&site.collectors, at(collector(1), 2055)).unwrap();
     let rsyslogd = Collector::<Rsyslogd>::start(&site.collectors, at(collector(1), 514)).unwrap();
